@@ -1,0 +1,80 @@
+"""Writes that either happen whole or not at all, and the hashes that tell them apart later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dwindle.errors import DwindleError
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yields a scratch path beside `path`; what is built there (a file or a folder) takes `path`'s place
+    when the block ends well, and is removed when it doesn't.
+
+    Raises DwindleError where the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise DwindleError(f"cannot write {path}: {error.strerror}; choose another place with -o") from error
+    try:
+        built = scratch / path.name
+        yield built
+        _sync(built)
+        if path.is_dir() and built.is_dir():  # rename cannot replace a folder that is not empty
+            path.rename(scratch / "replaced")
+        os.replace(built, path)
+    except OSError as error:
+        raise DwindleError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    for file in walk(path):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Writes `document` atomically, in a form that diffs well."""
+    with staged(path) as scratch:
+        scratch.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def walk(path: Path) -> list[Path]:
+    """The files at or below `path`, in a stable order."""
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def sha256(path: Path) -> str:
+    """Content hash of a file, or of a folder (such as an .mlpackage): names and bytes, in order."""
+    digest = hashlib.sha256()
+    for file in walk(path):
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def raw_bytes(path: Path) -> int:
+    """Installed size: the bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in walk(path))
+
+
+def deflated_bytes(path: Path) -> int:
+    """Download size: what the app's zip makes of it, each file deflated at level 9."""
+    return sum(len(zlib.compress(file.read_bytes(), 9)) for file in walk(path))

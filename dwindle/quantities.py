@@ -1,0 +1,52 @@
+"""The numbers people type and read: `500KB`, `20%`, `1.2 MB`."""
+
+from __future__ import annotations
+
+import re
+
+from dwindle.errors import UsageError
+
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """`500KB` → 500_000, `1MiB` → 1_048_576, `4096` → 4096.
+
+    Raises UsageError for anything that is not a positive size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = match[2].upper() if match else ""
+    if not match or unit not in _BYTES or (size := round(float(match[1]) * _BYTES[unit])) < 1:
+        raise UsageError(f"{text!r} is not a size: write for example 500KB, 1.5MB or 256KiB")
+    return size
+
+
+def parse_share(text: str) -> float:
+    """`20%` → 0.2, `0.2` → 0.2; raises UsageError outside (0, 1]."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(%?)\s*", text)
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"{text!r} is not a share: write for example 20% or 0.2")
+    return share
+
+
+def format_bytes(size: float) -> str:
+    """Three significant digits, decimal units: 13962898 → `14.0 MB`."""
+    for unit in ("B", "KB", "MB"):
+        if size < 999.5:
+            break
+        size /= 1000
+    else:
+        unit = "GB"
+    digits = 0 if unit == "B" or size >= 99.95 else 1 if size >= 9.995 else 2
+    return f"{size:.{digits}f} {unit}"
+
+
+def format_seconds(seconds: float) -> str:
+    """`47 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

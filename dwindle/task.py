@@ -1,0 +1,40 @@
+"""What the user brings, and the only thing compress knows of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Split = Literal["train", "validation", "test"]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A way to train a network and to judge it.
+
+    Optional members, each with what its absence costs:
+
+    - `optimizer: torch.optim.Optimizer | None` — the one `fit` uses, kept between calls. Without it,
+      momentum restarts in every round.
+    - `state_dict() -> dict[str, Tensor]`, `load_state_dict(state, model)` — optimizer state and random
+      generators, flat. Without them a resumed run differs from an undisturbed one by their reset.
+    - `inputs(split) -> tuple[Tensor, ...]` — a few hundred real inputs, batched. Without it parity is
+      checked on the example inputs alone.
+    - `steps: int` — optimizer steps in the whole schedule. Without it there is no ETA in the first round.
+    """
+
+    def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+        """Trains `model` in place from `start` (fraction of the schedule, 0 ≤ start < 1) to the end of it.
+
+        Calls `on_step(loss)` after every optimizer step: that call re-applies the masks, so it must come
+        after the step and before the next forward pass.
+        """
+
+    def evaluate(self, model: nn.Module, split: Split) -> float:
+        """The metric on a split, higher is better, in points (accuracy in percent)."""
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """One sample as a batch of one, float32 on the CPU: what `model(*example_inputs())` takes."""
