@@ -34,7 +34,7 @@ def staged(path: Path) -> Iterator[Path]:
         _sync(built)
         if path.is_dir() and built.is_dir():  # rename cannot replace a folder that is not empty
             path.rename(scratch / "replaced")
-        os.replace(built, path)
+        built.replace(path)
     except OSError as error:
         raise DwindleError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

@@ -32,12 +32,10 @@ def parse_share(text: str) -> float:
 
 def format_bytes(size: float) -> str:
     """Three significant digits, decimal units: 13962898 → `14.0 MB`."""
-    for unit in ("B", "KB", "MB"):
-        if size < 999.5:
-            break
-        size /= 1000
-    else:
-        unit = "GB"
+    units = iter(("B", "KB", "MB", "GB"))
+    unit = next(units)
+    while size >= 999.5 and unit != "GB":
+        size, unit = size / 1000, next(units)
     digits = 0 if unit == "B" or size >= 99.95 else 1 if size >= 9.995 else 2
     return f"{size:.{digits}f} {unit}"
 

@@ -1,0 +1,231 @@
+"""The checkpoint: what compress makes, export reads and bench judges.
+
+NET.dwindle/
+  checkpoint.json       what made it, its history of rounds, its metrics, and the hash of each file
+  structure.json        widths per layer that channel surgery left (absent where nothing was cut)
+  weights.safetensors   the surviving weights, pruned ones zero
+  masks.safetensors     a bit per prunable weight (absent where pruning removed whole channels only)
+  dense.safetensors     the trained network before pruning: what every comparison is made with
+  rounds/…              while running: each round's state, from which a killed run resumes
+  exports/TARGET/…      exported files beside their manifests
+  bench.json            what was measured of those files
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dwindle
+from dwindle.errors import CheckpointError, UsageError
+from dwindle.files import staged
+from dwindle.sealed import Tensors, read_tensors, seal, unseal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = 1
+DOCUMENT = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One prune-and-retrain; round 0 is the dense network's training."""
+
+    index: int
+    density: float
+    """Surviving share of the prunable weights, in (0, 1]."""
+    bytes: int | None
+    """Size of the file the budget's target would ship; None without a byte budget."""
+    validation: float
+    """The task's metric on the validation split, in points."""
+    loss: float
+    """Mean training loss over the last tenth of the round."""
+    seconds: float
+    macs: int | None = None
+    """Multiply-accumulates of one inference; None where granularity leaves them unchanged."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A compressed network, or one on its way. Open one with `Checkpoint.load`."""
+
+    path: Path
+    origin: dict[str, Any]
+    """What made it: model, task and every option. A resumed run must have the same."""
+    done: bool
+    history: tuple[Round, ...]
+    metrics: dict[str, float]
+    """`dense_test`, `test`: the metric before and after, on the split that nothing was tuned on."""
+    versions: dict[str, str]
+    structure: dict[str, Any]
+    """What surgery left of the architecture; empty where nothing was cut."""
+    pinned: tuple[dict[str, str], ...] = ()
+    """What channel pruning had to leave whole, and why."""
+
+    @classmethod
+    def load(cls, path: Path | str) -> Checkpoint:
+        """Opens and verifies a checkpoint.
+
+        Raises CheckpointError if it is missing, corrupt (the file whose hash differs is named) or of a
+        newer schema.
+        """
+        path = Path(path)
+        if not (path / DOCUMENT).is_file():
+            raise CheckpointError(f"{path} is not a checkpoint: it has no {DOCUMENT}")
+        document = unseal(path, DOCUMENT)
+        if document.get("schema") != SCHEMA:
+            raise CheckpointError(
+                f"{path} has schema {document.get('schema')}, this dwindle {dwindle.__version__} reads "
+                f"schema {SCHEMA}: use the dwindle that wrote it, or upgrade"
+            )
+        return cls(
+            path=path,
+            origin=document["origin"],
+            done=document["done"],
+            history=tuple(Round(**entry) for entry in document["history"]),
+            metrics=document["metrics"],
+            versions=document["versions"],
+            structure=document["structure"],
+            pinned=tuple(document["pinned"]),
+        )
+
+    def require_done(self) -> Checkpoint:
+        """Itself; raises UsageError while its compression is unfinished."""
+        if not self.done:
+            raise UsageError(f"{self.path} is unfinished: run the same `dwindle compress` again to resume it")
+        return self
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """State dict of the compressed network, pruned weights zero."""
+        return read_tensors(self.path, "weights")
+
+    @cached_property
+    def dense_weights(self) -> dict[str, Tensor]:
+        """State dict of the trained network before pruning."""
+        return read_tensors(self.path, "dense")
+
+    @cached_property
+    def masks(self) -> dict[str, Tensor]:
+        """Boolean mask per prunable parameter, True where the weight survives."""
+        return unpack_masks(read_tensors(self.path, "masks"), self.weights)
+
+    @property
+    def bench_path(self) -> Path:
+        return self.path / "bench.json"
+
+    @property
+    def exports(self) -> Path:
+        return self.path / "exports"
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "origin": self.origin,
+            "done": self.done,
+            "history": [asdict(entry) for entry in self.history],
+            "metrics": self.metrics,
+            "versions": self.versions,
+            "structure": self.structure,
+            "pinned": list(self.pinned),
+        }
+
+
+def start(path: Path, origin: dict[str, Any]) -> Checkpoint:
+    """Begins a checkpoint at `path`, or opens the one there to resume it.
+
+    Raises UsageError if `path` exists and is something else, or was made with other options (which are
+    named), and DwindleError if it cannot be written.
+    """
+    if (path / DOCUMENT).exists():
+        found = Checkpoint.load(path)
+        if differences := [
+            f"{key} was {found.origin.get(key)!r}, is {origin.get(key)!r}"
+            for key in sorted(found.origin.keys() | origin.keys())
+            if found.origin.get(key) != origin.get(key)
+        ]:
+            raise UsageError(
+                f"{path} was made with other options ({'; '.join(differences)}): repeat those to resume it, "
+                "or choose another -o"
+            )
+        return found
+    if path.exists():
+        raise UsageError(f"{path} exists and is not a checkpoint: choose another -o")
+    fresh = Checkpoint(path, origin, False, (), {}, _versions(), {})
+    with staged(path) as scratch:
+        scratch.mkdir()
+        seal(scratch, DOCUMENT, fresh._document(), {})
+    return fresh
+
+
+def save_round(path: Path, record: Round, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
+    """Saves one round's whole state at once, then drops the one before the last, which nothing needs now."""
+    with staged(_round_folder(path, record.index)) as scratch:
+        scratch.mkdir()
+        seal(scratch, "round.json", {"record": asdict(record), **document}, tensors)
+    if record.index > 2:  # round 0 stays: it is the dense network
+        shutil.rmtree(_round_folder(path, record.index - 2), ignore_errors=True)
+
+
+def last_round(path: Path) -> tuple[Round, dict[str, Any], Path] | None:
+    """The newest saved round (its record, its document, the folder of its tensors); None before the first."""
+    folders = sorted(path.glob("rounds/[0-9]*"))
+    if not folders:
+        return None
+    document = unseal(folders[-1], "round.json")
+    return Round(**document.pop("record")), document, folders[-1]
+
+
+def dense_round(path: Path) -> Path:
+    """The folder that holds round 0 of a running checkpoint."""
+    return _round_folder(path, 0)
+
+
+def finish(checkpoint: Checkpoint, tensors: Mapping[str, Tensors]) -> Checkpoint:
+    """Seals the finished network and removes the rounds' states."""
+    seal(checkpoint.path, DOCUMENT, checkpoint._document(), tensors)
+    shutil.rmtree(checkpoint.path / "rounds", ignore_errors=True)
+    return Checkpoint.load(checkpoint.path)
+
+
+def pack_masks(masks: Tensors) -> dict[str, Tensor]:
+    """A bit per weight, first weight in the lowest bit; the shape is that of the weight of the same name."""
+    import numpy as np
+    import torch
+
+    return {
+        name: torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1), bitorder="little"))
+        for name, mask in masks.items()
+    }
+
+
+def unpack_masks(packed: Tensors, weights: Tensors) -> dict[str, Tensor]:
+    """Inverse of `pack_masks`, given tensors that have the masks' names and shapes."""
+    import numpy as np
+    import torch
+
+    return {
+        name: torch.from_numpy(np.unpackbits(bits.numpy(), bitorder="little", count=weights[name].numel()))
+        .bool()
+        .reshape(weights[name].shape)
+        for name, bits in packed.items()
+    }
+
+
+def _round_folder(path: Path, index: int) -> Path:
+    return path / "rounds" / f"{index:03d}"
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "dwindle": dwindle.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "torchvision")},
+    }

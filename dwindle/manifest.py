@@ -1,0 +1,96 @@
+"""The manifest beside an exported file: where export's knowledge of it ends and bench's begins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dwindle.errors import CheckpointError
+from dwindle.files import deflated_bytes, raw_bytes, sha256, write_json
+
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class File:
+    """An exported file (or folder, for an .mlpackage) and what it weighs."""
+
+    name: str
+    sha256: str
+    bytes: int
+    """Installed size."""
+    deflated_bytes: int
+    """Download size: each file deflated at level 9, as an app store's zip does."""
+
+    @classmethod
+    def of(cls, path: Path) -> File:
+        return cls(path.name, sha256(path), raw_bytes(path), deflated_bytes(path))
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an exported file was compared with the network it came from. None: could not be run here."""
+
+    max_abs: float | None
+    """Largest absolute difference of any output."""
+    relative: float | None
+    """The same, over the largest absolute value of the reference's outputs."""
+    tolerance: float | None
+    """What `relative` had to stay under, from the file's precision."""
+    top1_agreement: float | None
+    """Share of samples whose largest output is the same one."""
+    samples: int
+    weights_equal: int | None
+    """Weight tensors decoded from the file and found bit-equal; None where it packs none."""
+    not_run: str | None = None
+    """Why the outputs were not compared, where they weren't."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One target's export: the compressed network's file and, for comparison, the dense network's."""
+
+    target: str
+    precision: str
+    encoding: str
+    """How the weights lie in the file, in words: `bitmask + fp32 survivors`, `dense`, …"""
+    file: File
+    dense: File
+    parity: Parity
+    versions: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / NAME, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Reads a manifest and checks that both files are the ones it describes.
+
+        Raises CheckpointError naming what is missing or altered.
+        """
+        path = folder / NAME
+        try:
+            document: dict[str, Any] = json.loads(path.read_text())
+            manifest = cls(
+                **{
+                    **document,
+                    "file": File(**document["file"]),
+                    "dense": File(**document["dense"]),
+                    "parity": Parity(**document["parity"]),
+                }
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is missing or damaged: run `dwindle export` again") from error
+        for file in (manifest.file, manifest.dense):
+            if not (folder / file.name).exists() or sha256(folder / file.name) != file.sha256:
+                raise CheckpointError(
+                    f"{folder / file.name} is not the file its manifest describes: run `dwindle export` again"
+                )
+        return manifest
+
+
+def manifests(exports: Path) -> list[tuple[Path, Manifest]]:
+    """Every export under a checkpoint's `exports/`, by target name, each verified."""
+    return [(path.parent, Manifest.read(path.parent)) for path in sorted(exports.glob(f"*/{NAME}"))]

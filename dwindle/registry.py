@@ -1,0 +1,32 @@
+"""Targets and runtimes by name, ours and other packages' alike, through entry points."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from dwindle.errors import UsageError
+
+
+def names(group: str) -> list[str]:
+    """The names registered in an entry-point group, sorted."""
+    return sorted({entry.name for entry in entry_points(group=group)})
+
+
+def resolve(group: str, name: str, what: str) -> Any:
+    """The object registered as `name`; `what` says what it is, for the message.
+
+    Raises UsageError for an unknown name, with the nearest known one.
+    """
+    found: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=group)}
+    if name not in found:
+        raise UsageError(unknown(what, name, list(found)))
+    return found[name].load()
+
+
+def unknown(what: str, name: str, known: list[str]) -> str:
+    """One sentence for a name that isn't known, naming the nearest one that is."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+    return f"unknown {what} {name!r}: {hint}"
