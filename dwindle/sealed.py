@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, "Tensor"]
 
+_REMEDY = "restore it from a copy or make it anew"
+
 
 def seal(folder: Path, name: str, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
     """Writes `tensors[stem]` to `folder/stem.safetensors` for each stem, then `folder/name`.
@@ -33,9 +35,8 @@ def seal(folder: Path, name: str, document: dict[str, Any], tensors: Mapping[str
         file = folder / f"{stem}.safetensors"
         with staged(file) as scratch:
             # Tied weights share storage, which the format refuses: each name gets its own copy.
-            scratch.write_bytes(
-                save({key: t.detach().cpu().contiguous().clone() for key, t in named.items()})
-            )
+            own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in named.items()}
+            scratch.write_bytes(save(own))
         hashes[file.name] = sha256(file)
     body = {**document, "files": hashes}
     write_json(folder / name, {**body, "sha256": _digest(body)})
@@ -51,18 +52,14 @@ def unseal(folder: Path, name: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(path.read_text())
         recorded = document.pop("sha256")
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} is missing or truncated: restore it from a copy or make it anew"
-        ) from error
+        raise CheckpointError(f"{path} is missing or truncated: {_REMEDY}") from error
     if recorded != _digest(document):
-        raise CheckpointError(f"{path} was altered: its SHA-256 is not the recorded {recorded[:12]}…")
+        raise CheckpointError(f"{path} is corrupt, its SHA-256 has changed: {_REMEDY}")
     for file, expected in document["files"].items():
         if not (folder / file).is_file():
-            raise CheckpointError(f"{folder / file} is missing: restore it from a copy or make it anew")
+            raise CheckpointError(f"{folder / file} is missing: {_REMEDY}")
         if sha256(folder / file) != expected:
-            raise CheckpointError(
-                f"{folder / file} is corrupt: its SHA-256 is not the recorded {expected[:12]}…"
-            )
+            raise CheckpointError(f"{folder / file} is corrupt, its SHA-256 has changed: {_REMEDY}")
     return document
 
 

@@ -26,7 +26,7 @@ class Target(Protocol):
     """Whether a pruned weight makes the file smaller."""
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
-        """Writes `module` (eval mode, batch norm folded, on the CPU) as a file, batch fixed to that of `inputs`.
+        """Writes `module` (eval mode, batch norm folded, on the CPU), its batch that of `inputs`.
 
         Returns the encoding in words. With `pack` off, zeros are stored like any weight.
         """
@@ -35,7 +35,10 @@ class Target(Protocol):
         """A function from a module of the same architecture to the bytes its packed file would have."""
 
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
-        """The file's first output, computed by its own runtime. Raises RuntimeUnavailable where that isn't here."""
+        """The file's output, computed by its own runtime.
+
+        Raises RuntimeUnavailable where that isn't on this machine.
+        """
 
     def decode(self, path: Path) -> dict[str, np.ndarray]:
         """Every packed weight as the runtime will see it, by parameter name; empty if nothing is packed."""
