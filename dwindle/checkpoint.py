@@ -46,7 +46,7 @@ class Round:
     validation: float
     """The task's metric on the validation split, in points."""
     loss: float
-    """Mean training loss over the last tenth of the round."""
+    """Mean training loss over the round's last 50 steps."""
     seconds: float
     macs: int | None = None
     """Multiply-accumulates of one inference; None where granularity leaves them unchanged."""
@@ -165,22 +165,25 @@ def start(path: Path, origin: dict[str, Any]) -> Checkpoint:
     return fresh
 
 
-def save_round(path: Path, record: Round, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
-    """Saves one round's whole state at once, then drops the one before the last, which nothing needs now."""
+def save_round(path: Path, record: Round, before: tuple[Round, ...], tensors: Mapping[str, Tensors]) -> None:
+    """Saves one round's whole state at once, then drops the one before the last, which nothing needs now.
+
+    `before` is the history up to this round; it is saved with it.
+    """
     with staged(_round_folder(path, record.index)) as scratch:
         scratch.mkdir()
-        seal(scratch, "round.json", {"record": asdict(record), **document}, tensors)
+        seal(scratch, "round.json", {"history": [asdict(entry) for entry in (*before, record)]}, tensors)
     if record.index > 2:  # round 0 stays: it is the dense network
         shutil.rmtree(_round_folder(path, record.index - 2), ignore_errors=True)
 
 
-def last_round(path: Path) -> tuple[Round, dict[str, Any], Path] | None:
-    """The newest saved round (its record, its document, the folder of its tensors); None before the first."""
+def last_round(path: Path) -> tuple[tuple[Round, ...], Path] | None:
+    """The newest saved round (the history up to it, the folder of its tensors); None before the first."""
     folders = sorted(path.glob("rounds/[0-9]*"))
     if not folders:
         return None
     document = unseal(folders[-1], "round.json")
-    return Round(**document.pop("record")), document, folders[-1]
+    return tuple(Round(**entry) for entry in document["history"]), folders[-1]
 
 
 def dense_round(path: Path) -> Path:

@@ -1,0 +1,97 @@
+"""Budgets: how small the result must be, and the largest network that is small enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scipy.optimize import brentq
+
+from dwindle.compress.network import Granularity, Network
+from dwindle.errors import BudgetMissed, UsageError
+from dwindle.quantities import format_bytes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SLACK = 0.01
+"""A solution within this share of the budget, from below, is close enough."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits that must all hold; None is no limit."""
+
+    size: int | None = None
+    """Bytes of the file that will ship."""
+    density: float | None = None
+    """Surviving share of what can be pruned."""
+
+    def __post_init__(self) -> None:
+        if self.size is None and self.density is None:
+            raise UsageError("no budget: give --size, --density or both")
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Finds how far a network has to shrink, by asking the target's own packer."""
+
+    budget: Budget
+    granularity: Granularity
+    packed_bytes: Callable[[nn.Module], int]
+    target: str
+
+    def excess(self, network: Network) -> float:
+        """The network's measure over its limit, the worst of all limits: at most 1 where the budget holds."""
+        size, density = self.budget.size, self.budget.density
+        return max(
+            self.packed_bytes(network.model) / size if size else 0.0,
+            self.granularity.share(network) / density if density else 0.0,
+        )
+
+    def excess_at(self, network: Network, share: float) -> float:
+        """The excess that a copy of the network, shrunk to `share`, would have."""
+        return self.excess(self._shrunk(network, share))
+
+    def largest_share(self, network: Network) -> float:
+        """The largest share that meets the budget, within SLACK of the limit where the granularity allows.
+
+        Brent's method on excess against share, which grows almost linearly: a handful of asks.
+        """
+        met = {0.0}
+
+        def distance(share: float) -> float:
+            excess = self.excess_at(network, share)
+            if excess <= 1:
+                met.add(share)
+            # Zero ends the search as soon as a share lands inside the slack.
+            return 0.0 if 1 - SLACK <= excess <= 1 else excess - (1 - SLACK / 2)
+
+        high = self.granularity.share(network)
+        if distance(high) > 0:
+            brentq(distance, 0.0, high, xtol=1e-5, maxiter=40, disp=False)
+        return max(met)
+
+    def check_feasible(self, network: Network) -> None:
+        """Raises UsageError where the network meets the budget as it is, and BudgetMissed, with the smallest
+        size there is, where no amount of pruning meets it."""
+        size, floor = self.budget.size, self._shrunk(network, 0.0)
+        if self.excess(network) <= 1:
+            raise UsageError(
+                f"nothing to prune: the dense network takes {self._bytes(network)} as {self.target}, "
+                "which is within the budget; ask for less"
+            )
+        if size and self.packed_bytes(floor.model) > size:
+            raise BudgetMissed(
+                f"{format_bytes(size)} cannot be reached: with every prunable weight gone, what is left takes "
+                f"{self._bytes(floor)} as {self.target}; ask for more, or for another granularity or target"
+            )
+
+    def _shrunk(self, network: Network, share: float) -> Network:
+        candidate = network.copy()
+        self.granularity.shrink(candidate, share)
+        return candidate
+
+    def _bytes(self, network: Network) -> str:
+        return f"{self.packed_bytes(network.model):,} bytes"

@@ -1,0 +1,52 @@
+"""Masks: which weights survive, and the one call that keeps the others at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weight tensors that pruning chooses from, by parameter name.
+
+    Every trainable weight matrix or kernel: first convolution, projections, classifier and embeddings
+    included; batch norm, biases, layer scales and tokens exempt (Renda et al. 2020, §2). A weight that
+    two modules share appears once; a frozen one is left alone.
+    """
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.dim() >= 2 and parameter.requires_grad and name.rpartition(".")[2].endswith("weight")
+    }
+
+
+def density(masks: Mapping[str, Tensor]) -> float:
+    """Surviving share of all prunable weights, in [0, 1]."""
+    return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+
+
+def holder(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
+    """A function that sets the model's pruned weights to zero, in place, by one fused call.
+
+    It has to run after every optimizer step: momentum and weight decay move pruned weights.
+    """
+    weights = prunable(model)
+    parameters = [weights[name].data for name in masks]
+    factors = [mask.to(weights[name]) for name, mask in masks.items()]
+
+    def hold() -> None:
+        if parameters:
+            torch._foreach_mul_(parameters, factors)
+
+    return hold
+
+
+def held(model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
+    """Whether every pruned weight of the model is zero."""
+    weights = prunable(model)
+    return all(not weights[name][~mask].any() for name, mask in masks.items())

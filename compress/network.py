@@ -1,0 +1,31 @@
+"""What the rounds pass on: a model, and what has been pruned of it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass
+class Network:
+    """A model being pruned. Masks are boolean, by parameter name; empty while nothing is masked."""
+
+    model: nn.Module
+    masks: dict[str, Tensor] = field(default_factory=dict)
+
+    def copy(self) -> Network:
+        return Network(copy.deepcopy(self.model), dict(self.masks))
+
+
+class Granularity(Protocol):
+    """What pruning removes as one: single weights, blocks, channels."""
+
+    def share(self, network: Network) -> float:
+        """How much of what can be pruned is left, in [0, 1]."""
+
+    def shrink(self, network: Network, share: float) -> None:
+        """Prunes `network` in place to `share`, never bringing back what is gone."""

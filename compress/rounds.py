@@ -1,0 +1,174 @@
+"""The loop: train, then prune and retrain until the budget holds (Renda et al. 2020, Algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from dwindle.checkpoint import Round, last_round, pack_masks, save_round, unpack_masks
+from dwindle.compress.budget import Solver
+from dwindle.compress.masks import held, holder
+from dwindle.compress.network import Granularity, Network
+from dwindle.compress.watcher import Watcher
+from dwindle.errors import DwindleError, UsageError
+from dwindle.sealed import read_tensors
+
+if TYPE_CHECKING:
+    from dwindle.task import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the rounds go about it."""
+
+    start: float
+    """Where each retraining's schedule starts, as a fraction: 0 rewinds the learning rate all the way."""
+    prune_per_round: float
+    """Share of what survives that each round removes."""
+    rounds: int | None
+    """A fixed number of rounds, of equal rate; None: as many as the rate needs."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One run's parts. `run` trains `network` in place, saving every round under `folder`."""
+
+    folder: Path
+    network: Network
+    task: Task
+    granularity: Granularity
+    solver: Solver
+    plan: Plan
+    watcher: Watcher
+
+    def run(self) -> tuple[Round, ...]:
+        """Trains and prunes until the budget holds, from the last saved round if there is one.
+
+        Returns the history, the dense round first. Raises DwindleError when the loss stops being a number
+        (the rounds before it stay saved), UsageError when the task breaks its contract.
+        """
+        history = self._resume()
+        # Only for show: how far there is to go, as the weights at hand tell it.
+        aim = self.solver.largest_share(self.network)
+        self.watcher.begin(history, self._rounds(history, aim))
+        if not history:
+            history = (self._train((), 0.0),)
+            aim = self.solver.largest_share(self.network)
+            self.watcher.finished(history[-1], self._rounds(history, aim))
+        while self.solver.excess(self.network) > 1:
+            self.granularity.shrink(self.network, self._next_share(history))
+            history = (*history, self._train(history, self.plan.start))
+            self.watcher.finished(history[-1], self._rounds(history, aim))
+        return history
+
+    def _next_share(self, history: tuple[Round, ...]) -> float:
+        """One regular step, or, where that would overshoot the budget, exactly as far as the budget.
+
+        Depends on the network and the number of rounds alone, so that a resumed run chooses the same.
+        """
+        share = self.granularity.share(self.network)
+        if self.plan.rounds is None:
+            step = share * (1 - self.plan.prune_per_round)
+            if self.solver.excess_at(self.network, step) > 1:
+                return step
+            return self.solver.largest_share(self.network)
+        aim, left = self.solver.largest_share(self.network), max(1, self.plan.rounds + 1 - len(history))
+        return float(share * (aim / share) ** (1 / left)) if left > 1 else aim
+
+    def _rounds(self, history: tuple[Round, ...], aim: float) -> int:
+        """How many prune-and-retrain rounds the whole run takes, if it ends at a share of `aim`."""
+        if self.plan.rounds is not None:
+            return self.plan.rounds
+        done, share = max(0, len(history) - 1), self.granularity.share(self.network)
+        if aim >= share:
+            return done
+        rate = math.log(1 - self.plan.prune_per_round)
+        return done + math.ceil(math.log(max(aim, 1e-6) / share) / rate - 1e-6)
+
+    def _train(self, history: tuple[Round, ...], start: float) -> Round:
+        index = len(history)
+        began, losses, steps = time.perf_counter(), _Recent(), 0
+        hold = holder(self.network.model, self.network.masks)
+        whole: int | None = getattr(self.task, "steps", None)
+        total = math.ceil(whole * (1 - start)) if whole else None
+
+        def on_step(loss: float) -> None:
+            nonlocal steps
+            steps += 1
+            if not math.isfinite(loss):
+                kept = f"round {index - 1} is kept" if index else "nothing was saved"
+                raise DwindleError(
+                    f"the loss became {loss} in round {index} at step {steps}; {kept}: train with a smaller "
+                    "learning rate into another -o"
+                )
+            hold()
+            losses.add(loss)
+            self.watcher.step(index, steps, total, loss)
+
+        self.task.fit(self.network.model, start=start, on_step=on_step)
+        if steps == 0 or not held(self.network.model, self.network.masks):
+            raise UsageError(
+                f"the task's fit called on_step {steps} times and left pruned weights non-zero: it must call "
+                "on_step(loss) after every optimizer step"
+            )
+        record = Round(
+            index=index,
+            density=self.granularity.share(self.network),
+            bytes=self.solver.packed_bytes(self.network.model),
+            validation=self._judge(),
+            loss=losses.mean(),
+            seconds=time.perf_counter() - began,
+        )
+        self._save(record, history)
+        return record
+
+    def _judge(self) -> float:
+        value = self.task.evaluate(self.network.model, "validation")
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise UsageError(f"the task's evaluate returned {value!r}: it must return one finite float")
+        return value
+
+    def _save(self, record: Round, history: tuple[Round, ...]) -> None:
+        state_of = getattr(self.task, "state_dict", None)
+        tensors = {
+            "weights": self.network.model.state_dict(),
+            "masks": pack_masks(self.network.masks),
+            "task": state_of() if state_of else {},
+            "generator": {"torch": torch.get_rng_state()},
+        }
+        save_round(self.folder, record, history, tensors)
+
+    def _resume(self) -> tuple[Round, ...]:
+        saved = last_round(self.folder)
+        if saved is None:
+            return ()
+        history, folder = saved
+        weights = read_tensors(folder, "weights")
+        self.network.model.load_state_dict(weights)
+        self.network.masks = unpack_masks(read_tensors(folder, "masks"), weights)
+        load = getattr(self.task, "load_state_dict", None)
+        if load:
+            load(read_tensors(folder, "task"), self.network.model)
+        else:
+            self.watcher.note("the task has no load_state_dict: its optimizer starts afresh")
+        torch.set_rng_state(read_tensors(folder, "generator")["torch"])
+        return history
+
+
+class _Recent:
+    """The mean of the last losses, to report where training ended rather than where it began."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=50)
+
+    def add(self, loss: float) -> None:
+        self._values.append(loss)
+
+    def mean(self) -> float:
+        return sum(self._values) / len(self._values)

@@ -1,0 +1,262 @@
+"""The command line. Nothing heavy is imported before a command needs it: `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwindle import __version__
+from dwindle.errors import BudgetMissed, DwindleError, RuntimeUnavailable
+from dwindle.quantities import parse_bytes, parse_share
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXIT_CODES = """exit codes:
+  0 fine · 1 error · 2 usage · 3 budget missed · 4 parity failed · 5 runtime unavailable · 130 interrupted"""
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except DwindleError as error:
+        print(f"dwindle: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        hint = "; the same command resumes it" if arguments.run is _compress else ""
+        print(f"\ndwindle: interrupted{hint}", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def _quantity(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Gives argparse the parser's own sentence instead of `invalid value`."""
+
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except DwindleError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command-line grammar."""
+    top = argparse.ArgumentParser(
+        prog="dwindle",
+        description="Shrink a PyTorch network to a size budget, export it packed, measure and gate what ships.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"dwindle {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary, epilog=EXIT_CODES)
+        made.formatter_class = argparse.RawDescriptionHelpFormatter
+        made.set_defaults(run=run)
+        return made
+
+    def as_json(to: argparse.ArgumentParser) -> None:
+        to.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+    def checkpoint(to: argparse.ArgumentParser) -> None:
+        to.add_argument("net", metavar="NET.dwindle", type=Path)
+
+    size, share = _quantity(parse_bytes), _quantity(parse_share)
+
+    made = command("compress", _compress, "Train, prune and retrain a network until it meets its budget.")
+    made.add_argument("model", metavar="MODEL", help="zoo:resnet20, torchvision:NAME or package.module:factory")
+    made.add_argument(
+        "--data", help="digits, fashion-mnist, cifar10, cifar100, a folder, or package.module:factory"
+    )
+    made.add_argument("--data-root", metavar="DIR", help="where the data set's files are")
+    made.add_argument("--task", help="your own training: package.module:factory (instead of --data)")
+    made.add_argument("--size", type=size, metavar="SIZE", help="budget in shipped bytes, such as 500KB")
+    made.add_argument("--density", type=share, metavar="SHARE", help="budget as a share of the weights")
+    made.add_argument("--for", dest="target", default="onnx", help="the target that --size is counted on (onnx)")
+    made.add_argument(
+        "--prune-per-round", type=share, default=0.2, metavar="SHARE", help="of the survivors, per round (20%%)"
+    )
+    made.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
+    made.add_argument(
+        "--rewind-to", type=float, default=0.0, metavar="FRACTION", help="where retraining restarts (0.0)"
+    )
+    made.add_argument("--epochs", type=int, metavar="N", help="per training and retraining")
+    made.add_argument("--lr", type=float, help="peak learning rate")
+    made.add_argument("--batch-size", type=int, metavar="N")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("-o", "--out", type=Path, required=True, metavar="NET.dwindle")
+    as_json(made)
+
+    made = command("export", _export, "Write the packed files, each proven equal to the checkpoint.")
+    checkpoint(made)
+    made.add_argument("--target", default="onnx", help="one or more, comma-separated: onnx,coreml,executorch")
+    as_json(made)
+
+    made = command("bench", _bench, "Measure size, accuracy and latency of the exported files.")
+    checkpoint(made)
+    as_json(made)
+
+    made = command("gate", _gate, "Check the measured files against limits; exit 3 on a miss.")
+    checkpoint(made)
+    made.add_argument("--max-size", type=size, metavar="SIZE", help="installed bytes of the file")
+    made.add_argument("--max-drop", type=float, metavar="POINTS", help="test accuracy lost against dense")
+    made.add_argument("--target", help="which export to check (the one it was compressed for)")
+    as_json(made)
+
+    made = command("report", _report, "Write one self-contained HTML page about a checkpoint.")
+    checkpoint(made)
+    made.add_argument("-o", "--out", type=Path, metavar="FILE.html", help="NET.dwindle/report.html")
+
+    made = command("show", _show, "Print what a checkpoint is and how it came to be.")
+    checkpoint(made)
+    as_json(made)
+
+    made = command("demo", _demo, "The whole way on handwritten digits, in a few minutes.")
+    made.add_argument("-o", "--out", type=Path, default=Path("demo.dwindle"), metavar="NET.dwindle")
+    return top
+
+
+def _compress(arguments: argparse.Namespace) -> int:
+    from dwindle.checkpoint import Checkpoint
+    from dwindle.errors import UsageError
+
+    if (arguments.data is None) == (arguments.task is None):
+        raise UsageError("say what to train on: give --data or --task (one of them)")
+    options = {
+        "data": arguments.data,
+        "task": arguments.task,
+        "root": arguments.data_root,
+        "epochs": arguments.epochs,
+        "lr": arguments.lr,
+        "batch_size": arguments.batch_size,
+    }
+    from dwindle.compress import compress
+    from dwindle.live import watcher
+
+    with watcher(_stderr(), arguments.target) as watching:
+        done: Checkpoint = compress(
+            arguments.model,
+            task={key: value for key, value in options.items() if value is not None},
+            out=arguments.out,
+            size=arguments.size,
+            density=arguments.density,
+            target=arguments.target,
+            prune_per_round=arguments.prune_per_round,
+            rounds=arguments.rounds,
+            rewind_to=arguments.rewind_to,
+            seed=arguments.seed,
+            watcher=watching,
+        )
+    _say(_summary(done))
+    if arguments.json:
+        _print_json(_facts(done))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from dwindle.export import export
+
+    made = export(arguments.net, arguments.target.split(","), progress=_say)
+    for manifest in made:
+        path = arguments.net / "exports" / manifest.target / manifest.file.name
+        _say(f"{path}  {manifest.file.bytes:,} bytes  {manifest.encoding}")
+    if arguments.json:
+        _print_json([dataclasses.asdict(manifest) for manifest in made])
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from dwindle.bench import bench
+    from dwindle.bench.table import bench_table
+
+    measured = bench(arguments.net, progress=_say)
+    _stderr().print(bench_table(measured))
+    if arguments.json:
+        _print_json(dataclasses.asdict(measured))
+    return 0
+
+
+def _gate(arguments: argparse.Namespace) -> int:
+    from dwindle.bench import gate
+    from dwindle.bench.table import gate_table
+
+    verdict = gate(
+        arguments.net, max_size=arguments.max_size, max_drop=arguments.max_drop, target=arguments.target
+    )
+    _stderr().print(gate_table(verdict))
+    if arguments.json:
+        _print_json(dataclasses.asdict(verdict))
+    if verdict.unmeasured:
+        return RuntimeUnavailable.exit_code
+    return 0 if verdict.passed else BudgetMissed.exit_code
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from dwindle.bench import report
+
+    _say(f"wrote {report(arguments.net, arguments.out)}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from dwindle.checkpoint import Checkpoint
+    from dwindle.live import rounds_table
+
+    found = Checkpoint.load(arguments.net)
+    if arguments.json:
+        _print_json(_facts(found))
+        return 0
+    console = _stderr()
+    console.print(rounds_table(found.history, found.origin["target"]))
+    _say(_summary(found))
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from dwindle.demo import demo
+
+    return demo(arguments.out, _stderr())
+
+
+def _summary(checkpoint: Any) -> str:
+    from dwindle.quantities import format_bytes
+
+    if not checkpoint.done:
+        return f"{checkpoint.path}: unfinished; run the same `dwindle compress` again to resume it"
+    dense, last = checkpoint.history[0], checkpoint.history[-1]
+    test, dense_test = checkpoint.metrics["test"], checkpoint.metrics["dense_test"]
+    return (
+        f"{checkpoint.path}: {format_bytes(dense.bytes)} → {format_bytes(last.bytes)} as "
+        f"{checkpoint.origin['target']} ({dense.bytes / last.bytes:.1f}× smaller, {last.density:.1%} of the weights), "
+        f"test {test:.2f} against {dense_test:.2f} dense"
+    )
+
+
+def _facts(checkpoint: Any) -> dict[str, Any]:
+    facts = dataclasses.asdict(checkpoint)
+    return {**facts, "path": str(checkpoint.path)}
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, default=str))

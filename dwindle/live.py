@@ -1,0 +1,134 @@
+"""A run as people see it: drawn live on a terminal, a line per round anywhere else. All on stderr."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from dwindle.checkpoint import Round
+from dwindle.compress.watcher import Watcher
+from dwindle.quantities import format_bytes, format_seconds
+
+
+def watcher(console: Console, target: str) -> LiveWatcher | LineWatcher:
+    """The one that suits where stderr goes."""
+    return LiveWatcher(console, target) if console.is_terminal else LineWatcher(console, target)
+
+
+class LineWatcher(Watcher):
+    """One plain line per round: for logs and CI."""
+
+    def __init__(self, console: Console, target: str) -> None:
+        self.console, self.target = console, target
+        self.history: tuple[Round, ...] = ()
+        self.rounds = 0
+
+    def __enter__(self) -> LineWatcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def begin(self, history: tuple[Round, ...], rounds: int) -> None:
+        self.history, self.rounds = history, rounds
+        if history:
+            self.note(f"resuming after round {history[-1].index} of about {rounds}")
+
+    def finished(self, record: Round, rounds: int) -> None:
+        self.history, self.rounds = (*self.history, record), rounds
+        cells = row(record, self.history[0])
+        text = ", ".join(f"{title} {cell}" for title, cell in zip(COLUMNS[1:], cells[1:], strict=True) if cell)
+        left = (rounds - record.index) * record.seconds
+        self.note(f"round {record.index} of about {rounds}: {text}; about {format_seconds(left)} left")
+
+    def note(self, sentence: str) -> None:
+        self.console.print(sentence, highlight=False, soft_wrap=True)
+
+
+class LiveWatcher(LineWatcher):
+    """A growing table of rounds over a progress bar with the time left."""
+
+    def __init__(self, console: Console, target: str) -> None:
+        super().__init__(console, target)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.percentage:>3.0f}%  loss {task.fields[loss]:.3f}  {task.fields[eta]}"),
+            console=console,
+        )
+        self.task = self.bar.add_task("", total=None, loss=float("nan"), eta="")
+        self.live = Live(console=console, refresh_per_second=8)
+        self.began, self.index = time.monotonic(), -1
+
+    def __enter__(self) -> LiveWatcher:
+        self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.update(rounds_table(self.history, self.target), refresh=True)
+        self.live.stop()
+
+    def begin(self, history: tuple[Round, ...], rounds: int) -> None:
+        super().begin(history, rounds)
+        self._draw()
+
+    def step(self, index: int, done: int, total: int | None, loss: float) -> None:
+        if index != self.index:
+            self.index, self.began = index, time.monotonic()
+        what = f"round {index} of about {self.rounds}" if index else "training the dense network"
+        self.bar.update(
+            self.task, description=what, completed=done, total=total, loss=loss, eta=self._left(done, total)
+        )
+
+    def finished(self, record: Round, rounds: int) -> None:
+        self.history, self.rounds = (*self.history, record), rounds
+        self._draw()
+
+    def note(self, sentence: str) -> None:
+        self.live.console.print(sentence, highlight=False, style="dim")
+
+    def _left(self, done: int, total: int | None) -> str:
+        if not total or done < 2:
+            return ""
+        spent = time.monotonic() - self.began
+        per_round = self.history[-1].seconds if self.history else spent * total / done
+        left = spent * (total - done) / done + max(0, self.rounds - self.index) * per_round
+        return f"about {format_seconds(left)} left"
+
+    def _draw(self) -> None:
+        self.live.update(Group(rounds_table(self.history, self.target), self.bar))
+
+
+COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")
+
+
+def row(record: Round, dense: Round) -> tuple[str, ...]:
+    """A round's cells, under COLUMNS."""
+    smaller = f"{dense.bytes / record.bytes:.1f}×" if record.index and record.bytes and dense.bytes else ""
+    return (
+        str(record.index) if record.index else "dense",
+        f"{record.density:.1%}",
+        format_bytes(record.bytes) if record.bytes else "",
+        smaller,
+        f"{record.validation:.2f}" + (f" ({record.validation - dense.validation:+.2f})" if record.index else ""),
+        f"{record.loss:.3f}",
+        format_seconds(record.seconds),
+    )
+
+
+def rounds_table(history: tuple[Round, ...], target: str) -> Table:
+    """The history of a run: a row per round, differences against the dense round in brackets."""
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    for title in COLUMNS:
+        table.add_column(f"{target} bytes" if title == "bytes" else title, justify="right")
+    for record in history:
+        table.add_row(*row(record, history[0]), style="" if record.index else "dim")
+    return table

@@ -1,0 +1,165 @@
+"""The loop on a task that isn't ours: a user's own few lines, trained for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwindle import checkpoint
+from dwindle.checkpoint import Round
+from dwindle.compress.budget import Budget, Solver
+from dwindle.compress.masks import held
+from dwindle.compress.network import Network
+from dwindle.compress.rounds import Loop, Plan
+from dwindle.compress.unstructured import Unstructured
+from dwindle.compress.watcher import Watcher
+from dwindle.errors import DwindleError, UsageError
+
+
+@dataclass
+class Regression:
+    """Learns a fixed linear map. Keeps its own optimizer, and no more than the protocol asks."""
+
+    steps: int = 20
+    starts: list[float] = field(default_factory=list)
+    fail_at: int | None = None
+    optimizer: torch.optim.SGD | None = None
+
+    def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+        self.starts.append(start)
+        self.optimizer = self.optimizer or torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        for step in range(round(start * self.steps), self.steps):
+            generator = torch.Generator().manual_seed(step)
+            x = torch.randn(32, 8, generator=generator)
+            loss = (model(x) - x.flip(1)).square().mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            on_step(float("nan") if len(self.starts) - 1 == self.fail_at and step == 5 else loss.item())
+
+    def evaluate(self, model: nn.Module, split: str) -> float:
+        x = torch.randn(64, 8, generator=torch.Generator().manual_seed(99))
+        with torch.no_grad():
+            return -float((model(x) - x.flip(1)).square().mean())
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        return (torch.zeros(1, 8),)
+
+
+@dataclass
+class Resumable(Regression):
+    def state_dict(self) -> dict[str, Tensor]:
+        assert self.optimizer is not None
+        names = self.optimizer.state.values()
+        return {f"momentum/{i}": entry["momentum_buffer"] for i, entry in enumerate(names)}
+
+    def load_state_dict(self, state: dict[str, Tensor], model: nn.Module) -> None:
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        for i, parameter in enumerate(model.parameters()):
+            self.optimizer.state[parameter]["momentum_buffer"] = state[f"momentum/{i}"].clone()
+
+
+class Interrupt(Watcher):
+    """Presses Ctrl-C in the middle of a round."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def step(self, index: int, done: int, total: int | None, loss: float) -> None:
+        if index == self.index and done == 7:
+            raise KeyboardInterrupt
+
+
+def nonzero_bytes(model: nn.Module) -> int:
+    return 4 * sum(int((p != 0).sum()) for p in model.parameters() if p.dim() > 1)
+
+
+def loop(
+    folder: Path, task: Regression, budget: Budget | None = None, watcher: Watcher | None = None, **plan: object
+) -> Loop:
+    if not folder.exists():
+        checkpoint.start(folder, {})
+    torch.manual_seed(0)
+    network = Network(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 8)))
+    solver = Solver(budget or Budget(density=0.4), Unstructured(), nonzero_bytes, "onnx")
+    settings = {"start": 0.0, "prune_per_round": 0.2, "rounds": None, **plan}
+    return Loop(folder, network, task, Unstructured(), solver, Plan(**settings), watcher or Watcher())
+
+
+def test_twenty_percent_of_the_survivors_go_per_round_until_the_budget(tmp_path: Path) -> None:
+    run = loop(tmp_path / "net", Regression())
+    densities = [record.density for record in run.run()]
+    assert densities == pytest.approx([1, 0.8, 0.64, 0.512, 0.4096, 0.4], abs=0.005)
+    assert held(run.network.model, run.network.masks)
+
+
+def test_the_byte_budget_is_met_from_below(tmp_path: Path) -> None:
+    history = loop(tmp_path / "net", Regression(), Budget(size=300)).run()
+    assert 296 <= history[-1].bytes <= 300
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_fixed_number_of_rounds_ends_on_the_budget(tmp_path: Path, rounds: int) -> None:
+    history = loop(tmp_path / "net", Regression(), rounds=rounds).run()
+    assert len(history) == rounds + 1
+    assert history[-1].density == pytest.approx(0.4, abs=0.005)
+
+
+def test_rewinding_moves_the_schedule_alone(tmp_path: Path) -> None:
+    task = Regression()
+    run = loop(tmp_path / "net", task, start=0.25, rounds=2)
+    run.run()
+    assert task.starts == [0.0, 0.25, 0.25]
+    assert task.optimizer is not None
+    assert set(task.optimizer.state) == set(run.network.model.parameters()), "momentum continued on the same weights"
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    undisturbed = loop(tmp_path / "a", Resumable(), rounds=4)
+    expected = undisturbed.run()
+    with pytest.raises(KeyboardInterrupt):
+        loop(tmp_path / "b", Resumable(), rounds=4, watcher=Interrupt(index=3)).run()
+    resumed = loop(tmp_path / "b", Resumable(), rounds=4)
+    history = resumed.run()
+    assert [r.validation for r in history] == [r.validation for r in expected]
+    assert len(history) == 5
+    for name, value in undisturbed.network.model.state_dict().items():
+        assert torch.equal(value, resumed.network.model.state_dict()[name]), name
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_rounds_before(tmp_path: Path) -> None:
+    with pytest.raises(DwindleError, match="nan in round 2 at step 6; round 1 is kept"):
+        loop(tmp_path / "net", Regression(fail_at=2)).run()
+    history, _ = checkpoint.last_round(tmp_path / "net") or ((), None)
+    assert [record.index for record in history] == [0, 1]
+
+
+def test_a_task_that_forgets_on_step_is_caught(tmp_path: Path) -> None:
+    class Forgetful(Regression):
+        def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+            super().fit(model, start=start, on_step=lambda loss: None)
+
+    with pytest.raises(UsageError, match="must call on_step"):
+        loop(tmp_path / "net", Forgetful()).run()
+
+
+@pytest.mark.parametrize("value", [float("nan"), torch.zeros(3), None])
+def test_a_metric_that_is_not_one_number_is_refused(tmp_path: Path, value: object) -> None:
+    class Vague(Regression):
+        def evaluate(self, model: nn.Module, split: str) -> float:
+            return value  # type: ignore[return-value]
+
+    with pytest.raises(UsageError, match="must return one finite float"):
+        loop(tmp_path / "net", Vague()).run()
+
+
+def test_only_the_dense_round_and_the_last_two_stay_on_disk(tmp_path: Path) -> None:
+    history = loop(tmp_path / "net", Regression()).run()
+    kept = sorted(int(folder.name) for folder in (tmp_path / "net/rounds").iterdir())
+    assert kept == [0, len(history) - 2, len(history) - 1]
+    assert isinstance(history[-1], Round)
