@@ -1,0 +1,39 @@
+"""`dwindle demo`: the whole way on real data that needs no download, in a few minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwindle.bench import bench, gate, report
+from dwindle.bench.table import bench_table, gate_table
+from dwindle.compress import compress
+from dwindle.export import export
+from dwindle.live import watcher
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SIZE = 30_000
+TARGETS = ("onnx", "coreml", "executorch")
+
+
+def demo(out: Path, console: Console) -> int:
+    """Trains a ResNet-8 on scikit-learn's digits, shrinks it to SIZE bytes of ONNX, exports, measures, reports.
+
+    Returns 0 if the gate passes, else its exit code.
+    """
+    console.rule(f"compress zoo:resnet8 on handwritten digits, to {SIZE:,} bytes of ONNX")
+    with watcher(console, "onnx") as watching:
+        net = compress("zoo:resnet8", task="digits", size=SIZE, out=out, watcher=watching)
+    console.rule("export: packed, and proven equal to the checkpoint")
+    export(net, TARGETS, progress=lambda line: console.print(line, highlight=False))
+    console.rule("bench: the files themselves, side by side with the dense network's")
+    measured = bench(net, progress=lambda line: console.print(line, highlight=False))
+    console.print(bench_table(measured))
+    console.rule("gate")
+    verdict = gate(net, max_size=SIZE, max_drop=1.0)
+    console.print(gate_table(verdict))
+    page = report(net)
+    console.print(f"\nThe same as a page: file://{page.resolve()}", highlight=False, soft_wrap=True)
+    return verdict.exit_code

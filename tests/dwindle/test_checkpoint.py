@@ -1,0 +1,103 @@
+"""The checkpoint refuses what it cannot vouch for, and says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dwindle import checkpoint
+from dwindle.checkpoint import Checkpoint, Round, pack_masks, unpack_masks
+from dwindle.errors import CheckpointError, DwindleError, UsageError
+from dwindle.sealed import seal, unseal
+
+ROUND = Round(index=0, density=1.0, bytes=100, validation=90.0, loss=0.1, seconds=1.0)
+
+
+def finished(path: Path) -> Checkpoint:
+    running = checkpoint.start(path, {"model": "m", "target": "onnx"})
+    weights = {"w": torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 3.0]])}
+    checkpoint.save_round(path, ROUND, (), {"weights": weights})
+    done = dataclasses.replace(running, done=True, history=(ROUND,), metrics={"test": 90.0})
+    tensors = {"weights": weights, "dense": weights, "masks": pack_masks({"w": weights["w"] != 0})}
+    return checkpoint.finish(done, tensors)
+
+
+def test_a_finished_checkpoint_comes_back_whole(tmp_path: Path) -> None:
+    found = finished(tmp_path / "net.dwindle")
+    assert found.done
+    assert found.history == (ROUND,)
+    assert torch.equal(found.masks["w"], found.weights["w"] != 0)
+    assert not (found.path / "rounds").exists()
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 7)), max_size=4), st.integers(0, 99))
+def test_masks_survive_packing(shapes: list[tuple[int, int]], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    masks = {str(i): torch.rand(shape, generator=generator) > 0.5 for i, shape in enumerate(shapes)}
+    back = unpack_masks(pack_masks(masks), masks)
+    assert all(torch.equal(back[name], mask) for name, mask in masks.items())
+
+
+def test_the_same_options_resume_and_others_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.dwindle"
+    checkpoint.start(path, {"model": "m", "seed": 0})
+    assert not checkpoint.start(path, {"model": "m", "seed": 0}).done
+    with pytest.raises(UsageError, match="seed was 0, is 1"):
+        checkpoint.start(path, {"model": "m", "seed": 1})
+
+
+def test_a_path_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(UsageError, match="not a checkpoint"):
+            checkpoint.start(path, {})
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DwindleError, match="cannot write"):
+        checkpoint.start(tmp_path / "file" / "net.dwindle", {})
+
+
+def test_a_newer_schema_is_refused_by_number(tmp_path: Path) -> None:
+    path = finished(tmp_path / "net.dwindle").path
+    document = unseal(path, "checkpoint.json")
+    seal(path, "checkpoint.json", {**document, "schema": 99}, {})
+    with pytest.raises(CheckpointError, match="schema 99"):
+        Checkpoint.load(path)
+
+
+def test_a_hash_mismatch_names_the_file(tmp_path: Path) -> None:
+    path = finished(tmp_path / "net.dwindle").path
+    weights = path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors is corrupt"):
+        Checkpoint.load(path)
+
+
+def test_a_killed_final_write_leaves_a_run_that_resumes(tmp_path: Path) -> None:
+    path = tmp_path / "net.dwindle"
+    checkpoint.start(path, {"model": "m"})
+    checkpoint.save_round(path, ROUND, (), {"weights": {"w": torch.ones(2)}})
+    (path / "weights.safetensors").write_bytes(b"half a fi")  # what a kill between the files leaves
+    assert not Checkpoint.load(path).done
+    history, folder = checkpoint.last_round(path) or ((), path)
+    assert history == (ROUND,)
+    assert json.loads((folder / "round.json").read_text())["history"]
+
+
+def test_what_is_unfinished_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unfinished"):
+        checkpoint.start(tmp_path / "net.dwindle", {}).require_done()
+
+
+def test_no_checkpoint_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        Checkpoint.load(tmp_path / "nowhere")

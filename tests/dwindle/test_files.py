@@ -1,0 +1,59 @@
+"""Writes happen whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dwindle.errors import DwindleError
+from dwindle.files import deflated_bytes, raw_bytes, sha256, staged
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="midway"), staged(path) as scratch:
+        scratch.write_text("half of the n")
+        raise ValueError("midway")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_replaces_a_folder_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for text in ("old", "new"):
+        with staged(path) as scratch:
+            scratch.mkdir()
+            (scratch / text).write_text(text)
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(DwindleError, match="No space left"), staged(path):
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "old"
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DwindleError, match="choose another place"), staged(tmp_path / "file" / "net"):
+        pass
+
+
+def test_a_folder_is_hashed_by_names_and_bytes(tmp_path: Path) -> None:
+    for name, text in (("a", "xy"), ("b", "z")):
+        (tmp_path / name).write_text(text)
+    before = sha256(tmp_path)
+    assert raw_bytes(tmp_path) == 3
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "b").write_text("yz")
+    assert sha256(tmp_path) != before
+
+
+def test_download_size_is_what_a_zip_makes_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(10_000))
+    assert deflated_bytes(tmp_path) < 100 < raw_bytes(tmp_path)

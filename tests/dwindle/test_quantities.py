@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from dwindle.errors import UsageError
+from dwindle.quantities import format_bytes, format_seconds, parse_bytes, parse_share
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("500KB", 500_000), ("1MiB", 1_048_576), ("1.5 mb", 1_500_000), ("4096", 4096), ("1B", 1)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "KB", "-3KB", "0", "5 parsecs", "1e3", "nan"])
+def test_what_is_not_a_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="500KB"):
+        parse_bytes(text)
+
+
+def test_shares() -> None:
+    assert parse_share("20%") == parse_share("0.2") == parse_share(".2") == 0.2
+
+
+@pytest.mark.parametrize("text", ["0", "120%", "1.5", "-1", "x", "20 percent"])
+def test_what_is_not_a_share_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="20%"):
+        parse_share(text)
+
+
+def test_three_digits_are_shown() -> None:
+    shown = [format_bytes(n) for n in (0, 999, 1000, 9_994, 99_960, 13_962_898, 5_000_000_000)]
+    assert shown == ["0 B", "999 B", "1.00 KB", "9.99 KB", "100 KB", "14.0 MB", "5.00 GB"]
+
+
+def test_times() -> None:
+    assert [format_seconds(s) for s in (3.4, 185, 7800)] == ["3 s", "3 min 05 s", "2 h 10 min"]
