@@ -84,7 +84,7 @@ class Solver:
             )
         if size and self.packed_bytes(floor.model) > size:
             raise BudgetMissed(
-                f"{format_bytes(size)} cannot be reached: with every prunable weight gone, what is left takes "
+                f"{format_bytes(size)} cannot be reached: with every prunable weight gone, the rest takes "
                 f"{self._bytes(floor)} as {self.target}; ask for more, or for another granularity or target"
             )
 

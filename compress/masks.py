@@ -36,12 +36,17 @@ def holder(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
     It has to run after every optimizer step: momentum and weight decay move pruned weights.
     """
     weights = prunable(model)
-    parameters = [weights[name].data for name in masks]
+    # The parameters themselves, not their data: a task may lay those out anew, as channels last.
+    parameters: list[Tensor] = [weights[name] for name in masks]
     factors = [mask.to(weights[name]) for name, mask in masks.items()]
 
+    @torch.no_grad()
     def hold() -> None:
+        for i, parameter in enumerate(parameters):
+            if factors[i].stride() != parameter.stride():
+                factors[i] = torch.empty_like(parameter).copy_(factors[i])
         if parameters:
-            torch._foreach_mul_(parameters, factors)
+            torch._foreach_mul_(parameters, factors)  # type: ignore[arg-type]  # its stub lacks this overload
 
     return hold
 

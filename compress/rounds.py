@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections import deque
@@ -11,15 +12,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dwindle.checkpoint import Round, last_round, pack_masks, save_round, unpack_masks
+from dwindle.checkpoint import Round, dense_round, last_round, pack_masks, save_round, unpack_masks
 from dwindle.compress.budget import Solver
 from dwindle.compress.masks import held, holder
+from dwindle.compress.methods import Method
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import DwindleError, UsageError
 from dwindle.sealed import read_tensors
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dwindle.task import Task
 
 
@@ -27,8 +31,7 @@ if TYPE_CHECKING:
 class Plan:
     """How the rounds go about it."""
 
-    start: float
-    """Where each retraining's schedule starts, as a fraction: 0 rewinds the learning rate all the way."""
+    method: Method
     prune_per_round: float
     """Share of what survives that each round removes."""
     rounds: int | None
@@ -58,12 +61,14 @@ class Loop:
         aim = self.solver.largest_share(self.network)
         self.watcher.begin(history, self._rounds(history, aim))
         if not history:
-            history = (self._train((), 0.0),)
+            history = (self._train((), Method(start=0.0)),)
             aim = self.solver.largest_share(self.network)
             self.watcher.finished(history[-1], self._rounds(history, aim))
         while self.solver.excess(self.network) > 1:
             self.granularity.shrink(self.network, self._next_share(history))
-            history = (*history, self._train(history, self.plan.start))
+            if self.plan.method.restore:
+                self._rewind()
+            history = (*history, self._train(history, self.plan.method))
             self.watcher.finished(history[-1], self._rounds(history, aim))
         return history
 
@@ -91,15 +96,17 @@ class Loop:
         rate = math.log(1 - self.plan.prune_per_round)
         return done + math.ceil(math.log(max(aim, 1e-6) / share) / rate - 1e-6)
 
-    def _train(self, history: tuple[Round, ...], start: float) -> Round:
+    def _train(self, history: tuple[Round, ...], method: Method) -> Round:
         index = len(history)
         began, losses, steps = time.perf_counter(), _Recent(), 0
         hold = holder(self.network.model, self.network.masks)
         whole: int | None = getattr(self.task, "steps", None)
-        total = math.ceil(whole * (1 - start)) if whole else None
+        total = math.ceil(whole * (1 - method.start)) if whole else None
+        point = self._rewind_point(whole) if index == 0 else None
+        extra = self._state("rewind_") if point == 0 else {}
 
         def on_step(loss: float) -> None:
-            nonlocal steps
+            nonlocal steps, extra
             steps += 1
             if not math.isfinite(loss):
                 kept = f"round {index - 1} is kept" if index else "nothing was saved"
@@ -109,9 +116,13 @@ class Loop:
                 )
             hold()
             losses.add(loss)
+            if steps == point:
+                extra = self._state("rewind_")
             self.watcher.step(index, steps, total, loss)
 
-        self.task.fit(self.network.model, start=start, on_step=on_step)
+        # Only fine-tuning asks a task for more than the protocol's two arguments.
+        options = {"last_lr": True} if method.last_lr else {}
+        self.task.fit(self.network.model, start=method.start, on_step=on_step, **options)
         if steps == 0 or not held(self.network.model, self.network.masks):
             raise UsageError(
                 f"the task's fit called on_step {steps} times and left pruned weights non-zero: it must call "
@@ -125,7 +136,7 @@ class Loop:
             loss=losses.mean(),
             seconds=time.perf_counter() - began,
         )
-        self._save(record, history)
+        save_round(self.folder, record, history, {**self._state(), **extra})
         return record
 
     def _judge(self) -> float:
@@ -134,29 +145,47 @@ class Loop:
             raise UsageError(f"the task's evaluate returned {value!r}: it must return one finite float")
         return value
 
-    def _save(self, record: Round, history: tuple[Round, ...]) -> None:
-        state_of = getattr(self.task, "state_dict", None)
+    def _state(self, prefix: str = "") -> dict[str, dict[str, Tensor]]:
+        """Everything that a round continues from, copied."""
+        state_of = getattr(self.task, "state_dict", dict)
         tensors = {
             "weights": self.network.model.state_dict(),
             "masks": pack_masks(self.network.masks),
-            "task": state_of() if state_of else {},
+            "task": state_of(),
             "generator": {"torch": torch.get_rng_state()},
         }
-        save_round(self.folder, record, history, tensors)
+        return {prefix + stem: copy.deepcopy(dict(named)) for stem, named in tensors.items()}
+
+    def _load(self, folder: Path, prefix: str = "") -> None:
+        self.network.model.load_state_dict(read_tensors(folder, prefix + "weights"))
+        load = getattr(self.task, "load_state_dict", None)
+        if load:
+            load(read_tensors(folder, prefix + "task"), self.network.model)
+        else:
+            self.watcher.note("the task has no load_state_dict: its optimizer goes on as it is")
+
+    def _rewind_point(self, whole: int | None) -> int | None:
+        """The step of the dense training whose state the method goes back to; None where it doesn't."""
+        if not self.plan.method.restore:
+            return None
+        if self.plan.method.start and whole is None:
+            raise UsageError(
+                "weight rewinding needs the task to have `steps`, to know which step to go back to"
+            )
+        return round(self.plan.method.start * (whole or 0))
+
+    def _rewind(self) -> None:
+        """Sets weights, optimizer state and batch-norm statistics back, under the present masks."""
+        self._load(dense_round(self.folder), "rewind_")
+        holder(self.network.model, self.network.masks)()
 
     def _resume(self) -> tuple[Round, ...]:
         saved = last_round(self.folder)
         if saved is None:
             return ()
         history, folder = saved
-        weights = read_tensors(folder, "weights")
-        self.network.model.load_state_dict(weights)
-        self.network.masks = unpack_masks(read_tensors(folder, "masks"), weights)
-        load = getattr(self.task, "load_state_dict", None)
-        if load:
-            load(read_tensors(folder, "task"), self.network.model)
-        else:
-            self.watcher.note("the task has no load_state_dict: its optimizer starts afresh")
+        self._load(folder)
+        self.network.masks = unpack_masks(read_tensors(folder, "masks"), self.network.model.state_dict())
         torch.set_rng_state(read_tensors(folder, "generator")["torch"])
         return history
 

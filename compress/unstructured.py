@@ -33,9 +33,7 @@ class Unstructured:
         holder(network.model, network.masks)()
 
 
-def keep_highest(
-    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], count: int
-) -> dict[str, Tensor]:
+def keep_highest(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     """Masks of exactly the `count` highest scores among those that `masks` (empty: all) still holds.
 
     Ties go to the earlier weight, so the choice is the same on every machine.

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     """The command-line grammar."""
     top = argparse.ArgumentParser(
         prog="dwindle",
-        description="Shrink a PyTorch network to a size budget, export it packed, measure and gate what ships.",
+        description="Shrink a PyTorch network to a budget, export it packed, measure and gate what ships.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -75,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
     size, share = _quantity(parse_bytes), _quantity(parse_share)
 
     made = command("compress", _compress, "Train, prune and retrain a network until it meets its budget.")
-    made.add_argument("model", metavar="MODEL", help="zoo:resnet20, torchvision:NAME or package.module:factory")
+    made.add_argument(
+        "model", metavar="MODEL", help="zoo:resnet20, torchvision:NAME or package.module:factory"
+    )
     made.add_argument(
         "--data", help="digits, fashion-mnist, cifar10, cifar100, a folder, or package.module:factory"
     )
@@ -83,9 +85,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--task", help="your own training: package.module:factory (instead of --data)")
     made.add_argument("--size", type=size, metavar="SIZE", help="budget in shipped bytes, such as 500KB")
     made.add_argument("--density", type=share, metavar="SHARE", help="budget as a share of the weights")
-    made.add_argument("--for", dest="target", default="onnx", help="the target that --size is counted on (onnx)")
     made.add_argument(
-        "--prune-per-round", type=share, default=0.2, metavar="SHARE", help="of the survivors, per round (20%%)"
+        "--for", dest="target", default="onnx", help="the target that --size is counted on (onnx)"
+    )
+    made.add_argument(
+        "--prune-per-round",
+        type=share,
+        default=0.2,
+        metavar="SHARE",
+        help="of the survivors, per round (20%%)",
     )
     made.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
     made.add_argument(
@@ -238,8 +246,8 @@ def _summary(checkpoint: Any) -> str:
     test, dense_test = checkpoint.metrics["test"], checkpoint.metrics["dense_test"]
     return (
         f"{checkpoint.path}: {format_bytes(dense.bytes)} → {format_bytes(last.bytes)} as "
-        f"{checkpoint.origin['target']} ({dense.bytes / last.bytes:.1f}× smaller, {last.density:.1%} of the weights), "
-        f"test {test:.2f} against {dense_test:.2f} dense"
+        f"{checkpoint.origin['target']} ({dense.bytes / last.bytes:.1f}× smaller, {last.density:.1%} of the "
+        f"weights), test {test:.2f} against {dense_test:.2f} dense"
     )
 
 

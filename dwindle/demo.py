@@ -19,7 +19,7 @@ TARGETS = ("onnx", "coreml", "executorch")
 
 
 def demo(out: Path, console: Console) -> int:
-    """Trains a ResNet-8 on scikit-learn's digits, shrinks it to SIZE bytes of ONNX, exports, measures, reports.
+    """Trains a ResNet-8 on scikit-learn's digits, shrinks it to SIZE bytes, exports, measures, reports.
 
     Returns 0 if the gate passes, else its exit code.
     """

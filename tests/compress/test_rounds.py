@@ -14,6 +14,7 @@ from dwindle import checkpoint
 from dwindle.checkpoint import Round
 from dwindle.compress.budget import Budget, Solver
 from dwindle.compress.masks import held
+from dwindle.compress.methods import METHODS, method
 from dwindle.compress.network import Network
 from dwindle.compress.rounds import Loop, Plan
 from dwindle.compress.unstructured import Unstructured
@@ -32,6 +33,7 @@ class Regression:
 
     def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
         self.starts.append(start)
+        model.train()
         self.optimizer = self.optimizer or torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         for step in range(round(start * self.steps), self.steps):
             generator = torch.Generator().manual_seed(step)
@@ -45,7 +47,7 @@ class Regression:
     def evaluate(self, model: nn.Module, split: str) -> float:
         x = torch.randn(64, 8, generator=torch.Generator().manual_seed(99))
         with torch.no_grad():
-            return -float((model(x) - x.flip(1)).square().mean())
+            return -float((model.eval()(x) - x.flip(1)).square().mean())
 
     def example_inputs(self) -> tuple[Tensor, ...]:
         return (torch.zeros(1, 8),)
@@ -54,14 +56,14 @@ class Regression:
 @dataclass
 class Resumable(Regression):
     def state_dict(self) -> dict[str, Tensor]:
-        assert self.optimizer is not None
-        names = self.optimizer.state.values()
+        names = self.optimizer.state.values() if self.optimizer else ()
         return {f"momentum/{i}": entry["momentum_buffer"] for i, entry in enumerate(names)}
 
     def load_state_dict(self, state: dict[str, Tensor], model: nn.Module) -> None:
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         for i, parameter in enumerate(model.parameters()):
-            self.optimizer.state[parameter]["momentum_buffer"] = state[f"momentum/{i}"].clone()
+            if f"momentum/{i}" in state:
+                self.optimizer.state[parameter]["momentum_buffer"] = state[f"momentum/{i}"].clone()
 
 
 class Interrupt(Watcher):
@@ -80,14 +82,18 @@ def nonzero_bytes(model: nn.Module) -> int:
 
 
 def loop(
-    folder: Path, task: Regression, budget: Budget | None = None, watcher: Watcher | None = None, **plan: object
+    folder: Path,
+    task: Regression,
+    budget: Budget | None = None,
+    watcher: Watcher | None = None,
+    **plan: object,
 ) -> Loop:
     if not folder.exists():
         checkpoint.start(folder, {})
     torch.manual_seed(0)
     network = Network(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 8)))
     solver = Solver(budget or Budget(density=0.4), Unstructured(), nonzero_bytes, "onnx")
-    settings = {"start": 0.0, "prune_per_round": 0.2, "rounds": None, **plan}
+    settings = {"method": METHODS["lr-rewind"], "prune_per_round": 0.2, "rounds": None, **plan}
     return Loop(folder, network, task, Unstructured(), solver, Plan(**settings), watcher or Watcher())
 
 
@@ -112,11 +118,67 @@ def test_a_fixed_number_of_rounds_ends_on_the_budget(tmp_path: Path, rounds: int
 
 def test_rewinding_moves_the_schedule_alone(tmp_path: Path) -> None:
     task = Regression()
-    run = loop(tmp_path / "net", task, start=0.25, rounds=2)
+    run = loop(tmp_path / "net", task, method=method("lr-rewind", 0.25), rounds=2)
     run.run()
     assert task.starts == [0.0, 0.25, 0.25]
     assert task.optimizer is not None
-    assert set(task.optimizer.state) == set(run.network.model.parameters()), "momentum continued on the same weights"
+    assert set(task.optimizer.state) == set(run.network.model.parameters()), (
+        "momentum continued on the same weights"
+    )
+
+
+class Snapshots(Watcher):
+    """Keeps the weights as each round's first step left them, and as the dense training passed a step."""
+
+    def __init__(self, step: int) -> None:
+        self.at, self.then, self.firsts = step, {}, []
+        self.model: nn.Module | None = None
+
+    def step(self, index: int, done: int, total: int | None, loss: float) -> None:
+        assert self.model is not None
+        if index == 0 and done == self.at:
+            self.then = {name: value.clone() for name, value in self.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("name", "rewind_to"), [("weight-rewind", 0.25), ("lottery-ticket", None)])
+def test_weight_rewinding_starts_a_round_from_the_earlier_weights_under_the_mask(
+    tmp_path: Path, name: str, rewind_to: float | None
+) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    class Recording(Resumable):
+        def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+            seen.append({key: value.clone() for key, value in model.state_dict().items()})
+            super().fit(model, start=start, on_step=on_step)
+
+    task, snapshots = Recording(), Snapshots(step=5)
+    run = loop(tmp_path / "net", task, method=method(name, rewind_to), rounds=2, watcher=snapshots)
+    snapshots.model = run.network.model
+    run.run()
+    origin = snapshots.then if rewind_to else seen[0]
+    assert len(seen) == 3
+    for start_of_round in seen[1:]:
+        for key, value in start_of_round.items():
+            survives = (
+                value != 0 if key in ("0.weight", "2.weight") else torch.ones_like(value, dtype=torch.bool)
+            )
+            assert torch.equal(value[survives], origin[key][survives]), key
+    assert task.starts == [0.0, rewind_to or 0.0, rewind_to or 0.0]
+
+
+def test_lr_rewinding_keeps_weights_and_statistics(tmp_path: Path) -> None:
+    ends: list[Tensor] = []
+    starts: list[Tensor] = []
+
+    class Recording(Regression):
+        def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+            starts.append(model.state_dict()["1.running_mean"].clone())
+            super().fit(model, start=start, on_step=on_step)
+            ends.append(model.state_dict()["1.running_mean"].clone())
+
+    loop(tmp_path / "net", Recording(), rounds=2).run()
+    assert torch.equal(starts[1], ends[0])
+    assert torch.equal(starts[2], ends[1])
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:

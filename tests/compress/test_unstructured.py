@@ -15,7 +15,9 @@ shapes = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, m
 
 
 @given(shapes, st.data())
-def test_exactly_count_survive_and_they_are_the_highest(sizes: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_exactly_count_survive_and_they_are_the_highest(
+    sizes: list[tuple[int, int]], data: st.DataObject
+) -> None:
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     scores = {str(i): torch.rand(size, generator=generator) for i, size in enumerate(sizes)}
     total = sum(score.numel() for score in scores.values())
@@ -56,7 +58,9 @@ def test_a_weight_that_became_zero_is_still_ranked_above_a_pruned_one() -> None:
 
 
 def test_biases_norms_and_frozen_weights_are_not_prunable() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2), nn.Linear(2, 2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2), nn.Linear(2, 2)
+    )
     model[4].weight.requires_grad_(False)
     assert set(prunable(model)) == {"0.weight", "3.weight"}
 

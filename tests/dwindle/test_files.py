@@ -13,9 +13,14 @@ from dwindle.files import deflated_bytes, raw_bytes, sha256, staged
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(ValueError, match="midway"), staged(path) as scratch:
-        scratch.write_text("half of the n")
-        raise ValueError("midway")
+
+    def fail_midway() -> None:
+        with staged(path) as scratch:
+            scratch.write_text("half of the n")
+            raise ValueError("midway")
+
+    with pytest.raises(ValueError, match="midway"):
+        fail_midway()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -7,7 +7,8 @@ from dwindle.quantities import format_bytes, format_seconds, parse_bytes, parse_
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("500KB", 500_000), ("1MiB", 1_048_576), ("1.5 mb", 1_500_000), ("4096", 4096), ("1B", 1)]
+    ("text", "size"),
+    [("500KB", 500_000), ("1MiB", 1_048_576), ("1.5 mb", 1_500_000), ("4096", 4096), ("1B", 1)],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_bytes(text) == size

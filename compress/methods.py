@@ -1,0 +1,55 @@
+"""Methods: what a retraining restores, and where its schedule starts. All enter the same loop.
+
+Renda et al. 2020, §3. After pruning a network that was trained for the whole schedule:
+
+- *LR rewinding* goes on from the final weights, momentum and batch-norm statistics; only the learning rate
+  goes back to an earlier point of its schedule;
+- *weight rewinding* sets all of them back to what they were at that point;
+- *the lottery ticket* (Frankle & Carbin 2019) is weight rewinding to the very start;
+- *fine-tuning* goes on from the final state for as long, at the schedule's last learning rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dwindle.errors import UsageError
+from dwindle.registry import unknown
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to retrain a pruned network."""
+
+    start: float
+    """The point of the schedule to retrain from, as a fraction of it: 0 is all of it, warmup included."""
+    restore: bool = False
+    """Whether weights, optimizer state and batch-norm statistics go back to that point too."""
+    last_lr: bool = False
+    """Whether the learning rate stays at the schedule's last value throughout."""
+
+
+METHODS = {
+    "lr-rewind": Method(start=0.0),
+    "weight-rewind": Method(start=0.1, restore=True),
+    "lottery-ticket": Method(start=0.0, restore=True),
+    "finetune": Method(start=0.0, last_lr=True),
+}
+
+
+def method(name: str, rewind_to: float | None = None) -> Method:
+    """The method of that name, retraining from `rewind_to` instead of its own default.
+
+    Raises UsageError for an unknown name, a fraction outside [0, 1), or a lottery ticket rewound to
+    anywhere but the start.
+    """
+    if name not in METHODS:
+        raise UsageError(unknown("method", name, list(METHODS)))
+    found = METHODS[name]
+    if rewind_to is None:
+        return found
+    if not 0 <= rewind_to < 1:
+        raise UsageError(f"--rewind-to {rewind_to} is outside [0, 1): 0 retrains with the whole schedule")
+    if name == "lottery-ticket" and rewind_to:
+        raise UsageError("a lottery ticket rewinds to the start: use --method weight-rewind with --rewind-to")
+    return Method(rewind_to, found.restore, found.last_lr)
