@@ -46,7 +46,7 @@ def holder(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
             if factors[i].stride() != parameter.stride():
                 factors[i] = torch.empty_like(parameter).copy_(factors[i])
         if parameters:
-            torch._foreach_mul_(parameters, factors)  # type: ignore[arg-type]  # its stub lacks this overload
+            torch._foreach_mul_(parameters, factors)
 
     return hold
 

@@ -18,7 +18,7 @@ from dwindle.compress.masks import held, holder
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.watcher import Watcher
-from dwindle.errors import DwindleError, UsageError
+from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.sealed import read_tensors
 
 if TYPE_CHECKING:
@@ -65,7 +65,13 @@ class Loop:
             aim = self.solver.largest_share(self.network)
             self.watcher.finished(history[-1], self._rounds(history, aim))
         while self.solver.excess(self.network) > 1:
+            share = self.granularity.share(self.network)
             self.granularity.shrink(self.network, self._next_share(history))
+            if self.granularity.share(self.network) >= share:
+                raise BudgetMissed(
+                    f"nothing more can be pruned: the smallest is {history[-1].bytes:,} bytes, at round "
+                    f"{history[-1].index}; ask for that, or for a finer granularity"
+                )
             if self.plan.method.restore:
                 self._rewind()
             history = (*history, self._train(history, self.plan.method))
@@ -169,9 +175,7 @@ class Loop:
         if not self.plan.method.restore:
             return None
         if self.plan.method.start and whole is None:
-            raise UsageError(
-                "weight rewinding needs the task to have `steps`, to know which step to go back to"
-            )
+            raise UsageError("weight rewinding needs the task to have `steps`, to know which step to go back to")
         return round(self.plan.method.start * (whole or 0))
 
     def _rewind(self) -> None:

@@ -13,11 +13,11 @@ from torch import nn
 
 from dwindle import checkpoint as store
 from dwindle.checkpoint import Checkpoint
+from dwindle.compress.blocks import Blocks
 from dwindle.compress.budget import Budget, Solver
 from dwindle.compress.methods import method as method_named
 from dwindle.compress.network import Network
 from dwindle.compress.rounds import Loop, Plan
-from dwindle.compress.unstructured import Unstructured
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
@@ -69,7 +69,7 @@ def compress(
     work = make_task({**options, "seed": seed})
     torch.manual_seed(seed)
     spec, network = _build(model, work)
-    solver = Solver(budget, Unstructured(), packer.packer(network.model, work.example_inputs()), target)
+    solver = Solver(budget, Blocks(), packer.packer(network.model, work.example_inputs()), target)
     solver.check_feasible(network)
 
     origin = {

@@ -75,19 +75,13 @@ def parser() -> argparse.ArgumentParser:
     size, share = _quantity(parse_bytes), _quantity(parse_share)
 
     made = command("compress", _compress, "Train, prune and retrain a network until it meets its budget.")
-    made.add_argument(
-        "model", metavar="MODEL", help="zoo:resnet20, torchvision:NAME or package.module:factory"
-    )
-    made.add_argument(
-        "--data", help="digits, fashion-mnist, cifar10, cifar100, a folder, or package.module:factory"
-    )
+    made.add_argument("model", metavar="MODEL", help="zoo:resnet20, torchvision:NAME or package.module:factory")
+    made.add_argument("--data", help="digits, fashion-mnist, cifar10, cifar100, a folder, or package.module:factory")
     made.add_argument("--data-root", metavar="DIR", help="where the data set's files are")
     made.add_argument("--task", help="your own training: package.module:factory (instead of --data)")
     made.add_argument("--size", type=size, metavar="SIZE", help="budget in shipped bytes, such as 500KB")
     made.add_argument("--density", type=share, metavar="SHARE", help="budget as a share of the weights")
-    made.add_argument(
-        "--for", dest="target", default="onnx", help="the target that --size is counted on (onnx)"
-    )
+    made.add_argument("--for", dest="target", default="onnx", help="the target that --size is counted on (onnx)")
     made.add_argument(
         "--prune-per-round",
         type=share,
@@ -199,9 +193,7 @@ def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench import gate
     from dwindle.bench.table import gate_table
 
-    verdict = gate(
-        arguments.net, max_size=arguments.max_size, max_drop=arguments.max_drop, target=arguments.target
-    )
+    verdict = gate(arguments.net, max_size=arguments.max_size, max_drop=arguments.max_drop, target=arguments.target)
     _stderr().print(gate_table(verdict))
     if arguments.json:
         _print_json(dataclasses.asdict(verdict))

@@ -53,6 +53,11 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
         scratch.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
+def user_cache() -> Path:
+    """Where what can be had again at some cost is kept between runs: `$XDG_CACHE_HOME/dwindle`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dwindle"
+
+
 def walk(path: Path) -> list[Path]:
     """The files at or below `path`, in a stable order."""
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())

@@ -43,9 +43,7 @@ class LineWatcher(Watcher):
     def finished(self, record: Round, rounds: int) -> None:
         self.history, self.rounds = (*self.history, record), rounds
         cells = row(record, self.history[0])
-        text = ", ".join(
-            f"{title} {cell}" for title, cell in zip(COLUMNS[1:], cells[1:], strict=True) if cell
-        )
+        text = ", ".join(f"{title} {cell}" for title, cell in zip(COLUMNS[1:], cells[1:], strict=True) if cell)
         left = (rounds - record.index) * record.seconds
         self.note(f"round {record.index} of about {rounds}: {text}; about {format_seconds(left)} left")
 
@@ -120,8 +118,7 @@ def row(record: Round, dense: Round) -> tuple[str, ...]:
         f"{record.density:.1%}",
         format_bytes(record.bytes) if record.bytes else "",
         smaller,
-        f"{record.validation:.2f}"
-        + (f" ({record.validation - dense.validation:+.2f})" if record.index else ""),
+        f"{record.validation:.2f}" + (f" ({record.validation - dense.validation:+.2f})" if record.index else ""),
         f"{record.loss:.3f}",
         format_seconds(record.seconds),
     )

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from dwindle.compress.blocks import Blocks
 from dwindle.compress.budget import SLACK, Budget, Solver
 from dwindle.compress.network import Network
-from dwindle.compress.unstructured import Unstructured
 from dwindle.errors import BudgetMissed, UsageError
 
 FIXED = 1000
@@ -18,9 +18,7 @@ FIXED = 1000
 
 def packed_bytes(model: nn.Module) -> int:
     """As a packer counts: per layer, dense or a bitmask beside the survivors, whichever is smaller."""
-    return FIXED + sum(
-        min(4 * w.numel(), (w.numel() + 7) // 8 + 4 * int((w != 0).sum())) for w in model.parameters()
-    )
+    return FIXED + sum(min(4 * w.numel(), (w.numel() + 7) // 8 + 4 * int((w != 0).sum())) for w in model.parameters())
 
 
 def network(seed: int = 0) -> Network:
@@ -29,7 +27,7 @@ def network(seed: int = 0) -> Network:
 
 
 def solver(budget: Budget) -> Solver:
-    return Solver(budget, Unstructured(), packed_bytes, "onnx")
+    return Solver(budget, Blocks(), packed_bytes, "onnx")
 
 
 @settings(max_examples=40, deadline=None)
@@ -37,16 +35,16 @@ def solver(budget: Budget) -> Solver:
 def test_every_reachable_size_is_met_within_the_slack(size: int, seed: int) -> None:
     net = network(seed)
     share = solver(Budget(size=size)).largest_share(net)
-    Unstructured().shrink(net, share)
+    Blocks().shrink(net, share)
     assert size * (1 - SLACK) - 4 <= packed_bytes(net.model) <= size
 
 
 def test_both_limits_hold_when_both_are_given() -> None:
     for budget in (Budget(size=30_000, density=0.1), Budget(size=6_000, density=0.9)):
         net = network()
-        Unstructured().shrink(net, solver(budget).largest_share(net))
+        Blocks().shrink(net, solver(budget).largest_share(net))
         assert packed_bytes(net.model) <= budget.size
-        assert Unstructured().share(net) <= budget.density
+        assert Blocks().share(net) <= budget.density
 
 
 def test_a_size_below_the_rest_names_the_smallest() -> None:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from dwindle import checkpoint
 from dwindle.checkpoint import Round
+from dwindle.compress.blocks import Blocks
 from dwindle.compress.budget import Budget, Solver
 from dwindle.compress.masks import held
 from dwindle.compress.methods import METHODS, method
 from dwindle.compress.network import Network
 from dwindle.compress.rounds import Loop, Plan
-from dwindle.compress.unstructured import Unstructured
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import DwindleError, UsageError
 
@@ -92,9 +92,9 @@ def loop(
         checkpoint.start(folder, {})
     torch.manual_seed(0)
     network = Network(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 8)))
-    solver = Solver(budget or Budget(density=0.4), Unstructured(), nonzero_bytes, "onnx")
+    solver = Solver(budget or Budget(density=0.4), Blocks(), nonzero_bytes, "onnx")
     settings = {"method": METHODS["lr-rewind"], "prune_per_round": 0.2, "rounds": None, **plan}
-    return Loop(folder, network, task, Unstructured(), solver, Plan(**settings), watcher or Watcher())
+    return Loop(folder, network, task, Blocks(), solver, Plan(**settings), watcher or Watcher())
 
 
 def test_twenty_percent_of_the_survivors_go_per_round_until_the_budget(tmp_path: Path) -> None:
@@ -122,9 +122,7 @@ def test_rewinding_moves_the_schedule_alone(tmp_path: Path) -> None:
     run.run()
     assert task.starts == [0.0, 0.25, 0.25]
     assert task.optimizer is not None
-    assert set(task.optimizer.state) == set(run.network.model.parameters()), (
-        "momentum continued on the same weights"
-    )
+    assert set(task.optimizer.state) == set(run.network.model.parameters()), "momentum continued on the same weights"
 
 
 class Snapshots(Watcher):
@@ -159,9 +157,7 @@ def test_weight_rewinding_starts_a_round_from_the_earlier_weights_under_the_mask
     assert len(seen) == 3
     for start_of_round in seen[1:]:
         for key, value in start_of_round.items():
-            survives = (
-                value != 0 if key in ("0.weight", "2.weight") else torch.ones_like(value, dtype=torch.bool)
-            )
+            survives = value != 0 if key in ("0.weight", "2.weight") else torch.ones_like(value, dtype=torch.bool)
             assert torch.equal(value[survives], origin[key][survives]), key
     assert task.starts == [0.0, rewind_to or 0.0, rewind_to or 0.0]
 

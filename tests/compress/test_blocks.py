@@ -1,4 +1,4 @@
-"""Unstructured pruning keeps exactly as many weights as asked, the largest, and never brings one back."""
+"""Weight pruning keeps as many weights as asked, the highest-scoring, and never brings one back."""
 
 from __future__ import annotations
 
@@ -7,27 +7,56 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from dwindle.compress.blocks import Blocks, keep_highest
 from dwindle.compress.masks import density, held, holder, prunable
 from dwindle.compress.network import Network
-from dwindle.compress.unstructured import Unstructured, keep_highest
 
 shapes = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4)
+kernels = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 2), st.integers(1, 2))
 
 
 @given(shapes, st.data())
-def test_exactly_count_survive_and_they_are_the_highest(
-    sizes: list[tuple[int, int]], data: st.DataObject
-) -> None:
+def test_exactly_count_survive_and_they_are_the_highest(sizes: list[tuple[int, int]], data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     scores = {str(i): torch.rand(size, generator=generator) for i, size in enumerate(sizes)}
     total = sum(score.numel() for score in scores.values())
     count = data.draw(st.integers(0, total))
-    masks = keep_highest(scores, {}, count)
+    masks = keep_highest(scores, ones(scores), {}, count)
     assert sum(int(mask.sum()) for mask in masks.values()) == count
     kept = torch.cat([score[masks[name]] for name, score in scores.items()])
     gone = torch.cat([score[~masks[name]] for name, score in scores.items()])
     if len(kept) and len(gone):
         assert kept.min() >= gone.max()
+
+
+def ones(scores: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.ones_like(score, dtype=torch.int64) for name, score in scores.items()}
+
+
+@given(kernels, st.integers(1, 4), st.integers(1, 8), st.floats(0, 1), st.integers(0, 99))
+def test_a_block_goes_or_stays_as_one(
+    shape: tuple[int, int, int, int], rows: int, columns: int, share: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    conv = nn.Conv2d(shape[1], shape[0], shape[2:])
+    network = Network(nn.Sequential(conv))
+    Blocks(rows, columns).shrink(network, share)
+    mask = network.masks["0.weight"]
+    for block_of_rows in mask.split(rows, 0):
+        for block in block_of_rows.split(columns, 1):
+            for position in block.flatten(2).unbind(2):
+                assert position.all() or not position.any()
+    assert mask.sum() <= round(share * mask.numel())
+    assert mask.sum() > round(share * mask.numel()) - rows * columns
+
+
+@given(kernels, st.integers(0, 99))
+def test_the_blocks_sizes_add_up_to_the_weights(shape: tuple[int, int, int, int], seed: int) -> None:
+    blocks, weight = Blocks(4, 2), torch.zeros(shape)
+    counts = blocks._count(weight)
+    ones_everywhere = torch.ones_like(counts, dtype=torch.bool)
+    assert counts.sum() == weight.numel()
+    assert blocks._expand(ones_everywhere, weight).all()
 
 
 @given(shapes, st.lists(st.floats(0, 1), min_size=2, max_size=5), st.integers(0, 99))
@@ -36,7 +65,7 @@ def test_what_is_pruned_stays_pruned(sizes: list[tuple[int, int]], shares: list[
     network = Network(nn.Sequential(*(nn.Linear(*size) for size in sizes)))
     before: dict[str, torch.Tensor] = {}
     for share in sorted(shares, reverse=True):
-        Unstructured().shrink(network, share)
+        Blocks().shrink(network, share)
         assert all((~before[name] & network.masks[name]).sum() == 0 for name in before)
         assert held(network.model, network.masks)
         before = network.masks
@@ -46,21 +75,20 @@ def test_what_is_pruned_stays_pruned(sizes: list[tuple[int, int]], shares: list[
 
 
 def test_ties_are_broken_the_same_way_everywhere() -> None:
-    masks = keep_highest({"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, {}, 3)
+    scores = {"a": torch.ones(2, 2), "b": torch.ones(2, 2)}
+    masks = keep_highest(scores, ones(scores), {}, 3)
     assert masks["a"].tolist() == [[True, True], [True, False]]
     assert not masks["b"].any()
 
 
 def test_a_weight_that_became_zero_is_still_ranked_above_a_pruned_one() -> None:
     scores = {"a": torch.tensor([[0.0, 0.0, 5.0]])}
-    masks = keep_highest(scores, {"a": torch.tensor([[True, False, True]])}, 2)
+    masks = keep_highest(scores, ones(scores), {"a": torch.tensor([[True, False, True]])}, 2)
     assert masks["a"].tolist() == [[True, False, True]]
 
 
 def test_biases_norms_and_frozen_weights_are_not_prunable() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2), nn.Linear(2, 2)
-    )
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2), nn.Linear(2, 2))
     model[4].weight.requires_grad_(False)
     assert set(prunable(model)) == {"0.weight", "3.weight"}
 
@@ -87,7 +115,7 @@ def test_masks_hold_after_a_step_with_momentum_and_weight_decay() -> None:
         optimizer.step()
 
     step()
-    Unstructured().shrink(network, 0.5)
+    Blocks().shrink(network, 0.5)
     step()
     assert not held(network.model, network.masks), "without the call momentum moves pruned weights"
     holder(network.model, network.masks)()

@@ -1,0 +1,92 @@
+"""Weight pruning: single weights, or blocks of them, may go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from dwindle.compress.layers import Layers
+from dwindle.compress.masks import density, holder
+from dwindle.compress.network import Network
+from dwindle.compress.scores import Score, magnitude
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Keeps the highest-scoring blocks of the whole network, whatever layer they are in.
+
+    A block is `rows` output channels by `columns` input channels at one kernel position; 1x1 is
+    unstructured pruning. Where a layer's width is no multiple, its last blocks are smaller.
+    """
+
+    rows: int = 1
+    columns: int = 1
+    score: Score = magnitude
+    layers: Layers = field(default_factory=Layers)
+
+    def share(self, network: Network) -> float:
+        return density(network.masks) if network.masks else 1.0
+
+    def shrink(self, network: Network, share: float) -> None:
+        """Prunes in place until at most `share` of the prunable weights is left.
+
+        What was pruned stays pruned.
+        """
+        weights = self.layers.of(network.model)
+        total = sum(weight.numel() for weight in weights.values())
+        scores = {name: self._pool(score) for name, score in self.score(weights).items()}
+        sizes = {name: self._count(weight) for name, weight in weights.items()}
+        alive = {name: self._pool(mask.to(torch.float32)) > 0 for name, mask in network.masks.items()}
+        kept = keep_highest(scores, sizes, alive, round(share * total))
+        network.masks = {name: self._expand(mask, weights[name]) for name, mask in kept.items()}
+        holder(network.model, network.masks)()
+
+    def _pool(self, weight: Tensor) -> Tensor:
+        """Mean over each block: (out, in, …) → (⌈out/rows⌉, ⌈in/columns⌉, positions)."""
+        if self.rows == self.columns == 1:
+            return weight.flatten(2) if weight.dim() > 2 else weight[..., None]
+        flat = weight.flatten(2) if weight.dim() > 2 else weight[..., None]
+        pooled = functional.avg_pool2d(
+            flat.permute(2, 0, 1)[:, None], (self.rows, self.columns), ceil_mode=True, count_include_pad=False
+        )
+        return pooled[:, 0].permute(1, 2, 0)
+
+    def _count(self, weight: Tensor) -> Tensor:
+        """How many weights each block holds: whole ones rows x columns, those at the edges fewer."""
+        blocks = self._pool(weight)
+        out, inner = weight.shape[:2]
+        rows = torch.arange(0, out, self.rows).clamp(max=out).neg().add(out).clamp(max=self.rows)
+        columns = torch.arange(0, inner, self.columns).neg().add(inner).clamp(max=self.columns)
+        return (rows[:, None, None] * columns[None, :, None]).expand(blocks.shape)
+
+    def _expand(self, blocks: Tensor, weight: Tensor) -> Tensor:
+        out, inner = weight.shape[:2]
+        wide = blocks.repeat_interleave(self.rows, 0)[:out].repeat_interleave(self.columns, 1)[:, :inner]
+        return wide.reshape(weight.shape)
+
+
+def keep_highest(
+    scores: Mapping[str, Tensor], sizes: Mapping[str, Tensor], alive: Mapping[str, Tensor], count: int
+) -> dict[str, Tensor]:
+    """Masks of the highest-scoring units among those `alive` (empty: all), holding at most `count` weights.
+
+    `sizes`: how many weights each unit holds. Ties go to the earlier unit, so the choice is the same on
+    every machine.
+    """
+    flat = torch.cat(
+        [(score.masked_fill(~alive[name], -1) if alive else score).reshape(-1).cpu() for name, score in scores.items()]
+    )
+    weights = torch.cat([sizes[name].reshape(-1) for name in scores])
+    order = flat.argsort(descending=True, stable=True)
+    kept = torch.zeros(flat.numel(), dtype=torch.bool)
+    kept[order[weights[order].cumsum(0) <= count]] = True
+    kept &= flat >= 0
+    pieces = torch.split(kept, [score.numel() for score in scores.values()])
+    return {name: piece.reshape(scores[name].shape) for name, piece in zip(scores, pieces, strict=True)}

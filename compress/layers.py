@@ -1,0 +1,49 @@
+"""Which layers pruning may touch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from dwindle.compress.masks import prunable
+from dwindle.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Shell patterns over parameter names, such as `classifier.*`; a pattern also matches a layer's name."""
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def of(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The prunable weights of `model` that the patterns leave.
+
+        Raises UsageError for a pattern that matches nothing, or where nothing is left.
+        """
+        weights = prunable(model)
+        for pattern in (*self.include, *self.exclude):
+            if not any(_matches(name, (pattern,)) for name in weights):
+                raise UsageError(f"the pattern {pattern!r} matches no prunable layer: {_some(list(weights))}")
+        chosen = {
+            name: weight
+            for name, weight in weights.items()
+            if _matches(name, self.include) and not _matches(name, self.exclude)
+        }
+        if not chosen:
+            raise UsageError(f"the patterns leave nothing to prune: {_some(list(weights))}")
+        return chosen
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    layer = name.rpartition(".")[0]
+    return any(fnmatchcase(name, pattern) or fnmatchcase(layer, pattern) for pattern in patterns)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"there are {', '.join(names[:4])}{more}" if names else "the model has no prunable weight"

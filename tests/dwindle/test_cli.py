@@ -1,0 +1,131 @@
+"""The command line: quick to answer, one sentence and the documented exit code for every bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwindle.cli import main
+
+HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "executorch", "sklearn", "numpy", "rich")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, contextlib\n"
+        "from dwindle.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "compress" in out
+    assert out.strip().endswith("[]")
+
+
+def not_a_module() -> int:
+    return 3
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def no_logits() -> nn.Module:
+    return Pair()
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A working folder with a user's own module in it."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def number(): return 3\n"
+        "class Pair(nn.Module):\n    def forward(self, x): return x, x\n"
+        "def tiny(num_classes, in_channels): return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def compress(*options: str) -> list[str]:
+    return ["compress", *options, "-o", "net.dwindle"]
+
+
+BAD = [
+    (compress("zoo:resnet9", "--data", "digits", "--size", "30KB"), 2, "did you mean 'resnet"),
+    (compress("resnet8", "--data", "digits", "--size", "30KB"), 2, "write zoo:resnet8"),
+    (compress("nowhere.at:all", "--data", "digits", "--size", "30KB"), 2, "can't be imported"),
+    (compress("mine:number", "--data", "digits", "--size", "30KB"), 2, "not a torch.nn.Module"),
+    (compress("mine:Pair", "--data", "digits", "--size", "30KB"), 2, "not a tensor of logits"),
+    (compress("torchvision:resnet18", "--data", "digits", "--size", "1MB"), 2, "takes 3 channels"),
+    (compress("zoo:resnet8", "--data", "digitz", "--size", "30KB"), 2, "did you mean 'digits'"),
+    (compress("zoo:resnet8", "--data", "digits", "--size", "30KB", "--for", "tflite"), 2, "unknown target"),
+    (compress("zoo:resnet8", "--size", "30KB"), 2, "give --data or --task"),
+    (compress("zoo:resnet8", "--data", "digits"), 2, "give --size"),
+    (
+        compress("zoo:resnet8", "--data", "digits", "--size", "30KB", "--rewind-to", "1.5"),
+        2,
+        "outside [0, 1)",
+    ),
+    (compress("zoo:resnet8", "--data", "digits", "--size", "30KB", "--rounds", "0"), 2, "--rounds 0"),
+    (compress("mine:tiny", "--data", "digits", "--size", "100"), 3, "cannot be reached"),
+    (compress("mine:tiny", "--data", "digits", "--size", "90MB"), 2, "nothing to prune"),
+    (["export", "nothing.dwindle"], 1, "not a checkpoint"),
+    (["bench", "nothing.dwindle"], 1, "not a checkpoint"),
+    (["gate", "nothing.dwindle", "--max-size", "1KB"], 1, "not a checkpoint"),
+    (["report", "nothing.dwindle"], 1, "not a checkpoint"),
+    (["show", "nothing.dwindle"], 1, "not a checkpoint"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), BAD, ids=[" ".join(a[:6]) for a, _, _ in BAD])
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str
+) -> None:
+    before = sorted(here.iterdir())
+    assert main(arguments) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert says in lines[0]
+    assert [path for path in sorted(here.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_a_path_that_is_taken_is_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "net.dwindle").write_text("mine")
+    assert main(compress("mine:tiny", "--data", "digits", "--density", "0.5", "--epochs", "1")) == 2
+    assert "exists and is not a checkpoint" in capsys.readouterr().err
+    assert (here / "net.dwindle").read_text() == "mine"
+
+
+def test_compress_then_show(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = compress("mine:tiny", "--data", "digits", "--density", "0.5", "--rounds", "2", "--epochs", "2", "--json")
+    assert main(command) == 0
+    said = capsys.readouterr()
+    facts = json.loads(said.out)
+    assert facts["done"]
+    assert [round(r["density"], 2) for r in facts["history"]] == [1.0, 0.71, 0.5]
+    assert "test" in facts["metrics"]
+    assert said.err.count("\n") >= 4, "a line per round and a summary"
+    assert main(["show", "net.dwindle"]) == 0
+    assert "× smaller" in capsys.readouterr().err
+    weights = (here / "net.dwindle/weights.safetensors").stat().st_mtime_ns
+    assert main(command) == 0, "finished work is not done again"
+    assert (here / "net.dwindle/weights.safetensors").stat().st_mtime_ns == weights
+
+
+def test_ctrl_c_says_how_to_resume(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.SGD, "step", interrupt)
+    assert main(compress("mine:tiny", "--data", "digits", "--density", "0.5")) == 130
+    assert "the same command resumes it" in capsys.readouterr().err
