@@ -1,0 +1,142 @@
+"""A model by name, fresh or as a checkpoint left it, and whether it answers in logits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from dwindle.errors import CheckpointError, UsageError
+from dwindle.models.factory import call_factory, one_line
+from dwindle.models.zoo import ZOO
+from dwindle.registry import unknown
+
+if TYPE_CHECKING:
+    from dwindle.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Enough to build a network anew."""
+
+    spec: str
+    """`zoo:NAME`, `torchvision:NAME` or `package.module:factory`."""
+    classes: int
+    input_shape: tuple[int, ...]
+    """One sample without its batch dimension: (channels, height, width)."""
+
+
+def build(model: ModelSpec) -> nn.Module:
+    """The network with fresh weights, from torch's global generator: seed that first.
+
+    A factory is called with `num_classes=` and `in_channels=` where its signature names them.
+    Raises UsageError for a name that leads nowhere, a factory that fails or a result that isn't a module.
+    """
+    source, _, name = model.spec.partition(":")
+    if source == "zoo":
+        if name not in ZOO:
+            raise UsageError(unknown("zoo model", name, list(ZOO)))
+        return ZOO[name](num_classes=model.classes, in_channels=model.input_shape[0])
+    if source == "torchvision":
+        return _torchvision(name, model.classes)
+    if ":" not in model.spec:
+        hint = f"zoo:{source}" if source in ZOO else "zoo:NAME, torchvision:NAME or package.module:factory"
+        raise UsageError(f"model {model.spec!r} doesn't say where it comes from: write {hint}")
+    built = call_factory(model.spec, "model", num_classes=model.classes, in_channels=model.input_shape[0])
+    if not isinstance(built, nn.Module):
+        raise UsageError(f"model {model.spec!r} made a {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def _torchvision(name: str, classes: int) -> nn.Module:
+    from torchvision import models
+
+    classifiers = models.list_models(module=models)
+    if name not in classifiers:
+        raise UsageError(unknown("torchvision model", name, classifiers))
+    # These two return a tuple while training unless told not to.
+    plain = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **plain)
+    return network
+
+
+def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int) -> None:
+    """Checks, on a copy, that the module makes of a batch a float tensor of shape (batch, classes).
+
+    `inputs`: one sample as a batch of one. Raises UsageError with both shapes where it doesn't.
+    """
+    shape = tuple(inputs[0].shape[1:])
+    batch = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
+    name = type(module).__name__
+    for training in (False, True):  # some networks answer with a tuple while training
+        try:
+            device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                logits = copy.deepcopy(module).train(training)(*(tensor.to(device) for tensor in batch))
+        except Exception as error:
+            raise UsageError(
+                f"{name} can't take a sample of shape {shape}{_why(module, shape, error)}"
+            ) from error
+        if not isinstance(logits, Tensor):
+            raise UsageError(f"{name} answers with a {type(logits).__name__}, not a tensor of logits")
+        if not logits.is_floating_point() or logits.shape != (2, classes):
+            raise UsageError(
+                f"{name} answers a batch of 2 with {logits.dtype} of shape {tuple(logits.shape)}, "
+                f"and logits over {classes} classes are float of shape (2, {classes})"
+            )
+
+
+def _why(module: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
+    convolution = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    if convolution is not None and len(shape) == 3 and convolution.in_channels != shape[0]:
+        wanted = convolution.in_channels
+        return (
+            f": its first convolution takes {wanted} channels and the data has {shape[0]}, so give a factory "
+            f"that takes in_channels, a zoo: model, or data with {wanted} channels"
+        )
+    return f" ({one_line(error)}): give a model for that shape, or data of another"
+
+
+def restore(checkpoint: Checkpoint) -> nn.Module:
+    """The compressed network of a checkpoint, in eval mode.
+
+    Raises CheckpointError where structure or weights don't fit the model it names.
+    """
+    model = _fresh(checkpoint)
+    if checkpoint.structure:
+        from dwindle.models.structure import rebuild
+
+        model = rebuild(checkpoint.structure, model, checkpoint.weights)
+    return _loaded(model, checkpoint.weights, f"{checkpoint.path}/weights.safetensors")
+
+
+def restore_dense(checkpoint: Checkpoint) -> nn.Module:
+    """The trained network before pruning, in eval mode. Raises CheckpointError as `restore` does."""
+    return _loaded(_fresh(checkpoint), checkpoint.dense_weights, f"{checkpoint.path}/dense.safetensors")
+
+
+def _fresh(checkpoint: Checkpoint) -> nn.Module:
+    try:
+        origin = dict(checkpoint.origin["model"])
+        spec = ModelSpec(str(origin["spec"]), int(origin["classes"]), tuple(origin["input_shape"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path} doesn't say how to build its model: give a factory as package.module:factory"
+        ) from error
+    return build(spec)
+
+
+def _loaded(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> nn.Module:
+    try:
+        model.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        reasons = [line.strip().rstrip(". ") for line in str(error).splitlines()[1:]]
+        raise CheckpointError(
+            f"{source} doesn't fit {type(model).__name__} ({reasons[0] if reasons else error}): "
+            "the model's code has changed since, so bring back the version that was compressed"
+        ) from error
+    return model.eval()

@@ -1,0 +1,261 @@
+"""The built-in task: image classification by SGD, with all its data in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dwindle.errors import CheckpointError, UsageError
+from dwindle.models import schedule
+from dwindle.models.augment import crop_and_flip
+from dwindle.models.data import Splits, Subset
+from dwindle.models.precision import bf16_gains
+from dwindle.task import Split
+
+EVALUATION_BATCH = 256
+SAMPLES = 256
+"""How many real inputs `inputs` gives."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """Enough to make the task anew. The optimizer's defaults are the rewinding paper's for CIFAR."""
+
+    data: str
+    data_root: str | None = None
+    image_size: int | None = None
+    fingerprint: str | None = None
+    """The data's, once it has been seen: other data under the same name is refused."""
+    epochs: int = 182
+    batch_size: int = 128
+    lr: float = 0.1
+    """At its peak."""
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 2e-4
+    """On every parameter, BN and biases included."""
+    schedule: schedule.Schedule = "step"
+    warmup: float = 0.0
+    """Fraction of the schedule."""
+    crop: int = 4
+    """Pixels of padding for the random crop; 0 for none."""
+    flip: bool = True
+    seed: int = 0
+    """Of the order of samples, their augmentation and dropout; the initial weights are the model's affair."""
+
+    def __post_init__(self) -> None:
+        schedule.check(self.schedule, self.warmup)
+        for name, fine, wanted in (
+            ("epochs", self.epochs >= 0, "0 or more"),
+            ("batch_size", self.batch_size >= 1, "1 or more"),
+            ("lr", self.lr > 0, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1"),
+            ("nesterov", self.momentum > 0 or not self.nesterov, "off without momentum"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("crop", self.crop >= 0, "0 or more"),
+        ):
+            if not fine:
+                raise UsageError(f"{name} is {getattr(self, name)}: it must be {wanted}")
+
+
+class ImageClassification:
+    """A `dwindle.task.Task` with all its optional members.
+
+    It works where the model's parameters are. Two runs of one spec on one machine do the same arithmetic.
+    """
+
+    def __init__(self, spec: TaskSpec, splits: Splits) -> None:
+        """Raises UsageError where the data isn't what the spec was trained on."""
+        if spec.fingerprint not in (None, splits.fingerprint):
+            raise UsageError(
+                f"the data {spec.data!r} has changed since the training: its SHA-256 is "
+                f"{splits.fingerprint[:12]}…, was {str(spec.fingerprint)[:12]}…, so bring back the same data "
+                "or train anew"
+            )
+        self.spec = replace(spec, fingerprint=splits.fingerprint)
+        self.splits = splits
+        self.optimizer: torch.optim.SGD | None = None
+        """The one `fit` uses, kept between calls: its momentum is what LR rewinding continues with."""
+        self._generator = torch.Generator().manual_seed(spec.seed)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a checkpoint records of this task; `dwindle.models.tasks.make_task` takes it back."""
+        return asdict(self.spec)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the whole schedule. The last batch of an epoch is left out if it isn't full."""
+        return self.spec.epochs * max(1, len(self.splits.train) // self.spec.batch_size)
+
+    def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+        """Trains `model` from `start` to the end of the schedule; see `dwindle.task.Task`.
+
+        The optimizer goes on where it was, unless the model's trainable parameters are others than its own:
+        then it starts afresh. `on_step` gets the loss as it is, be it infinite or not a number.
+        """
+        if not self.steps:
+            return
+        spec, device = self.spec, _device(model)
+        if self.optimizer is None or not _belongs(self.optimizer, model):
+            self.optimizer = self._fresh_optimizer(model)
+        batches = self._batches()
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16_gains(device))
+        with _mode(model, training=True), _channels_last(model, self.optimizer), self._own_randomness(device):
+            for step in range(min(round(start * self.steps), self.steps - 1), self.steps):
+                # A step's rate is that of its middle, so that neither warmup nor cosine wastes one on a zero.
+                rate = schedule.factor(spec.schedule, (step + 0.5) / self.steps, spec.warmup)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = spec.lr * rate
+                batch = next(batches)
+                with autocast:
+                    logits = model(self._normalized(batch.images, device))
+                loss = functional.cross_entropy(logits.float(), batch.labels.to(device))
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                on_step(loss.item())
+        self.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: Split) -> float:
+        """Accuracy in percent, in float32 and eval mode.
+
+        `model` may be anything that makes logits of a batch of any size, such as a wrapper around a runtime.
+        """
+        device, subset = _device(model), self.splits[split]
+        correct = 0
+        with _mode(model, training=False):
+            for images, labels in zip(
+                subset.images.split(EVALUATION_BATCH), subset.labels.split(EVALUATION_BATCH), strict=True
+            ):
+                logits = model(self._normalized(images, device))
+                correct += int((logits.argmax(1) == labels.to(device)).sum())
+        return 100 * correct / len(subset)
+
+    def inputs(self, split: Split) -> tuple[Tensor, ...]:
+        """Up to 256 samples spread over the split: ((N, channels, height, width) float32 on the CPU,)."""
+        subset = self.splits[split]
+        chosen = torch.linspace(0, len(subset) - 1, min(SAMPLES, len(subset))).long()
+        return (self._normalized(subset.images[chosen], torch.device("cpu")).contiguous(),)
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """((1, channels, height, width) float32 on the CPU,): the first training sample."""
+        return (self.inputs("train")[0][:1],)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A copy of the momentum by its parameters' names (`momentum/NAME`) and of the generator's state."""
+        state = {"generator": self._generator.get_state()}
+        for group in self.optimizer.param_groups if self.optimizer else ():
+            for name, parameter in zip(group["param_names"], group["params"], strict=True):
+                buffer = self.optimizer.state[parameter].get("momentum_buffer")  # type: ignore[union-attr]
+                if buffer is not None:
+                    state[f"momentum/{name}"] = buffer.detach().clone()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Takes up a state for `model`, a new object or not: its momentum is found by the parameters' names.
+
+        A name without momentum starts afresh. Raises CheckpointError where a shape isn't the parameter's.
+        """
+        optimizer = self._fresh_optimizer(model)
+        for name, parameter in model.named_parameters():
+            buffer = state.get(f"momentum/{name}")
+            if buffer is None:
+                continue
+            if buffer.shape != parameter.shape:
+                raise CheckpointError(
+                    f"the momentum of {name} has shape {tuple(buffer.shape)} and the parameter "
+                    f"{tuple(parameter.shape)}: the state is another network's"
+                )
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer).detach()
+        self.optimizer = optimizer
+        self._generator.set_state(state["generator"].cpu())
+
+    def _fresh_optimizer(self, model: nn.Module) -> torch.optim.SGD:
+        spec = self.spec
+        return torch.optim.SGD(
+            _trainable(model),
+            lr=spec.lr,
+            momentum=spec.momentum,
+            weight_decay=spec.weight_decay,
+            nesterov=spec.nesterov,
+        )
+
+    def _batches(self) -> Iterator[Subset]:
+        """Augmented training batches without end, each epoch in an order of its own."""
+        train, size = self.splits.train, min(self.spec.batch_size, len(self.splits.train))
+        augment = self.spec.crop or self.spec.flip
+        while True:
+            order = torch.randperm(len(train), generator=self._generator)
+            for chosen in order[: len(order) // size * size].split(size):
+                batch = train[chosen]
+                if augment:
+                    images = crop_and_flip(
+                        batch.images, pad=self.spec.crop, flip=self.spec.flip, generator=self._generator
+                    )
+                    batch = Subset(images, batch.labels)
+                yield batch
+
+    def _normalized(self, images: Tensor, device: torch.device) -> Tensor:
+        mean, std = (moment.to(device)[:, None, None] for moment in (self.splits.mean, self.splits.std))
+        return (images.to(device).float() - mean) / std
+
+    @contextmanager
+    def _own_randomness(self, device: torch.device) -> Iterator[None]:
+        """Dropout draws from torch's global generator: seeds that from ours, and gives it back after."""
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=self._generator)))
+            yield
+
+
+def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _belongs(optimizer: torch.optim.Optimizer, model: nn.Module) -> bool:
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    return held == [id(parameter) for _, parameter in _trainable(model)]
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the model is; a wrapper around a runtime has no parameters and takes tensors of the CPU."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+
+@contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Every module in one mode, and each back in its own afterwards."""
+    before = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
+    for module in before:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module, was in before.items():
+            module.training = was
+
+
+@contextmanager
+def _channels_last(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Weights and momentum in the layout that trains faster; back in the usual one afterwards, since which
+    kernel runs depends on it and a network must not evaluate otherwise once it has been saved and loaded."""
+
+    def lay_out(memory_format: torch.memory_format) -> None:
+        model.to(memory_format=memory_format)
+        for state in optimizer.state.values():
+            if (buffer := state.get("momentum_buffer")) is not None and buffer.dim() == 4:
+                state["momentum_buffer"] = buffer.contiguous(memory_format=memory_format)
+
+    lay_out(torch.channels_last)
+    try:
+        yield
+    finally:
+        lay_out(torch.contiguous_format)

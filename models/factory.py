@@ -1,0 +1,66 @@
+"""What the user brings by name: `package.module:factory`, from the working directory or the environment."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dwindle.errors import DwindleError, UsageError
+from dwindle.registry import unknown
+
+
+def load_factory(spec: str, what: str) -> Callable[..., Any]:
+    """The callable that `package.module:factory` names; `what` (model, data, task) is for the message.
+
+    Raises UsageError where the module can't be imported or has no such callable.
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name:
+        raise UsageError(f"{what} {spec!r} is not of the form package.module:factory")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` does: the user's own module is why they are in this folder
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's own module does at import
+        raise UsageError(f"{what} {spec!r} can't be imported: {one_line(error)}") from error
+    if not hasattr(module, name):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UsageError(unknown(f"factory in {module_name}", name, public or ["none"]))
+    factory = getattr(module, name)
+    if not callable(factory):
+        raise UsageError(f"{what} {spec!r} is a {type(factory).__name__}, not something to call")
+    return factory  # type: ignore[no-any-return]
+
+
+def parameters(factory: Callable[..., Any]) -> set[str]:
+    """The keyword parameters a factory names; those that `**kwargs` would swallow aren't among them."""
+    try:
+        found = inspect.signature(factory).parameters.values()
+    except ValueError:  # some builtins have no signature
+        return set()
+    return {item.name for item in found if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)}
+
+
+def call_factory(spec: str, what: str, **offered: Any) -> Any:
+    """Calls the factory with those of `offered` that its signature names.
+
+    Raises UsageError as `load_factory` does, and where the call itself fails.
+    """
+    factory = load_factory(spec, what)
+    taken = {key: value for key, value in offered.items() if key in parameters(factory)}
+    try:
+        return factory(**taken)
+    except DwindleError:
+        raise
+    except Exception as error:  # the user's code: its error is theirs to read, in one line
+        raise UsageError(f"{what} {spec!r} failed when called: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """`ValueError: the first line of its message`."""
+    message = str(error).strip().split("\n")[0].rstrip(".:")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -1,0 +1,80 @@
+"""A task by what it is made of: the built-in one with each data set's defaults, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from dwindle.errors import CheckpointError, UsageError
+from dwindle.models.classify import ImageClassification, TaskSpec
+from dwindle.models.datasets import load
+from dwindle.models.factory import call_factory, load_factory, parameters
+from dwindle.registry import unknown
+from dwindle.task import Task
+
+if TYPE_CHECKING:
+    from dwindle.checkpoint import Checkpoint
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "epochs": 20,
+        "batch_size": 64,
+        "lr": 0.1,
+        "schedule": "cosine",
+        "warmup": 0.1,
+        "crop": 1,
+        "flip": False,
+    },
+    "fashion-mnist": {"epochs": 10, "schedule": "cosine", "warmup": 0.1, "crop": 2},
+}
+"""Where a data set wants something other than TaskSpec's own defaults, which are the paper's for CIFAR."""
+
+
+def make_task(spec: Mapping[str, Any]) -> Task:
+    """The task that `spec` describes.
+
+    Either fields of TaskSpec, of which `data` alone must be there, for image classification; or `task`, a
+    `package.module:factory`, with what the factory is to be called with. Options given as None are left to
+    the defaults.
+    Raises UsageError for an option that doesn't exist or a factory that doesn't make a Task.
+    """
+    options = {key: value for key, value in spec.items() if value is not None}
+    if "task" in options:
+        return _users_own(options.pop("task"), options)
+    known = [field.name for field in fields(TaskSpec)]
+    for key in options:
+        if key not in known:
+            raise UsageError(unknown("task option", key, known))
+    if "data" not in options:
+        raise UsageError("a task needs data: name a data set, a folder or package.module:factory")
+    task_spec = TaskSpec(**{**DEFAULTS.get(options["data"], {}), **options})
+    splits = load(task_spec.data, root=task_spec.data_root, image_size=task_spec.image_size)
+    return ImageClassification(task_spec, splits)
+
+
+def restore_task(checkpoint: Checkpoint) -> Task:
+    """The task that a checkpoint was trained by.
+
+    Raises UsageError where its data is gone or has changed since, CheckpointError where it names no task.
+    """
+    spec = checkpoint.origin.get("task")
+    if not isinstance(spec, Mapping) or not {"data", "task"} & spec.keys():
+        raise CheckpointError(
+            f"{checkpoint.path} doesn't say how to make its task: give a factory as package.module:factory"
+        )
+    return make_task(spec)
+
+
+def _users_own(spec: str, options: dict[str, Any]) -> Task:
+    taken = parameters(load_factory(spec, "task"))
+    # A seed is offered to everyone; whatever else was asked for must not be dropped in silence.
+    if ignored := sorted(options.keys() - taken - {"seed"}):
+        raise UsageError(
+            f"task {spec!r} takes no {', '.join(ignored)}: leave that out, or let its factory take it"
+        )
+    task = call_factory(spec, "task", **options)
+    if not isinstance(task, Task):
+        missing = [name for name in ("fit", "evaluate", "example_inputs") if not hasattr(task, name)]
+        raise UsageError(f"task {spec!r} made a {type(task).__name__} without {', '.join(missing)}")
+    return task
