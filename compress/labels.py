@@ -58,6 +58,13 @@ class Call:
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
 
+    def run(self, /, **changed: Any) -> Any:
+        """The op itself, with some arguments changed."""
+        arguments = self.arguments | changed
+        formal = self.target._schema.arguments
+        positional = [arguments[a.name] for a in formal if not a.kwarg_only]
+        return self.target(*positional, **{a.name: arguments[a.name] for a in formal if a.kwarg_only})
+
 
 Rule = Callable[["Labels", Call], Any]
 
@@ -169,6 +176,7 @@ class Labels:
             return value
         if value not in self.leaves:
             self.leaves[value] = self.fresh(*value.shape)
+            self.sheets.append(self.leaves[value])
         return self.leaves[value]
 
     def walk(self, program: ExportedProgram, rule_of: Callable[[Node], Rule]) -> None:
@@ -223,33 +231,33 @@ class Labels:
         if not isinstance(target, Node) or not isinstance(before := known.get(target), Tensor):
             return
         seen_through = getattr(target.target, "_schema", None)
-        is_view = seen_through is not None and any(r.alias_info for r in seen_through.returns)
-        if is_view and not seen_through.is_mutable and not torch.equal(before, after):
+        is_view = target.target is operator.getitem or (
+            seen_through is not None and not seen_through.is_mutable and any(r.alias_info for r in seen_through.returns)
+        )
+        if is_view and not torch.equal(before, after):
             self.pin(before, "written in place through a view")
             self.pin(after, "written in place through a view")
         known[target] = after
 
     def _bind_leaves(self) -> None:
-        """A parameter used like an activation is bound along the dimension in which its labels vary in the end."""
-        root = self.solve(self.leaves.values())
+        """A parameter used like an activation is bound along the dimension in which its classes vary in the end."""
+        root = self.solve()
         for parameter, labels in self.leaves.items():
             final = compact(root[labels.long()])
-            dims = varying(final) or [d for d in range(final.dim()) if final.any() and final.shape[d] == 1][:1]
+            along = [*varying(final), *sorted(range(final.dim()), key=lambda dim: -parameter.shape[dim])][:1]
             for dim, size in enumerate(parameter.shape):
-                if dim in dims:
-                    self.bind(parameter, dim, labels.select(*_first_other(labels, dim)), writes=True)
+                if dim in along and final.any():
+                    self.bind(parameter, dim, labels.movedim(dim, 0).reshape(size, -1)[:, 0], writes=True)
                 else:  # its other uses must not cut what this one needs whole
-                    whole = self.fixed((size,), "used whole elsewhere")
-                    self.bind(parameter, dim, whole, writes=False)
+                    self.bind(parameter, dim, self.fixed((size,), "used whole elsewhere"), writes=False)
 
-    def solve(self, more_sheets: Sequence[Tensor] | Any = ()) -> Tensor:
+    def solve(self) -> Tensor:
         """The class of every label, int32[count], 0 for what stays.
 
         A tensor whose classes vary along two dimensions could be left with a hole by a cut, so its classes are tied
         along all dimensions but the one with most of them, until none is left. Two bindings of one dimension (a layer
         called twice) tie as well.
         """
-        sheets = [*self.sheets, *more_sheets]
         first: dict[tuple[str, int], Tensor] = {}
         for binding in self.bindings:
             other = first.setdefault((binding.tensor, binding.dim), binding.labels)
@@ -263,7 +271,7 @@ class Labels:
                 stays[root[pin.labels.long()].long()] = True
             root = torch.where(stays[root.long()], 0, root)
             known = len(self.ties), len(self.pinned)
-            for sheet in sheets:
+            for sheet in self.sheets:
                 final = compact(root[sheet.long()])
                 if len(dims := varying(final)) > 1:
                     widest = max(dims, key=lambda dim, final=final: _distinct(final, dim))  # type: ignore[misc]
@@ -284,7 +292,9 @@ _NOTHING = torch.zeros((), dtype=torch.int32)
 
 def varying(labels: Tensor) -> list[int]:
     """The dimensions along which labels vary."""
-    return [d for d, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True)) if size > 1 and stride]
+    return [
+        d for d, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True)) if size > 1 and stride
+    ]
 
 
 def core(labels: Tensor) -> Tensor:
@@ -302,6 +312,40 @@ def compact(labels: Tensor) -> Tensor:
         if (labels == labels.narrow(dim, 0, 1)).all():
             labels = labels.narrow(dim, 0, 1)
     return labels.clone(memory_format=torch.contiguous_format).expand(shape)
+
+
+def spoiled(labels: Tensor) -> Tensor:
+    """The same classes, no longer zero where they are masked."""
+    return (-core(labels).abs()).expand(labels.shape)
+
+
+def _call(node: Node, known: dict[Node, Any]) -> Call:
+    """The node with its arguments named by the op's schema, defaults filled in."""
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [resolve(item) for item in value]
+        return known.get(value) if isinstance(value, Node) else value
+
+    schema = getattr(node.target, "_schema", None)
+    formal = schema.arguments if schema is not None else ()
+    names = [argument.name for argument in formal] or [str(position) for position in range(len(node.args))]
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    unset = {a.name: a.default_value for a in formal if a.has_default_value() and a.name not in given}
+    value = node.meta.get("val")
+    module, owner = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1]
+    return Call(
+        target=node.target,
+        arguments={name: resolve(argument) for name, argument in given.items()} | unset,
+        values=[v for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, Tensor)],
+        module=module.partition("@")[0],
+        owner=owner if isinstance(owner, str) else f"{owner.__module__}.{owner.__qualname__}",
+        dtypes={
+            name: argument.meta["val"].dtype
+            for name, argument in given.items()
+            if isinstance(argument, Node) and isinstance(argument.meta.get("val"), Tensor)
+        },
+    )
 
 
 def _distinct(labels: Tensor, dim: int) -> int:

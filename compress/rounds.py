@@ -86,7 +86,8 @@ class Loop:
         share = self.granularity.share(self.network)
         if self.plan.rounds is None:
             step = share * (1 - self.plan.prune_per_round)
-            if self.solver.excess_at(self.network, step) > 1:
+            # A budget just past the step is worth going straight to: a round costs a whole retraining.
+            if self.solver.excess_at(self.network, step * (1 - self.plan.prune_per_round / 4)) > 1:
                 return step
             return self.solver.largest_share(self.network)
         aim, left = self.solver.largest_share(self.network), max(1, self.plan.rounds + 1 - len(history))
@@ -100,7 +101,7 @@ class Loop:
         if aim >= share:
             return done
         rate = math.log(1 - self.plan.prune_per_round)
-        return done + math.ceil(math.log(max(aim, 1e-6) / share) / rate - 1e-6)
+        return done + max(1, math.ceil(math.log(max(aim, 1e-6) / share) / rate - 0.25))
 
     def _train(self, history: tuple[Round, ...], method: Method) -> Round:
         index = len(history)

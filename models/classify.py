@@ -90,6 +90,11 @@ class ImageClassification:
         return asdict(self.spec)
 
     @property
+    def classes(self) -> int:
+        """How many logits a model of this task answers with."""
+        return len(self.splits.classes)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps in the whole schedule. The last batch of an epoch is left out if it isn't full."""
         return self.spec.epochs * max(1, len(self.splits.train) // self.spec.batch_size)
