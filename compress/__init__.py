@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dwindle.compress.request import Request
     from dwindle.compress.stage import compress
 
-__all__ = ["compress"]
+__all__ = ["Request", "compress"]
+_HOMES = {"Request": "request", "compress": "stage"}
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import: the command line's watcher needs this package without it.
-    if name != "compress":
+    if name not in _HOMES:
         raise AttributeError(name)
-    from dwindle.compress.stage import compress
-
-    return compress
+    return getattr(import_module(f"dwindle.compress.{_HOMES[name]}"), name)

@@ -30,6 +30,7 @@ class Blocks:
     columns: int = 1
     score: Score = magnitude
     layers: Layers = field(default_factory=Layers)
+    floor: float | None = field(default=None, init=False)
 
     def share(self, network: Network) -> float:
         return density(network.masks) if network.masks else 1.0

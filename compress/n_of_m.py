@@ -31,6 +31,10 @@ class NofM:
     score: Score = magnitude
     layers: Layers = field(default_factory=Layers)
 
+    @property
+    def floor(self) -> float:
+        return self.n / self.m
+
     def share(self, network: Network) -> float:
         return density(network.masks) if network.masks else 1.0
 

@@ -24,6 +24,10 @@ class Network:
 class Granularity(Protocol):
     """What pruning removes as one: single weights, blocks, channels."""
 
+    @property
+    def floor(self) -> float | None:
+        """The share it always ends at, for one that says so itself (2:4); None where the budget decides."""
+
     def share(self, network: Network) -> float:
         """How much of what can be pruned is left, in [0, 1]."""
 

@@ -17,9 +17,12 @@ from dwindle.quantities import parse_bytes, parse_share
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dwindle.compress import Request
+
 EXIT_CODES = """exit codes:
   0 fine · 1 error · 2 usage · 3 budget missed · 4 parity failed · 5 runtime unavailable · 130 interrupted"""
 INTERRUPTED = 130
+TASK_OPTIONS = ("data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,28 +78,7 @@ def parser() -> argparse.ArgumentParser:
     size, share = _quantity(parse_bytes), _quantity(parse_share)
 
     made = command("compress", _compress, "Train, prune and retrain a network until it meets its budget.")
-    made.add_argument("model", metavar="MODEL", help="zoo:resnet20, torchvision:NAME or package.module:factory")
-    made.add_argument("--data", help="digits, fashion-mnist, cifar10, cifar100, a folder, or package.module:factory")
-    made.add_argument("--data-root", metavar="DIR", help="where the data set's files are")
-    made.add_argument("--task", help="your own training: package.module:factory (instead of --data)")
-    made.add_argument("--size", type=size, metavar="SIZE", help="budget in shipped bytes, such as 500KB")
-    made.add_argument("--density", type=share, metavar="SHARE", help="budget as a share of the weights")
-    made.add_argument("--for", dest="target", default="onnx", help="the target that --size is counted on (onnx)")
-    made.add_argument(
-        "--prune-per-round",
-        type=share,
-        default=0.2,
-        metavar="SHARE",
-        help="of the survivors, per round (20%%)",
-    )
-    made.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
-    made.add_argument(
-        "--rewind-to", type=float, default=0.0, metavar="FRACTION", help="where retraining restarts (0.0)"
-    )
-    made.add_argument("--epochs", type=int, metavar="N", help="per training and retraining")
-    made.add_argument("--lr", type=float, help="peak learning rate")
-    made.add_argument("--batch-size", type=int, metavar="N")
-    made.add_argument("--seed", type=int, default=0)
+    _add_request(made, size, share)
     made.add_argument("-o", "--out", type=Path, required=True, metavar="NET.dwindle")
     as_json(made)
 
@@ -129,41 +111,58 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _compress(arguments: argparse.Namespace) -> int:
-    from dwindle.checkpoint import Checkpoint
-    from dwindle.errors import UsageError
+def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share: Callable[[str], Any]) -> None:
+    """The fields of `dwindle.compress.Request`; one that isn't given is left to its default there."""
+    to.add_argument("model", metavar="MODEL", help="zoo:resnet20, torchvision:NAME or package.module:factory")
+    task = to.add_argument_group("what to train on")
+    task.add_argument("--data", help="digits, fashion-mnist, cifar10, cifar100, a folder, or package.module:factory")
+    task.add_argument("--data-root", metavar="DIR", help="where the data set's files are")
+    task.add_argument("--image-size", type=int, metavar="PIXELS", help="for a folder of images")
+    task.add_argument("--task", help="your own training: package.module:factory (instead of --data)")
+    task.add_argument("--epochs", type=int, metavar="N", help="per training and retraining")
+    task.add_argument("--lr", type=float, help="learning rate at its peak")
+    task.add_argument("--batch-size", type=int, metavar="N")
+    task.add_argument("--schedule", help="step or cosine")
+    budget = to.add_argument_group("budget (all that are given must hold)")
+    budget.add_argument("--size", type=size, metavar="SIZE", help="shipped bytes, such as 500KB")
+    budget.add_argument("--density", type=share, metavar="SHARE", help="of the weights, such as 10%%")
+    budget.add_argument("--for", dest="target", metavar="TARGET", help="what --size is counted on (onnx)")
+    pruning = to.add_argument_group("pruning")
+    pruning.add_argument("--granularity", metavar="G", help="unstructured, a block such as 4x1, or 2:4")
+    pruning.add_argument("--score", help="magnitude, layerwise or lamp")
+    pruning.add_argument("--include", nargs="+", metavar="PATTERN", help="the layers that may be pruned")
+    pruning.add_argument("--exclude", nargs="+", metavar="PATTERN", help="the layers that may not")
+    pruning.add_argument("--method", help="lr-rewind, weight-rewind, lottery-ticket or finetune")
+    pruning.add_argument("--rewind-to", type=float, metavar="FRACTION", help="of the schedule, to restart from")
+    pruning.add_argument("--prune-per-round", type=share, metavar="SHARE", help="of the survivors (20%%)")
+    pruning.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
+    to.add_argument("--seed", type=int)
 
-    if (arguments.data is None) == (arguments.task is None):
-        raise UsageError("say what to train on: give --data or --task (one of them)")
-    options = {
-        "data": arguments.data,
-        "task": arguments.task,
-        "root": arguments.data_root,
-        "epochs": arguments.epochs,
-        "lr": arguments.lr,
-        "batch_size": arguments.batch_size,
-    }
+
+def _compress(arguments: argparse.Namespace) -> int:
     from dwindle.compress import compress
     from dwindle.live import watcher
 
-    with watcher(_stderr(), arguments.target) as watching:
-        done: Checkpoint = compress(
-            arguments.model,
-            task={key: value for key, value in options.items() if value is not None},
-            out=arguments.out,
-            size=arguments.size,
-            density=arguments.density,
-            target=arguments.target,
-            prune_per_round=arguments.prune_per_round,
-            rounds=arguments.rounds,
-            rewind_to=arguments.rewind_to,
-            seed=arguments.seed,
-            watcher=watching,
-        )
+    request = _request(arguments)
+    with watcher(_stderr(), request.target) as watching:
+        done = compress(request, arguments.out, watching)
     _say(_summary(done))
     if arguments.json:
         _print_json(_facts(done))
     return 0
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    """The options of `compress` and `plan`, those of the task apart."""
+    from dwindle.compress import Request
+    from dwindle.errors import UsageError
+
+    if (arguments.data is None) == (arguments.task is None):
+        raise UsageError("say what to train on: give --data or --task (one of them)")
+    task = {key: value for key in TASK_OPTIONS if (value := getattr(arguments, key)) is not None}
+    fields = {field.name for field in dataclasses.fields(Request) if field.init} - {"task"}
+    given = {key: value for key, value in vars(arguments).items() if key in fields and value is not None}
+    return Request(task=task, **given)
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from dwindle.bench import bench, gate, report
 from dwindle.bench.table import bench_table, gate_table
-from dwindle.compress import compress
+from dwindle.compress import Request, compress
 from dwindle.export import export
 from dwindle.live import watcher
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SIZE = 30_000
+SIZE = 25_000
 TARGETS = ("onnx", "coreml", "executorch")
 
 
@@ -25,7 +25,7 @@ def demo(out: Path, console: Console) -> int:
     """
     console.rule(f"compress zoo:resnet8 on handwritten digits, to {SIZE:,} bytes of ONNX")
     with watcher(console, "onnx") as watching:
-        net = compress("zoo:resnet8", task="digits", size=SIZE, out=out, watcher=watching)
+        net = compress(Request("zoo:resnet8", task="digits", size=SIZE), out, watching)
     console.rule("export: packed, and proven equal to the checkpoint")
     export(net, TARGETS, progress=lambda line: console.print(line, highlight=False))
     console.rule("bench: the files themselves, side by side with the dense network's")

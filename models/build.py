@@ -25,7 +25,8 @@ class ModelSpec:
 
     spec: str
     """`zoo:NAME`, `torchvision:NAME` or `package.module:factory`."""
-    classes: int
+    classes: int | None
+    """How many logits it answers with; None where the task isn't classification."""
     input_shape: tuple[int, ...]
     """One sample without its batch dimension: (channels, height, width)."""
 
@@ -37,6 +38,8 @@ def build(model: ModelSpec) -> nn.Module:
     Raises UsageError for a name that leads nowhere, a factory that fails or a result that isn't a module.
     """
     source, _, name = model.spec.partition(":")
+    if model.classes is None and source in ("zoo", "torchvision"):
+        raise UsageError(f"{model.spec} is a classifier and the task has no `classes`: give a model of your own")
     if source == "zoo":
         if name not in ZOO:
             raise UsageError(unknown("zoo model", name, list(ZOO)))
@@ -64,10 +67,11 @@ def _torchvision(name: str, classes: int) -> nn.Module:
     return network
 
 
-def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int) -> None:
+def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int | None) -> None:
     """Checks, on a copy, that the module makes of a batch a float tensor of shape (batch, classes).
 
-    `inputs`: one sample as a batch of one. Raises UsageError with both shapes where it doesn't.
+    `inputs`: one sample as a batch of one. Without `classes`, any float tensor will do.
+    Raises UsageError with both shapes where it doesn't.
     """
     shape = tuple(inputs[0].shape[1:])
     batch = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
@@ -83,6 +87,8 @@ def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int) ->
             ) from error
         if not isinstance(logits, Tensor):
             raise UsageError(f"{name} answers with a {type(logits).__name__}, not a tensor of logits")
+        if classes is None and logits.is_floating_point():
+            continue
         if not logits.is_floating_point() or logits.shape != (2, classes):
             raise UsageError(
                 f"{name} answers a batch of 2 with {logits.dtype} of shape {tuple(logits.shape)}, "
@@ -122,7 +128,7 @@ def restore_dense(checkpoint: Checkpoint) -> nn.Module:
 def _fresh(checkpoint: Checkpoint) -> nn.Module:
     try:
         origin = dict(checkpoint.origin["model"])
-        spec = ModelSpec(str(origin["spec"]), int(origin["classes"]), tuple(origin["input_shape"]))
+        spec = ModelSpec(str(origin["spec"]), origin["classes"], tuple(origin["input_shape"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint.path} doesn't say how to build its model: give a factory as package.module:factory"

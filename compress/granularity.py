@@ -1,0 +1,27 @@
+"""Granularities by name: what pruning removes as one."""
+
+from __future__ import annotations
+
+import re
+
+from dwindle.compress.blocks import Blocks
+from dwindle.compress.layers import Layers
+from dwindle.compress.n_of_m import NofM
+from dwindle.compress.network import Granularity
+from dwindle.compress.scores import Score
+from dwindle.errors import UsageError
+
+
+def granularity(name: str, score: Score, layers: Layers) -> Granularity:
+    """`unstructured`, `RxC` (blocks of R output by C input channels) or `N:M`. Raises UsageError otherwise."""
+    if name == "unstructured":
+        return Blocks(1, 1, score, layers)
+    if match := re.fullmatch(r"(?:block )?(\d+)x(\d+)", name):
+        rows, columns = int(match[1]), int(match[2])
+        if rows and columns:
+            return Blocks(rows, columns, score, layers)
+    if match := re.fullmatch(r"(\d+):(\d+)", name):
+        n, m = int(match[1]), int(match[2])
+        if 0 < n < m:
+            return NofM(n, m, score, layers)
+    raise UsageError(f"unknown granularity {name!r}: write unstructured, a block such as 4x1, or N:M such as 2:4")

@@ -1,0 +1,96 @@
+"""What a user asks of compress: every option, checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dwindle.compress.budget import Budget
+from dwindle.compress.granularity import granularity
+from dwindle.compress.layers import Layers
+from dwindle.compress.methods import Method, method
+from dwindle.compress.network import Granularity
+from dwindle.compress.scores import load as load_score
+from dwindle.errors import UsageError
+from dwindle.export import target as targets
+from dwindle.quantities import parse_bytes
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options of `compress` and `plan`. Raises UsageError for what makes no sense."""
+
+    model: str
+    """`zoo:NAME`, `torchvision:NAME` or `package.module:factory`."""
+    task: Mapping[str, Any] | str
+    """A data set for the built-in image classification, or options for `dwindle.models.tasks`:
+    `{"data": "digits", "epochs": 20}`, `{"task": "package.module:factory"}`."""
+    size: int | str | None = None
+    """Budget: bytes (or `"500KB"`) of the file that `target` will ship, counted by its own packer."""
+    density: float | None = None
+    """Budget: surviving share of what the granularity can prune."""
+    target: str = "onnx"
+    """The export that `size` is counted on."""
+    granularity: str = "unstructured"
+    """`unstructured`, `4x1` (blocks of 4 output by 1 input channels), `2:4`."""
+    score: str = "magnitude"
+    """`magnitude`, `layerwise`, `lamp`, or one from the entry-point group `dwindle.scores`."""
+    include: tuple[str, ...] = ("*",)
+    """Shell patterns of the layers that may be pruned."""
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of the layers that may not."""
+    method: str = "lr-rewind"
+    """`lr-rewind`, `weight-rewind`, `lottery-ticket` or `finetune`: see `dwindle.compress.methods`."""
+    rewind_to: float | None = None
+    """Where retraining restarts, as a fraction of the schedule; None: the method's own."""
+    prune_per_round: float = 0.2
+    """Share of the surviving weights that a round removes (Renda et al. 2020 use 20%)."""
+    rounds: int | None = None
+    """Instead, a fixed number of rounds; 1 is one-shot."""
+    seed: int = 0
+    budget: Budget = field(init=False)
+    pruning: Granularity = field(init=False)
+    retraining: Method = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prune_per_round < 1:
+            raise UsageError(f"--prune-per-round {self.prune_per_round} is outside (0, 1): the paper's is 0.2")
+        if self.rounds is not None and self.rounds < 1:
+            raise UsageError(f"--rounds {self.rounds} prunes nothing: give 1 (one-shot) or more")
+        layers = Layers(tuple(self.include), tuple(self.exclude))
+        pruning = granularity(self.granularity, load_score(self.score), layers)
+        size = parse_bytes(self.size) if isinstance(self.size, str) else self.size
+        density = self.density
+        if size is None and density is None:
+            density = pruning.floor  # a pattern such as 2:4 says itself how far to go
+        targets.load(self.target)
+        for name, value in (
+            ("pruning", pruning),
+            ("budget", Budget(size, density)),
+            ("retraining", method(self.method, self.rewind_to)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        options = {"data": self.task} if isinstance(self.task, str) else dict(self.task)
+        return {**options, "seed": self.seed}
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a checkpoint records, and a resumed run must repeat; model and task are added once built."""
+        return {
+            "target": self.target,
+            "size": self.budget.size,
+            "density": self.budget.density,
+            "granularity": self.granularity,
+            "score": self.score,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+            "method": self.method,
+            "rewind_to": self.retraining.start,
+            "prune_per_round": self.prune_per_round if self.rounds is None else None,
+            "rounds": self.rounds,
+            "seed": self.seed,
+        }

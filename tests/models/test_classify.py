@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwindle.errors import CheckpointError, UsageError
+from dwindle.models.classify import ImageClassification, TaskSpec
+from dwindle.models.data import Splits, Subset
+from dwindle.models.datasets import load
+from dwindle.models.zoo import ZOO
+from dwindle.task import Task
+
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 64, "crop": 1, "flip": False, "schedule": "cosine"}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Splits:
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def few(digits: Splits) -> Splits:
+    """So few that an epoch is four steps."""
+    chosen = torch.arange(256)
+    return replace(digits, train=digits.train[chosen], validation=digits.validation[chosen])
+
+
+def _task(splits: Splits, **changes: Any) -> ImageClassification:
+    return ImageClassification(TaskSpec("digits", **{**QUICK, **changes}), splits)
+
+
+def _network(seed: int = 0, *, dropout: bool = False) -> nn.Module:
+    torch.manual_seed(seed)
+    network = ZOO["resnet8"](in_channels=1)
+    if dropout:
+        network.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Dropout())
+    return network
+
+
+def _fit(task: ImageClassification, network: nn.Module, start: float = 0.0) -> list[float]:
+    losses: list[float] = []
+    task.fit(network, start=start, on_step=losses.append)
+    return losses
+
+
+def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_learns_digits_and_is_a_task(digits: Splits) -> None:
+    task, network = _task(digits, epochs=6), _network()
+    assert isinstance(task, Task)
+    losses = _fit(task, network)
+    assert len(losses) == task.steps == 6 * (1079 // 64)
+    assert task.evaluate(network, "validation") > 95
+    assert task.evaluate(network, "test") > 95
+
+
+@pytest.mark.parametrize("bf16", ["0", "1"])
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_resumed_is_the_same_bit_for_bit(
+    few: Splits, monkeypatch: pytest.MonkeyPatch, bf16: str, start: float
+) -> None:
+    monkeypatch.setenv("DWINDLE_BF16", bf16)
+    task, network = _task(few), _network(dropout=True)
+    _fit(task, network)
+    saved_task, saved_network = task.state_dict(), {k: v.clone() for k, v in network.state_dict().items()}
+    losses = _fit(task, network, start)
+
+    torch.manual_seed(99)
+    other_task, other = _task(few), _network(seed=5, dropout=True)
+    other.load_state_dict(saved_network)
+    other_task.load_state_dict(saved_task, other)
+    assert _fit(other_task, other, start) == losses
+    assert _same(other.state_dict(), network.state_dict())
+    assert _same(other_task.state_dict(), task.state_dict())
+
+    cut_off = _task(few)
+    other.load_state_dict(saved_network)
+    assert _fit(cut_off, other, start) != losses  # the state matters
+
+
+def test_two_runs_of_one_seed_are_one(few: Splits) -> None:
+    runs = {seed: _fit(_task(few, seed=seed), _network(dropout=True)) for seed in (0, 1)}
+    torch.rand(7)
+    assert _fit(_task(few), _network(dropout=True)) == runs[0] != runs[1]
+
+
+def test_fitting_leaves_torchs_generator_alone(few: Splits) -> None:
+    network, before = _network(dropout=True), torch.get_rng_state()
+    _fit(_task(few), network)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_rate_follows_the_schedule_from_any_start(few: Splits) -> None:
+    task, network = _task(few, epochs=25, schedule="step", warmup=0.1, lr=0.2), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    assert task.steps == 100
+
+    def rates(start: float) -> list[float]:
+        found: list[float] = []
+        task.fit(network, start=start, on_step=lambda _: found.append(task.optimizer.param_groups[0]["lr"]))  # type: ignore[union-attr]
+        return found
+
+    whole = rates(0.0)
+    assert len(whole) == 100
+    assert whole[:10] == pytest.approx([0.2 * (step + 0.5) / 10 for step in range(10)])
+    assert whole[10:50] == pytest.approx([0.2] * 40)
+    assert whole[50:75] == pytest.approx([0.02] * 25)
+    assert whole[75:] == pytest.approx([0.002] * 25)
+    assert rates(0.6) == whole[60:]
+    assert rates(0.29) == whole[29:]  # 0.29 * 100 is 28.999999999999996
+    assert rates(0.9999) == whole[99:]
+
+
+def test_no_epochs_no_change(few: Splits) -> None:
+    network = _network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    task = _task(few, epochs=0)
+    assert task.steps == 0
+    assert _fit(task, network) == []
+    assert _same(before, network.state_dict())
+
+
+class _Recorder:
+    """Keeps a copy of one parameter's momentum at each step."""
+
+    def __init__(self, task: ImageClassification, parameter: nn.Parameter) -> None:
+        self.task, self.parameter, self.seen = task, parameter, list[Tensor]()
+
+    def __call__(self, loss: float) -> None:
+        assert self.task.optimizer is not None
+        self.seen.append(self.task.optimizer.state[self.parameter]["momentum_buffer"].clone())
+
+
+def test_sgd_is_the_papers_and_momentum_goes_on(few: Splits) -> None:
+    """One full batch without augmentation, so that each step can be computed here."""
+    task = _task(few, epochs=1, batch_size=256, crop=0, lr=0.1, schedule="step")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    torch.nn.init.normal_(network[1].weight)
+    images = (few.train.images.float() - few.train.images.float().mean()) / few.train.images.float().std(correction=0)
+    momentum: dict[str, Tensor] = {}
+    for _ in range(3):  # three fits of one step: the optimizer is kept between them
+        loss = nn.functional.cross_entropy(network(images), few.train.labels)
+        network.zero_grad()
+        loss.backward()
+        expected = {}
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None
+            gradient = parameter.grad + 2e-4 * parameter.detach()
+            momentum[name] = gradient if name not in momentum else 0.9 * momentum[name] + gradient
+            expected[name] = parameter.detach() - 0.1 * momentum[name]
+        (seen,) = _fit(task, network)
+        assert seen == pytest.approx(loss.item(), rel=1e-5)
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_momentum_goes_on_until_the_parameters_are_others(few: Splits) -> None:
+    task, network = _task(few), _network()
+    _fit(task, network)
+    optimizer = task.optimizer
+    _fit(task, network)
+    assert task.optimizer is optimizer
+    _fit(task, _network())
+    assert task.optimizer is not optimizer
+    assert [group["param_names"] for group in task.optimizer.param_groups] == [  # type: ignore[union-attr]
+        [name for name, _ in network.named_parameters()]
+    ]
+
+
+def test_momentum_can_be_cut_and_taken_up_by_another_network(few: Splits) -> None:
+    """What channel surgery does: a smaller layer, its momentum cut alike, everything else as it was."""
+    task, network = _task(few), nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    _fit(task, network)
+    smaller = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))
+    state = task.state_dict()
+    assert set(state) == {"generator", *(f"momentum/{name}" for name, _ in network.named_parameters())}
+    for name in ("momentum/1.weight", "momentum/1.bias"):
+        state[name] = state[name][:20]
+    with pytest.raises(CheckpointError, match=r"momentum of 3\.weight has shape \(10, 32\) and the parameter \(10, 20\)"):
+        task.load_state_dict(state, smaller)
+    state["momentum/3.weight"] = state["momentum/3.weight"][:, :20]
+    task.load_state_dict(state, smaller)
+    assert _same(task.state_dict(), state)
+    kept = task.optimizer
+    _fit(task, smaller)
+    assert task.optimizer is kept
+
+
+def test_a_state_is_a_copy(few: Splits) -> None:
+    task, network = _task(few), _network()
+    assert set(task.state_dict()) == {"generator"}
+    _fit(task, network)
+    state = task.state_dict()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    _fit(task, network)
+    assert _same(before, state)
+    task.load_state_dict(state, network)
+    _fit(task, network)
+    assert _same(before, state)
+
+
+def test_frozen_parameters_stay_and_modes_come_back(few: Splits) -> None:
+    task, network = _task(few), _network().train()
+    network.conv.weight.requires_grad_(False)
+    network.bn.eval()
+    frozen = network.conv.weight.clone()
+    _fit(task, network)
+    assert torch.equal(network.conv.weight, frozen)
+    assert "momentum/conv.weight" not in task.state_dict()
+    task.evaluate(network, "validation")
+    assert network.training
+    assert not network.bn.training
+
+
+@pytest.mark.parametrize("bf16", ["0", "1"])
+def test_weights_and_layout_at_rest(few: Splits, monkeypatch: pytest.MonkeyPatch, bf16: str) -> None:
+    monkeypatch.setenv("DWINDLE_BF16", bf16)
+    task, network = _task(few), _network()
+    identity = [id(parameter) for parameter in network.parameters()]
+    _fit(task, network)
+    assert identity == [id(parameter) for parameter in network.parameters()]
+    for tensor in (*network.state_dict().values(), *task.state_dict().values()):
+        assert tensor.is_contiguous()
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+    reloaded = _network(seed=4)
+    reloaded.load_state_dict(network.state_dict())
+    batch = task.inputs("test")[0]
+    assert torch.equal(reloaded.eval()(batch), network.eval()(batch))
+
+
+def test_masks_applied_on_each_step_hold_to_the_end(few: Splits) -> None:
+    task, network = _task(few), _network()
+    weight = network.stage2[0].conv1.weight
+    mask = torch.rand_like(weight) < 0.3
+    held: list[bool] = []
+
+    def apply(_: float) -> None:
+        with torch.no_grad():
+            held.append(bool((weight[~mask] != 0).any()))  # the step itself moves them
+            weight.mul_(mask)
+
+    task.fit(network, start=0.0, on_step=apply)
+    assert all(held)
+    assert not weight[~mask].any()
+    assert weight[mask].all()
+
+
+def test_a_loss_that_is_not_a_number_is_handed_on(few: Splits) -> None:
+    class Diverged(Exception):
+        pass
+
+    def stop(loss: float) -> None:
+        if math.isnan(loss):
+            raise Diverged
+
+    network = _network()
+    with torch.no_grad():
+        network.classifier.bias[0] = float("nan")
+    with pytest.raises(Diverged):
+        _task(few).fit(network, start=0.0, on_step=stop)
+    assert network.conv.weight.is_contiguous()
+
+
+def test_evaluate_takes_anything_that_makes_logits(digits: Splits) -> None:
+    task = _task(digits)
+    sizes: list[int] = []
+
+    def knows(images: Tensor) -> Tensor:
+        """Right on the first 256 samples, and on the others wherever the class is 0."""
+        sizes.append(len(images))
+        labels = digits.test.labels[:256] if len(sizes) == 1 else torch.zeros(len(images), dtype=torch.int64)
+        return nn.functional.one_hot(labels, 10).float()
+
+    right = 256 + int((digits.test.labels[256:] == 0).sum())
+    assert task.evaluate(knows, "test") == pytest.approx(100 * right / 359)  # type: ignore[arg-type]
+    assert sizes == [256, 103]
+
+
+def test_evaluation_is_in_float32_and_builds_no_graph(few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DWINDLE_BF16", "1")
+    seen: list[tuple[torch.dtype, bool, bool]] = []
+
+    class Watch(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            seen.append((y.dtype, y.requires_grad, self.training))
+            return y
+
+    task, network = _task(few), nn.Sequential(nn.Flatten(), Watch(64, 10))
+    task.evaluate(network, "validation")
+    assert set(seen) == {(torch.float32, False, False)}
+    seen.clear()
+    _fit(task, network)
+    assert set(seen) == {(torch.bfloat16, True, True)}
+
+
+def test_inputs_are_normalized_and_spread_over_the_split(digits: Splits, few: Splits) -> None:
+    (train,) = _task(digits).inputs("train")
+    assert train.shape == (256, 1, 8, 8)
+    assert train.dtype == torch.float32
+    assert abs(float(train.mean())) < 0.05
+    assert abs(float(train.std()) - 1) < 0.05
+    mean, std = digits.mean[0], digits.std[0]
+    torch.testing.assert_close(train[[0, -1]], (digits.train.images[[0, -1]].float() - mean) / std)
+    tiny = replace(few, test=few.test[torch.arange(3)])
+    assert _task(tiny).inputs("test")[0].shape == (3, 1, 8, 8)
+    (example,) = _task(digits).example_inputs()
+    assert torch.equal(example, train[:1])
+
+
+def test_fewer_samples_than_a_batch(few: Splits) -> None:
+    tiny = replace(few, train=few.train[torch.arange(10)])
+    assert len(_fit(_task(tiny, epochs=3), _network())) == 3
+
+
+def test_flip_alone(few: Splits) -> None:
+    assert len(_fit(_task(few, crop=0, flip=True, epochs=1), _network())) == 4
+
+
+def test_other_data_under_the_same_name_is_refused(few: Splits) -> None:
+    spec = _task(few).spec
+    assert spec.fingerprint == few.fingerprint
+    ImageClassification(spec, few)
+    relabelled = replace(few, train=Subset(few.train.images, few.train.labels.flip(0)))
+    with pytest.raises(UsageError, match="the data 'digits' has changed since the training"):
+        ImageClassification(spec, relabelled)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"epochs": -1}, "epochs is -1: it must be 0 or more"),
+        ({"batch_size": 0}, "batch_size is 0: it must be 1 or more"),
+        ({"lr": 0.0}, r"lr is 0\.0: it must be above 0"),
+        ({"momentum": 1.0}, r"momentum is 1\.0"),
+        ({"momentum": 0.0, "nesterov": True}, "nesterov is True: it must be off without momentum"),
+        ({"weight_decay": -1e-4}, r"weight_decay is -0\.0001"),
+        ({"crop": -1}, "crop is -1"),
+        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+        ({"warmup": 1.5}, r"warmup 1\.5 is not a fraction"),
+    ],
+)
+def test_options_out_of_range(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        TaskSpec("digits", **change)
+
+
+def test_on_step_comes_after_the_step(few: Splits) -> None:
+    task, network = _task(few, epochs=1), _network()
+    before = network.conv.weight.detach().clone()
+    moved: list[bool] = []
+    steps: Callable[[float], None] = lambda _: moved.append(not torch.equal(before, network.conv.weight))  # noqa: E731
+    task.fit(network, start=0.0, on_step=steps)
+    assert moved == [True] * 4

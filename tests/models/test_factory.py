@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dwindle.errors import UsageError
+from dwindle.models.factory import call_factory, load_factory, one_line, parameters
+
+
+def test_a_factory_gets_only_what_its_signature_names(users_module: Callable[[str], str]) -> None:
+    name = users_module("def one(size): return size\ndef none(**rest): return rest\n")
+    assert call_factory(f"{name}:one", "model", size=3, other=4) == 3
+    assert call_factory(f"{name}:none", "model", size=3) == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "factory", "sentence"),
+    [
+        ("def network(): pass", "netwrok", "did you mean 'network'"),
+        ("", "network", "there are none"),
+        ("network = 3", "network", "is a int, not something to call"),
+        ("import nothing_of_this_name", "network", "can't be imported: ModuleNotFoundError"),
+        ("def network(:", "network", "can't be imported: SyntaxError"),
+        ("def network(): raise ValueError('out of ideas.\\nmore')", "network", "called: ValueError: out of ideas$"),
+        ("def network(depth): pass", "network", "failed when called: TypeError"),
+    ],
+)
+def test_what_is_wrong_with_a_factory(
+    users_module: Callable[[str], str], source: str, factory: str, sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        call_factory(f"{users_module(source)}:{factory}", "model")
+
+
+@pytest.mark.parametrize("spec", ["module:", ":factory", "module"])
+def test_not_a_factory_at_all(spec: str) -> None:
+    with pytest.raises(UsageError, match=r"not of the form package\.module:factory"):
+        load_factory(spec, "data")
+
+
+def test_our_own_errors_pass_through(users_module: Callable[[str], str]) -> None:
+    name = users_module("from dwindle.errors import BudgetMissed\ndef f(): raise BudgetMissed('no')\n")
+    with pytest.raises(Exception, match="^no$") as caught:
+        call_factory(f"{name}:f", "data")
+    assert type(caught.value).__name__ == "BudgetMissed"
+
+
+def test_builtins_without_a_signature_take_nothing() -> None:
+    assert parameters(map) == set()
+
+
+def test_one_line() -> None:
+    assert one_line(ValueError()) == "ValueError"
+    assert one_line(ValueError("a:\n\tb")) == "ValueError: a"
