@@ -23,9 +23,10 @@ class Runtime(Protocol):
     """The export target whose files it loads."""
 
     def unavailable(self) -> str | None:
-        """Why it cannot run on this machine, in words; None where it can."""
+        """Why it cannot run on this machine, in words; None where it can. Imports nothing heavy."""
 
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Imports the library, so that a `load` timed after it is the loading of the file alone."""
 
     def load(self, path: Path, threads: int) -> Infer:
         """Loads a file. What comes back maps input arrays (batch of one) to output arrays."""
@@ -38,4 +39,5 @@ def load(name: str) -> Runtime:
 
 
 def all_runtimes() -> list[Runtime]:
+    """Every registered runtime, whether or not it can run here."""
     return [load(name) for name in registry.names(GROUP)]

@@ -68,7 +68,7 @@ class Solver:
             # Zero ends the search as soon as a share lands inside the slack.
             return 0.0 if 1 - SLACK <= excess <= 1 else excess - (1 - SLACK / 2)
 
-        high = self.granularity.share(network)
+        high = min(self.granularity.share(network), self.budget.density or 1.0)
         if distance(high) > 0:
             brentq(distance, 0.0, high, xtol=1e-5, maxiter=40, disp=False)
         return max(met)

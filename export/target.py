@@ -24,27 +24,47 @@ class Target(Protocol):
     """What the weights are stored in: `fp32` or `fp16`. Parity's tolerance follows from it."""
     packs_zeros: bool
     """Whether a pruned weight makes the file smaller."""
+    packages: tuple[str, ...]
+    """The distributions that make and run its files: the manifest records their versions."""
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
-        """Writes `module` (eval mode, batch norm folded, on the CPU), its batch that of `inputs`.
+        """Writes `module` (what `fold.deployable` returns), its batch that of `inputs`.
 
         Returns the encoding in words. With `pack` off, zeros are stored like any weight.
+        Raises UsageError for a network that the format cannot hold.
         """
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
-        """A function from a module of the same architecture to the bytes its packed file would have."""
+        """A function from a module of the same architecture to the bytes its packed file would have.
+
+        Both are networks as they are trained: batch norm not folded, on any device, their zeros explicit.
+        """
 
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
-        """The file's output, computed by its own runtime.
+        """The file's output for each sample of `inputs` (any number of them), by its own runtime.
 
         Raises RuntimeUnavailable where that isn't on this machine.
         """
 
-    def decode(self, path: Path) -> dict[str, np.ndarray]:
-        """Every packed weight as the runtime will see it, by parameter name; empty if nothing is packed."""
+    def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
+        """Every packed weight as the runtime will see it, by its name in `module`; empty if nothing is packed.
+
+        module: what was written. Its names are read, never its values.
+        """
 
 
 def load(name: str) -> Target:
     """The target of that name; raises UsageError for an unknown one."""
     target: Target = registry.resolve(GROUP, name, "target")()
     return target
+
+
+def one_by_one(infer: Callable[[list[np.ndarray]], np.ndarray], inputs: tuple[Tensor, ...]) -> np.ndarray:
+    """Runs a file whose batch is one over any number of samples; the outputs, joined along dimension 0.
+
+    infer: from one array per input, each a batch of one, to the output.
+    """
+    import numpy as np
+
+    samples = zip(*(tensor.split(1) for tensor in inputs), strict=True)
+    return np.concatenate([infer([tensor.numpy() for tensor in sample]) for sample in samples])

@@ -40,7 +40,7 @@ def _remembered(cache: Path) -> bool:
     """The answer in `cache` for this machine, measured and written there if it has none yet."""
     machine = f"{_cpu()}, torch {torch.__version__}"
     try:
-        known = json.loads(cache.read_text())
+        known = dict(json.loads(cache.read_text()))
         if machine in known:
             return bool(known[machine]["gain"] >= GAIN)
     except (OSError, ValueError, TypeError, KeyError):

@@ -19,9 +19,7 @@ def _versions(image: Tensor, pad: int, flip: bool) -> list[Tensor]:
     _, height, width = image.shape
     padded = functional.pad(image, (pad, pad, pad, pad))
     shifted = [
-        padded[:, top : top + height, left : left + width]
-        for top in range(2 * pad + 1)
-        for left in range(2 * pad + 1)
+        padded[:, top : top + height, left : left + width] for top in range(2 * pad + 1) for left in range(2 * pad + 1)
     ]
     return shifted + [each.flip(-1) for each in shifted] if flip else shifted
 

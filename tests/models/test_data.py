@@ -25,9 +25,7 @@ def test_moments_are_the_training_splits_own() -> None:
     splits = _splits()
     images = splits.train.images.double()
     torch.testing.assert_close(splits.mean.double(), images.mean((0, 2, 3)), rtol=1e-6, atol=0)
-    torch.testing.assert_close(
-        splits.std.double(), images.std((0, 2, 3), correction=0), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(splits.std.double(), images.std((0, 2, 3), correction=0), rtol=1e-6, atol=0)
     other = replace(splits, test=_subset(9, seed=5), validation=_subset(6, seed=6))
     assert torch.equal(other.mean, splits.mean)
 

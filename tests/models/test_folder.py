@@ -100,7 +100,7 @@ def test_more_than_half_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch, t
     _fill(tmp_path / "cat", 10)
     needed = 10 * 3 * 4 * 6
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * needed - 1))
-    with pytest.raises(UsageError, match="the 10 images of .* take 720 B at 6x4, more than half"):
+    with pytest.raises(UsageError, match=r"the 10 images of .* take 720 B at 6x4, more than half"):
         load(str(tmp_path))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * needed))
     assert len(load(str(tmp_path)).test) == 2

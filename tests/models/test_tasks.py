@@ -53,7 +53,7 @@ def test_restored_from_a_checkpoint(tmp_path: Path) -> None:
     assert restored.spec == task.spec
 
     other = replace(found, origin={"task": {**task.origin, "fingerprint": "0" * 64}})
-    with pytest.raises(UsageError, match="the data 'digits' has changed since the training: .* was 000000000000"):
+    with pytest.raises(UsageError, match=r"the data 'digits' has changed since the training: .* was 000000000000"):
         restore_task(other)
     for origin in ({}, {"task": None}, {"task": {}}):
         with pytest.raises(CheckpointError, match="doesn't say how to make its task"):
