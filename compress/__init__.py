@@ -6,11 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dwindle.compress.forecast import plan
     from dwindle.compress.request import Request
     from dwindle.compress.stage import compress
 
-__all__ = ["Request", "compress"]
-_HOMES = {"Request": "request", "compress": "stage"}
+__all__ = ["Request", "compress", "plan"]
+_HOMES = {"Request": "request", "compress": "stage", "plan": "forecast"}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from dwindle.compress.layers import Layers
 from dwindle.compress.masks import density, holder
 from dwindle.compress.network import Network
+from dwindle.compress.pays import Kind
 from dwindle.compress.scores import Score, magnitude
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Blocks:
     columns: int = 1
     score: Score = magnitude
     layers: Layers = field(default_factory=Layers)
+    kind: Kind = field(default="weights", init=False)
     floor: float | None = field(default=None, init=False)
 
     def share(self, network: Network) -> float:

@@ -10,6 +10,7 @@ import torch
 from dwindle.compress.layers import Layers
 from dwindle.compress.masks import density, holder
 from dwindle.compress.network import Network
+from dwindle.compress.pays import Kind
 from dwindle.compress.scores import Score, magnitude
 from dwindle.errors import UsageError
 
@@ -30,6 +31,7 @@ class NofM:
     m: int = 4
     score: Score = magnitude
     layers: Layers = field(default_factory=Layers)
+    kind: Kind = field(default="n:m", init=False)
 
     @property
     def floor(self) -> float:

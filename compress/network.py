@@ -6,6 +6,8 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from dwindle.compress.pays import Kind
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -23,6 +25,10 @@ class Network:
 
 class Granularity(Protocol):
     """What pruning removes as one: single weights, blocks, channels."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it removes, as far as files and kernels can tell."""
 
     @property
     def floor(self) -> float | None:

@@ -82,6 +82,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("-o", "--out", type=Path, required=True, metavar="NET.dwindle")
     as_json(made)
 
+    made = command("plan", _plan, "Forecast a compression: rounds, time, bytes per target, and whether it pays.")
+    _add_request(made, size, share)
+    made.add_argument("--target", help="targets to count bytes on, comma-separated (the one of --for)")
+    made.add_argument("--strict", action="store_true", help="exit 3 where the file would not get smaller")
+    as_json(made)
+
     made = command("export", _export, "Write the packed files, each proven equal to the checkpoint.")
     checkpoint(made)
     made.add_argument("--target", default="onnx", help="one or more, comma-separated: onnx,coreml,executorch")
@@ -150,6 +156,23 @@ def _compress(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(_facts(done))
     return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from dwindle.compress import plan
+    from dwindle.live import forecast_table
+
+    request = _request(arguments)
+    forecast = plan(request, tuple(arguments.target.split(",")) if arguments.target else ())
+    _stderr().print(forecast_table(forecast))
+    for pays in forecast.pays:
+        _say(f"  {pays.sentence()}")
+    if arguments.json:
+        _print_json(dataclasses.asdict(forecast))
+    missed = any(not pays.smaller for pays in forecast.pays if pays.target == request.target)
+    if missed:
+        _say(f"warning: this granularity does not make the {request.target} file smaller; channels would")
+    return BudgetMissed.exit_code if missed and arguments.strict else 0
 
 
 def _request(arguments: argparse.Namespace) -> Request:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,6 +14,9 @@ from rich.table import Table
 from dwindle.checkpoint import Round
 from dwindle.compress.watcher import Watcher
 from dwindle.quantities import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from dwindle.compress.forecast import Forecast
 
 
 def watcher(console: Console, target: str) -> LiveWatcher | LineWatcher:
@@ -105,6 +109,23 @@ class LiveWatcher(LineWatcher):
 
     def _draw(self) -> None:
         self.live.update(Group(rounds_table(self.history, self.target), self.bar))
+
+
+def forecast_table(forecast: Forecast) -> Table:
+    """What a request will come to: a line of facts, then bytes per target."""
+    time = format_seconds(forecast.seconds) if forecast.seconds is not None else "unknown"
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    table.title = (
+        f"density about {forecast.share:.1%} after {forecast.rounds} rounds; "
+        f"{forecast.steps or '?'} steps, about {time} of training here"
+    )
+    table.title_justify = "left"
+    for title in ("target", "dense", "compressed", "smaller"):
+        table.add_column(title, justify="left" if title == "target" else "right")
+    for entry in forecast.bytes:
+        smaller = f"{entry.dense / entry.compressed:.1f}×"
+        table.add_row(entry.target, format_bytes(entry.dense), format_bytes(entry.compressed), smaller)
+    return table
 
 
 COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")

@@ -1,0 +1,97 @@
+"""`dwindle plan`: what a request will come to, before anything is trained for good."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+
+from dwindle.compress.pays import Pays, will_pay
+from dwindle.compress.request import Request
+from dwindle.compress.stage import Prepared, prepare
+from dwindle.errors import DwindleError
+from dwindle.export import target as targets
+from dwindle.registry import names
+
+WARM_UP_STEPS, WARM_UP_SECONDS = 20, 2.0
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A target's file, before and after."""
+
+    target: str
+    dense: int
+    compressed: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What `compress` would do with a request."""
+
+    share: float
+    """What the budget leaves of what can be pruned, as the untrained weights tell it."""
+    rounds: int
+    """Retrainings after the dense training."""
+    steps: int | None
+    """Optimizer steps in all; None where the task doesn't say how many its schedule has."""
+    seconds: float | None
+    """Training time in all on this machine, from a short measured warm-up; evaluation comes on top."""
+    bytes: tuple[Bytes, ...]
+    pays: tuple[Pays, ...]
+
+
+def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
+    """Forecasts a request; `on` names the targets to count bytes on (none: the request's own).
+
+    Raises what `compress` would raise before it trains.
+    """
+    ready = prepare(request)
+    network, solver = ready.network, ready.solver
+    share = solver.largest_share(network)
+    rounds = request.rounds or max(
+        1, math.ceil(math.log(max(share, 1e-6)) / math.log(1 - request.prune_per_round) - 0.25)
+    )
+    whole: int | None = getattr(ready.task, "steps", None)
+    steps = None if whole is None else whole + rounds * math.ceil(whole * (1 - request.retraining.start))
+    small = network.copy()
+    request.pruning.shrink(small, share)
+    inputs, sizes, pays = ready.task.example_inputs(), [], []
+    for name in on or (request.target,):
+        target = targets.load(name)
+        count = solver.packed_bytes if name == request.target else target.packer(network.model, inputs)
+        sizes.append(Bytes(name, count(network.model), count(small.model)))
+        pays.append(will_pay(request.pruning.kind, name, target.packs_zeros))
+    return Forecast(share, rounds, steps, _seconds(ready, steps), tuple(sizes), tuple(pays))
+
+
+def known_targets() -> tuple[str, ...]:
+    return tuple(names(targets.GROUP))
+
+
+class _EnoughError(DwindleError):
+    """Ends the warm-up."""
+
+
+def _seconds(ready: Prepared, steps: int | None) -> float | None:
+    """Seconds for `steps`, from the pace of a short training of a copy of the model.
+
+    The median step: the first ones also allocate, and have kernels compiled for their shapes.
+    """
+    if steps is None:
+        return None
+    ends: list[float] = []
+
+    def on_step(loss: float) -> None:
+        ends.append(time.perf_counter())
+        if len(ends) > WARM_UP_STEPS and ends[-1] - ends[WARM_UP_STEPS // 2] > WARM_UP_SECONDS:
+            raise _EnoughError
+
+    with contextlib.suppress(_EnoughError):
+        ready.task.fit(copy.deepcopy(ready.network.model), start=0.0, on_step=on_step)
+    paces = [later - earlier for earlier, later in pairwise(ends)]
+    return statistics.median(paces) * steps if paces else None
