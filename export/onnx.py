@@ -1,0 +1,64 @@
+"""ONNX: fp32, the sparsity packed as a bit mask and its survivors that the graph itself unpacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwindle.export.fold import fold, foldable, short_names, tensors
+from dwindle.export.target import one_by_one
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import ModelProto
+    from torch import Tensor, nn
+
+
+class Onnx:
+    """Files for onnxruntime, or anything that reads stock ONNX: no custom operator, no external data."""
+
+    name = "onnx"
+    suffix = ".onnx"
+    precision = "fp32"
+    packs_zeros = True
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+    def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
+        from dwindle.export.onnx_graph import skeleton
+
+        model = _filled(skeleton(module, inputs), module, pack=pack)
+        path.write_bytes(model.SerializeToString())
+        return "bitmask + fp32 survivors" if model.functions else "dense fp32"
+
+    def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
+        from dwindle.export.onnx_graph import skeleton
+
+        pairs = foldable(module, inputs)
+        graph = skeleton(fold(module, pairs), inputs)
+        return lambda candidate: _filled(graph, fold(candidate, pairs), pack=True).ByteSize()
+
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_inputs()]
+        return one_by_one(lambda sample: session.run(None, dict(zip(names, sample, strict=True)))[0], inputs)
+
+    def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
+        import onnx
+
+        from dwindle.export.unpack import unpacked
+
+        weights = unpacked(onnx.load(path))
+        return {name: weights[short] for name, short in short_names(module).items() if short in weights}
+
+
+def _filled(skeleton: ModelProto, network: nn.Module, *, pack: bool) -> ModelProto:
+    from dwindle.export.unpack import fill
+
+    names = short_names(network)
+    return fill(skeleton, {names[name]: tensor.numpy() for name, tensor in tensors(network).items()}, pack=pack)

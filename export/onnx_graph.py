@@ -1,0 +1,120 @@
+"""A network's ONNX graph without its weights: traced once, filled with any weights of the same shapes.
+
+What a phone runtime does not read is left out (stack traces, names of values, attributes at their default):
+in a network of a few kilobytes that is most of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+
+from dwindle.errors import UsageError
+from dwindle.export.fold import first_line, short_names, trace
+from dwindle.export.quiet import quiet
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+_SPATIAL_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0}
+"""Per axis, by the text of Conv and the pooling operators; their schemas can't say it."""
+
+
+def skeleton(network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
+    """The graph of a network in eval mode, its parameters and buffers named by `short_names` and absent.
+
+    Raises UsageError where the network cannot be traced or has an operator that ONNX lacks.
+    """
+    program = trace(network, inputs)
+    names = short_names(network)
+    try:
+        with quiet():
+            model = _optimized(program, names)
+    except Exception as error:
+        raise UsageError(f"{type(network).__name__} cannot be written as ONNX: {first_line(error)}") from error
+    _shorten(model, set(names.values()))
+    return model
+
+
+def _optimized(program: ExportedProgram, names: dict[str, str]) -> ModelProto:
+    import torch
+    from onnx_ir import serde
+    from onnxscript.optimizer import optimize_ir
+
+    exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+    assert exported is not None
+    graph = exported.model.graph
+    inputs = len(graph.inputs)
+    # As inputs, the weights are unknown to the optimizer: no value of theirs can shape the graph.
+    for name in names.keys() & graph.initializers.keys():
+        value = graph.initializers.pop(name)
+        value.const_value = None
+        value.name = names[name]
+        graph.inputs.append(value)
+    optimize_ir(exported.model)
+    model: ModelProto = serde.serialize_model(exported.model)
+    del model.graph.input[inputs:]
+    return model
+
+
+def _shorten(model: ModelProto, weights: set[str]) -> None:
+    """Strips in place what no runtime reads and gives every inner value a name of a few bytes."""
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    del model.metadata_props[:]
+    for field in ("doc_string", "producer_name", "producer_version"):
+        model.ClearField(field)
+    model.graph.name = "net"
+    kept = weights | {"", *(value.name for value in (*model.graph.input, *model.graph.output))}
+    short: dict[str, str] = {}
+
+    def name(old: str) -> str:
+        return old if old in kept else short.setdefault(old, f"_{len(weights) + len(short)}")
+
+    for graph in _graphs(model.graph):
+        del graph.value_info[:], graph.metadata_props[:]
+        graph.ClearField("doc_string")
+        for value in (*graph.input, *graph.output, *graph.initializer):
+            del value.metadata_props[:]
+            value.ClearField("doc_string")
+            value.name = name(value.name)
+        for node in graph.node:
+            del node.metadata_props[:]
+            node.ClearField("doc_string")
+            node.ClearField("name")
+            node.input[:] = [name(old) for old in node.input]
+            node.output[:] = [name(old) for old in node.output]
+            _drop_defaults(node, opsets.get(node.domain, 1))
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and those inside its control flow."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from _graphs(inner)
+
+
+def _drop_defaults(node: NodeProto, opset: int) -> None:
+    if not onnx.defs.has(node.op_type, opset, node.domain):
+        return
+    schema = onnx.defs.get_schema(node.op_type, opset, node.domain).attributes
+
+    def implied(attribute: AttributeProto) -> bool:
+        value = onnx.helper.get_attribute_value(attribute)
+        if node.op_type == "Conv" and attribute.name == "kernel_shape":
+            return True  # read from the weight
+        if attribute.name in _SPATIAL_DEFAULTS and isinstance(value, list):
+            return set(value) <= {_SPATIAL_DEFAULTS[attribute.name]}
+        default = schema[attribute.name].default_value
+        return bool(default.type == attribute.type and onnx.helper.get_attribute_value(default) == value)
+
+    told = [attribute for attribute in node.attribute if not implied(attribute)]
+    del node.attribute[:]
+    node.attribute.extend(told)

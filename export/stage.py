@@ -1,0 +1,114 @@
+"""The second stage: a checkpoint's network and its dense original, written for each target and proven equal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dwindle
+from dwindle.checkpoint import Checkpoint
+from dwindle.errors import ParityFailed
+from dwindle.export import target as targets
+from dwindle.export.fold import deployable
+from dwindle.export.parity import check
+from dwindle.export.target import Target
+from dwindle.files import staged
+from dwindle.manifest import File, Manifest, Parity
+from dwindle.quantities import format_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def export(
+    checkpoint: Checkpoint | Path | str,
+    names: Sequence[str],
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> list[Manifest]:
+    """Writes `exports/TARGET/` in a finished checkpoint for each of the targets named.
+
+    There are `net`, the compressed network, packed; `dense`, the network before pruning; and the manifest.
+    An earlier export of the target is replaced when both files have proven equal to their networks.
+
+    Raises UsageError for an unknown target or a network that it can't hold, ParityFailed where a file computes
+    something else (that file is kept beside the earlier export, as `*.rejected`), CheckpointError.
+    """
+    from dwindle.models.build import restore, restore_dense
+    from dwindle.models.tasks import restore_task
+
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint.load(checkpoint)
+    chosen = [targets.load(name) for name in dict.fromkeys(names)]
+    checkpoint.require_done()
+    task = restore_task(checkpoint)
+    example = task.example_inputs()
+    real = task.inputs("validation") if hasattr(task, "inputs") else example
+    trained = {"net": restore(checkpoint), "dense": restore_dense(checkpoint)}
+    networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
+    return [
+        export_networks(networks, example, real, checkpoint.exports / target.name, target, progress)
+        for target in chosen
+    ]
+
+
+def export_networks(
+    networks: Mapping[str, tuple[nn.Module, nn.Module]],
+    example: tuple[Tensor, ...],
+    real: tuple[Tensor, ...],
+    folder: Path,
+    target: Target,
+    progress: Callable[[str], None] | None = None,
+) -> Manifest:
+    """Writes one target's folder.
+
+    networks: `net` and `dense`, each as trained (in eval mode, on the CPU) and as it ships (`deployable`).
+    example: what a network takes, a batch of one. real: samples to compare with. Raises as `export` does.
+    """
+    say = progress or (lambda line: None)
+    encodings: dict[str, str] = {}
+    parities: dict[str, Parity] = {}
+    with staged(folder) as scratch:
+        scratch.mkdir()
+        for name, (module, shipped) in networks.items():
+            path = scratch / f"{name}{target.suffix}"
+            say(f"{target.name}: writing {path.name}")
+            encodings[name] = target.write(shipped, example, path, pack=name == "net")
+            try:
+                parities[name] = check(target, path, module, shipped, real)
+            except ParityFailed as error:
+                rejected = _keep(path, folder)
+                raise ParityFailed(f"{target.name}: {error}; the file is kept as {rejected}") from error
+        manifest = Manifest(
+            target=target.name,
+            precision=target.precision,
+            encoding=encodings["net"],
+            file=File.of(scratch / f"net{target.suffix}"),
+            dense=File.of(scratch / f"dense{target.suffix}"),
+            parity=parities["net"],
+            versions={"dwindle": dwindle.__version__, **{name: version(name) for name in target.packages}},
+        )
+        manifest.write(scratch)
+    say(f"{target.name}: {_summary(manifest)}")
+    return manifest
+
+
+def _keep(path: Path, folder: Path) -> Path:
+    """Keeps a file that failed, where nothing takes it for an export."""
+    rejected = folder / f"{path.name}.rejected"
+    folder.mkdir(parents=True, exist_ok=True)
+    if rejected.is_dir():
+        shutil.rmtree(rejected)
+    shutil.move(path, rejected)
+    return rejected
+
+
+def _summary(manifest: Manifest) -> str:
+    sizes = f"{format_bytes(manifest.file.bytes)}, dense {format_bytes(manifest.dense.bytes)}"
+    parity = manifest.parity
+    if parity.relative is None:
+        return f"{sizes}; {parity.not_run}"
+    return f"{sizes}; within {parity.relative:.1e} of the checkpoint over {parity.samples} samples"
