@@ -38,24 +38,30 @@ def build(model: ModelSpec) -> nn.Module:
     Raises UsageError for a name that leads nowhere, a factory that fails or a result that isn't a module.
     """
     source, _, name = model.spec.partition(":")
-    if model.classes is None and source in ("zoo", "torchvision"):
-        raise UsageError(f"{model.spec} is a classifier and the task has no `classes`: give a model of your own")
-    if source == "zoo":
-        if name not in ZOO:
-            raise UsageError(unknown("zoo model", name, list(ZOO)))
-        return ZOO[name](num_classes=model.classes, in_channels=model.input_shape[0])
-    if source == "torchvision":
-        return _torchvision(name, model.classes)
+    if source in ("zoo", "torchvision"):
+        if model.classes is None:
+            raise UsageError(f"{model.spec} is a classifier and the task has no `classes`: give a model of your own")
+        make = _zoo if source == "zoo" else _torchvision
+        return make(name, model.classes, model.input_shape[0])
     if ":" not in model.spec:
         hint = f"zoo:{source}" if source in ZOO else "zoo:NAME, torchvision:NAME or package.module:factory"
         raise UsageError(f"model {model.spec!r} doesn't say where it comes from: write {hint}")
-    built = call_factory(model.spec, "model", num_classes=model.classes, in_channels=model.input_shape[0])
+    offered = {"num_classes": model.classes, "in_channels": next(iter(model.input_shape), None)}
+    known = {key: value for key, value in offered.items() if value is not None}
+    built = call_factory(model.spec, "model", **known)
     if not isinstance(built, nn.Module):
         raise UsageError(f"model {model.spec!r} made a {type(built).__name__}, not a torch.nn.Module")
     return built
 
 
-def _torchvision(name: str, classes: int) -> nn.Module:
+def _zoo(name: str, classes: int, channels: int) -> nn.Module:
+    if name not in ZOO:
+        raise UsageError(unknown("zoo model", name, list(ZOO)))
+    return ZOO[name](num_classes=classes, in_channels=channels)
+
+
+def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
+    """Its input is in colour, whatever the data's: `check_logits` says so where they differ."""
     from torchvision import models
 
     classifiers = models.list_models(module=models)
@@ -82,17 +88,15 @@ def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int | N
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 logits = copy.deepcopy(module).train(training)(*(tensor.to(device) for tensor in batch))
         except Exception as error:
-            raise UsageError(
-                f"{name} can't take a sample of shape {shape}{_why(module, shape, error)}"
-            ) from error
+            raise UsageError(f"{name} can't take a sample of shape {shape}{_why(module, shape, error)}") from error
         if not isinstance(logits, Tensor):
             raise UsageError(f"{name} answers with a {type(logits).__name__}, not a tensor of logits")
-        if classes is None and logits.is_floating_point():
-            continue
-        if not logits.is_floating_point() or logits.shape != (2, classes):
+        if not logits.is_floating_point():
+            raise UsageError(f"{name} answers with {logits.dtype}, not a float tensor of logits")
+        if classes is not None and logits.shape != (2, classes):
             raise UsageError(
-                f"{name} answers a batch of 2 with {logits.dtype} of shape {tuple(logits.shape)}, "
-                f"and logits over {classes} classes are float of shape (2, {classes})"
+                f"{name} answers a batch of 2 with shape {tuple(logits.shape)}, "
+                f"and logits over {classes} classes have shape (2, {classes})"
             )
 
 

@@ -44,9 +44,7 @@ def load(data: str, *, root: str | None = None, image_size: int | None = None) -
             raise UsageError(f"data {data!r} made a {type(splits).__name__}, not dwindle.models.data.Splits")
         return splits
     if "/" in data:
-        raise UsageError(
-            f"there is no folder {data}: give a folder of class folders, or one of {', '.join(LOADERS)}"
-        )
+        raise UsageError(f"there is no folder {data}: give a folder of class folders, or one of {', '.join(LOADERS)}")
     raise UsageError(unknown("data set", data, list(LOADERS)))
 
 
@@ -79,12 +77,8 @@ def _fashion_mnist(roots: Sequence[Path]) -> Splits:
         looked = (*roots, DEBIAN, _downloads())
         _download(lambda: FashionMNIST(str(target), download=True), "fashion-mnist", looked)
         found = target / "FashionMNIST/raw"
-    train = Subset(
-        _idx(found, "train-images-idx3-ubyte")[:, None], _idx(found, "train-labels-idx1-ubyte").long()
-    )
-    test = Subset(
-        _idx(found, "t10k-images-idx3-ubyte")[:, None], _idx(found, "t10k-labels-idx1-ubyte").long()
-    )
+    train = Subset(_idx(found, "train-images-idx3-ubyte")[:, None], _idx(found, "train-labels-idx1-ubyte").long())
+    test = Subset(_idx(found, "t10k-images-idx3-ubyte")[:, None], _idx(found, "t10k-labels-idx1-ubyte").long())
     return Splits(*carve(train, 0.1), test, FASHION)
 
 

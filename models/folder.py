@@ -39,9 +39,7 @@ def load_folder(root: Path, image_size: int | None) -> Splits:
     for split, (names, _) in listed.items():
         if names != classes:
             odd = sorted(set(names) ^ set(classes))
-            raise UsageError(
-                f"{folders[split]} and {folders['train']} differ in class folders ({', '.join(odd)})"
-            )
+            raise UsageError(f"{folders[split]} and {folders['train']} differ in class folders ({', '.join(odd)})")
 
     width, height, mode = _common([path for _, samples in listed.values() for path, _ in samples], image_size)
     count = sum(len(samples) for _, samples in listed.values())
@@ -65,9 +63,7 @@ def _list(folder: Path) -> tuple[tuple[str, ...], list[Sample]]:
     try:
         found = ImageFolder(str(folder))
     except FileNotFoundError as error:
-        raise UsageError(
-            f"{folder} isn't a folder of class folders with images in each ({one_line(error)})"
-        ) from error
+        raise UsageError(f"{folder} isn't a folder of class folders with images in each ({one_line(error)})") from error
     return tuple(found.classes), found.samples
 
 
@@ -98,9 +94,7 @@ def _read(samples: list[Sample], size: tuple[int, int], mode: tuple[str, ...]) -
             try:
                 pixels = np.asarray(ImageOps.fit(image.convert("".join(mode)), size))
             except (OSError, ValueError, SyntaxError) as error:  # what Pillow makes of a truncated file
-                raise UsageError(
-                    f"{path} can't be read as an image ({one_line(error)}): mend or remove it"
-                ) from error
+                raise UsageError(f"{path} can't be read as an image ({one_line(error)}): mend or remove it") from error
         images[index] = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1).copy()).permute(2, 0, 1)
     return Subset(images, torch.tensor([label for _, label in samples]))
 
@@ -111,6 +105,4 @@ def _opened(path: str) -> Any:
     try:
         return Image.open(path)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(
-            f"{path} can't be read as an image ({one_line(error)}): mend or remove it"
-        ) from error
+        raise UsageError(f"{path} can't be read as an image ({one_line(error)}): mend or remove it") from error

@@ -34,6 +34,4 @@ def check(schedule: str, warmup: float) -> None:
     if schedule not in get_args(Schedule):
         raise UsageError(unknown("schedule", schedule, list(get_args(Schedule))))
     if not 0 <= warmup < 1:
-        raise UsageError(
-            f"warmup {warmup} is not a fraction of the schedule: give one from 0 up to, not including, 1"
-        )
+        raise UsageError(f"warmup {warmup} is not a fraction of the schedule: give one from 0 up to, not including, 1")

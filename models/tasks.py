@@ -70,9 +70,7 @@ def _users_own(spec: str, options: dict[str, Any]) -> Task:
     taken = parameters(load_factory(spec, "task"))
     # A seed is offered to everyone; whatever else was asked for must not be dropped in silence.
     if ignored := sorted(options.keys() - taken - {"seed"}):
-        raise UsageError(
-            f"task {spec!r} takes no {', '.join(ignored)}: leave that out, or let its factory take it"
-        )
+        raise UsageError(f"task {spec!r} takes no {', '.join(ignored)}: leave that out, or let its factory take it")
     task = call_factory(spec, "task", **options)
     if not isinstance(task, Task):
         missing = [name for name in ("fit", "evaluate", "example_inputs") if not hasattr(task, name)]

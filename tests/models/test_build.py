@@ -74,7 +74,7 @@ class _Answers(nn.Module):
         (lambda x, training: (x,) if training else torch.zeros(len(x), 10), "answers with a tuple"),
         (lambda x, training: torch.zeros(len(x), 11), r"shape \(2, 11\), and logits over 10 classes"),
         (lambda x, training: torch.zeros(1, 10), r"shape \(1, 10\)"),
-        (lambda x, training: torch.zeros(len(x), 10, dtype=torch.int64), r"a batch of 2 with torch\.int64"),
+        (lambda x, training: torch.zeros(len(x), 10, dtype=torch.int64), r"answers with torch\.int64"),
         (lambda x, training: x @ torch.zeros(3, 10), r"can't take a sample of shape \(1, 8, 8\) \(RuntimeError"),
     ],
 )
@@ -82,6 +82,15 @@ def test_what_is_not_logits(answer: Callable[[torch.Tensor, bool], object], sent
     with pytest.raises(UsageError, match=sentence) as caught:
         check_logits(_Answers(answer), DIGITS, 10)
     assert "\n" not in str(caught.value)
+
+
+def test_a_task_without_classes_wants_a_users_model(users_module: Callable[[str], str]) -> None:
+    name = users_module("from torch import nn\ndef network(num_classes=7): return nn.Linear(4, num_classes)\n")
+    network = build(ModelSpec(f"{name}:network", None, (4,)))
+    check_logits(network, (torch.rand(1, 4),), None)
+    assert network.out_features == 7
+    with pytest.raises(UsageError, match="is a classifier and the task has no `classes`"):
+        build(ModelSpec("zoo:resnet8", None, (1, 8, 8)))
 
 
 def test_a_colour_model_on_grey_digits_says_what_to_do() -> None:

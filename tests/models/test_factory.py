@@ -41,7 +41,7 @@ def test_not_a_factory_at_all(spec: str) -> None:
 
 def test_our_own_errors_pass_through(users_module: Callable[[str], str]) -> None:
     name = users_module("from dwindle.errors import BudgetMissed\ndef f(): raise BudgetMissed('no')\n")
-    with pytest.raises(Exception, match="^no$") as caught:
+    with pytest.raises(Exception, match=r"^no$") as caught:
         call_factory(f"{name}:f", "data")
     assert type(caught.value).__name__ == "BudgetMissed"
 
