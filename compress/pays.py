@@ -32,7 +32,7 @@ class Pays:
             (False, True): "faster, not smaller",
             (False, False): "neither smaller nor faster",
         }[self.smaller, self.faster]
-        return f"{self.target}: {gain} ({self.ground})"
+        return f"{gain} ({self.ground})"
 
 
 def will_pay(kind: Kind, target: str, packs_zeros: bool) -> Pays:

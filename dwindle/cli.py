@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("plan", _plan, "Forecast a compression: rounds, time, bytes per target, and whether it pays.")
     _add_request(made, size, share)
-    made.add_argument("--target", help="targets to count bytes on, comma-separated (the one of --for)")
+    made.add_argument("--target", dest="targets", help="count bytes on these, comma-separated (the one of --for)")
     made.add_argument("--strict", action="store_true", help="exit 3 where the file would not get smaller")
     as_json(made)
 
@@ -160,13 +160,12 @@ def _compress(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from dwindle.compress import plan
-    from dwindle.live import forecast_table
+    from dwindle.live import forecast_lines
 
     request = _request(arguments)
-    forecast = plan(request, tuple(arguments.target.split(",")) if arguments.target else ())
-    _stderr().print(forecast_table(forecast))
-    for pays in forecast.pays:
-        _say(f"  {pays.sentence()}")
+    forecast = plan(request, tuple(arguments.targets.split(",")) if arguments.targets else ())
+    for line in forecast_lines(forecast):
+        _say(line)
     if arguments.json:
         _print_json(dataclasses.asdict(forecast))
     missed = any(not pays.smaller for pays in forecast.pays if pays.target == request.target)

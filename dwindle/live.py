@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -111,21 +112,16 @@ class LiveWatcher(LineWatcher):
         self.live.update(Group(rounds_table(self.history, self.target), self.bar))
 
 
-def forecast_table(forecast: Forecast) -> Table:
-    """What a request will come to: a line of facts, then bytes per target."""
-    time = format_seconds(forecast.seconds) if forecast.seconds is not None else "unknown"
-    table = Table(box=None, padding=(0, 2), header_style="bold")
-    table.title = (
+def forecast_lines(forecast: Forecast) -> Iterator[str]:
+    """What a request will come to, in sentences."""
+    time = format_seconds(forecast.seconds) if forecast.seconds is not None else "an unknown time"
+    yield (
         f"density about {forecast.share:.1%} after {forecast.rounds} rounds; "
-        f"{forecast.steps or '?'} steps, about {time} of training here"
+        f"{forecast.steps or '?'} optimizer steps, about {time} of training on this machine"
     )
-    table.title_justify = "left"
-    for title in ("target", "dense", "compressed", "smaller"):
-        table.add_column(title, justify="left" if title == "target" else "right")
-    for entry in forecast.bytes:
-        smaller = f"{entry.dense / entry.compressed:.1f}×"
-        table.add_row(entry.target, format_bytes(entry.dense), format_bytes(entry.compressed), smaller)
-    return table
+    for size, pays in zip(forecast.bytes, forecast.pays, strict=True):
+        smaller = f"{format_bytes(size.dense)} → {format_bytes(size.compressed)}"
+        yield f"{size.target}: {smaller}, {size.dense / size.compressed:.1f}×; {pays.sentence()}"
 
 
 COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")

@@ -1,0 +1,41 @@
+"""`plan` says beforehand what compress then does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dwindle.compress import Request, compress, plan
+from dwindle.compress.pays import choose, will_pay
+from dwindle.errors import BudgetMissed
+
+
+def test_a_plan_foretells_bytes_density_and_rounds(tmp_path: Path) -> None:
+    request = Request("zoo:resnet8", {"data": "digits", "epochs": 1}, size=60_000)
+    forecast = plan(request)
+    done = compress(request, tmp_path / "net.dwindle")
+    assert forecast.bytes[0].dense == done.history[0].bytes
+    assert forecast.bytes[0].compressed == pytest.approx(done.history[-1].bytes, rel=0.01)
+    assert forecast.share == pytest.approx(done.history[-1].density, rel=0.05)
+    assert abs(forecast.rounds - (len(done.history) - 1)) <= 1
+    assert forecast.steps == 16 * (forecast.rounds + 1)
+    assert forecast.seconds is not None
+    assert forecast.seconds > 0
+
+
+def test_a_plan_refuses_what_compress_would() -> None:
+    with pytest.raises(BudgetMissed, match="cannot be reached"):
+        plan(Request("zoo:resnet8", "digits", size=5_000))
+
+
+def test_unstructured_pays_where_zeros_are_packed_and_nowhere_else() -> None:
+    assert will_pay("weights", "onnx", packs_zeros=True).smaller
+    assert not will_pay("weights", "executorch", packs_zeros=False).smaller
+    assert will_pay("channel", "executorch", packs_zeros=False).faster
+
+
+def test_auto_takes_what_pays() -> None:
+    assert choose("onnx", True, macs=False)[0] == "unstructured"
+    assert choose("executorch", False, macs=False)[0] == "channel"
+    assert choose("onnx", True, macs=True)[0] == "channel"
