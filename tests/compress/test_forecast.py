@@ -15,7 +15,7 @@ def test_a_plan_foretells_bytes_density_and_rounds(tmp_path: Path) -> None:
     request = Request("zoo:resnet8", {"data": "digits", "epochs": 1}, size=60_000)
     forecast = plan(request)
     done = compress(request, tmp_path / "net.dwindle")
-    assert forecast.bytes[0].dense == done.history[0].bytes
+    assert forecast.bytes[0].dense == pytest.approx(done.history[0].bytes, rel=0.01)
     assert forecast.bytes[0].compressed == pytest.approx(done.history[-1].bytes, rel=0.01)
     assert forecast.share == pytest.approx(done.history[-1].density, rel=0.05)
     assert abs(forecast.rounds - (len(done.history) - 1)) <= 1
