@@ -1,0 +1,182 @@
+"""The report: one HTML page that needs no network, about whatever a checkpoint holds by now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from dwindle.bench.chart import frontier
+from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row, blank_rows, unmeasured
+from dwindle.bench.wording import cells, drop, format_ms, gaps, runtime_name, signed
+from dwindle.checkpoint import Checkpoint
+from dwindle.files import staged
+from dwindle.manifest import Manifest, manifests
+from dwindle.quantities import format_bytes, format_seconds
+
+_FLAGS = (
+    ("task.data", "--data"), ("task.task", "--task"), ("task.data_root", "--data-root"),
+    ("size", "--size"), ("density", "--density"), ("target", "--for"),
+    ("prune_per_round", "--prune-per-round"), ("rounds", "--rounds"), ("rewind_to", "--rewind-to"),
+    ("task.epochs", "--epochs"), ("task.lr", "--lr"), ("task.batch_size", "--batch-size"), ("seed", "--seed"),
+)  # fmt: skip
+"""Where a checkpoint's origin keeps what the command line was given."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is left of one weight tensor."""
+
+    name: str
+    before: str
+    """Its dense shape."""
+    after: str | None
+    """Its shape now, where channels were cut."""
+    density: float
+
+
+def report(checkpoint: Checkpoint | Path | str, out: Path | str | None = None) -> Path:
+    """Writes the page to `out` (default: report.html in the checkpoint) and returns its path.
+
+    What has not been exported or measured yet is said on the page. Raises CheckpointError for damaged
+    files and DwindleError where `out` cannot be written.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"size": format_bytes, "ms": format_ms, "seconds": format_seconds}
+    template = environment.from_string((files(__package__) / "page.html.jinja").read_text())
+    page = template.render(_facts(opened))
+    path = Path(out) if out is not None else opened.path / "report.html"
+    with staged(path) as scratch:
+        scratch.write_text(page)
+    return path
+
+
+def _facts(opened: Checkpoint) -> dict[str, Any]:
+    exported = manifests(opened.exports)
+    measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
+    rows = _rows(opened.path, exported, measured)
+    budget = opened.origin.get("size")
+    return {
+        "title": opened.path.name,
+        "checkpoint": opened,
+        "lead": _lead(opened),
+        "summary": _summary(opened, rows),
+        "charts": [frontier(opened.history, budget, *size) for size in _CHARTS] if opened.history else [],
+        "rows": [(row, cells(row, rows), runtime_name(row)) for row in rows],
+        "manifests": {manifest.target: manifest for _, manifest in exported},
+        "largest": max((row.artifact.bytes for row in rows), default=1),
+        "bars": _once_per_file(rows),
+        "layers": _layers(opened),
+        "gaps": gaps(rows),
+        "machine": measured.machine if measured else None,
+        "made": measured.made if measured else None,
+        "command": _command(opened),
+        "origin": list(_flat(opened.origin)),
+    }
+
+
+_CHARTS = ((1030, 420, "wide"), (400, 340, "narrow"))
+"""Text in an SVG shrinks with it, so a phone gets its own."""
+
+
+def _rows(root: Path, exported: list[tuple[Path, Manifest]], measured: Bench | None) -> list[Row]:
+    """Bench's rows, or blank ones where its figures aren't of the files that are there."""
+    rows: list[Row] = []
+    for blank, (_, manifest) in zip(blank_rows(root, exported), exported, strict=True):
+        if measured and measured.describes(manifest):
+            rows += [row for row in measured.rows if row.target == manifest.target]
+        else:
+            why = "these files are newer than the last bench" if measured else "not benched yet"
+            rows += [unmeasured(row, f"{why}: run `dwindle bench {root}`") for row in blank]
+    return rows
+
+
+def _lead(opened: Checkpoint) -> str:
+    """What was done, in a sentence."""
+    origin = dict(_flat(opened.origin))
+    model = origin.get("model.spec", origin.get("model", "A network"))
+    sentence = f"{model} on {origin.get('task.data') or origin.get('task.task', 'a task of its own')}"
+    if opened.history and (rounds := opened.history[-1].index):
+        retrained = f" by {origin['method']}" if origin.get("method") else ""
+        sentence += f", pruned and retrained{retrained} in {rounds} {'round' if rounds == 1 else 'rounds'}"
+    return f"{sentence}."
+
+
+def _summary(opened: Checkpoint, rows: list[Row]) -> list[tuple[str, str, str]]:
+    """The few figures that matter most: (figure, what it is, beside it)."""
+    found = []
+    main = next(
+        (row for row in rows if row.role == COMPRESSED and row.target == opened.origin.get("target", "onnx")),
+        next((row for row in rows if row.role == COMPRESSED), None),
+    )
+    dense, last = (opened.history[0], opened.history[-1]) if opened.history else (None, None)
+    if main:
+        size = format_bytes(main.artifact.bytes)
+        smaller = f"{main.compression:.1f}× smaller than dense fp32 ONNX" if main.compression else ""
+        found.append((size, f"{main.target} file", smaller))
+    elif dense and last and dense.bytes and last.bytes:
+        found.append((format_bytes(last.bytes), "would ship", f"{dense.bytes / last.bytes:.1f}× smaller"))
+    if last:
+        found.append((f"{last.density:.1%}", "of the weights left", f"after {last.index} rounds"))
+    if main and (lost := drop(main, rows)) is not None and main.accuracy:
+        beside = f"{signed(-lost)} points against the dense file"
+        found.append((f"{main.accuracy.value:.2f}%", f"test {main.accuracy.metric} of the file", beside))
+    elif {"test", "dense_test"} <= opened.metrics.keys():
+        after, before = opened.metrics["test"], opened.metrics["dense_test"]
+        found.append((f"{after:.2f}%", "test, in PyTorch", f"{signed(after - before)} points against dense"))
+    if main and main.compare:
+        beside = f"95%: {main.compare.ci95[0]:.3f}–{main.compare.ci95[1]:.3f}"
+        found.append((f"{main.compare.ratio:.3f}×", f"the dense file's time in {main.runtime.name}", beside))
+    return found
+
+
+def _once_per_file(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """Targets with their files, however many runtimes ran each."""
+    files = {(row.target, row.role): row for row in rows}
+    targets = dict.fromkeys(row.target for row in rows)
+    return [(target, [files[target, role] for role in (DENSE, COMPRESSED)]) for target in targets]
+
+
+def _layers(opened: Checkpoint) -> list[Layer]:
+    """Every weight of two or more dimensions that pruning thinned or cut; empty until there are weights."""
+    from safetensors import safe_open
+
+    def read(stem: str) -> dict[str, Any]:
+        path = opened.path / f"{stem}.safetensors"
+        if not path.exists():
+            return {}
+        with safe_open(path, framework="numpy") as stored:
+            names = [name for name in stored.keys() if len(stored.get_slice(name).get_shape()) > 1]  # noqa: SIM118
+            return {name: stored.get_tensor(name) for name in names}
+
+    after, layers = read("weights"), []
+    for name, weight in read("dense").items():
+        if name in after:
+            left, shape = after[name], "×".join(map(str, weight.shape))
+            now = None if left.shape == weight.shape else "×".join(map(str, left.shape))
+            density = float((left != 0).sum() / weight.size)
+            layers.append(Layer(name.removesuffix(".weight"), shape, now, density))
+    return layers
+
+
+def _command(opened: Checkpoint) -> str:
+    """The command line that makes this checkpoint."""
+    origin = dict(_flat(opened.origin))
+    words = ["dwindle compress", str(origin.get("model.spec", origin.get("model", "MODEL")))]
+    for key, flag in _FLAGS:
+        if origin.get(key) is not None:
+            words.append(f"{flag} {origin[key]}")
+    return " ".join([*words, "-o", opened.path.name])
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """A nested document as dotted names and values."""
+    flat: list[tuple[str, Any]] = []
+    for key, value in document.items():
+        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return flat

@@ -1,0 +1,146 @@
+"""A worker as bench holds it: a subprocess with a time limit, whose death harms nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, cast
+
+import numpy as np
+
+from dwindle.bench.wire import receive, send
+from dwindle.errors import DwindleError
+
+PATIENCE = 180.0
+"""Seconds that one request may take before its worker counts as hung."""
+
+
+class WorkerFailed(DwindleError):
+    """A runtime refused a file, crashed on it or hung."""
+
+    def __init__(self, message: str, file: Path) -> None:
+        super().__init__(message)
+        self.file = file
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What loading a file and its first inference cost."""
+
+    version: str
+    load_ms: float
+    first_ms: float
+    memory_bytes: int | None
+    """Growth of the peak resident set over the process that has only imported the library."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A few inferences in a row."""
+
+    wall_ns: np.ndarray
+    cpu_ns: np.ndarray
+    """Of the calling thread: with one thread, all there is."""
+    switches: int
+    """How often the kernel took the CPU away."""
+
+
+class Worker:
+    """One runtime in its own process with one file. A context manager; leaving it ends the process."""
+
+    def __init__(self, runtime: str, file: Path, threads: int = 1, patience: float = PATIENCE) -> None:
+        self.runtime, self.file, self.patience = runtime, file, patience
+        self._chatter = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
+        self._process = subprocess.Popen(
+            # -P: a folder of the user's named like a module of ours must not come first.
+            [sys.executable, "-P", "-m", "dwindle.bench.worker", runtime, str(file), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._chatter,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            start_new_session=True,  # Ctrl-C is for us; it must not print a traceback there
+        )
+        self._requests = cast(IO[bytes], self._process.stdin)
+        self._answers = cast(IO[bytes], self._process.stdout)
+
+    def load(self, sample: list[np.ndarray]) -> Loaded:
+        """Loads the file and runs it once on `sample` (one array per input, batch of one).
+
+        This and every other request raises WorkerFailed.
+        """
+        header, _ = self._ask("load", sample)
+        return Loaded(**header)
+
+    def time(self, iterations: int) -> Slice:
+        """Times so many inferences on the sample that `load` was given."""
+        header, (wall, cpu) = self._ask("time", [], iterations=iterations)
+        return Slice(wall, cpu, header["switches"])
+
+    def infer(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """The file's outputs for one sample."""
+        return self._ask("infer", inputs)[1]
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it is gone, with a request still in the buffer
+            self._requests.close()
+        self._answers.close()
+        try:
+            self._process.wait(timeout=2)  # its input has ended, and so does it
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._chatter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._process.kill()
+        self.close()
+
+    def _ask(self, request: str, arrays: list[np.ndarray], **fields: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._process.kill()  # ends the write or read below, whichever hangs
+
+        timer = threading.Timer(self.patience, stop)
+        timer.start()
+        try:
+            send(self._requests, {"request": request, **fields}, arrays)
+            header, answer = receive(self._answers)
+        except (EOFError, OSError):
+            self._process.wait()
+            raise self._failed(self._end(request, late.is_set()) + self._last_words()) from None
+        finally:
+            timer.cancel()
+        if "error" in header:
+            raise self._failed(f"failed: {header['error']}")
+        return header, answer
+
+    def _failed(self, how: str) -> WorkerFailed:
+        return WorkerFailed(f"{self.runtime} on {self.file.name} {how}", self.file)
+
+    def _end(self, request: str, late: bool) -> str:
+        if late:
+            return f"hung: no answer to {request!r} within {self.patience:g} s"
+        code = self._process.returncode
+        return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+
+    def _last_words(self) -> str:
+        self._chatter.seek(0)
+        lines = self._chatter.read().decode(errors="replace").splitlines()
+        tail = "; ".join([line.strip() for line in lines if line.strip()][-3:])
+        return f"; its last words: {tail}" if tail else ""

@@ -1,0 +1,212 @@
+"""What bench found, as it stands in bench.json. A figure that is None has its reason in `Row.reasons`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dwindle.errors import CheckpointError
+from dwindle.files import write_json
+from dwindle.manifest import Manifest
+
+SCHEMA = 1
+DENSE, COMPRESSED = "dense", "compressed"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported file."""
+
+    path: str
+    """Relative to the checkpoint."""
+    sha256: str
+    format: str
+    """The target's name."""
+    bytes: int
+    """Installed size."""
+    deflated_bytes: int
+    """Download size."""
+
+
+@dataclass(frozen=True)
+class RuntimeUsed:
+    name: str | None
+    """None where no registered runtime loads this format."""
+    version: str | None
+    threads: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one inference on a batch of one. Headlines: `cpu_median` and `min`."""
+
+    load: float
+    """In a fresh process, the library imported."""
+    first: float
+    min: float
+    median: float | None
+    p95: float | None
+    cpu_min: float
+    """Of thread-CPU time, as is the next."""
+    cpu_median: float
+    rounds: int
+    """Fresh loads the figures come from."""
+    iterations: int
+    """Inferences in each of them."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """A file's time over its baseline's, measured in the same rounds."""
+
+    baseline: str
+    """Path of the dense file of the same target."""
+    ratio: float
+    ci95: tuple[float, float]
+    estimator: str
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The task's metric over a split, in points, computed by the file itself."""
+
+    metric: str
+    value: float
+    n: int
+    """Samples that went through the file."""
+    interval: tuple[float, float] | None
+    """Wilson's 95% interval; None for a metric that is no share of samples."""
+    split: str
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Whether a file's times can be believed, and from what that was judged."""
+
+    quiet: bool
+    reasons: tuple[str, ...]
+    """What speaks against them, in words; empty for a quiet run."""
+    cpu_over_wall: float
+    """Share of its time in which the measured thread had the CPU."""
+    drift: float
+    """By how much the thread's median CPU time exceeds the quickest inference's wall time, as a share."""
+    switches_per_second: float
+    pressure: float | None
+    """Share of the time in which some task on the machine waited for a CPU."""
+    load: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file in one runtime."""
+
+    target: str
+    role: str
+    """`dense` or `compressed`."""
+    precision: str
+    encoding: str
+    artifact: Artifact
+    runtime: RuntimeUsed
+    compression: float | None
+    """Compression ratio: bytes of the dense fp32 ONNX file over this file's."""
+    latency: Latency | None = None
+    compare: Compare | None = None
+    accuracy: Accuracy | None = None
+    memory_bytes: int | None = None
+    """Growth of the peak resident set from loading the file and running it once."""
+    noise: Noise | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why a figure is None, by its name (`latency`, `latency.median`, `accuracy`, …)."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    cpu: str
+    cores: int
+    system: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything measured of a checkpoint's exports in one run."""
+
+    rows: tuple[Row, ...]
+    machine: Machine
+    seed: int
+    made: str
+    """When, ISO 8601 in UTC."""
+    dwindle: str
+    """Version that measured."""
+    schema: int = SCHEMA
+
+    def save(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Bench:
+        """Reads bench.json; raises CheckpointError if it is damaged or of another schema."""
+        again = "run `dwindle bench` again"
+        try:
+            document = json.loads(path.read_text())
+            if document["schema"] != SCHEMA:
+                raise CheckpointError(f"{path} has schema {document['schema']}, not {SCHEMA}: {again}")
+            rows = tuple(_row(entry) for entry in document.pop("rows"))
+            return cls(**{**document, "rows": rows, "machine": Machine(**document["machine"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is missing or damaged: {again}") from error
+
+    def find(self, target: str, role: str) -> tuple[Row, ...]:
+        """A target's rows for the dense or the compressed file, one per runtime."""
+        return tuple(row for row in self.rows if row.target == target and row.role == role)
+
+    def describes(self, manifest: Manifest) -> bool:
+        """Whether these figures are of the very files that the manifest vouches for."""
+        hashes = {DENSE: manifest.dense.sha256, COMPRESSED: manifest.file.sha256}
+        return all(
+            (found := self.find(manifest.target, role)) and {row.artifact.sha256 for row in found} == {sha256}
+            for role, sha256 in hashes.items()
+        )
+
+
+def blank_rows(root: Path, exported: list[tuple[Path, Manifest]]) -> list[tuple[Row, Row]]:
+    """Each target's dense and compressed file as its manifest has it, nothing measured; `root` holds all."""
+    fp32_onnx = (m.dense.bytes for _, m in exported if (m.target, m.precision) == ("onnx", "fp32"))
+    reference = next(fp32_onnx, None)
+
+    def blank(folder: Path, manifest: Manifest, role: str) -> Row:
+        file = manifest.dense if role == DENSE else manifest.file
+        return Row(
+            target=manifest.target,
+            role=role,
+            precision=manifest.precision,
+            encoding=manifest.encoding if role == COMPRESSED else DENSE,
+            artifact=Artifact(
+                path=(folder / file.name).relative_to(root).as_posix(),
+                sha256=file.sha256,
+                format=manifest.target,
+                bytes=file.bytes,
+                deflated_bytes=file.deflated_bytes,
+            ),
+            runtime=RuntimeUsed(None, None, 1),
+            compression=reference / file.bytes if reference else None,
+            reasons={} if reference else {"compression": "the dense network is not exported as fp32 ONNX"},
+        )
+
+    return [(blank(*export, DENSE), blank(*export, COMPRESSED)) for export in exported]
+
+
+def unmeasured(row: Row, reason: str) -> Row:
+    """The row with one reason for all that running the file would have told."""
+    names = ("latency", "compare", "accuracy", "memory_bytes", "noise")
+    return replace(row, reasons={**row.reasons, **dict.fromkeys(names, reason)})
+
+
+def _row(entry: dict[str, Any]) -> Row:
+    parts = {"artifact": Artifact, "runtime": RuntimeUsed, "latency": Latency}
+    for name, part in {**parts, "compare": Compare, "accuracy": Accuracy, "noise": Noise}.items():
+        if entry[name] is not None:
+            listed = {key: tuple(value) for key, value in entry[name].items() if isinstance(value, list)}
+            entry[name] = part(**{**entry[name], **listed})
+    return Row(**entry)

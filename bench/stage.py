@@ -1,0 +1,163 @@
+"""The verb: from exported files to figures, each measured on the very file."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dwindle
+from dwindle.bench.result import DENSE, Bench, Compare, Machine, Row, RuntimeUsed, blank_rows, unmeasured
+from dwindle.bench.runtime import Runtime, all_runtimes
+from dwindle.checkpoint import Checkpoint
+from dwindle.errors import UsageError
+from dwindle.manifest import manifests
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dwindle.bench.measure import Samples, Surroundings
+    from dwindle.task import Task
+
+THREADS = 1
+Progress = Callable[[str], None]
+
+
+def bench(checkpoint: Checkpoint | Path | str, *, seed: int = 0, progress: Progress | None = None) -> Bench:
+    """Measures size, accuracy and latency of every exported file, compressed and dense, and saves bench.json.
+
+    `seed` fixes the order of rounds and the bootstrap. `progress` is told what is being measured.
+    A runtime that isn't here, or dies, leaves its figures None with the reason; the others go on.
+    Raises UsageError where nothing is exported, CheckpointError for a file that isn't its manifest's.
+    """
+    from dwindle.models.tasks import restore_task
+
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
+    exported = manifests(opened.exports)
+    if not exported:
+        raise UsageError(f"{opened.path} has no exported files: run `dwindle export {opened.path}` first")
+    run = _Run(restore_task(opened), seed, progress or (lambda line: None))
+    runtimes, rows = all_runtimes(), []
+    for blank in blank_rows(opened.path, exported):
+        target = blank[0].target
+        fitting = [runtime for runtime in runtimes if runtime.target == target]
+        if not fitting:
+            rows += [unmeasured(row, f"no runtime is registered for {target}") for row in blank]
+        for runtime in fitting:
+            rows += run.measured(runtime, opened.path, blank)
+    result = Bench(tuple(rows), _machine(), seed, datetime.now(UTC).isoformat("T", "seconds"), dwindle.__version__)
+    result.save(opened.bench_path)
+    return result
+
+
+@dataclass(frozen=True)
+class _Run:
+    task: Task
+    seed: int
+    progress: Progress
+
+    def measured(self, runtime: Runtime, root: Path, blank: tuple[Row, ...]) -> list[Row]:
+        """The rows of one target's files, filled in by one runtime."""
+        rows = [replace(row, runtime=RuntimeUsed(runtime.name, None, THREADS)) for row in blank]
+        if reason := runtime.unavailable():
+            self.progress(f"{runtime.name}: not measured, {reason}")
+            return [unmeasured(row, reason) for row in rows]
+        self.progress(f"{runtime.name}: latency of {' and '.join(row.artifact.path for row in rows)}")
+        rows = self._with_latency(runtime.name, root, rows)
+        return [self._with_accuracy(runtime.name, root, row) for row in rows]
+
+    def _with_latency(self, runtime: str, root: Path, rows: list[Row]) -> list[Row]:
+        from dwindle.bench.measure import measure
+        from dwindle.bench.process import Worker, WorkerFailed
+
+        sample, failed = _sample(self.task), {}
+        while live := [row for row in rows if row.artifact.path not in failed]:
+            try:
+                with ExitStack() as stack:
+                    workers = {
+                        row.artifact.path: stack.enter_context(Worker(runtime, root / row.artifact.path, THREADS))
+                        for row in live
+                    }
+                    samples, surroundings = measure(workers, sample, seed=self.seed)
+                break
+            except WorkerFailed as error:  # without the culprit, then
+                self.progress(str(error))
+                failed[error.file.relative_to(root).as_posix()] = str(error)
+        else:
+            samples = {}
+        dense = next(row.artifact.path for row in rows if row.role == DENSE)
+        return [
+            unmeasured(row, failed[row.artifact.path])
+            if row.artifact.path in failed
+            else _timed(row, samples, surroundings, dense, self.seed)
+            for row in rows
+        ]
+
+    def _with_accuracy(self, runtime: str, root: Path, row: Row) -> Row:
+        from dwindle.bench.accuracy import accuracy
+        from dwindle.bench.process import Worker
+
+        if row.latency is None:  # it does not even run
+            return row
+        self.progress(f"{runtime}: accuracy of {row.artifact.path}")
+        try:
+            with Worker(runtime, root / row.artifact.path, THREADS) as worker:
+                worker.load(_sample(self.task))
+                found = accuracy(self.task, worker)
+        except Exception as error:  # a user's own task may ask more of a model than outputs
+            why = f"evaluating it raised {type(error).__name__}: {error}"
+            return replace(row, reasons={**row.reasons, "accuracy": why})
+        missing = {} if found.interval else {"accuracy.interval": f"{found.metric} is not a share of samples"}
+        return replace(row, accuracy=found, reasons={**row.reasons, **missing})
+
+
+def _timed(row: Row, samples: dict[str, Samples], surroundings: Surroundings, dense: str, seed: int) -> Row:
+    from dwindle.bench.stats import ESTIMATOR, milliseconds, noise, paired_ratio
+
+    own = samples[row.artifact.path]
+    reasons = dict(row.reasons)
+    latency, why = milliseconds(own)
+    if why:
+        reasons |= {"latency.median": why, "latency.p95": why}
+    compare = None
+    if row.role == DENSE:
+        reasons["compare"] = "it is the baseline"
+    elif dense not in samples:
+        reasons["compare"] = "the dense file could not be timed beside it"
+    else:
+        compare = Compare(dense, *paired_ratio(own, samples[dense], seed=seed), ESTIMATOR)
+    if own.loaded.memory_bytes is None:
+        reasons["memory_bytes"] = "this system has no /proc/self/status to read the peak from"
+    return replace(
+        row,
+        runtime=replace(row.runtime, version=own.loaded.version),
+        latency=latency,
+        compare=compare,
+        memory_bytes=own.loaded.memory_bytes,
+        noise=noise(own, surroundings),
+        reasons=reasons,
+    )
+
+
+def _sample(task: Task) -> list[np.ndarray]:
+    """One real test input where the task has them: zeros, say, would be slower or faster than any photo."""
+    inputs = task.inputs("test") if hasattr(task, "inputs") else task.example_inputs()
+    return [tensor[:1].detach().float().cpu().numpy() for tensor in inputs]
+
+
+def _machine() -> Machine:
+    return Machine(_cpu_name(), os.cpu_count() or 1, f"{platform.system()} {platform.release()}")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())

@@ -1,0 +1,109 @@
+"""Figures as people read them, the same on the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dwindle.bench.result import DENSE, Row
+from dwindle.quantities import format_bytes
+
+ABSENT = "–"
+_NAMES = {"memory_bytes": "memory", "compare": "latency ratio", "latency.median": "wall median", "latency.p95": "p95"}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One row's figures, ABSENT where there is none."""
+
+    bytes: str
+    download: str
+    smaller: str
+    accuracy: str
+    interval: str
+    change: str
+    """In points, against the dense file."""
+    time: str
+    ratio: str
+    ci95: str
+    memory: str
+    noise: str
+
+
+def cells(row: Row, rows: Iterable[Row]) -> Cells:
+    """A row's figures in words; its drop is against the dense file's row among `rows`."""
+    accuracy, compare, noise = row.accuracy, row.compare, row.noise
+    return Cells(
+        bytes=format_bytes(row.artifact.bytes),
+        download=format_bytes(row.artifact.deflated_bytes),
+        smaller=f"{row.compression:.1f}×" if row.compression else ABSENT,
+        accuracy=f"{accuracy.value:.2f}" if accuracy else ABSENT,
+        interval=interval(accuracy.interval, 1) if accuracy and accuracy.interval else "",
+        change=ABSENT if (lost := drop(row, rows)) is None else signed(-lost),
+        time=format_ms(row.latency.cpu_median) if row.latency else ABSENT,
+        ratio=f"{compare.ratio:.3f}" if compare else ABSENT,
+        ci95=interval(compare.ci95, 3) if compare else "",
+        memory=format_bytes(row.memory_bytes) if row.memory_bytes is not None else ABSENT,
+        noise=("quiet" if noise.quiet else "noisy") if noise else ABSENT,
+    )
+
+
+def drop(row: Row, rows: Iterable[Row]) -> float | None:
+    """Points of the metric that a compressed file lost against the dense one in the same runtime."""
+    if row.role == DENSE or not row.accuracy:
+        return None
+    baseline = (row.target, DENSE, row.runtime.name)
+    dense = (other for other in rows if (other.target, other.role, other.runtime.name) == baseline)
+    return next((other.accuracy.value - row.accuracy.value for other in dense if other.accuracy), None)
+
+
+def signed(points: float) -> str:
+    """`−0.70`, `+0.20`, `0.00`, with a true minus sign."""
+    rounded = round(points, 2)
+    return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
+
+
+def interval(bounds: tuple[float, float], digits: int) -> str:
+    """`0.321–0.325`."""
+    return "–".join(f"{bound:.{digits}f}" for bound in bounds)
+
+
+def format_ms(milliseconds: float) -> str:
+    """Three significant digits: `181 µs`, `4.53 ms`, `1.20 s`."""
+    if milliseconds < 0.9995:
+        scaled, unit = milliseconds * 1000, "µs"
+    elif milliseconds < 999.5:
+        scaled, unit = milliseconds, "ms"
+    else:
+        scaled, unit = milliseconds / 1000, "s"
+    digits = 0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2
+    return f"{scaled:.{digits}f} {unit}"
+
+
+def runtime_name(row: Row) -> str:
+    """`onnxruntime 1.32.0`."""
+    return " ".join(part for part in (row.runtime.name, row.runtime.version) if part) or ABSENT
+
+
+def gaps(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
+    """What is not known and why, once per reason: (files, figures, reason)."""
+    found: dict[str, tuple[dict[str, list[str]], list[str]]] = {}
+    for row in rows:
+        for figure, reason in row.reasons.items():
+            if (figure, row.role) == ("compare", DENSE):
+                continue  # the baseline has no ratio to itself
+            targets, figures = found.setdefault(reason, ({}, []))
+            for name, names in (
+                (row.role, targets.setdefault(row.target, [])),
+                (_NAMES.get(figure, figure), figures),
+            ):
+                if name not in names:
+                    names.append(name)
+    return [
+        (
+            ", ".join(target if len(roles) > 1 else f"{target} {roles[0]}" for target, roles in targets.items()),
+            ", ".join(figures),
+            reason,
+        )
+        for reason, (targets, figures) in found.items()
+    ]

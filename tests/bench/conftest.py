@@ -1,0 +1,112 @@
+"""A checkpoint small enough to bench in seconds, with real files that real runtimes load."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dwindle.checkpoint import Checkpoint, Round, finish, pack_masks, start
+from dwindle.manifest import File, Manifest, Parity
+
+TASK = '''
+import torch
+
+class Blobs:
+    """Ten noisy prototypes of 1x8x8; enough like a task to be evaluated."""
+
+    def __init__(self):
+        made = torch.Generator().manual_seed(0)
+        self.labels = torch.arange(40) % 10
+        prototypes = torch.randn(10, 1, 8, 8, generator=made)
+        self.images = prototypes[self.labels] + 0.4 * torch.randn(40, 1, 8, 8, generator=made)
+
+    def fit(self, model, *, start, on_step):
+        pass
+
+    @torch.no_grad()
+    def evaluate(self, model, split):
+        answers = torch.cat([model(images) for images in self.images.split(16)])
+        return 100 * (answers.argmax(1) == self.labels).double().mean().item()
+
+    def inputs(self, split):
+        return (self.images,)
+
+    def example_inputs(self):
+        return (self.images[:1],)
+'''
+
+
+class Net(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+
+
+@pytest.fixture(scope="session")
+def nets() -> tuple[Net, Net]:
+    """Dense and pruned, eval mode."""
+    torch.manual_seed(0)
+    dense, pruned = Net().eval(), Net().eval()
+    pruned.load_state_dict(dense.state_dict())
+    with torch.no_grad():
+        pruned[3].weight *= torch.rand_like(pruned[3].weight) < 0.3
+    return dense, pruned
+
+
+@pytest.fixture(scope="session")
+def onnx_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("onnx")
+    for name, net in zip(("dense", "net"), nets, strict=True):
+        example = (torch.zeros(1, 1, 8, 8),)
+        torch.onnx.export(net, example, folder / f"{name}.onnx", external_data=False, verbose=False)
+    return folder / "dense.onnx", folder / "net.onnx"
+
+
+@pytest.fixture
+def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the task `blobs:Blobs` importable."""
+    (tmp_path / "blobs.py").write_text(TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "blobs", raising=False)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, nets: tuple[Net, Net], blobs: None) -> Checkpoint:
+    """A finished one with three rounds and no exports."""
+    dense, pruned = nets
+    origin = {"model": {"spec": "blobs:net"}, "task": {"task": "blobs:Blobs"}, "target": "onnx", "size": 12_000}
+    history = tuple(
+        Round(i, density, size, validation, 0.1, 3.0)
+        for i, (density, size, validation) in enumerate([(1.0, 21_000, 97.5), (0.5, 15_000, 97.8), (0.3, 11_800, 97.1)])
+    )
+    fresh = replace(start(tmp_path / "net.dwindle", origin), done=True, history=history)
+    fresh = replace(fresh, metrics={"test": 96.5, "dense_test": 97.0})
+    masks = {"3.weight": pruned[3].weight != 0}
+    tensors = {"weights": pruned.state_dict(), "dense": dense.state_dict(), "masks": pack_masks(masks)}
+    return finish(fresh, tensors)
+
+
+Exported = Callable[..., Manifest]
+
+
+@pytest.fixture
+def export(checkpoint: Checkpoint) -> Exported:
+    """Puts a pair of files under the checkpoint's exports, with their manifest."""
+
+    def put(target: str, dense: Path, compressed: Path, precision: str = "fp32") -> Manifest:
+        folder = checkpoint.exports / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (dense, compressed):
+            (folder / path.name).write_bytes(path.read_bytes())
+        parity = Parity(1e-6, 1e-7, 1e-4, 1.0, 40, 2)
+        file, reference = (File.of(folder / path.name) for path in (compressed, dense))
+        manifest = Manifest(target, precision, "bitmask + fp32 survivors", file, reference, parity, {"torch": "2"})
+        manifest.write(folder)
+        return manifest
+
+    return put
