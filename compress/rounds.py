@@ -5,14 +5,23 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dwindle.checkpoint import Round, dense_round, last_round, pack_masks, save_round, unpack_masks
+from dwindle.checkpoint import (
+    PARTIAL,
+    Round,
+    dense_round,
+    last_round,
+    pack_masks,
+    partial_round,
+    save_partial,
+    save_round,
+    unpack_masks,
+)
 from dwindle.compress.budget import Solver
 from dwindle.compress.masks import held, holder
 from dwindle.compress.methods import Method
@@ -27,6 +36,11 @@ if TYPE_CHECKING:
     from dwindle.task import Task
 
 
+STATE = ("weights", "masks", "task", "generator")
+"""The tensor files of a saved state."""
+RECENT = 50
+
+
 @dataclass(frozen=True)
 class Plan:
     """How the rounds go about it."""
@@ -36,6 +50,8 @@ class Plan:
     """Share of what survives that each round removes."""
     rounds: int | None
     """A fixed number of rounds, of equal rate; None: as many as the rate needs."""
+    save_every: float = 300.0
+    """Seconds between saves within a round."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,14 @@ class Loop:
         (the rounds before it stay saved), UsageError when the task breaks its contract.
         """
         history = self._resume()
+        if interrupted := partial_round(self.folder, len(history)):
+            self._load(interrupted[1])
+            history = (*history, self._train(history, interrupted[0]))
         # Only for show: how far there is to go, as the weights at hand tell it.
         aim = self.solver.largest_share(self.network)
         self.watcher.begin(history, self._rounds(history, aim))
         if not history:
-            history = (self._train((), Method(start=0.0)),)
+            history = (self._train(()),)
             aim = self.solver.largest_share(self.network)
             self.watcher.finished(history[-1], self._rounds(history, aim))
         while self.solver.excess(self.network) > 1:
@@ -74,7 +93,7 @@ class Loop:
                 )
             if self.plan.method.restore:
                 self._rewind()
-            history = (*history, self._train(history, self.plan.method))
+            history = (*history, self._train(history))
             self.watcher.finished(history[-1], self._rounds(history, aim))
         return history
 
@@ -103,47 +122,53 @@ class Loop:
         rate = math.log(1 - self.plan.prune_per_round)
         return done + max(1, math.ceil(math.log(max(aim, 1e-6) / share) / rate - 0.25))
 
-    def _train(self, history: tuple[Round, ...], method: Method) -> Round:
+    def _train(self, history: tuple[Round, ...], done: dict[str, Any] | None = None) -> Round:
+        """One training or retraining, judged and saved; `done`: the document of the part done before a kill."""
         index = len(history)
-        began, losses, steps = time.perf_counter(), _Recent(), 0
+        method = self.plan.method if index else Method(start=0.0)
+        progress = Progress(**done["progress"]) if done else Progress()
+        began = saved = time.monotonic() - progress.seconds
         hold = holder(self.network.model, self.network.masks)
         whole: int | None = getattr(self.task, "steps", None)
         total = math.ceil(whole * (1 - method.start)) if whole else None
         point = self._rewind_point(whole) if index == 0 else None
-        extra = self._state("rewind_") if point == 0 else {}
+        rewind = self._rewind_state(progress, point)
 
         def on_step(loss: float) -> None:
-            nonlocal steps, extra
-            steps += 1
+            nonlocal rewind, saved
+            now = time.monotonic()
+            progress.step(loss, now - began)
             if not math.isfinite(loss):
                 kept = f"round {index - 1} is kept" if index else "nothing was saved"
                 raise DwindleError(
-                    f"the loss became {loss} in round {index} at step {steps}; {kept}: train with a smaller "
-                    "learning rate into another -o"
+                    f"the loss became {loss} in round {index} at step {progress.steps}; {kept}: train with a "
+                    "smaller learning rate into another -o"
                 )
             hold()
-            losses.add(loss)
-            if steps == point:
-                extra = self._state("rewind_")
-            self.watcher.step(index, steps, total, loss)
+            if progress.steps == point:
+                rewind = self._state("rewind_")
+            if now - saved >= self.plan.save_every and hasattr(self.task, "state_dict"):
+                save_partial(self.folder, index, {"progress": asdict(progress)}, {**self._state(), **rewind})
+                saved = time.monotonic()
+            self.watcher.step(index, progress.steps, total, loss)
 
         # Only fine-tuning asks a task for more than the protocol's two arguments.
         options = {"last_lr": True} if method.last_lr else {}
         self.task.fit(self.network.model, start=method.start, on_step=on_step, **options)
-        if steps == 0 or not held(self.network.model, self.network.masks):
+        if progress.steps == 0 or not held(self.network.model, self.network.masks):
             raise UsageError(
-                f"the task's fit called on_step {steps} times and left pruned weights non-zero: it must call "
-                "on_step(loss) after every optimizer step"
+                f"the task's fit called on_step {progress.steps} times and left pruned weights non-zero: it must "
+                "call on_step(loss) after every optimizer step"
             )
         record = Round(
             index=index,
             density=self.granularity.share(self.network),
             bytes=self.solver.packed_bytes(self.network.model),
             validation=self._judge(),
-            loss=losses.mean(),
-            seconds=time.perf_counter() - began,
+            loss=progress.loss,
+            seconds=time.monotonic() - began,
         )
-        save_round(self.folder, record, history, {**self._state(), **extra})
+        save_round(self.folder, record, history, {**self._state(), **rewind})
         return record
 
     def _judge(self) -> float:
@@ -155,16 +180,21 @@ class Loop:
     def _state(self, prefix: str = "") -> dict[str, dict[str, Tensor]]:
         """Everything that a round continues from, copied."""
         state_of = getattr(self.task, "state_dict", dict)
-        tensors = {
-            "weights": self.network.model.state_dict(),
-            "masks": pack_masks(self.network.masks),
-            "task": state_of(),
-            "generator": {"torch": torch.get_rng_state()},
-        }
-        return {prefix + stem: copy.deepcopy(dict(named)) for stem, named in tensors.items()}
+        tensors = (
+            self.network.model.state_dict(),
+            pack_masks(self.network.masks),
+            state_of(),
+            {"torch": torch.get_rng_state()},
+        )
+        return {prefix + stem: copy.deepcopy(dict(named)) for stem, named in zip(STATE, tensors, strict=True)}
 
     def _load(self, folder: Path, prefix: str = "") -> None:
-        self.network.model.load_state_dict(read_tensors(folder, prefix + "weights"))
+        """Takes up a state that was saved by `_state`."""
+        weights = read_tensors(folder, prefix + "weights")
+        self.network.model.load_state_dict(weights)
+        if not prefix:
+            self.network.masks = unpack_masks(read_tensors(folder, "masks"), weights)
+            torch.set_rng_state(read_tensors(folder, "generator")["torch"])
         load = getattr(self.task, "load_state_dict", None)
         if load:
             load(read_tensors(folder, prefix + "task"), self.network.model)
@@ -179,6 +209,15 @@ class Loop:
             raise UsageError("weight rewinding needs the task to have `steps`, to know which step to go back to")
         return round(self.plan.method.start * (whole or 0))
 
+    def _rewind_state(self, progress: Progress, point: int | None) -> dict[str, dict[str, Tensor]]:
+        """The state to go back to, as far as the dense training has come: saved before a kill, or the very start."""
+        if point is None or progress.steps < point:
+            return {}
+        if progress.steps == 0:
+            return self._state("rewind_")
+        partial = self.folder / "rounds" / PARTIAL
+        return {f"rewind_{stem}": read_tensors(partial, f"rewind_{stem}") for stem in STATE}
+
     def _rewind(self) -> None:
         """Sets weights, optimizer state and batch-norm statistics back, under the present masks."""
         self._load(dense_round(self.folder), "rewind_")
@@ -190,19 +229,22 @@ class Loop:
             return ()
         history, folder = saved
         self._load(folder)
-        self.network.masks = unpack_masks(read_tensors(folder, "masks"), self.network.model.state_dict())
-        torch.set_rng_state(read_tensors(folder, "generator")["torch"])
         return history
 
 
-class _Recent:
-    """The mean of the last losses, to report where training ended rather than where it began."""
+@dataclass
+class Progress:
+    """How far a round has come."""
 
-    def __init__(self) -> None:
-        self._values: deque[float] = deque(maxlen=50)
+    steps: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    """The last RECENT of them: what is reported is where training ended, not where it began."""
 
-    def add(self, loss: float) -> None:
-        self._values.append(loss)
+    def step(self, loss: float, seconds: float) -> None:
+        self.steps, self.seconds = self.steps + 1, seconds
+        self.losses = [*self.losses[1 - RECENT :], loss]
 
-    def mean(self) -> float:
-        return sum(self._values) / len(self._values)
+    @property
+    def loss(self) -> float:
+        return sum(self.losses) / len(self.losses)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 DOCUMENT = "checkpoint.json"
+PARTIAL = "partial"
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,22 @@ def save_round(path: Path, record: Round, before: tuple[Round, ...], tensors: Ma
         seal(scratch, "round.json", {"history": [asdict(entry) for entry in (*before, record)]}, tensors)
     if record.index > 2:  # round 0 stays: it is the dense network
         shutil.rmtree(_round_folder(path, record.index - 2), ignore_errors=True)
+
+
+def save_partial(path: Path, index: int, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
+    """Saves the state of a round under way, in place of the one saved before it."""
+    with staged(path / "rounds" / PARTIAL) as scratch:
+        scratch.mkdir(parents=True)
+        seal(scratch, "round.json", {**document, "index": index}, tensors)
+
+
+def partial_round(path: Path, index: int) -> tuple[dict[str, Any], Path] | None:
+    """The saved state of round `index` (its document, the folder of its tensors), if it was cut off midway."""
+    folder = path / "rounds" / PARTIAL
+    if not (folder / "round.json").exists():
+        return None
+    document = unseal(folder, "round.json")
+    return (document, folder) if document["index"] == index else None
 
 
 def last_round(path: Path) -> tuple[tuple[Round, ...], Path] | None:

@@ -19,8 +19,12 @@ class Task(Protocol):
 
     - `optimizer: torch.optim.Optimizer | None` — the one `fit` uses, kept between calls. Without it,
       momentum restarts in every round.
-    - `state_dict() -> dict[str, Tensor]`, `load_state_dict(state, model)` — optimizer state and random
-      generators, flat. Without them a resumed run differs from an undisturbed one by their reset.
+    - `state_dict() -> dict[str, Tensor]`, `load_state_dict(state, model)` — optimizer state, random
+      generators, and how far `fit` has come, flat; taken between optimizer steps. `fit` after loading a
+      state from its middle goes on from there. Without them a killed round starts again from its beginning,
+      with whatever the optimizer and the generators hold by then.
+    - `last_lr: bool` as a keyword of `fit` — hold the schedule's last learning rate. Without it the task
+      cannot be fine-tuned.
     - `inputs(split) -> tuple[Tensor, ...]` — a few hundred real inputs, batched. Without it parity is
       checked on the example inputs alone.
     - `steps: int` — optimizer steps in the whole schedule. Without it there is no ETA in the first round.

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.models import schedule
-from dwindle.models.augment import crop_and_flip
-from dwindle.models.data import Splits, Subset
+from dwindle.models.batches import DROPOUT, Batches
+from dwindle.models.data import Splits
 from dwindle.models.precision import bf16_gains
 from dwindle.task import Split
 
@@ -82,7 +82,8 @@ class ImageClassification:
         self.splits = splits
         self.optimizer: torch.optim.SGD | None = None
         """The one `fit` uses, kept between calls: its momentum is what LR rewinding continues with."""
-        self._generator = torch.Generator().manual_seed(spec.seed)
+        self._batches = Batches(splits.train, spec.batch_size, spec.crop, spec.flip, spec.seed)
+        self._fits, self._position = 0, -1
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -97,36 +98,50 @@ class ImageClassification:
     @property
     def steps(self) -> int:
         """Optimizer steps in the whole schedule. The last batch of an epoch is left out if it isn't full."""
-        return self.spec.epochs * max(1, len(self.splits.train) // self.spec.batch_size)
+        return self.spec.epochs * self._batches.per_epoch
 
-    def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+    def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None], last_lr: bool = False) -> None:
         """Trains `model` from `start` to the end of the schedule; see `dwindle.task.Task`.
 
-        The optimizer goes on where it was, unless the model's trainable parameters are others than its own:
-        then it starts afresh. `on_step` gets the loss as it is, be it infinite or not a number.
+        After `load_state_dict` of a state that was taken in the middle of a training, goes on from there.
+        With `last_lr` the learning rate stays at the schedule's last value. The optimizer goes on where it
+        was, unless the model's trainable parameters are others than its own: then it starts afresh.
+        `on_step` gets the loss as it is, be it infinite or not a number.
         """
         if not self.steps:
             return
-        spec, device = self.spec, _device(model)
+        if last_lr and self.spec.schedule == "cosine":
+            raise UsageError("a cosine schedule ends at a learning rate of 0: fine-tune with --schedule step")
+        device = _device(model)
         if self.optimizer is None or not _belongs(self.optimizer, model):
             self.optimizer = self._fresh_optimizer(model)
-        batches = self._batches()
+        first = self._position if self._position >= 0 else min(round(start * self.steps), self.steps - 1)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16_gains(device))
-        with _mode(model, training=True), _channels_last(model, self.optimizer), self._own_randomness(device):
-            for step in range(min(round(start * self.steps), self.steps - 1), self.steps):
-                # A step's rate is that of its middle, so that neither warmup nor cosine wastes one on a zero.
-                rate = schedule.factor(spec.schedule, (step + 0.5) / self.steps, spec.warmup)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = spec.lr * rate
-                batch = next(batches)
-                with autocast:
-                    logits = model(self._normalized(batch.images, device))
-                loss = functional.cross_entropy(logits.float(), batch.labels.to(device))
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.optimizer.step()
-                on_step(loss.item())
+        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        try:
+            with _mode(model, training=True), _channels_last(model, self.optimizer), forked:
+                for step in range(first, self.steps):
+                    for group in self.optimizer.param_groups:
+                        group["lr"] = self.learning_rate(self.steps - 1 if last_lr else step)
+                    batch = self._batches.at(self._fits, step)
+                    torch.manual_seed(self._batches.stream(DROPOUT, self._fits, step))
+                    with autocast:
+                        logits = model(self._normalized(batch.images, device))
+                    loss = functional.cross_entropy(logits.float(), batch.labels.to(device))
+                    self.optimizer.zero_grad()
+                    loss.backward()
+                    self.optimizer.step()
+                    self._position = step + 1
+                    on_step(loss.item())
+        finally:
+            self._position = -1
+        self._fits += 1
         self.optimizer.zero_grad()
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of a step of the schedule: that of its middle, so that no end of it wastes one on a zero."""
+        spec = self.spec
+        return spec.lr * schedule.factor(spec.schedule, (step + 0.5) / self.steps, spec.warmup)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: Split) -> float:
@@ -155,8 +170,9 @@ class ImageClassification:
         return (self.inputs("train")[0][:1],)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A copy of the momentum by its parameters' names (`momentum/NAME`) and of the generator's state."""
-        state = {"generator": self._generator.get_state()}
+        """A copy of the momentum by its parameters' names (`momentum/NAME`), and `position`: trainings finished,
+        and steps done of the one under way (-1: none is)."""
+        state = {"position": torch.tensor([self._fits, self._position])}
         for group in self.optimizer.param_groups if self.optimizer else ():
             for name, parameter in zip(group["param_names"], group["params"], strict=True):
                 buffer = self.optimizer.state[parameter].get("momentum_buffer")  # type: ignore[union-attr]
@@ -181,7 +197,7 @@ class ImageClassification:
                 )
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer).detach()
         self.optimizer = optimizer
-        self._generator.set_state(state["generator"].cpu())
+        self._fits, self._position = (int(value) for value in state["position"])
 
     def _fresh_optimizer(self, model: nn.Module) -> torch.optim.SGD:
         spec = self.spec
@@ -193,31 +209,9 @@ class ImageClassification:
             nesterov=spec.nesterov,
         )
 
-    def _batches(self) -> Iterator[Subset]:
-        """Augmented training batches without end, each epoch in an order of its own."""
-        train, size = self.splits.train, min(self.spec.batch_size, len(self.splits.train))
-        augment = self.spec.crop or self.spec.flip
-        while True:
-            order = torch.randperm(len(train), generator=self._generator)
-            for chosen in order[: len(order) // size * size].split(size):
-                batch = train[chosen]
-                if augment:
-                    images = crop_and_flip(
-                        batch.images, pad=self.spec.crop, flip=self.spec.flip, generator=self._generator
-                    )
-                    batch = Subset(images, batch.labels)
-                yield batch
-
     def _normalized(self, images: Tensor, device: torch.device) -> Tensor:
         mean, std = (moment.to(device)[:, None, None] for moment in (self.splits.mean, self.splits.std))
         return (images.to(device).float() - mean) / std
-
-    @contextmanager
-    def _own_randomness(self, device: torch.device) -> Iterator[None]:
-        """Dropout draws from torch's global generator: seeds that from ours, and gives it back after."""
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=self._generator)))
-            yield
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -190,6 +190,50 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.network.model.state_dict()[name]), name
 
 
+class Kill(Watcher):
+    """Ends the process, as far as the loop can tell, right after a save in the middle of a round."""
+
+    def __init__(self, index: int, at: int) -> None:
+        self.index, self.at = index, at
+
+    def step(self, index: int, done: int, total: int | None, loss: float) -> None:
+        if (index, done) == (self.index, self.at):
+            raise KeyboardInterrupt
+
+
+DIGITS = {"data": "digits", "epochs": 1, "batch_size": 128}
+
+
+def digits_loop(folder: Path, name: str, watcher: Watcher | None = None) -> Loop:
+    from dwindle.models.tasks import make_task
+
+    if not folder.exists():
+        checkpoint.start(folder, {})
+    torch.manual_seed(0)
+    network = Network(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Dropout(), nn.Linear(32, 10))
+    )
+    solver = Solver(Budget(density=0.3), Blocks(), nonzero_bytes, "onnx")
+    plan = Plan(method(name), 0.2, rounds=2, save_every=0.0)
+    return Loop(folder, network, make_task(DIGITS), Blocks(), solver, plan, watcher or Watcher())
+
+
+@pytest.mark.parametrize("name", ["lr-rewind", "weight-rewind"])
+@pytest.mark.parametrize(("index", "at"), [(0, 1), (0, 6), (1, 4), (2, 7)])
+def test_a_round_cut_off_in_the_middle_goes_on_to_the_same_weights(
+    tmp_path: Path, name: str, index: int, at: int
+) -> None:
+    undisturbed = digits_loop(tmp_path / "a", name)
+    expected = undisturbed.run()
+    with pytest.raises(KeyboardInterrupt):
+        digits_loop(tmp_path / "b", name, Kill(index, at)).run()
+    resumed = digits_loop(tmp_path / "b", name)
+    history = resumed.run()
+    assert [(r.validation, r.loss) for r in history] == [(r.validation, r.loss) for r in expected]
+    for key, value in undisturbed.network.model.state_dict().items():
+        assert torch.equal(value, resumed.network.model.state_dict()[key]), key
+
+
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_rounds_before(tmp_path: Path) -> None:
     with pytest.raises(DwindleError, match="nan in round 2 at step 6; round 1 is kept"):
         loop(tmp_path / "net", Regression(fail_at=2)).run()

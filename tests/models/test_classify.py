@@ -54,10 +54,10 @@ def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 def test_learns_digits_and_is_a_task(digits: Splits) -> None:
-    task, network = _task(digits, epochs=6), _network()
+    task, network = _task(digits, epochs=8), _network()
     assert isinstance(task, Task)
     losses = _fit(task, network)
-    assert len(losses) == task.steps == 6 * (1079 // 64)
+    assert len(losses) == task.steps == 8 * (1079 // 64)
     assert task.evaluate(network, "validation") > 95
     assert task.evaluate(network, "test") > 95
 
@@ -82,6 +82,42 @@ def test_resumed_is_the_same_bit_for_bit(few: Splits, monkeypatch: pytest.Monkey
     cut_off = _task(few)
     other.load_state_dict(saved_network)
     assert _fit(cut_off, other, start) != losses  # the state matters
+
+
+@pytest.mark.parametrize("cut_at", [1, 3, 4, 7])
+def test_a_state_from_the_middle_goes_on_from_there(few: Splits, cut_at: int) -> None:
+    task, network = _task(few), _network(dropout=True)
+    _fit(task, network)
+    saved: dict[str, Any] = {}
+    losses: list[float] = []
+
+    def on_step(loss: float) -> None:
+        losses.append(loss)
+        if len(losses) == cut_at:
+            saved["task"] = task.state_dict()
+            saved["network"] = {name: value.clone() for name, value in network.state_dict().items()}
+
+    task.fit(network, start=0.0, on_step=on_step)
+    other_task, other = _task(few), _network(seed=5, dropout=True)
+    other.load_state_dict(saved["network"])
+    other_task.load_state_dict(saved["task"], other)
+    assert _fit(other_task, other) == losses[cut_at:]
+    assert _same(other.state_dict(), network.state_dict())
+    assert _same(other_task.state_dict(), task.state_dict())
+
+
+def test_fine_tuning_holds_the_last_rate(few: Splits) -> None:
+    task, network = _task(few, schedule="step"), _network()
+    rates: list[float] = []
+
+    def on_step(loss: float) -> None:
+        assert task.optimizer is not None
+        rates.append(task.optimizer.param_groups[0]["lr"])
+
+    task.fit(network, start=0.0, on_step=on_step, last_lr=True)
+    assert rates == pytest.approx([0.001] * task.steps)
+    with pytest.raises(UsageError, match="--schedule step"):
+        _task(few).fit(network, start=0.0, on_step=on_step, last_lr=True)
 
 
 def test_two_runs_of_one_seed_are_one(few: Splits) -> None:
@@ -174,7 +210,7 @@ def test_momentum_can_be_cut_and_taken_up_by_another_network(few: Splits) -> Non
     _fit(task, network)
     smaller = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))
     state = task.state_dict()
-    assert set(state) == {"generator", *(f"momentum/{name}" for name, _ in network.named_parameters())}
+    assert set(state) == {"position", *(f"momentum/{name}" for name, _ in network.named_parameters())}
     for name in ("momentum/1.weight", "momentum/1.bias"):
         state[name] = state[name][:20]
     with pytest.raises(
@@ -191,7 +227,7 @@ def test_momentum_can_be_cut_and_taken_up_by_another_network(few: Splits) -> Non
 
 def test_a_state_is_a_copy(few: Splits) -> None:
     task, network = _task(few), _network()
-    assert set(task.state_dict()) == {"generator"}
+    assert set(task.state_dict()) == {"position"}
     _fit(task, network)
     state = task.state_dict()
     before = {name: tensor.clone() for name, tensor in state.items()}

@@ -1,0 +1,54 @@
+"""What a step trains on, as a function of the seed, the training and the step alone.
+
+Nothing is drawn from a generator that lives on: a run that was killed goes on with the very batches it
+would have had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dwindle.models.augment import crop_and_flip
+from dwindle.models.data import Subset
+
+ORDER, AUGMENTATION, DROPOUT = range(3)
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches of one split: each epoch in an order of its own, its last batch left out if it isn't full."""
+
+    data: Subset
+    size: int
+    crop: int
+    """Pixels of padding for the random crop; 0 for none."""
+    flip: bool
+    seed: int
+
+    @property
+    def per_epoch(self) -> int:
+        return max(1, len(self.data) // self.size)
+
+    def at(self, fit: int, step: int) -> Subset:
+        """The augmented batch of a step of the `fit`-th training."""
+        epoch, place = divmod(step, self.per_epoch)
+        order = _order(len(self.data), self.stream(ORDER, fit, epoch))
+        batch = self.data[order[place * self.size : (place + 1) * self.size]]
+        if not (self.crop or self.flip):
+            return batch
+        generator = torch.Generator().manual_seed(self.stream(AUGMENTATION, fit, step))
+        return Subset(crop_and_flip(batch.images, pad=self.crop, flip=self.flip, generator=generator), batch.labels)
+
+    def stream(self, purpose: int, fit: int, index: int) -> int:
+        """A seed for one purpose of one step, independent of every other."""
+        return int(np.random.SeedSequence((self.seed, purpose, fit, index)).generate_state(1, np.uint64)[0]) >> 1
+
+
+@lru_cache(maxsize=2)  # an epoch's steps share one order
+def _order(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
