@@ -241,7 +241,7 @@ class Labels:
 
     def _bind_leaves(self) -> None:
         """A parameter used like an activation is bound along the dimension in which its classes vary in the end."""
-        root = self.solve()
+        root, _ = self.solve()
         for parameter, labels in self.leaves.items():
             final = compact(root[labels.long()])
             along = [*varying(final), *sorted(range(final.dim()), key=lambda dim: -parameter.shape[dim])][:1]
@@ -251,8 +251,8 @@ class Labels:
                 else:  # its other uses must not cut what this one needs whole
                     self.bind(parameter, dim, self.fixed((size,), "used whole elsewhere"), writes=False)
 
-    def solve(self) -> Tensor:
-        """The class of every label, int32[count], 0 for what stays.
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """The class of every label, 0 for what stays, and for what stays an index into `pinned`: both int32[count].
 
         A tensor whose classes vary along two dimensions could be left with a hole by a cut, so its classes are tied
         along all dimensions but the one with most of them, until none is left. Two bindings of one dimension (a layer
@@ -265,23 +265,27 @@ class Labels:
             self._stays_if_constant(other, binding.labels)
         while True:
             root = _classes(self.count, self.ties)
-            stays = torch.zeros(self.count, dtype=torch.bool)
-            stays[0] = True
-            for pin in self.pinned:
-                stays[root[pin.labels.long()].long()] = True
-            root = torch.where(stays[root.long()], 0, root)
+            why = torch.full((self.count,), -1, dtype=torch.int32)
+            for index, pin in reversed(list(enumerate(self.pinned))):
+                why[root[pin.labels.long()].long()] = index
+            why = why[root.long()]
+            root = torch.where((why >= 0) | (root == 0), 0, root)
             known = len(self.ties), len(self.pinned)
             for sheet in self.sheets:
-                final = compact(root[sheet.long()])
-                if len(dims := varying(final)) > 1:
-                    widest = max(dims, key=lambda dim, final=final: _distinct(final, dim))  # type: ignore[misc]
-                    rows = core(final).movedim(widest, 0).reshape(final.shape[widest], -1)
-                    self.tie(rows.amax(1)[:, None], rows)
-                    self._stays_if_constant(rows.amax(1)[:, None].expand_as(rows), rows)
+                self._flatten(compact(root[sheet.long()]))
             if known == (len(self.ties), len(self.pinned)):
-                return root
+                return root, why
+
+    def _flatten(self, classes: Tensor) -> None:
+        """Ties classes until they vary along one dimension only."""
+        if len(dims := varying(classes)) > 1:
+            distinct = {d: len(torch.unique(core(classes).movedim(d, 0).flatten(1), dim=0)) for d in dims}
+            rows = core(classes).movedim(max(dims, key=distinct.__getitem__), 0).flatten(1)
+            self.tie(rows.amax(1)[:, None], rows)
+            self._stays_if_constant(rows.amax(1)[:, None], rows)
 
     def _stays_if_constant(self, a: Tensor, b: Tensor) -> None:
+        """What has to go with a constant cannot go."""
         a, b = torch.broadcast_tensors(a, b)
         if (mixed := (a == 0) != (b == 0)).any():
             self.pin((a.abs() + b.abs())[mixed], "tied to channels that stay")
@@ -346,10 +350,6 @@ def _call(node: Node, known: dict[Node, Any]) -> Call:
             if isinstance(argument, Node) and isinstance(argument.meta.get("val"), Tensor)
         },
     )
-
-
-def _distinct(labels: Tensor, dim: int) -> int:
-    return len(torch.unique(core(labels).movedim(dim, 0).reshape(labels.shape[dim], -1), dim=0))
 
 
 def _classes(count: int, ties: list[tuple[Tensor, Tensor]]) -> Tensor:

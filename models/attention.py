@@ -1,0 +1,167 @@
+"""Attention layers that have fewer heads than their class allows for.
+
+The libraries' own classes take the number of features of all heads together to be the width of the layer's input.
+Once heads have been removed that no longer holds. Each class here stands in for one of those: the same parameters under
+the same names, the same call, the same result, but the heads are counted from the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
+from torchvision.models.swin_transformer import ShiftedWindowAttention
+
+
+class SlimMultiheadAttention(nn.MultiheadAttention):
+    """`nn.MultiheadAttention` with `num_heads * head_dim` below `embed_dim`."""
+
+    @property
+    def _qkv_same_embed_dim(self) -> bool:
+        """Read by nn.TransformerEncoderLayer, whose fused path takes the weights for square ones."""
+        return False
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `nn.MultiheadAttention.forward`: [length, batch, features], or [batch, length, features] if batch_first,
+        or without the batch; masks as there."""
+        inputs: tuple[Tensor, ...] = (query, key, value)
+        to_itself = key is query and value is query
+        if batched := query.dim() == 3:
+            inputs = inputs if self.batch_first else tuple(x.transpose(0, 1) for x in inputs)
+        else:
+            inputs = tuple(x.unsqueeze(0) for x in inputs)
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if to_itself:
+            projected = F.linear(inputs[0], weight, bias).chunk(3, -1)
+        else:
+            biases = (None,) * 3 if bias is None else bias.chunk(3)
+            projected = tuple(map(F.linear, inputs, weight.chunk(3), biases))
+        q, k, v = (x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in projected)
+        mask = self._merged_mask(attn_mask, key_padding_mask, q)
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
+            weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), dropout)
+            attended = weights @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+        out = self.out_proj(attended.transpose(1, 2).flatten(2))
+        if not batched:
+            return out.squeeze(0), None if weights is None else weights.squeeze(0)
+        return out if self.batch_first else out.transpose(0, 1), weights
+
+    def _merged_mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
+        """Both masks as one that is added to the scores, [batch or 1, heads or 1, length, length]."""
+        mask = F._canonical_mask(attn_mask, "attn_mask", None, "", q.dtype, check_other=False)
+        if mask is not None:
+            mask = mask.view(-1, q.shape[1], *mask.shape[-2:]) if mask.dim() == 3 else mask[None, None]
+        padding = F._canonical_mask(key_padding_mask, "key_padding_mask", None, "", q.dtype, check_other=False)
+        if padding is not None:
+            padding = padding.view(-1, 1, 1, padding.shape[-1])
+        return padding if mask is None else mask if padding is None else mask + padding
+
+
+class SlimShiftedWindowAttention(ShiftedWindowAttention):
+    """torchvision's `ShiftedWindowAttention` (Swin, version 1) with fewer heads."""
+
+    head_dim: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, height, width, features] to the same shape."""
+        height, width = x.shape[1:3]
+        rows, columns = self.window_size
+        x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
+        padded = x.shape[1:3]
+        shift = [s if w < size else 0 for s, w, size in zip(self.shift_size, self.window_size, padded, strict=True)]
+        windows = _windows(x.roll((-shift[0], -shift[1]), (1, 2)), rows, columns)
+        q, k, v = self.qkv(windows).unflatten(-1, (3, -1, self.head_dim)).permute(3, 0, 1, 4, 2, 5)
+        scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1) + self.get_relative_position_bias()
+        if any(shift):
+            scores = scores + self._apart(shift, padded, x).unsqueeze(1)
+        weights = F.dropout(scores.softmax(-1), self.attention_dropout, self.training)
+        out: Tensor = F.dropout(self.proj((weights @ v).transpose(2, 3).flatten(3)), self.dropout, self.training)
+        out = out.unflatten(1, (padded[0] // rows, -1)).unflatten(3, (rows, columns)).transpose(2, 3)
+        out = out.flatten(3, 4).flatten(1, 2)
+        return out.roll((shift[0], shift[1]), (1, 2))[:, :height, :width].contiguous()
+
+    def _apart(self, shift: list[int], padded: Any, like: Tensor) -> Tensor:
+        """-100 between places that the shift brought into one window from opposite edges, [windows, area, area]."""
+        regions = []
+        for size, window, moved in zip(padded, self.window_size, shift, strict=True):
+            place = torch.arange(size, device=like.device)
+            regions.append((place >= size - window).to(like.dtype) + (place >= size - moved).to(like.dtype))
+        region = (3 * regions[0][:, None] + regions[1])[None, :, :, None]
+        region = _windows(region, *self.window_size)[0, :, :, 0]
+        return (region[:, :, None] != region[:, None, :]).to(like.dtype) * -100.0
+
+
+class SlimRelativePositionalAttention(RelativePositionalMultiHeadAttention):
+    """torchvision's `RelativePositionalMultiHeadAttention` (MaxViT) with fewer heads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, windows, places, features] to the same shape."""
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, -1, self.head_dim)).permute(3, 0, 1, 4, 2, 5)
+        scores = q @ (k * self.scale_factor).transpose(-2, -1) + self.get_relative_positional_bias()
+        out: Tensor = self.merge((scores.softmax(-1) @ v).transpose(2, 3).flatten(3))
+        return out
+
+
+def _windows(x: Tensor, rows: int, columns: int) -> Tensor:
+    """[batch, height, width, features] to [batch, windows, rows * columns, features]."""
+    x = x.unflatten(2, (-1, columns)).unflatten(1, (-1, rows))
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """For a class: what takes its place, its projection to queries, keys and values, [3 * heads * head_dim, width],
+    and the name of its attribute that counts heads."""
+
+    original: type[nn.Module]
+    slim: type[nn.Module]
+    projection: Callable[[Any], Tensor | None]
+    heads: str
+
+
+STAND_INS = (
+    StandIn(nn.MultiheadAttention, SlimMultiheadAttention, lambda m: m.in_proj_weight, "num_heads"),
+    StandIn(ShiftedWindowAttention, SlimShiftedWindowAttention, lambda m: m.qkv.weight, "num_heads"),
+    StandIn(
+        RelativePositionalMultiHeadAttention, SlimRelativePositionalAttention, lambda m: m.to_qkv.weight, "n_heads"
+    ),
+)
+
+
+def slim(module: nn.Module) -> None:
+    """Brings the number of heads of an attention layer in line with its weights, in place: a layer with heads missing
+    becomes one of the class that stands in for its own.
+
+    Layers of other classes, and layers with all their heads, stay as they are.
+    """
+    for known in STAND_INS:
+        weight = known.projection(module) if type(module) in (known.original, known.slim) else None
+        if weight is None:
+            continue
+        rows, width = weight.shape
+        if type(module) is known.original and rows != 3 * width:
+            module.head_dim = width // getattr(module, known.heads)
+            module.__class__ = known.slim
+        if type(module) is known.slim:
+            setattr(module, known.heads, rows // (3 * int(module.head_dim)))  # type: ignore[arg-type]
