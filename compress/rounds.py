@@ -117,7 +117,7 @@ class Loop:
         if self.plan.rounds is not None:
             return self.plan.rounds
         done, share = max(0, len(history) - 1), self.granularity.share(self.network)
-        if aim >= share:
+        if self.solver.excess(self.network) <= 1:
             return done
         rate = math.log(1 - self.plan.prune_per_round)
         return done + max(1, math.ceil(math.log(max(aim, 1e-6) / share) / rate - 0.25))
