@@ -7,6 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
+import onnx.checker
+import onnx.helper
+import onnx.numpy_helper
 import pytest
 import torch
 from torch import nn
@@ -62,9 +66,29 @@ def nets() -> tuple[Net, Net]:
 def onnx_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("onnx")
     for name, net in zip(("dense", "net"), nets, strict=True):
-        example = (torch.zeros(1, 1, 8, 8),)
-        torch.onnx.export(net, example, folder / f"{name}.onnx", external_data=False, verbose=False)
+        onnx.save(as_onnx(net), folder / f"{name}.onnx")
     return folder / "dense.onnx", folder / "net.onnx"
+
+
+def as_onnx(net: Net) -> onnx.ModelProto:
+    """Written by hand: torch's exporter takes seconds to start."""
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    weights = {name.replace(".", ""): tensor.numpy() for name, tensor in net.state_dict().items()}
+    graph = onnx.helper.make_graph(
+        [
+            node("Conv", ["x", "0weight", "0bias"], ["conv"], pads=[1, 1, 1, 1]),
+            node("Relu", ["conv"], ["relu"]),
+            node("Flatten", ["relu"], ["flat"]),
+            node("Gemm", ["flat", "3weight", "3bias"], ["y"], transB=1),
+        ],
+        "net",
+        [value("x", onnx.TensorProto.FLOAT, [1, 1, 8, 8])],
+        [value("y", onnx.TensorProto.FLOAT, [1, 10])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model
 
 
 @pytest.fixture
@@ -110,3 +134,67 @@ def export(checkpoint: Checkpoint) -> Exported:
         return manifest
 
     return put
+
+
+ODD = '''
+import os, sys, time
+
+class Odd:
+    """Does what its file says; otherwise gives back its input."""
+
+    name = "odd"
+    target = "odd"
+
+    def unavailable(self):
+        return None
+
+    def version(self):
+        return "1.0"
+
+    def load(self, path, threads):
+        how = path.read_text()
+        print("loading", how)                        # through Python's buffer
+        os.write(1, b"raw chatter on descriptor 1")  # as a C library would
+        if how == "refuse":
+            raise ValueError("not a model")
+
+        def infer(arrays):
+            if how == "crash":
+                print("about to fall over", file=sys.stderr, flush=True)
+                os.abort()
+            if how == "leave":
+                os._exit(7)
+            if how == "hang":
+                time.sleep(600)
+            return arrays
+
+        return infer
+
+class Absent(Odd):
+    name = "absent"
+
+    def unavailable(self):
+        return "its hardware is elsewhere"
+'''
+
+
+@pytest.fixture
+def odd_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installs another package's runtimes `odd` and `absent`, as pip would, here and in subprocesses."""
+    site = tmp_path / "site"
+    info = site / "odd-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "odd_runtime.py").write_text(ODD)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dwindle.runtimes]\nodd = odd_runtime:Odd\nabsent = odd_runtime:Absent\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.delitem(sys.modules, "odd_runtime", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+
+
+@pytest.fixture
+def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a measurement quick and useless: for tests that look at everything but the times."""
+    monkeypatch.setattr("dwindle.bench.measure.SLICE_SECONDS", 0.0005)
+    monkeypatch.setattr("dwindle.bench.measure.WARM_UP_SECONDS", 0.01)
+    monkeypatch.setattr("dwindle.bench.measure.TOTAL_SECONDS", 0.0)

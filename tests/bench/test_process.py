@@ -1,0 +1,78 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dwindle.bench.process import Worker, WorkerFailed
+
+SAMPLE = [np.arange(4, dtype=np.float32).reshape(1, 4)]
+
+pytestmark = pytest.mark.usefixtures("odd_runtimes")
+
+
+def odd(tmp_path: Path, how: str, patience: float = 60) -> Worker:
+    file = tmp_path / f"{how}.odd"
+    file.write_text(how)
+    return Worker("odd", file, patience=patience)
+
+
+def test_chatter_on_stdout_does_not_reach_the_protocol(tmp_path: Path) -> None:
+    with odd(tmp_path, "work") as worker:
+        loaded = worker.load(SAMPLE)
+        assert loaded.version == "1.0"
+        np.testing.assert_array_equal(worker.infer(SAMPLE)[0], SAMPLE[0])
+        piece = worker.time(5)
+    assert piece.wall_ns.shape == piece.cpu_ns.shape == (5,)
+    assert (piece.wall_ns > 0).all()
+
+
+def test_arrays_larger_than_a_pipe_pass(tmp_path: Path) -> None:
+    large = [np.random.default_rng(0).random((1, 1 << 20))]
+    with odd(tmp_path, "work") as worker:
+        worker.load(SAMPLE)
+        np.testing.assert_array_equal(worker.infer(large)[0], large[0])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("crash", r"odd on crash\.odd crashed \(SIGABRT\); its last words: .*about to fall over"),
+        ("leave", r"odd on leave\.odd ended with exit code 7"),
+        ("refuse", r"odd on refuse\.odd failed: ValueError: not a model"),
+    ],
+)
+def test_a_failure_says_how_it_ended(tmp_path: Path, how: str, message: str) -> None:
+    with odd(tmp_path, how) as worker, pytest.raises(WorkerFailed, match=message) as caught:
+        worker.load(SAMPLE)
+    assert caught.value.file == worker.file
+
+
+def test_a_hang_is_ended_after_the_patience(tmp_path: Path) -> None:
+    with (
+        odd(tmp_path, "hang", patience=1) as worker,
+        pytest.raises(WorkerFailed, match=r"hung: no answer to 'load' within 1 s"),
+    ):
+        worker.load(SAMPLE)
+
+
+def test_a_refused_file_leaves_the_worker_able_to_answer(tmp_path: Path) -> None:
+    with odd(tmp_path, "refuse") as worker:
+        for _ in range(2):
+            with pytest.raises(WorkerFailed, match="not a model"):
+                worker.load(SAMPLE)
+
+
+def test_an_unknown_runtime_is_named_with_the_nearest(tmp_path: Path) -> None:
+    with Worker("oddd", tmp_path) as worker, pytest.raises(WorkerFailed, match="did you mean 'odd'"):
+        worker.load(SAMPLE)
+
+
+def test_nothing_is_left_running(tmp_path: Path) -> None:
+    worker = odd(tmp_path, "work")
+    pid = worker._process.pid
+    worker.load(SAMPLE)
+    with pytest.raises(KeyboardInterrupt), worker:
+        raise KeyboardInterrupt
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -1,0 +1,159 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from dwindle.bench import Bench, bench
+from dwindle.bench.result import COMPRESSED, DENSE, Row
+from dwindle.checkpoint import Checkpoint
+from dwindle.errors import CheckpointError, UsageError
+from dwindle.manifest import Manifest
+
+Export = Callable[..., Manifest]
+pytestmark = pytest.mark.usefixtures("short_slices")
+
+
+def one(found: Bench, target: str, role: str) -> Row:
+    (row,) = found.find(target, role)
+    return row
+
+
+def test_a_real_file_is_measured_through_its_runtime(
+    checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]
+) -> None:
+    from blobs import Blobs  # type: ignore[import-not-found]
+
+    manifest = export("onnx", *onnx_files)
+    said: list[str] = []
+    found = bench(checkpoint.path, seed=3, progress=said.append)
+    dense, compressed = one(found, "onnx", DENSE), one(found, "onnx", COMPRESSED)
+    for row, net, file in ((dense, nets[0], manifest.dense), (compressed, nets[1], manifest.file)):
+        assert row.artifact.sha256 == file.sha256
+        assert (row.artifact.bytes, row.artifact.deflated_bytes) == (file.bytes, file.deflated_bytes)
+        assert (row.runtime.name, row.runtime.threads) == ("onnxruntime", 1)
+        assert row.accuracy is not None
+        assert row.accuracy.value == Blobs().evaluate(net, "test")
+        assert row.latency is not None
+        assert row.latency.min > 0
+        assert row.noise is not None
+        assert row.compression == manifest.dense.bytes / file.bytes
+    assert dense.compare is None
+    assert compressed.compare is not None
+    assert compressed.compare.baseline == dense.artifact.path
+    low, high = compressed.compare.ci95
+    assert low <= compressed.compare.ratio <= high
+    assert any("latency" in line for line in said)
+    assert Bench.load(checkpoint.bench_path) == found
+
+
+def test_every_none_has_its_reason(
+    checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], odd_runtimes: None, tmp_path: Path
+) -> None:
+    export("onnx", *onnx_files)
+    work, crash = tmp_path / "work", tmp_path / "crash"
+    for path in (work, crash):
+        path.write_text(path.name)
+    export("odd", work, crash)
+    export("tflite", work, crash)
+    found = bench(checkpoint)
+    for row in found.rows:
+        for figure in ("latency", "compare", "accuracy", "memory_bytes", "noise", "compression"):
+            assert (getattr(row, figure) is None) == (figure in row.reasons), (row.target, row.role, figure)
+    assert "no runtime is registered for tflite" in one(found, "tflite", DENSE).reasons.values()
+
+
+def test_a_crash_costs_its_own_figures_only(
+    checkpoint: Checkpoint, export: Export, odd_runtimes: None, tmp_path: Path
+) -> None:
+    work, crash, leave = (tmp_path / how for how in ("work", "crash", "leave"))
+    for path in (work, crash, leave):
+        path.write_text(path.name)
+    export("odd", work, crash)
+    rows = {(row.runtime.name, row.role): row for row in bench(checkpoint).rows}
+    assert "crashed (SIGABRT)" in rows["odd", COMPRESSED].reasons["latency"]
+    assert rows["odd", DENSE].latency is not None
+    assert rows["absent", DENSE].reasons["latency"] == "its hardware is elsewhere"
+
+    export("odd", crash, work)
+    rows = {(row.runtime.name, row.role): row for row in bench(checkpoint).rows}
+    assert rows["odd", COMPRESSED].latency is not None
+    assert "dense file" in rows["odd", COMPRESSED].reasons["compare"]
+
+    export("odd", crash, leave)
+    assert all(row.latency is None for row in bench(checkpoint).rows)
+
+
+def test_a_task_that_cannot_judge_a_file_costs_the_accuracy_only(
+    checkpoint: Checkpoint,
+    export: Export,
+    onnx_files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import blobs
+
+    monkeypatch.setattr(blobs.Blobs, "evaluate", lambda self, model, split: model.features)
+    export("onnx", *onnx_files)
+    row = one(bench(checkpoint), "onnx", COMPRESSED)
+    assert row.latency is not None
+    assert "AttributeError" in row.reasons["accuracy"]
+
+
+def test_without_exports_it_says_what_to_run(checkpoint: Checkpoint) -> None:
+    with pytest.raises(UsageError, match="no exported files: run `dwindle export"):
+        bench(checkpoint)
+    assert not checkpoint.bench_path.exists()
+
+
+def test_an_altered_file_is_refused(checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path]) -> None:
+    export("onnx", *onnx_files)
+    (checkpoint.exports / "onnx" / "net.onnx").write_bytes(b"another")
+    with pytest.raises(CheckpointError, match=r"net\.onnx is not the file its manifest describes"):
+        bench(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "damaged"),
+        (lambda text: json.dumps({**json.loads(text), "schema": 9}), "schema 9, not 1"),
+        (lambda text: json.dumps({**json.loads(text), "surprise": 1}), "damaged"),
+        (lambda text: text.replace('"latency"', '"lateness"', 1), "damaged"),
+        (lambda text: "[]", "damaged"),
+    ],
+)
+def test_a_damaged_bench_is_named(
+    checkpoint: Checkpoint,
+    export: Export,
+    onnx_files: tuple[Path, Path],
+    damage: Callable[[str], str],
+    message: str,
+) -> None:
+    from dwindle.bench.result import Machine, blank_rows
+    from dwindle.manifest import manifests
+
+    export("onnx", *onnx_files)
+    rows = tuple(row for pair in blank_rows(checkpoint.path, manifests(checkpoint.exports)) for row in pair)
+    saved = Bench(rows, Machine("cpu", 2, "Linux"), 0, "2026-01-01T00:00:00+00:00", "0.1.0")
+    saved.save(checkpoint.bench_path)
+    assert Bench.load(checkpoint.bench_path) == saved
+    checkpoint.bench_path.write_text(damage(checkpoint.bench_path.read_text()))
+    with pytest.raises(CheckpointError, match=message):
+        Bench.load(checkpoint.bench_path)
+
+
+def test_compression_needs_the_dense_fp32_onnx(
+    checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path]
+) -> None:
+    from dwindle.bench.result import blank_rows
+
+    manifest = export("onnx", *onnx_files)
+    folder = checkpoint.exports / "onnx"
+    ((dense, compressed),) = blank_rows(checkpoint.path, [(folder, manifest)])
+    assert dense.compression == 1
+    assert compressed.artifact.path == "exports/onnx/net.onnx"
+    ((dense, _),) = blank_rows(checkpoint.path, [(folder, replace(manifest, precision="fp16"))])
+    assert dense.compression is None
+    assert "fp32 ONNX" in dense.reasons["compression"]

@@ -1,0 +1,114 @@
+"""Judgements on synthetic samples whose truth is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dwindle.bench.measure import Samples, Surroundings
+from dwindle.bench.process import Loaded
+from dwindle.bench.stats import milliseconds, noise, paired_ratio, wilson
+
+CALM = Surroundings(pressure=0.01, load=0.8)
+
+
+def samples(
+    cpu_ms: float = 2.0, share: float = 0.99, spread: float = 0.002, switches: int = 3, seed: int = 0
+) -> Samples:
+    draws = np.random.default_rng(seed).lognormal(0, spread, (24, 30))
+    cpu = cpu_ms * 1e6 * draws
+    return Samples(Loaded("1", 5.0, 3.0, 1 << 20), cpu / share, cpu, switches)
+
+
+def test_a_calm_run_is_quiet() -> None:
+    judged = noise(samples(), CALM, cores=2)
+    assert judged.quiet
+    assert judged.reasons == ()
+    assert judged.cpu_over_wall == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize(
+    ("taken", "around", "reason"),
+    [
+        (samples(share=0.94), CALM, "had the CPU for 94% of the time only"),
+        (samples(switches=100_000), CALM, "times a second"),
+        (samples(), Surroundings(0.6, 0.8), "tasks waited for a CPU during 60% of the time"),
+        (samples(), Surroundings(None, 2.6), "load average 2.6 on 2 cores"),
+    ],
+)
+def test_each_disturbance_alone_makes_it_noisy_and_is_named(taken: Samples, around: Surroundings, reason: str) -> None:
+    judged = noise(taken, around, cores=2)
+    assert not judged.quiet
+    assert len(judged.reasons) == 1
+    assert reason in judged.reasons[0]
+
+
+def test_a_cpu_that_runs_slower_for_most_of_the_time_is_noticed() -> None:
+    taken = samples()
+    taken.cpu[4:] *= 1.1  # a neighbour in the same physical core: the thread still has "the CPU"
+    taken.wall[4:] *= 1.1
+    judged = noise(taken, CALM, cores=2)
+    assert "speed wavered: typically" in judged.reasons[0]
+
+
+def test_wall_median_and_p95_need_the_cpu() -> None:
+    latency, why = milliseconds(samples(share=0.96))
+    assert why is None
+    assert latency.median == pytest.approx(2.0 / 0.96, rel=0.01)
+    assert latency.p95 is not None
+    assert latency.median < latency.p95
+    latency, why = milliseconds(samples(share=0.5))
+    assert latency.median is latency.p95 is None
+    assert "50%" in str(why)
+    assert latency.cpu_median == pytest.approx(2.0, rel=0.01)
+    assert latency.min == pytest.approx(4.0, rel=0.02)
+    assert (latency.load, latency.first, latency.rounds, latency.iterations) == (5.0, 3.0, 24, 30)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """Each load has a placement of its own (sd 1%), each inference noise of its own, and both files meet
+    the same bursts; the true ratio is 0.4."""
+    rng, hits, widths, trials = np.random.default_rng(7), 0, [], 300
+    for trial in range(trials):
+        bursts = np.where(rng.random((24, 1)) < 0.2, 1.3, 1.0)
+
+        def draw(scale: float, bursts: np.ndarray = bursts) -> Samples:
+            placement = rng.normal(1, 0.01, (24, 1))
+            cpu = scale * bursts * placement * rng.lognormal(0, 0.01, (24, 20))
+            return Samples(Loaded("1", 1, 1, None), cpu, cpu, 0)
+
+        ratio, (low, high) = paired_ratio(draw(0.4), draw(1.0), seed=trial, resamples=1000)
+        assert low <= ratio <= high
+        hits += low <= 0.4 <= high
+        widths.append((high - low) / ratio)
+    assert 0.91 <= hits / trials <= 0.99
+    assert np.median(widths) < 0.03
+
+
+def test_the_ratio_is_that_of_the_files_whatever_slows_both() -> None:
+    base = samples(cpu_ms=2.0, seed=1)
+    half = samples(cpu_ms=1.0, seed=2)
+    slow = np.linspace(1, 3, 24)[:, None]
+    for one in (base, half):
+        one.cpu[:] *= slow
+    ratio, (low, high) = paired_ratio(half, base, seed=0)
+    assert ratio == pytest.approx(0.5, rel=0.005)
+    assert high - low < 0.01
+    assert paired_ratio(half, base, seed=0) == (ratio, (low, high))
+
+
+def test_wilson_gives_the_published_values() -> None:
+    # Newcombe 1998, table I, method 3
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_the_share_and_stays_within_one(case: tuple[int, int]) -> None:
+    low, high = wilson(*case)
+    assert 0 <= low <= case[0] / case[1] + 1e-12
+    assert case[0] / case[1] - 1e-12 <= high <= 1
+    mirrored = wilson(case[1] - case[0], case[1])
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)

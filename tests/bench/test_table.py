@@ -1,0 +1,101 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dwindle.bench.limits import Limit, Verdict
+from dwindle.bench.result import (
+    Accuracy,
+    Artifact,
+    Bench,
+    Compare,
+    Latency,
+    Machine,
+    Noise,
+    Row,
+    RuntimeUsed,
+    unmeasured,
+)
+from dwindle.bench.table import bench_table, gate_table
+from dwindle.bench.wording import format_ms, gaps, signed
+
+DENSE = Row(
+    target="onnx",
+    role="dense",
+    precision="fp32",
+    encoding="dense",
+    artifact=Artifact("exports/onnx/dense.onnx", "0", "onnx", 331_000, 304_000),
+    runtime=RuntimeUsed("onnxruntime", "1.32.0", 1),
+    compression=1.0,
+    latency=Latency(5.0, 2.0, 0.2, 0.21, 0.25, 0.19, 0.205, 24, 240),
+    accuracy=Accuracy("accuracy", 97.0, 360, (94.7, 98.3), "test"),
+    memory_bytes=4_000_000,
+    noise=Noise(True, (), 0.99, 0.01, 20.0, 0.01, 0.5),
+)
+COMPRESSED = replace(
+    DENSE,
+    role="compressed",
+    artifact=Artifact("exports/onnx/net.onnx", "1", "onnx", 28_900, 25_000),
+    compression=11.45,
+    compare=Compare("exports/onnx/dense.onnx", 1.012, (1.005, 1.019), "median"),
+    accuracy=replace(DENSE.accuracy, value=96.3) if DENSE.accuracy else None,
+    noise=Noise(False, ("had the CPU for 80% of the time only",), 0.8, 0.01, 20.0, 0.01, 0.5),
+)
+
+
+def shown(renderable: Any) -> str:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(renderable)
+    return console.export_text()
+
+
+def test_the_bench_table_has_every_headline() -> None:
+    missing = unmeasured(replace(COMPRESSED, target="coreml", latency=None, compare=None, accuracy=None), "no Mac")
+    text = shown(bench_table(Bench((DENSE, COMPRESSED, missing), Machine("CPU", 2, "Linux"), 0, "now", "0.1")))
+    (line,) = (line for line in text.splitlines() if line.startswith("onnx compressed"))
+    for figure in (
+        "28.9 KB",
+        "25.0 KB",
+        "11.4×",
+        "96.30 [94.7–98.3]",
+        "−0.70",
+        "205 µs",
+        "200 µs",
+        "1.012 [1.005–1.019]",
+    ):
+        assert figure in line
+    assert "not measured: latency, latency ratio, accuracy, memory, noise of coreml compressed: no Mac" in text
+    assert "noisy: onnx compressed: had the CPU for 80% of the time only" in text
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (Limit("max_size", "onnx", 30_000, 28_900, True, None), ("pass", "30.0 KB (30,000)", "every limit holds")),
+        (
+            Limit("max_drop", "onnx", 1.0, 1.5, False, "95 against 96.5"),
+            ("miss", "1.50 points", "1 of 1 limits missed"),
+        ),
+        (Limit("max_drop", "onnx", 1.0, None, False, "no Mac"), ("unmeasured", "no Mac", "not a pass")),
+    ],
+)
+def test_the_gate_table_says_each_outcome_in_words(row: Limit, words: tuple[str, ...]) -> None:
+    text = shown(gate_table(Verdict((row,))))
+    assert all(word in text for word in words)
+
+
+def test_figures_read_well() -> None:
+    assert [format_ms(value) for value in (0.0099, 0.1806, 0.9996, 4.526, 99.96, 1200)] == [
+        "9.90 µs", "181 µs", "1.00 ms", "4.53 ms", "100 ms", "1.20 s",
+    ]  # fmt: skip
+    assert [signed(value) for value in (-0.7, 0.2, 0.0, -0.001)] == ["−0.70", "+0.20", "0.00", "0.00"]
+
+
+def test_a_reason_is_said_once_for_all_that_share_it() -> None:
+    rows = [unmeasured(row, "no Mac") for row in (DENSE, COMPRESSED)]
+    ((files, figures, reason),) = gaps(rows)
+    assert (files, reason) == ("onnx", "no Mac")
+    assert figures == "latency, accuracy, memory, noise, latency ratio"
+    ((files, _, _),) = gaps([unmeasured(COMPRESSED, "no Mac")])
+    assert files == "onnx compressed"
