@@ -1,0 +1,90 @@
+"""One .onnx or .tflite file behind the messages of bench/wire.py, in a Python that has only the runtime.
+
+    python guest.py WIRE.PY FILE
+
+Runs under the emulator, where dwindle isn't installed; serves `load`, `time` and `infer` as bench/worker.py
+does, without the clocks.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Infer = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+def onnxruntime(path: str) -> tuple[str, Infer]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+    return ort.__version__, lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))
+
+
+def litert(path: str) -> tuple[str, Infer]:
+    import ai_edge_litert
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path, num_threads=1)
+    interpreter.allocate_tensors()
+    inputs = [node["index"] for node in interpreter.get_input_details()]
+    outputs = [node["index"] for node in interpreter.get_output_details()]
+
+    def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        for index, array in zip(inputs, arrays, strict=True):
+            interpreter.set_tensor(index, array)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in outputs]
+
+    return ai_edge_litert.__version__, infer
+
+
+RUNTIMES = {".onnx": onnxruntime, ".tflite": litert}
+
+
+def main() -> None:
+    wire_path, path = sys.argv[1:]
+    spec = spec_from_file_location("wire", wire_path)
+    assert spec is not None
+    assert spec.loader is not None
+    wire: Any = module_from_spec(spec)
+    spec.loader.exec_module(wire)
+    gc.disable()  # a collection is a million instructions, and not the file's
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # what a library prints must not land among the answers
+    answer: tuple[dict[str, Any], list[np.ndarray]]
+    while True:
+        try:
+            header, arrays = wire.receive(requests)
+        except EOFError:
+            return
+        try:
+            match header["request"]:
+                case "load":
+                    version, infer = RUNTIMES[Path(path).suffix](path)
+                    sample = arrays
+                    infer(sample)
+                    answer = {"version": version}, []
+                case "time":
+                    for _ in range(header["iterations"]):
+                        infer(sample)
+                    answer = {}, []
+                case "infer":
+                    answer = {}, infer(arrays)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}, []
+        wire.send(answers, *answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""A folder that stands in for an ARM64 machine: Debian's arm64 packages, PyPI's aarch64 wheels, one fake CPU.
+
+qemu-user runs ARM64 programs as ordinary processes and looks for what they open below this folder first, so
+that nothing is installed, nobody changes root, and the host's dpkg never hears of another architecture.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from dwindle.errors import DwindleError, RuntimeUnavailable
+from dwindle.files import staged, user_cache
+
+SETUP = "dwindle doctor --setup arm64"
+PYTHON = "usr/bin/python3.11"
+"""Bookworm's, whatever runs dwindle: one release everywhere, so that counts compare between machines."""
+
+_RELEASE = "bookworm"
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6", "libgomp1")
+_LITERT = "2.3.0"
+"""Taken where none is installed here: it alone needn't be."""
+_PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
+_LAYOUT = 1
+"""To be raised when what `setup` makes changes, so that older folders are made again."""
+
+Progress = Callable[[str], None]
+
+
+def root() -> Path:
+    return user_cache() / "arm64"
+
+
+def unavailable() -> str | None:
+    """Why ARM64 cost can't be counted here, in words, with the command that changes that; None if it can."""
+    missing = _missing()
+    if missing:
+        return missing
+    try:
+        made = json.loads((root() / "setup.json").read_text())
+    except (OSError, ValueError):
+        return f"the ARM64 emulation is not set up: run {SETUP}"
+    if made != _wanted():
+        return f"the ARM64 emulation was set up for other versions than are installed now: run {SETUP} again"
+    return None
+
+
+def setup(progress: Progress = lambda line: None) -> Path:
+    """Makes the folder (about 70 MB to download, 300 MB on disk) and returns it; at once where it exists.
+
+    What was downloaded before an interruption isn't downloaded again; the folder appears whole or not at all.
+    Raises RuntimeUnavailable naming the host's packages that are missing, DwindleError where a download fails.
+    """
+    missing = _missing()
+    if missing:
+        raise RuntimeUnavailable(missing)
+    if unavailable() is None:
+        progress(f"the ARM64 emulation is set up in {root()}")
+        return root()
+    downloads = user_cache() / "arm64-downloads"
+    archives = _download_packages(downloads / "debian", progress)
+    wheels = _download_wheels(downloads / "pypi", progress)
+    progress("unpacking")
+    with staged(root()) as scratch:
+        for archive in archives:
+            _run(["dpkg-deb", "--extract", str(archive), str(scratch)], f"cannot unpack {archive.name}")
+        for wheel in wheels:
+            _unpack(wheel, scratch / "site")
+        _pretend_cpu(scratch)
+        (scratch / "setup.json").write_text(json.dumps(_wanted()))
+    shutil.rmtree(downloads)
+    progress(f"the ARM64 emulation is set up in {root()}")
+    return root()
+
+
+def _missing() -> str | None:
+    """The host's packages that are needed and not there."""
+    if sys.platform != "linux" or not shutil.which("apt-get"):
+        return "the ARM64 emulation is made of Debian's packages, and this system has no apt-get"
+    needed = {
+        "qemu-user": shutil.which("qemu-aarch64"),
+        "g++-aarch64-linux-gnu": shutil.which("aarch64-linux-gnu-g++"),
+        "gcc": shutil.which("gcc"),
+        "debian-archive-keyring": _KEYRING.exists(),
+        "python3-pip": find_spec("pip"),
+    }
+    absent = [package for package, found in needed.items() if not found]
+    if not absent:
+        return None
+    return f"the ARM64 emulation needs what isn't installed here: apt-get install {' '.join(absent)}"
+
+
+def _wanted() -> dict[str, object]:
+    return {"layout": _LAYOUT, "release": _RELEASE, "wheels": _wheels()}
+
+
+def _wheels() -> dict[str, str]:
+    """Distributions and their versions, those installed here: both machines run the same code."""
+    wheels = {name: version(name) for name in ("executorch", "onnxruntime", "numpy")}
+    wheels["ai-edge-litert"] = version("ai-edge-litert") if find_spec("ai_edge_litert") else _LITERT
+    return {name: number.split("+")[0] for name, number in wheels.items()}  # PyPI has no local versions
+
+
+def _download_packages(folder: Path, progress: Progress) -> list[Path]:
+    """The .deb files of _PACKAGES and all they depend on, by an apt with a state of its own."""
+    for name in ("state/lists/partial", "cache/archives/partial"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "status").touch()  # dpkg's, and empty: nothing is installed there yet
+    (folder / "sources.list").write_text(
+        f"deb [arch=arm64 signed-by={_KEYRING}] http://deb.debian.org/debian {_RELEASE} main\n"
+    )
+    (folder / "apt.conf").write_text(
+        f"""#clear APT::Architectures;
+#clear APT::Update;
+APT::Architecture "arm64";
+APT::Architectures {{ "arm64"; }};
+APT::Install-Recommends "false";
+APT::Sandbox::User "";
+Acquire::Languages "none";
+Dir::State "{folder}/state";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}/cache";
+Dir::Etc::SourceList "{folder}/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+"""
+    )
+    apt = ["apt-get", "--config-file", str(folder / "apt.conf"), "--quiet", "--yes"]
+    failed = f"cannot download Debian's packages; {SETUP} goes on where this stopped"
+    progress(f"downloading Debian {_RELEASE}'s list of arm64 packages")
+    _run([*apt, "update"], failed)
+    progress(f"downloading {', '.join(_PACKAGES)} and what they depend on")
+    _run([*apt, "--download-only", "install", *_PACKAGES], failed)
+    return sorted((folder / "cache" / "archives").glob("*.deb"))
+
+
+def _download_wheels(folder: Path, progress: Progress) -> list[Path]:
+    wheels = [f"{name}=={number}" for name, number in _wheels().items()]
+    progress(f"downloading aarch64 wheels of {', '.join(wheels)}")
+    platforms = [flag for name in _PLATFORMS for flag in ("--platform", f"{name}_aarch64")]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    _run(
+        [*pip, *platforms, "--python-version", PYTHON.split("python")[1], "--dest", str(folder), *wheels],
+        f"cannot download aarch64 wheels from PyPI; {SETUP} goes on where this stopped",
+    )
+    names = [wheel.replace("-", "_").replace("==", "-") for wheel in wheels]
+    return [file for file in sorted(folder.glob("*.whl")) if file.name.startswith(tuple(names))]
+
+
+def _unpack(wheel: Path, site: Path) -> None:
+    """Of executorch only what the runner links to: its Python half needs torch."""
+    kept = ("executorch/lib/", "executorch/include/") if wheel.name.startswith("executorch") else ""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site, [name for name in archive.namelist() if name.startswith(kept)])
+
+
+def _pretend_cpu(sysroot: Path) -> None:
+    """One Cortex-A76 in /proc and /sys, without which onnxruntime crashes or takes the host's CPU for its own.
+
+    Formats: the kernel's Documentation/ABI/testing/sysfs-devices-system-cpu and arch/arm64/kernel/cpuinfo.c.
+    """
+    files = dict.fromkeys(("kernel_max", "possible", "present", "online"), "0")
+    files["cpu0/regs/identification/midr_el1"] = "0x00000000414fd0b1"
+    for name, text in files.items():
+        path = sysroot / "sys/devices/system/cpu" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    fields = {
+        "processor": "0",
+        "BogoMIPS": "52.00",
+        "Features": "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop "
+        "asimddp",
+        "CPU implementer": "0x41",
+        "CPU architecture": "8",
+        "CPU variant": "0x4",
+        "CPU part": "0xd0b",
+        "CPU revision": "1",
+    }
+    (sysroot / "proc").mkdir()
+    (sysroot / "proc/cpuinfo").write_text("".join(f"{key}\t: {value}\n" for key, value in fields.items()) + "\n")
+
+
+def _run(command: Sequence[str], failed: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise DwindleError(f"{failed} ({said[-1] if said else f'exit code {done.returncode}'})")
