@@ -57,7 +57,8 @@ def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
         1, math.ceil(math.log(max(share, 1e-6)) / math.log(1 - request.prune_per_round) - 0.25)
     )
     whole: int | None = getattr(ready.task, "steps", None)
-    steps = None if whole is None else whole + rounds * math.ceil(whole * (1 - request.retraining.start))
+    trained = request.weights is not None
+    steps = whole and (0 if trained else whole) + rounds * math.ceil(whole * (1 - request.retraining.start))
     small = network.copy()
     request.pruning.shrink(small, share)
     inputs, sizes, pays = ready.task.example_inputs(), [], []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dwindle.compress.budget import Budget
@@ -14,6 +15,7 @@ from dwindle.compress.network import Granularity
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
+from dwindle.files import sha256
 from dwindle.quantities import parse_bytes
 
 
@@ -48,6 +50,8 @@ class Request:
     """Share of the surviving weights that a round removes (Renda et al. 2020 use 20%)."""
     rounds: int | None = None
     """Instead, a fixed number of rounds; 1 is one-shot."""
+    weights: str | None = None
+    """A file of trained weights (`dwindle.models.pretrained`): the dense network, which is then judged, not trained."""
     seed: int = 0
     budget: Budget = field(init=False)
     pruning: Granularity = field(init=False)
@@ -65,10 +69,16 @@ class Request:
         if size is None and density is None:
             density = pruning.floor  # a pattern such as 2:4 says itself how far to go
         targets.load(self.target)
+        retraining = method(self.method, self.rewind_to)
+        if self.weights is not None and retraining.restore:
+            raise UsageError(
+                f"--method {self.method} goes back to an earlier state of the dense training, and --weights come "
+                "without one: use lr-rewind or finetune, or train the dense network here"
+            )
         for name, value in (
             ("pruning", pruning),
             ("budget", Budget(size, density)),
-            ("retraining", method(self.method, self.rewind_to)),
+            ("retraining", retraining),
         ):
             object.__setattr__(self, name, value)
 
@@ -92,5 +102,7 @@ class Request:
             "rewind_to": self.retraining.start,
             "prune_per_round": self.prune_per_round if self.rounds is None else None,
             "rounds": self.rounds,
+            # Its content, not its path: the same weights may lie elsewhere when the run is resumed.
+            "weights": sha256(Path(self.weights)) if self.weights is not None else None,
             "seed": self.seed,
         }

@@ -52,6 +52,8 @@ class Plan:
     """A fixed number of rounds, of equal rate; None: as many as the rate needs."""
     save_every: float = 300.0
     """Seconds between saves within a round."""
+    pretrained: bool = False
+    """Whether the network comes trained: then the dense round judges it as it is."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Loop:
         aim = self.solver.largest_share(self.network)
         self.watcher.begin(history, self._rounds(history, aim))
         if not history:
-            history = (self._train(()),)
+            history = (self._as_it_came() if self.plan.pretrained else self._train(()),)
             aim = self.solver.largest_share(self.network)
             self.watcher.finished(history[-1], self._rounds(history, aim))
         while self.solver.excess(self.network) > 1:
@@ -160,12 +162,22 @@ class Loop:
                 f"the task's fit called on_step {progress.steps} times and left pruned weights non-zero: it must "
                 "call on_step(loss) after every optimizer step"
             )
+        return self._finish(history, progress.loss, began, rewind)
+
+    def _as_it_came(self) -> Round:
+        """The dense round of a network that was trained elsewhere."""
+        return self._finish((), None, time.monotonic(), {})
+
+    def _finish(
+        self, history: tuple[Round, ...], loss: float | None, began: float, rewind: dict[str, dict[str, Tensor]]
+    ) -> Round:
+        """The network as it is now, judged and saved as the next round."""
         record = Round(
-            index=index,
+            index=len(history),
             density=self.granularity.share(self.network),
             bytes=self.solver.packed_bytes(self.network.model),
             validation=self._judge(),
-            loss=progress.loss,
+            loss=loss,
             seconds=time.monotonic() - began,
         )
         save_round(self.folder, record, history, {**self._state(), **rewind})

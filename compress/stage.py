@@ -19,6 +19,7 @@ from dwindle.compress.rounds import Loop, Plan
 from dwindle.compress.watcher import Watcher
 from dwindle.export import target as targets
 from dwindle.models.build import ModelSpec, build, check_logits
+from dwindle.models.pretrained import load_pretrained
 from dwindle.models.tasks import make_task
 from dwindle.sealed import read_tensors
 from dwindle.task import Task
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request made real: everything built, nothing trained."""
+    """A request made real: everything built or loaded, nothing trained."""
 
     task: Task
     spec: ModelSpec
@@ -40,7 +41,7 @@ class Prepared:
 def prepare(request: Request) -> Prepared:
     """Builds task, model and packer, and checks that the budget can be met.
 
-    Raises UsageError for a model or task that cannot be used, BudgetMissed for a budget out of reach.
+    Raises UsageError for a model, weights or task that cannot be used, BudgetMissed for a budget out of reach.
     """
     task = make_task(request.task_options)
     torch.manual_seed(request.seed)
@@ -48,6 +49,8 @@ def prepare(request: Request) -> Prepared:
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]))
     network = Network(build(spec))
     check_logits(network.model, inputs, classes)
+    if request.weights is not None:
+        load_pretrained(network.model, Path(request.weights))
     packer = targets.load(request.target).packer(network.model, inputs)
     solver = Solver(request.budget, request.pruning, packer, request.target)
     solver.check_feasible(network)
@@ -68,7 +71,7 @@ def compress(request: Request, out: Path | str, watcher: Watcher | None = None) 
     run = store.start(Path(out), _as_json({**_origin(spec, task, request), **request.origin}))
     if run.done:
         return run
-    plan = Plan(request.retraining, request.prune_per_round, request.rounds)
+    plan = Plan(request.retraining, request.prune_per_round, request.rounds, pretrained=request.weights is not None)
     history = Loop(run.path, network, task, request.pruning, ready.solver, plan, watcher or Watcher()).run()
 
     dense = read_tensors(store.dense_round(run.path), "weights")

@@ -37,7 +37,7 @@ PARTIAL = "partial"
 
 @dataclass(frozen=True)
 class Round:
-    """One prune-and-retrain; round 0 is the dense network's training."""
+    """One prune-and-retrain; round 0 is the dense network, trained or as it came."""
 
     index: int
     density: float
@@ -46,8 +46,8 @@ class Round:
     """Size of the file the budget's target would ship; None without a byte budget."""
     validation: float
     """The task's metric on the validation split, in points."""
-    loss: float
-    """Mean training loss over the round's last 50 steps."""
+    loss: float | None
+    """Mean training loss over the round's last 50 steps; None where it took none, the network having come trained."""
     seconds: float
     macs: int | None = None
     """Multiply-accumulates of one inference; None where granularity leaves them unchanged."""

@@ -120,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share: Callable[[str], Any]) -> None:
     """The fields of `dwindle.compress.Request`; one that isn't given is left to its default there."""
     to.add_argument("model", metavar="MODEL", help="zoo:resnet20, torchvision:NAME or package.module:factory")
+    to.add_argument("--weights", metavar="FILE", help="a trained start (safetensors or a state dict) to prune")
     task = to.add_argument_group("what to train on")
     task.add_argument("--data", help="digits, fashion-mnist, cifar10, cifar100, a folder, or package.module:factory")
     task.add_argument("--data-root", metavar="DIR", help="where the data set's files are")

@@ -136,7 +136,7 @@ def row(record: Round, dense: Round) -> tuple[str, ...]:
         format_bytes(record.bytes) if record.bytes else "",
         smaller,
         f"{record.validation:.2f}" + (f" ({record.validation - dense.validation:+.2f})" if record.index else ""),
-        f"{record.loss:.3f}",
+        f"{record.loss:.3f}" if record.loss is not None else "",
         format_seconds(record.seconds),
     )
 

@@ -75,6 +75,8 @@ BAD = [
         "outside [0, 1)",
     ),
     (compress("zoo:resnet8", "--data", "digits", "--size", "30KB", "--rounds", "0"), 2, "--rounds 0"),
+    (compress("mine:tiny", "--data", "digits", "--density", "0.5", "--weights", "no.pt"), 2, "can't be read: No such"),
+    (compress("mine:tiny", "--data", "digits", "--density", "0.5", "--weights", "mine.py"), 2, "neither safetensors"),
     (compress("mine:tiny", "--data", "digits", "--size", "100"), 3, "cannot be reached"),
     (compress("mine:tiny", "--data", "digits", "--size", "90MB"), 2, "nothing to prune"),
     (["export", "nothing.dwindle"], 1, "not a checkpoint"),

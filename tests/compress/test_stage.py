@@ -1,0 +1,94 @@
+"""The verb as a whole, on real digits."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dwindle.checkpoint import Checkpoint
+from dwindle.compress import Request, compress, plan
+from dwindle.compress.watcher import Watcher
+from dwindle.errors import UsageError
+from dwindle.files import sha256
+from dwindle.models.tasks import make_task
+from dwindle.models.zoo import resnet8
+
+DIGITS = {"data": "digits", "epochs": 1}
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DWINDLE_BF16", "0")
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Tensor]:
+    """Weights that were trained elsewhere: by another seed, for longer."""
+    torch.manual_seed(7)
+    model = resnet8(in_channels=1)
+    make_task({"data": "digits", "epochs": 4, "seed": 7}).fit(model, start=0.0, on_step=lambda _: None)
+    return model.state_dict()
+
+
+@pytest.fixture
+def weights(tmp_path: Path, trained: dict[str, Tensor]) -> Path:
+    torch.save({"epoch": 4, "state_dict": trained}, tmp_path / "trained.pt")
+    return tmp_path / "trained.pt"
+
+
+def request(weights: Path, **options: object) -> Request:
+    return Request("zoo:resnet8", DIGITS, density=0.5, rounds=2, weights=str(weights), **options)  # type: ignore[arg-type]
+
+
+class Stop(Watcher):
+    def step(self, index: int, done: int, total: int | None, loss: float) -> None:
+        if index == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_pretrained_start_is_judged_and_not_trained(
+    tmp_path: Path, weights: Path, trained: dict[str, Tensor]
+) -> None:
+    done = compress(request(weights), tmp_path / "net.dwindle")
+    model = resnet8(in_channels=1)
+    model.load_state_dict(trained)
+    assert done.history[0].loss is None
+    assert done.history[0].density == 1
+    assert done.history[0].validation == make_task(DIGITS).evaluate(model, "validation")
+    assert all(torch.equal(done.dense_weights[name], value) for name, value in trained.items())
+    assert done.history[1].loss is not None
+    assert done.origin["weights"] == sha256(weights)
+    assert str(weights) not in str(done.origin)
+
+
+def test_a_pretrained_run_resumes_from_the_same_weights_wherever_they_lie(tmp_path: Path, weights: Path) -> None:
+    undisturbed = compress(request(weights), tmp_path / "a.dwindle")
+    with pytest.raises(KeyboardInterrupt):
+        compress(request(weights), tmp_path / "b.dwindle", Stop())
+    assert not Checkpoint.load(tmp_path / "b.dwindle").done
+    elsewhere = shutil.move(weights, tmp_path / "moved.pt")
+    resumed = compress(request(elsewhere), tmp_path / "b.dwindle")
+    assert all(torch.equal(resumed.weights[name], value) for name, value in undisturbed.weights.items())
+    torch.save(resnet8(in_channels=1).state_dict(), elsewhere)
+    with pytest.raises(UsageError, match=r"made with other options \(weights was '"):
+        compress(request(elsewhere), tmp_path / "b.dwindle")
+
+
+def test_a_plan_counts_no_dense_training_for_a_pretrained_start(weights: Path) -> None:
+    assert plan(request(weights)).steps == 2 * make_task(DIGITS).steps  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", ["weight-rewind", "lottery-ticket"])
+def test_a_pretrained_start_has_no_earlier_state_to_go_back_to(weights: Path, method: str) -> None:
+    with pytest.raises(UsageError, match=f"--method {method} goes back to an earlier state"):
+        request(weights, method=method)
+
+
+def test_weights_of_another_model_write_nothing(tmp_path: Path, weights: Path) -> None:
+    with pytest.raises(UsageError, match=r"doesn't fit ResNet: it has no stage1\.1\.conv1\.weight"):
+        compress(Request("zoo:resnet20", DIGITS, density=0.5, weights=str(weights)), tmp_path / "net.dwindle")
+    assert not (tmp_path / "net.dwindle").exists()
