@@ -43,7 +43,7 @@ class Parity:
     """Share of samples whose largest output is the same one."""
     samples: int
     weights_equal: int | None
-    """Weight tensors decoded from the file and found bit-equal; None where it packs none."""
+    """Tensors read back from the file and found bit-equal; None where the format keeps them out of reach."""
     not_run: str | None = None
     """Why the outputs were not compared, where they weren't."""
 

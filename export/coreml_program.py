@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
-from dwindle.export.fold import first_line, short_names, tensors, trace
+from dwindle.export.fold import reason, short_names, tensors, trace
 from dwindle.export.mlprogram import WEIGHTS, constants, main_block, operations
 from dwindle.export.quiet import quiet
 
@@ -51,15 +51,15 @@ def convert(network: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
     Raises UsageError where the network cannot be traced, has an operator that Core ML lacks, or a weight
     beyond the reach of fp16.
     """
-    for name, tensor in tensors(network).items():
-        if tensor.is_floating_point() and not (tensor.abs() <= np.finfo(np.float16).max).all():
+    for name, parameter in network.named_parameters():
+        if not (parameter.abs() <= np.finfo(np.float16).max).all():
             raise UsageError(f"{name} has values beyond 65504, where fp16 and so Core ML ends: scale it down")
     program = trace(network, inputs)
     try:
         with quiet():
             model, blobs = _converted(program)
     except Exception as error:
-        raise UsageError(f"{type(network).__name__} cannot be written as Core ML: {first_line(error)}") from error
+        raise UsageError(f"{type(network).__name__} cannot be written as Core ML: {reason(error)}") from error
     found = constants(model, blobs)
     sources, complete = _sources(found, program, network)
     in_file = {
@@ -67,13 +67,15 @@ def convert(network: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
         for operation in operations(main_block(model))
         if operation.type == "const" and operation.attributes["val"].HasField("blobFileValue")
     }
+    weights = in_file | sources.keys()
     short = short_names(network)
-    renamed = {constant: short[name] for constant, name in sources.items()}
-    _share_settings(main_block(model), keep=in_file | renamed.keys())
+    firsts = {name: constant for constant, name in reversed(sources.items())}
+    renamed = {constant: short[name] for name, constant in firsts.items()}
+    _share_settings(main_block(model), keep=weights)
     _rename(main_block(model), renamed, len(short))
     return Program(
         model=model,
-        weights={renamed[name]: found[name] for name in found if name in in_file or name in sources},
+        weights={renamed.get(name, name): found[name] for name in found if name in weights},
         sources={renamed[constant]: name for constant, name in sources.items()},
         complete=complete,
     )
@@ -118,9 +120,7 @@ def _sources(
         # coremltools names a constant after torch's placeholder, which may begin with another's name
         placeholder = max((name for name in read if constant.startswith(name)), key=len, default="")
         value = expected.get(read.get(placeholder, ""))
-        if value is None or array.dtype != np.float16 or read[placeholder] in sources.values():
-            continue
-        if np.array_equal(array, value):
+        if value is not None and array.dtype == np.float16 and np.array_equal(array, value):
             sources[constant] = read[placeholder]
     return sources, expected.keys() & read.values() <= set(sources.values())
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import contextlib
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.errors import UsageError
-from dwindle.export.fold import deployable, first_line, tensors, trace
+from dwindle.export.fold import deployable, reason, tensors, trace
 from dwindle.export.quiet import quiet
 from dwindle.export.target import one_by_one
 
@@ -47,12 +47,12 @@ class ExecuTorch:
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
         import torch
 
-        with quiet(), _muted_stderr():
+        # Native code reports through sys.stderr on the processor, at the first call: loading is lazy.
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):
             from executorch.extension.pybindings.portable_lib import _load_for_executorch, _unsafe_reset_threadpool
 
             _unsafe_reset_threadpool(1)
             program = _load_for_executorch(str(path))
-            # Loading is lazy: the delegate reports on the processor at the first call.
             return one_by_one(
                 lambda sample: program.forward([torch.from_numpy(array) for array in sample])[0].numpy(), inputs
             )
@@ -72,17 +72,4 @@ def _lowered(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
             return bytes(lowered.to_executorch().buffer)
     except Exception as error:
         name = type(network).__name__
-        raise UsageError(f"{name} cannot be written as ExecuTorch: {first_line(error)}") from error
-
-
-@contextmanager
-def _muted_stderr() -> Iterator[None]:
-    """Drops what native code prints to standard error; its failures arrive as exceptions all the same."""
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        raise UsageError(f"{name} cannot be written as ExecuTorch: {reason(error)}") from error

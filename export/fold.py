@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwindle.errors import UsageError
@@ -84,14 +86,17 @@ def trace(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     import torch
 
     try:
-        with quiet(), torch.no_grad():
+        # Where it fails, torch.export prints the graph so far.
+        with quiet(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
             return torch.export.export(network, inputs)
     except Exception as error:  # torch.export raises whatever the model's own code raised
-        raise UsageError(f"torch.export cannot trace {type(network).__name__}: {first_line(error)}") from error
+        raise UsageError(f"torch.export cannot trace {type(network).__name__}: {reason(error)}") from error
 
 
-def first_line(error: BaseException) -> str:
-    """What a library's error says, without the pages that some of them add."""
+def reason(error: BaseException) -> str:
+    """Why a library failed, in a line: the first of its first cause, without the pages that some of them add."""
+    while error.__cause__:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

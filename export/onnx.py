@@ -51,10 +51,10 @@ class Onnx:
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         import onnx
 
-        from dwindle.export.unpack import unpacked
+        from dwindle.export import unpack
 
-        weights = unpacked(onnx.load(path))
-        return {name: weights[short] for name, short in short_names(module).items() if short in weights}
+        held = unpack.tensors(onnx.load(path))
+        return {name: held[short] for name, short in short_names(module).items() if short in held}
 
 
 def _filled(skeleton: ModelProto, network: nn.Module, *, pack: bool) -> ModelProto:

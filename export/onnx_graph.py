@@ -13,7 +13,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from dwindle.errors import UsageError
-from dwindle.export.fold import first_line, short_names, trace
+from dwindle.export.fold import reason, short_names, trace
 from dwindle.export.quiet import quiet
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def skeleton(network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
         with quiet():
             model = _optimized(program, names)
     except Exception as error:
-        raise UsageError(f"{type(network).__name__} cannot be written as ONNX: {first_line(error)}") from error
+        raise UsageError(f"{type(network).__name__} cannot be written as ONNX: {reason(error)}") from error
     _shorten(model, set(names.values()))
     return model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError
-from dwindle.export.fold import first_line, tensors
+from dwindle.export.fold import reason, tensors
 from dwindle.export.target import Target, one_by_one
 from dwindle.manifest import Parity
 
@@ -44,7 +44,7 @@ def check(target: Target, path: Path, module: nn.Module, shipped: nn.Module, inp
     except DwindleError:
         raise
     except Exception as error:  # whatever a runtime makes of a file it can't run
-        raise ParityFailed(f"{path.name} does not run: {first_line(error)}") from error
+        raise ParityFailed(f"{path.name} does not run: {reason(error)}") from error
     reference = _reference(module, samples)
     return _compare_outputs(path, TOLERANCE[target.precision], outputs, reference, len(equal))
 
@@ -57,7 +57,7 @@ def _compare_weights(target: Target, path: Path, shipped: nn.Module) -> list[str
     try:
         decoded = target.decode(path, shipped)
     except Exception as error:  # whatever a parser makes of a damaged file
-        raise ParityFailed(f"the weights in {path.name} cannot be read back: {first_line(error)}") from error
+        raise ParityFailed(f"the weights in {path.name} cannot be read back: {reason(error)}") from error
     held = tensors(shipped)
     for name, weights in decoded.items():
         expected = (held[name].to(dtype) + 0).numpy()  # + 0: what rounds to a negative zero ships as a positive

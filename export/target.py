@@ -47,9 +47,9 @@ class Target(Protocol):
         """
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
-        """Every packed weight as the runtime will see it, by its name in `module`; empty if nothing is packed.
+        """Each tensor that can be read back from the file, as its runtime will see it, by its name in `module`.
 
-        module: what was written. Its names are read, never its values.
+        module: what was written. Its names are read, never its values. Every packed weight must be there.
         """
 
 

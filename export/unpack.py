@@ -47,20 +47,19 @@ def fill(skeleton: ModelProto, weights: Arrays, *, pack: bool) -> ModelProto:
     return min(model, plain, key=ModelProto.ByteSize)
 
 
-def unpacked(model: ModelProto) -> dict[str, NDArray[np.float32]]:
-    """Every packed tensor of a model, decoded from its bytes, by the name under which its graph reads it.
+def tensors(model: ModelProto) -> dict[str, NDArray[Any]]:
+    """Every constant of a model, packed ones decoded, by the name under which its graph reads it.
 
     Raises ValueError where mask, survivors and shape do not belong together.
     """
-    held = {tensor.name: tensor for tensor in model.graph.initializer}
-    tensors = {}
+    held = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if (node.domain, node.op_type) == (DOMAIN, FUNCTION):
-            mask, values = (to_array(held[name]) for name in node.input)
+            mask, values = (held.pop(name) for name in node.input)
             if values[0] != 0:
                 raise ValueError(f"{node.output[0]} reads {values[0]} where a weight is pruned")
-            tensors[node.output[0]] = bitmask.decode(mask, values[1:], tuple(node.attribute[0].ints))
-    return tensors
+            held[node.output[0]] = bitmask.decode(mask, values[1:], tuple(node.attribute[0].ints))
+    return held
 
 
 @cache

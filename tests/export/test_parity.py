@@ -1,0 +1,138 @@
+"""Files that are not the network they are said to be, each refused in words that say what is wrong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.numpy_helper import from_array, to_array
+from torch import Tensor, nn
+
+from dwindle.errors import ParityFailed, UsageError
+from dwindle.export.fold import deployable
+from dwindle.export.onnx import Onnx
+from dwindle.export.parity import SAMPLES, TOLERANCE, check
+
+Inputs = tuple[Tensor, ...]
+
+
+@pytest.fixture
+def pruned(network: nn.Module, masked: Callable[..., nn.Module]) -> nn.Module:
+    return masked(network, 0.1).eval()
+
+
+@pytest.fixture
+def shipped(pruned: nn.Module, example: Inputs) -> nn.Module:
+    return deployable(pruned, example)
+
+
+@pytest.fixture
+def file(shipped: nn.Module, example: Inputs, tmp_path: Path) -> Path:
+    Onnx().write(shipped, example, tmp_path / "net.onnx", pack=True)
+    return tmp_path / "net.onnx"
+
+
+def rewrite(file: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    model = onnx.load(file)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(from_array(change(to_array(tensor).copy()), name))
+    onnx.save(model, file)
+
+
+def negated_last(values: np.ndarray) -> np.ndarray:
+    values[-1] *= -1
+    return values
+
+
+def test_the_file_of_the_network_passes(pruned: nn.Module, shipped: nn.Module, file: Path) -> None:
+    inputs = (torch.randn(SAMPLES + 3, 1, 8, 8),)
+    parity = check(Onnx(), file, pruned, shipped, inputs)
+    assert parity.samples == SAMPLES
+    assert parity.weights_equal == 20
+    assert parity.top1_agreement == 1
+    assert parity.not_run is None
+    assert parity.max_abs is not None
+    assert parity.relative is not None
+    assert 0 < parity.relative < TOLERANCE["fp32"] == parity.tolerance
+    with torch.no_grad():
+        assert parity.max_abs == pytest.approx(
+            parity.relative * float(pruned(inputs[0][:SAMPLES]).abs().max()), rel=0.01
+        )
+
+
+def test_one_packed_weight_that_differs_is_found(
+    pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs
+) -> None:
+    rewrite(file, "_0v", negated_last)
+    with pytest.raises(ParityFailed, match=r"^net.onnx has other values in 1 of 144 weights of conv.weight$"):
+        check(Onnx(), file, pruned, shipped, samples)
+
+
+def test_a_flipped_mask_is_found(pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs) -> None:
+    rewrite(file, "_0m", lambda mask: mask[::-1])
+    with pytest.raises(ParityFailed, match=r"^net.onnx has other values in \d+ of 144 weights of conv.weight$"):
+        check(Onnx(), file, pruned, shipped, samples)
+
+
+def test_a_mask_that_does_not_fit_is_found(pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs) -> None:
+    rewrite(file, "_0m", lambda mask: mask[:-1])
+    with pytest.raises(ParityFailed, match=r"^the weights in net.onnx cannot be read back: ValueError: a mask of 17"):
+        check(Onnx(), file, pruned, shipped, samples)
+
+
+def test_an_unpacked_tensor_that_differs_by_rounding_is_found(
+    pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs
+) -> None:
+    rewrite(file, "_1", lambda bias: np.nextafter(bias, np.float32(9)))
+    with pytest.raises(ParityFailed, match=r"^net.onnx has other values in 16 of 16 weights of conv.bias$"):
+        check(Onnx(), file, pruned, shipped, samples)
+
+
+def test_a_lost_batch_norm_shows_in_the_outputs(
+    pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs
+) -> None:
+    other = copy.deepcopy(pruned)
+    other.stage2[0].bn1.running_mean += 0.5  # the file is that of `shipped`, which is no longer `other` folded
+    with pytest.raises(ParityFailed, match=r"^net.onnx is off by .* on outputs of up to .* rounding explains 1e-04$"):
+        check(Onnx(), file, other, shipped, samples)
+
+
+@pytest.mark.parametrize("keep", [0, 1000, -1])
+def test_a_truncated_file_is_found(
+    pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs, keep: int
+) -> None:
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ParityFailed, match=r"net.onnx (cannot be read back|does not run): "):
+        check(Onnx(), file, pruned, shipped, samples)
+
+
+def test_outputs_that_are_not_numbers_fail(pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs) -> None:
+    shipped.conv.bias[0] = np.nan
+    rewrite(file, "_1", lambda bias: shipped.conv.bias.numpy())
+    with pytest.raises(ParityFailed, match=r"^net.onnx is off by nan"):
+        check(Onnx(), file, pruned, shipped, samples)
+    pruned.conv.weight.data[0] = np.inf
+    with pytest.raises(ParityFailed, match=r"the checkpoint's own outputs are not finite"):
+        check(Onnx(), file, pruned, shipped, samples)
+
+
+class Pairs(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(x)
+        return logits, logits
+
+
+def test_a_network_with_two_outputs_is_refused(
+    pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs
+) -> None:
+    with pytest.raises(UsageError, match=r"^Pairs returns a tuple: export takes one tensor$"):
+        check(Onnx(), file, Pairs(pruned), shipped, samples)

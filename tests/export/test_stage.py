@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from torch import Tensor, nn
+
+import dwindle
+from dwindle import checkpoint as checkpoints
+from dwindle.errors import ParityFailed, UsageError
+from dwindle.export import export
+from dwindle.export.fold import deployable
+from dwindle.export.onnx import Onnx
+from dwindle.export.stage import export_networks
+from dwindle.files import sha256
+from dwindle.manifest import Manifest, manifests
+from dwindle.models.zoo import resnet8
+
+Inputs = tuple[Tensor, ...]
+Changed = Callable[..., nn.Module]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained: Changed, masked: Changed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished checkpoint of a ResNet-8 for the digits, at 10% density."""
+    path = tmp_path_factory.mktemp("stage") / "net.dwindle"
+    origin = {
+        "model": {"spec": "zoo:resnet8", "classes": 10, "input_shape": [1, 8, 8]},
+        "task": {"data": "digits"},
+    }
+    dense = trained(resnet8(in_channels=1))
+    pruned = masked(copy.deepcopy(dense), 0.1)
+    done = replace(checkpoints.start(path, origin), done=True)
+    checkpoints.finish(done, {"weights": pruned.state_dict(), "dense": dense.state_dict()})
+    return path
+
+
+def test_a_checkpoint_becomes_two_files_and_a_manifest(checkpoint: Path) -> None:
+    said: list[str] = []
+    (manifest,) = export(checkpoint, ["onnx", "onnx"], progress=said.append)
+    folder = checkpoint / "exports" / "onnx"
+    assert sorted(path.name for path in folder.iterdir()) == ["dense.onnx", "manifest.json", "net.onnx"]
+    assert manifests(checkpoint / "exports") == [(folder, manifest)]
+    assert (manifest.target, manifest.precision) == ("onnx", "fp32")
+    assert manifest.encoding == "bitmask + fp32 survivors"
+    assert manifest.file.bytes == (folder / "net.onnx").stat().st_size < 50_000
+    assert manifest.dense.bytes == (folder / "dense.onnx").stat().st_size > 300_000
+    assert manifest.file.deflated_bytes < manifest.file.bytes
+    assert manifest.parity.samples == 64
+    assert manifest.parity.weights_equal == 20
+    assert manifest.versions["dwindle"] == dwindle.__version__
+    assert manifest.versions["onnxruntime"] == version("onnxruntime")
+    assert said[:2] == ["onnx: writing net.onnx", "onnx: writing dense.onnx"]
+    assert said[2].startswith("onnx: 44.0 KB, dense 311 KB; within ")
+
+
+def test_an_unknown_target_is_refused_before_anything_is_written(checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match="unknown target 'onx': did you mean 'onnx'"):
+        export(checkpoint, ["executorch", "onx"])
+    assert not (checkpoint / "exports" / "executorch").exists()
+
+
+def test_an_unfinished_checkpoint_is_refused(tmp_path: Path) -> None:
+    checkpoints.start(tmp_path / "net.dwindle", {})
+    with pytest.raises(UsageError, match="unfinished"):
+        export(tmp_path / "net.dwindle", ["onnx"])
+
+
+class Corrupting(Onnx):
+    """Writes a good file, then changes one bit of it."""
+
+    def write(self, module: nn.Module, inputs: Inputs, path: Path, *, pack: bool) -> str:
+        encoding = super().write(module, inputs, path, pack=pack)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x40
+        path.write_bytes(content)
+        return encoding
+
+
+def test_a_rejected_file_is_kept_and_the_earlier_export_stays(
+    trained: Changed, masked: Changed, example: Inputs, samples: Inputs, tmp_path: Path
+) -> None:
+    folder = tmp_path / "exports" / "onnx"
+    dense = trained(resnet8(in_channels=1)).eval()
+    pruned = masked(copy.deepcopy(dense), 0.1)
+    networks = {"net": (pruned, deployable(pruned, example)), "dense": (dense, deployable(dense, example))}
+    for attempt in range(2):  # without and with an earlier export
+        with pytest.raises(
+            ParityFailed, match=rf"^onnx: .*; the file is kept as {folder}/net.onnx.rejected$"
+        ) as failed:
+            export_networks(networks, example, samples, folder, Corrupting())
+        assert failed.value.exit_code == 4
+        assert (folder / "net.onnx.rejected").is_file()
+        assert [path.name for path in folder.parent.iterdir()] == ["onnx"]
+        if attempt == 0:
+            assert manifests(folder.parent) == []
+            good = export_networks(networks, example, samples, folder, Onnx())
+            assert not (folder / "net.onnx.rejected").exists()
+    assert Manifest.read(folder) == good
+    assert sha256(folder / "net.onnx") == good.file.sha256
+
+
+@pytest.mark.slow
+def test_every_target_exports_and_silently(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = export(checkpoint, ["onnx", "executorch", "coreml"])
+    assert [manifest.target for manifest in made] == ["onnx", "executorch", "coreml"]
+    assert [manifest.precision for manifest in made] == ["fp32", "fp32", "fp16"]
+    assert made[2].parity.weights_equal == 20
+    assert tuple(capfd.readouterr()) == ("", "")
