@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXIT_CODES = """exit codes:
   0 fine · 1 error · 2 usage · 3 budget missed · 4 parity failed · 5 runtime unavailable · 130 interrupted"""
 INTERRUPTED = 130
-TASK_OPTIONS = ("data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule")
+TASK_OPTIONS = ("data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule", "warmup")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,13 +129,16 @@ def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share:
     task.add_argument("--epochs", type=int, metavar="N", help="per training and retraining")
     task.add_argument("--lr", type=float, help="learning rate at its peak")
     task.add_argument("--batch-size", type=int, metavar="N")
-    task.add_argument("--schedule", help="step or cosine")
+    task.add_argument("--schedule", help="step (the paper's for CIFAR), imagenet or cosine")
+    task.add_argument("--warmup", type=float, metavar="FRACTION", help="of the schedule, to climb to --lr")
     budget = to.add_argument_group("budget (all that are given must hold)")
     budget.add_argument("--size", type=size, metavar="SIZE", help="shipped bytes, such as 500KB")
+    budget.add_argument("--macs", metavar="MACS", help="of one inference, such as 50%% or 150M")
     budget.add_argument("--density", type=share, metavar="SHARE", help="of the weights, such as 10%%")
     budget.add_argument("--for", dest="target", metavar="TARGET", help="what --size is counted on (onnx)")
     pruning = to.add_argument_group("pruning")
-    pruning.add_argument("--granularity", metavar="G", help="unstructured, a block such as 4x1, or 2:4")
+    pruning.add_argument("--granularity", metavar="G", help="auto, channel, unstructured, 4x1, 2:4, channel+2:4 …")
+    pruning.add_argument("--align", type=int, metavar="N", help="channels: widths are multiples of it (8)")
     pruning.add_argument("--score", help="magnitude, layerwise or lamp")
     pruning.add_argument("--include", nargs="+", metavar="PATTERN", help="the layers that may be pruned")
     pruning.add_argument("--exclude", nargs="+", metavar="PATTERN", help="the layers that may not")

@@ -42,7 +42,7 @@ class TaskSpec:
     """On every parameter, BN and biases included."""
     schedule: schedule.Schedule = "step"
     warmup: float = 0.0
-    """Fraction of the schedule."""
+    """Fraction of the schedule over which the rate climbs to its peak."""
     crop: int = 4
     """Pixels of padding for the random crop; 0 for none."""
     flip: bool = True
@@ -139,9 +139,7 @@ class ImageClassification:
         self.optimizer.zero_grad()
 
     def learning_rate(self, step: int) -> float:
-        """The rate of a step of the schedule: that of its middle, so that no end of it wastes one on a zero."""
-        spec = self.spec
-        return spec.lr * schedule.factor(spec.schedule, (step + 0.5) / self.steps, spec.warmup)
+        return learning_rate(self.spec, step, self.steps)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: Split) -> float:
@@ -212,6 +210,11 @@ class ImageClassification:
     def _normalized(self, images: Tensor, device: torch.device) -> Tensor:
         mean, std = (moment.to(device)[:, None, None] for moment in (self.splits.mean, self.splits.std))
         return (images.to(device).float() - mean) / std
+
+
+def learning_rate(spec: TaskSpec, step: int, steps: int) -> float:
+    """The rate of a step of `steps`: that of its middle, so that no end of the schedule wastes one on a zero."""
+    return spec.lr * schedule.factor(spec.schedule, (step + 0.5) / steps, spec.warmup)
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -11,22 +11,25 @@ from typing import Literal, get_args
 from dwindle.errors import UsageError
 from dwindle.registry import unknown
 
-Schedule = Literal["step", "cosine"]
+Schedule = Literal["step", "imagenet", "cosine"]
+
+DROPS = {"step": (91 / 182, 136 / 182), "imagenet": (30 / 90, 60 / 90, 80 / 90)}
+"""Where the rate falls to a tenth: the rewinding paper's epochs (Renda et al. 2020, table 1)."""
 
 
 def factor(schedule: Schedule, progress: float, warmup: float = 0.0) -> float:
     """The factor in [0, 1] at `progress`, the fraction of the schedule done, in [0, 1].
 
-    - `step`: 1, then ÷10 at 1/2 and again at 3/4, as the rewinding paper's CIFAR runs do (epochs 91 and
-      136 of 182). Warmup multiplies it and moves nothing, as in their ImageNet runs.
+    - `step`, `imagenet`: 1, then ÷10 at each of DROPS, as the rewinding paper trains on CIFAR-10 and on
+      ImageNet. Warmup multiplies it and moves nothing; theirs on ImageNet is 5 of the 90 epochs.
     - `cosine`: from 1 where warmup ends to 0 at the end, half a period (Loshchilov & Hutter 2017, eq. 5).
 
     Warmup climbs linearly from 0 over that fraction of the schedule.
     """
     rise = progress / warmup if progress < warmup else 1.0
-    if schedule == "step":
-        return rise * (1.0 if progress < 1 / 2 else 0.1 if progress < 3 / 4 else 0.01)
-    return rise if rise < 1 else (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+    if schedule == "cosine":
+        return rise if rise < 1 else (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+    return rise * 10.0 ** -sum(progress >= drop for drop in DROPS[schedule])
 
 
 def check(schedule: str, warmup: float) -> None:
