@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,10 +28,18 @@ class Budget:
     """Bytes of the file that will ship."""
     density: float | None = None
     """Surviving share of what can be pruned."""
+    macs: float | None = None
+    """Multiply-accumulates of one inference; up to 1, a share of the dense network's."""
 
     def __post_init__(self) -> None:
-        if self.size is None and self.density is None:
-            raise UsageError("no budget: give --size, --density or both")
+        if self.size is None and self.density is None and self.macs is None:
+            raise UsageError("no budget: give --size, --macs or --density")
+
+    def macs_of(self, network: Network) -> float:
+        """The limit in multiply-accumulates; infinite where there is none."""
+        if self.macs is None:
+            return math.inf
+        return self.macs * network.dense_macs if self.macs <= 1 else self.macs
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Solver:
         return max(
             self.packed_bytes(network.model) / size if size else 0.0,
             self.granularity.share(network) / density if density else 0.0,
+            network.macs / self.budget.macs_of(network) if self.budget.macs else 0.0,
         )
 
     def excess_at(self, network: Network, share: float) -> float:
@@ -69,6 +79,8 @@ class Solver:
             return 0.0 if 1 - SLACK <= excess <= 1 else excess - (1 - SLACK / 2)
 
         high = min(self.granularity.share(network), self.budget.density or 1.0)
+        if self.budget.macs:
+            high = min(high, self.budget.macs_of(network) / network.dense_macs)
         if distance(high) > 0:
             brentq(distance, 0.0, high, xtol=1e-5, maxiter=40, disp=False)
         return max(met)
@@ -76,16 +88,21 @@ class Solver:
     def check_feasible(self, network: Network) -> None:
         """Raises UsageError where the network meets the budget as it is, and BudgetMissed, with the smallest
         size there is, where no amount of pruning meets it."""
-        size, floor = self.budget.size, self._shrunk(network, 0.0)
         if self.excess(network) <= 1:
             raise UsageError(
                 f"nothing to prune: the dense network takes {self._bytes(network)} as {self.target}, "
                 "which is within the budget; ask for less"
             )
+        size, floor = self.budget.size, self._shrunk(network, 0.0)
         if size and self.packed_bytes(floor.model) > size:
             raise BudgetMissed(
-                f"{format_bytes(size)} cannot be reached: with every prunable weight gone, the rest takes "
+                f"{format_bytes(size)} cannot be reached: with everything gone that can be pruned, the rest takes "
                 f"{self._bytes(floor)} as {self.target}; ask for more, or for another granularity or target"
+            )
+        if self.budget.macs and floor.macs > self.budget.macs_of(network):
+            raise BudgetMissed(
+                f"{self.budget.macs_of(network):,.0f} MACs cannot be reached: the least there is, with this "
+                f"granularity and alignment, is {floor.macs:,}; ask for more, or align to less"
             )
 
     def _shrunk(self, network: Network, share: float) -> Network:

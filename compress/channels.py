@@ -103,6 +103,11 @@ def choose(
     return best(found, scores, left(removed))
 
 
+def least(found: Found, *, align: int = 8, whole: Container[str] = ()) -> list[int]:
+    """The fewest units that may be left of each group: one step, or all of it where it is `whole`."""
+    return [_left(group, group.units, align, 1.0, whole) for group in found.groups]
+
+
 def best(found: Found, scores: Sequence[Tensor], units: Sequence[int]) -> Keep:
     """Leaves so many units of each group, those of greatest score."""
     return found.keep(

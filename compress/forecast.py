@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from dwindle.compress.pays import Pays, will_pay
 from dwindle.compress.request import Request
+from dwindle.compress.size import Sizer
 from dwindle.compress.stage import Prepared, prepare
 from dwindle.errors import DwindleError
 from dwindle.export import target as targets
@@ -51,22 +52,23 @@ def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
     Raises what `compress` would raise before it trains.
     """
     ready = prepare(request)
-    network, solver = ready.network, ready.solver
-    share = solver.largest_share(network)
+    network, solver = ready.network, ready.solvers[-1]
+    small = network.copy()
+    for phase in ready.solvers:
+        share = phase.largest_share(small)
+        phase.granularity.shrink(small, share)
     rounds = request.rounds or max(
         1, math.ceil(math.log(max(share, 1e-6)) / math.log(1 - request.prune_per_round) - 0.25)
     )
     whole: int | None = getattr(ready.task, "steps", None)
     trained = request.weights is not None
     steps = whole and (0 if trained else whole) + rounds * math.ceil(whole * (1 - request.retraining.start))
-    small = network.copy()
-    request.pruning.shrink(small, share)
     inputs, sizes, pays = ready.task.example_inputs(), [], []
     for name in on or (request.target,):
         target = targets.load(name)
-        count = solver.packed_bytes if name == request.target else target.packer(network.model, inputs)
+        count = solver.packed_bytes if name == request.target else Sizer(target, inputs)
         sizes.append(Bytes(name, count(network.model), count(small.model)))
-        pays.append(will_pay(request.pruning.kind, name, target.packs_zeros))
+        pays.append(will_pay(solver.granularity.kind, name, target.packs_zeros))
     return Forecast(share, rounds, steps, _seconds(ready, steps), tuple(sizes), tuple(pays))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from dwindle.compress.blocks import Blocks
+from dwindle.compress.channel import Channels
 from dwindle.compress.layers import Layers
 from dwindle.compress.n_of_m import NofM
 from dwindle.compress.network import Granularity
@@ -12,8 +13,13 @@ from dwindle.compress.scores import Score
 from dwindle.errors import UsageError
 
 
-def granularity(name: str, score: Score, layers: Layers) -> Granularity:
-    """`unstructured`, `RxC` (blocks of R output by C input channels) or `N:M`. Raises UsageError otherwise."""
+def granularity(name: str, score: Score, layers: Layers, align: int = 8) -> Granularity:
+    """`channel`, `unstructured`, `RxC` (blocks of R output by C input channels) or `N:M`. `align` is for channels.
+
+    Raises UsageError otherwise.
+    """
+    if name == "channel":
+        return Channels(align, layers)
     if name == "unstructured":
         return Blocks(1, 1, score, layers)
     if match := re.fullmatch(r"(?:block )?(\d+)x(\d+)", name):
@@ -24,4 +30,6 @@ def granularity(name: str, score: Score, layers: Layers) -> Granularity:
         n, m = int(match[1]), int(match[2])
         if 0 < n < m:
             return NofM(n, m, score, layers)
-    raise UsageError(f"unknown granularity {name!r}: write unstructured, a block such as 4x1, or N:M such as 2:4")
+    raise UsageError(
+        f"unknown granularity {name!r}: write channel, unstructured, a block such as 4x1, or N:M such as 2:4"
+    )

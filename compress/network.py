@@ -6,21 +6,62 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from dwindle.compress.macs import macs
+from dwindle.compress.masks import prunable
 from dwindle.compress.pays import Kind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dwindle.compress.groups import Whole
+    from dwindle.compress.surgery import Keep
+
 
 @dataclass
 class Network:
-    """A model being pruned. Masks are boolean, by parameter name; empty while nothing is masked."""
+    """A model being pruned."""
 
     model: nn.Module
+    inputs: tuple[Tensor, ...] = ()
+    """One sample as a batch of one: what MACs are counted on and cuts are traced with."""
     masks: dict[str, Tensor] = field(default_factory=dict)
+    """Boolean, by parameter name, True where the weight survives; empty while nothing is masked."""
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    """`NAME:DIM` → the indices that cuts left of the dense network's tensor; empty while nothing is cut."""
+    whole: tuple[Whole, ...] = ()
+    """What the last cut had to leave whole, and why."""
+    dense_macs: int = 0
+    dense_weights: int = 0
+
+    def __post_init__(self) -> None:
+        self.dense_macs = self.dense_macs or (self.macs if self.inputs else 0)
+        self.dense_weights = self.dense_weights or self._weights()
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference; masked weights count, removed channels don't."""
+        return sum(macs(self.model, self.inputs).values())
+
+    @property
+    def density(self) -> float:
+        """Surviving share of the dense network's prunable weights, in [0, 1]: neither masked nor cut."""
+        masked = sum(mask.numel() - int(mask.sum()) for mask in self.masks.values())
+        return (self._weights() - masked) / self.dense_weights
 
     def copy(self) -> Network:
-        return Network(copy.deepcopy(self.model), dict(self.masks))
+        """One whose weights and masks are its own."""
+        return Network(
+            copy.deepcopy(self.model),
+            self.inputs,
+            dict(self.masks),
+            dict(self.kept),
+            self.whole,
+            self.dense_macs,
+            self.dense_weights,
+        )
+
+    def _weights(self) -> int:
+        return sum(weight.numel() for weight in prunable(self.model).values())
 
 
 class Granularity(Protocol):
@@ -37,5 +78,8 @@ class Granularity(Protocol):
     def share(self, network: Network) -> float:
         """How much of what can be pruned is left, in [0, 1]."""
 
-    def shrink(self, network: Network, share: float) -> None:
-        """Prunes `network` in place to `share`, never bringing back what is gone."""
+    def shrink(self, network: Network, share: float) -> Keep | None:
+        """Prunes `network` in place to `share`, never bringing back what is gone.
+
+        Returns what a cut kept, where the model is now a smaller one; None where weights were masked.
+        """

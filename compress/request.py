@@ -12,11 +12,12 @@ from dwindle.compress.granularity import granularity
 from dwindle.compress.layers import Layers
 from dwindle.compress.methods import Method, method
 from dwindle.compress.network import Granularity
+from dwindle.compress.pays import choose
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.files import sha256
-from dwindle.quantities import parse_bytes
+from dwindle.quantities import parse_bytes, parse_macs
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,17 @@ class Request:
     """Budget: bytes (or `"500KB"`) of the file that `target` will ship, counted by its own packer."""
     density: float | None = None
     """Budget: surviving share of what the granularity can prune."""
+    macs: float | str | None = None
+    """Budget: multiply-accumulates of one inference, as a share of the dense network's (`"50%"`, 0.5) or a number
+    (`"150M"`)."""
     target: str = "onnx"
     """The export that `size` is counted on."""
-    granularity: str = "unstructured"
-    """`unstructured`, `4x1` (blocks of 4 output by 1 input channels), `2:4`."""
+    granularity: str = "auto"
+    """`channel`, `unstructured`, `4x1` (blocks of 4 output by 1 input channels), `2:4`; `channel+unstructured`
+    removes channels down to `macs` and then prunes weights down to `size` or `density`. `auto` takes what pays for
+    this budget on this target."""
+    align: int = 8
+    """Channels: kept widths are multiples of it. 16 suits onnxruntime on x86; 1 is any width."""
     score: str = "magnitude"
     """`magnitude`, `layerwise`, `lamp`, or one from the entry-point group `dwindle.scores`."""
     include: tuple[str, ...] = ("*",)
@@ -53,34 +61,55 @@ class Request:
     weights: str | None = None
     """A file of trained weights (`dwindle.models.pretrained`): the dense network, which is then judged, not trained."""
     seed: int = 0
-    budget: Budget = field(init=False)
-    pruning: Granularity = field(init=False)
+    phases: tuple[tuple[Granularity, Budget], ...] = field(init=False)
     retraining: Method = field(init=False)
+    choice: str = field(init=False)
+    """The granularity, and why `auto` took it."""
 
     def __post_init__(self) -> None:
         if not 0 < self.prune_per_round < 1:
             raise UsageError(f"--prune-per-round {self.prune_per_round} is outside (0, 1): the paper's is 0.2")
         if self.rounds is not None and self.rounds < 1:
             raise UsageError(f"--rounds {self.rounds} prunes nothing: give 1 (one-shot) or more")
-        layers = Layers(tuple(self.include), tuple(self.exclude))
-        pruning = granularity(self.granularity, load_score(self.score), layers)
-        size = parse_bytes(self.size) if isinstance(self.size, str) else self.size
-        density = self.density
-        if size is None and density is None:
-            density = pruning.floor  # a pattern such as 2:4 says itself how far to go
-        targets.load(self.target)
+        if self.align < 1:
+            raise UsageError(f"--align {self.align} is no width: 8 suits most kernels, 1 allows any")
+        packs_zeros = targets.load(self.target).packs_zeros
+        name, why = self.granularity, "as asked"
+        if name == "auto":
+            name, why = choose(self.target, packs_zeros, macs=self.macs is not None)
         retraining = method(self.method, self.rewind_to)
         if self.weights is not None and retraining.restore:
             raise UsageError(
                 f"--method {self.method} goes back to an earlier state of the dense training, and --weights come "
                 "without one: use lr-rewind or finetune, or train the dense network here"
             )
-        for name, value in (
-            ("pruning", pruning),
-            ("budget", Budget(size, density)),
+        for key, value in (
+            ("phases", self._phases(name)),
             ("retraining", retraining),
+            ("choice", f"granularity {name}: {why}"),
         ):
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, key, value)
+
+    def _phases(self, name: str) -> tuple[tuple[Granularity, Budget], ...]:
+        """What prunes, in order, and how far."""
+        layers, score = Layers(tuple(self.include), tuple(self.exclude)), load_score(self.score)
+        steps = [granularity(part, score, layers, self.align) for part in name.split("+")]
+        size = parse_bytes(self.size) if isinstance(self.size, str) else self.size
+        macs = parse_macs(self.macs) if isinstance(self.macs, str) else self.macs
+        if len(steps) == 1:
+            density = self.density
+            if size is macs is density is None:
+                density = steps[0].floor  # a pattern such as 2:4 says itself how far to go
+            if macs is not None and steps[0].kind != "channel":
+                raise UsageError(f"--macs cannot be met by {name} pruning, which computes with zeros: use channel")
+            return ((steps[0], Budget(size, density, macs)),)
+        if [step.kind for step in steps[:-1]] != ["channel"] or steps[-1].kind == "channel":
+            raise UsageError(f"--granularity {name}: only channel+SOMETHING can be combined, channels first")
+        if macs is None or (size is None and self.density is None) or self.rounds is not None:
+            raise UsageError(
+                f"--granularity {name} needs --macs for the channels, --size or --density for the rest, and no --rounds"
+            )
+        return (steps[0], Budget(macs=macs)), (steps[1], Budget(size, self.density))
 
     @property
     def task_options(self) -> dict[str, Any]:
@@ -92,9 +121,11 @@ class Request:
         """What a checkpoint records, and a resumed run must repeat; model and task are added once built."""
         return {
             "target": self.target,
-            "size": self.budget.size,
-            "density": self.budget.density,
+            "size": self.phases[-1][1].size,
+            "density": self.phases[-1][1].density,
+            "macs": self.phases[0][1].macs,
             "granularity": self.granularity,
+            "align": self.align,
             "score": self.score,
             "include": list(self.include),
             "exclude": list(self.exclude),

@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from dwindle.checkpoint import (
-    PARTIAL,
-    Round,
-    dense_round,
-    last_round,
-    pack_masks,
-    partial_round,
-    save_partial,
-    save_round,
-    unpack_masks,
-)
+from dwindle.checkpoint import PARTIAL, Round, dense_round, last_round, partial_round, save_partial, save_round
+from dwindle.compress import state
 from dwindle.compress.budget import Solver
+from dwindle.compress.channel import carry
 from dwindle.compress.masks import held, holder
 from dwindle.compress.methods import Method
-from dwindle.compress.network import Granularity, Network
+from dwindle.compress.network import Network
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
-from dwindle.sealed import read_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import nn
 
     from dwindle.task import Task
 
-
-STATE = ("weights", "masks", "task", "generator")
-"""The tensor files of a saved state."""
 RECENT = 50
+"""How many losses a round's reported loss is the mean of."""
 
 
 @dataclass(frozen=True)
@@ -63,72 +50,79 @@ class Loop:
     folder: Path
     network: Network
     task: Task
-    granularity: Granularity
-    solver: Solver
+    solvers: tuple[Solver, ...]
+    """One for each granularity, in the order in which they prune: channels before what is finer."""
     plan: Plan
     watcher: Watcher
+    fresh: Callable[[], nn.Module]
+    """Builds the dense architecture anew, to put a cut network's weights back into."""
 
     def run(self) -> tuple[Round, ...]:
-        """Trains and prunes until the budget holds, from the last saved round if there is one.
+        """Trains and prunes until the budget holds, from the last saved state if there is one.
 
         Returns the history, the dense round first. Raises DwindleError when the loss stops being a number
-        (the rounds before it stay saved), UsageError when the task breaks its contract.
+        (the rounds before it stay saved), UsageError when the task breaks its contract, BudgetMissed when
+        nothing more can be pruned.
         """
         history = self._resume()
+        self.watcher.begin(history, self._rounds(history))
         if interrupted := partial_round(self.folder, len(history)):
-            self._load(interrupted[1])
-            history = (*history, self._train(history, interrupted[0]))
-        # Only for show: how far there is to go, as the weights at hand tell it.
-        aim = self.solver.largest_share(self.network)
-        self.watcher.begin(history, self._rounds(history, aim))
+            document, folder = interrupted
+            self._restore(folder, document["structure"])
+            history = self._report((*history, self._train(history, Progress(**document["progress"]))))
         if not history:
-            history = (self._as_it_came() if self.plan.pretrained else self._train(()),)
-            aim = self.solver.largest_share(self.network)
-            self.watcher.finished(history[-1], self._rounds(history, aim))
-        while self.solver.excess(self.network) > 1:
-            share = self.granularity.share(self.network)
-            self.granularity.shrink(self.network, self._next_share(history))
-            if self.granularity.share(self.network) >= share:
-                raise BudgetMissed(
-                    f"nothing more can be pruned: the smallest is {history[-1].bytes:,} bytes, at round "
-                    f"{history[-1].index}; ask for that, or for a finer granularity"
-                )
-            if self.plan.method.restore:
-                self._rewind()
-            history = (*history, self._train(history))
-            self.watcher.finished(history[-1], self._rounds(history, aim))
+            history = self._report((self._as_it_came() if self.plan.pretrained else self._train(()),))
+        for solver in self.solvers:
+            while solver.excess(self.network) > 1:
+                self._prune(solver, history)
+                history = self._report((*history, self._train(history)))
         return history
 
-    def _next_share(self, history: tuple[Round, ...]) -> float:
+    def _prune(self, solver: Solver, history: tuple[Round, ...]) -> None:
+        """Prunes by one step, and sets back what the method sets back."""
+        before, share = self.network.model, solver.granularity.share(self.network)
+        keep = solver.granularity.shrink(self.network, self._next_share(solver, history))
+        if solver.granularity.share(self.network) >= share:
+            raise BudgetMissed(
+                f"nothing more can be pruned: the smallest is {history[-1].bytes:,} bytes, at round "
+                f"{history[-1].index}; ask for that, or for a finer granularity"
+            )
+        optimizer = getattr(self.task, "optimizer", None)
+        if keep is not None and optimizer is not None:
+            carry(optimizer, before, self.network.model, keep)
+        if self.plan.method.restore:
+            state.rewind(self.network, self.task, dense_round(self.folder))
+
+    def _next_share(self, solver: Solver, history: tuple[Round, ...]) -> float:
         """One regular step, or, where that would overshoot the budget, exactly as far as the budget.
 
         Depends on the network and the number of rounds alone, so that a resumed run chooses the same.
         """
-        share = self.granularity.share(self.network)
+        share = solver.granularity.share(self.network)
         if self.plan.rounds is None:
             step = share * (1 - self.plan.prune_per_round)
             # A budget just past the step is worth going straight to: a round costs a whole retraining.
-            if self.solver.excess_at(self.network, step * (1 - self.plan.prune_per_round / 4)) > 1:
+            if solver.excess_at(self.network, step * (1 - self.plan.prune_per_round / 4)) > 1:
                 return step
-            return self.solver.largest_share(self.network)
-        aim, left = self.solver.largest_share(self.network), max(1, self.plan.rounds + 1 - len(history))
+            return solver.largest_share(self.network)
+        aim, left = solver.largest_share(self.network), max(1, self.plan.rounds + 1 - len(history))
         return float(share * (aim / share) ** (1 / left)) if left > 1 else aim
 
-    def _rounds(self, history: tuple[Round, ...], aim: float) -> int:
-        """How many prune-and-retrain rounds the whole run takes, if it ends at a share of `aim`."""
+    def _rounds(self, history: tuple[Round, ...]) -> int:
+        """How many prune-and-retrain rounds the whole run takes, as far as the weights at hand can tell."""
+        done, rate = max(0, len(history) - 1), math.log(1 - self.plan.prune_per_round)
         if self.plan.rounds is not None:
             return self.plan.rounds
-        done, share = max(0, len(history) - 1), self.granularity.share(self.network)
-        if self.solver.excess(self.network) <= 1:
-            return done
-        rate = math.log(1 - self.plan.prune_per_round)
-        return done + max(1, math.ceil(math.log(max(aim, 1e-6) / share) / rate - 0.25))
+        for solver in self.solvers:
+            if solver.excess(self.network) > 1:
+                ratio = solver.largest_share(self.network) / solver.granularity.share(self.network)
+                done += max(1, math.ceil(math.log(max(ratio, 1e-6)) / rate - 0.25))
+        return done
 
-    def _train(self, history: tuple[Round, ...], done: dict[str, Any] | None = None) -> Round:
-        """One training or retraining, judged and saved; `done`: the document of the part done before a kill."""
-        index = len(history)
+    def _train(self, history: tuple[Round, ...], progress: Progress | None = None) -> Round:
+        """One training or retraining, from `progress` if it was cut off, judged and saved."""
+        index, progress = len(history), progress or Progress()
         method = self.plan.method if index else Method(start=0.0)
-        progress = Progress(**done["progress"]) if done else Progress()
         began = saved = time.monotonic() - progress.seconds
         hold = holder(self.network.model, self.network.masks)
         whole: int | None = getattr(self.task, "steps", None)
@@ -148,9 +142,10 @@ class Loop:
                 )
             hold()
             if progress.steps == point:
-                rewind = self._state("rewind_")
+                rewind = state.capture_rewind(self.network, self.task)
             if now - saved >= self.plan.save_every and hasattr(self.task, "state_dict"):
-                save_partial(self.folder, index, {"progress": asdict(progress)}, {**self._state(), **rewind})
+                document = {"progress": asdict(progress), "structure": state.structure_of(self.network, self.fresh)}
+                save_partial(self.folder, index, document, {**state.capture(self.network, self.task), **rewind})
                 saved = time.monotonic()
             self.watcher.step(index, progress.steps, total, loss)
 
@@ -168,50 +163,30 @@ class Loop:
         """The dense round of a network that was trained elsewhere."""
         return self._finish((), None, time.monotonic(), {})
 
-    def _finish(
-        self, history: tuple[Round, ...], loss: float | None, began: float, rewind: dict[str, dict[str, Tensor]]
-    ) -> Round:
+    def _finish(self, history: tuple[Round, ...], loss: float | None, began: float, rewind: state.State) -> Round:
         """The network as it is now, judged and saved as the next round."""
         record = Round(
             index=len(history),
-            density=self.granularity.share(self.network),
-            bytes=self.solver.packed_bytes(self.network.model),
+            density=self.network.density,
+            bytes=self.solvers[-1].packed_bytes(self.network.model),
             validation=self._judge(),
             loss=loss,
             seconds=time.monotonic() - began,
+            macs=self.network.macs if self.network.inputs else None,
         )
-        save_round(self.folder, record, history, {**self._state(), **rewind})
+        tensors = {**state.capture(self.network, self.task), **rewind}
+        save_round(self.folder, record, history, state.structure_of(self.network, self.fresh), tensors)
         return record
+
+    def _report(self, history: tuple[Round, ...]) -> tuple[Round, ...]:
+        self.watcher.finished(history[-1], self._rounds(history))
+        return history
 
     def _judge(self) -> float:
         value = self.task.evaluate(self.network.model, "validation")
         if not isinstance(value, float) or not math.isfinite(value):
             raise UsageError(f"the task's evaluate returned {value!r}: it must return one finite float")
         return value
-
-    def _state(self, prefix: str = "") -> dict[str, dict[str, Tensor]]:
-        """Everything that a round continues from, copied."""
-        state_of = getattr(self.task, "state_dict", dict)
-        tensors = (
-            self.network.model.state_dict(),
-            pack_masks(self.network.masks),
-            state_of(),
-            {"torch": torch.get_rng_state()},
-        )
-        return {prefix + stem: copy.deepcopy(dict(named)) for stem, named in zip(STATE, tensors, strict=True)}
-
-    def _load(self, folder: Path, prefix: str = "") -> None:
-        """Takes up a state that was saved by `_state`."""
-        weights = read_tensors(folder, prefix + "weights")
-        self.network.model.load_state_dict(weights)
-        if not prefix:
-            self.network.masks = unpack_masks(read_tensors(folder, "masks"), weights)
-            torch.set_rng_state(read_tensors(folder, "generator")["torch"])
-        load = getattr(self.task, "load_state_dict", None)
-        if load:
-            load(read_tensors(folder, prefix + "task"), self.network.model)
-        else:
-            self.watcher.note("the task has no load_state_dict: its optimizer goes on as it is")
 
     def _rewind_point(self, whole: int | None) -> int | None:
         """The step of the dense training whose state the method goes back to; None where it doesn't."""
@@ -221,27 +196,26 @@ class Loop:
             raise UsageError("weight rewinding needs the task to have `steps`, to know which step to go back to")
         return round(self.plan.method.start * (whole or 0))
 
-    def _rewind_state(self, progress: Progress, point: int | None) -> dict[str, dict[str, Tensor]]:
-        """The state to go back to, as far as the dense training has come: saved before a kill, or the very start."""
+    def _rewind_state(self, progress: Progress, point: int | None) -> state.State:
+        """The state to go back to, once training has come past it: the very start, or what a killed run saved."""
         if point is None or progress.steps < point:
             return {}
         if progress.steps == 0:
-            return self._state("rewind_")
-        partial = self.folder / "rounds" / PARTIAL
-        return {f"rewind_{stem}": read_tensors(partial, f"rewind_{stem}") for stem in STATE}
-
-    def _rewind(self) -> None:
-        """Sets weights, optimizer state and batch-norm statistics back, under the present masks."""
-        self._load(dense_round(self.folder), "rewind_")
-        holder(self.network.model, self.network.masks)()
+            return state.capture_rewind(self.network, self.task)
+        return state.read_rewind(self.folder / "rounds" / PARTIAL)
 
     def _resume(self) -> tuple[Round, ...]:
         saved = last_round(self.folder)
         if saved is None:
             return ()
-        history, folder = saved
-        self._load(folder)
+        history, structure, folder = saved
+        self._restore(folder, structure)
         return history
+
+    def _restore(self, folder: Path, structure: dict[str, Any]) -> None:
+        state.restore(self.network, self.task, folder, structure, self.fresh)
+        if not hasattr(self.task, "load_state_dict"):
+            self.watcher.note("the task has no load_state_dict: its optimizer starts afresh")
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from dwindle.compress.budget import Solver
 from dwindle.compress.network import Network
 from dwindle.compress.request import Request
 from dwindle.compress.rounds import Loop, Plan
+from dwindle.compress.size import Sizer
+from dwindle.compress.state import capture, structure_of
 from dwindle.compress.watcher import Watcher
 from dwindle.export import target as targets
 from dwindle.models.build import ModelSpec, build, check_logits
@@ -35,7 +38,7 @@ class Prepared:
     task: Task
     spec: ModelSpec
     network: Network
-    solver: Solver
+    solvers: tuple[Solver, ...]
 
 
 def prepare(request: Request) -> Prepared:
@@ -47,14 +50,15 @@ def prepare(request: Request) -> Prepared:
     torch.manual_seed(request.seed)
     inputs, classes = task.example_inputs(), getattr(task, "classes", None)
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]))
-    network = Network(build(spec))
+    network = Network(build(spec), inputs)
     check_logits(network.model, inputs, classes)
     if request.weights is not None:
         load_pretrained(network.model, Path(request.weights))
-    packer = targets.load(request.target).packer(network.model, inputs)
-    solver = Solver(request.budget, request.pruning, packer, request.target)
-    solver.check_feasible(network)
-    return Prepared(task, spec, network, solver)
+    size_of = Sizer(targets.load(request.target), inputs)
+    solvers = tuple(Solver(budget, pruning, size_of, request.target) for pruning, budget in request.phases)
+    for solver in solvers:
+        solver.check_feasible(network)
+    return Prepared(task, spec, network, solvers)
 
 
 def compress(request: Request, out: Path | str, watcher: Watcher | None = None) -> Checkpoint:
@@ -72,12 +76,16 @@ def compress(request: Request, out: Path | str, watcher: Watcher | None = None) 
     if run.done:
         return run
     plan = Plan(request.retraining, request.prune_per_round, request.rounds, pretrained=request.weights is not None)
-    history = Loop(run.path, network, task, request.pruning, ready.solver, plan, watcher or Watcher()).run()
+    fresh = partial(build, spec)
+    history = Loop(run.path, network, task, ready.solvers, plan, watcher or Watcher(), fresh).run()
 
     dense = read_tensors(store.dense_round(run.path), "weights")
     metrics = {"test": task.evaluate(network.model, "test"), "dense_test": _test_of(spec, dense, task)}
-    tensors = {"weights": network.model.state_dict(), "dense": dense, "masks": store.pack_masks(network.masks)}
-    return store.finish(replace(run, done=True, history=history, metrics=metrics), tensors)
+    state = capture(network, task)
+    tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
+    pinned = tuple(asdict(whole) for whole in network.whole)
+    done = replace(run, done=True, history=history, metrics=metrics, pinned=pinned)
+    return store.finish(done, tensors, structure_of(network, fresh))
 
 
 def _origin(spec: ModelSpec, task: Task, request: Request) -> dict[str, Any]:

@@ -13,6 +13,7 @@ NET.dwindle/
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 DOCUMENT = "checkpoint.json"
+STRUCTURE = "structure.json"
 PARTIAL = "partial"
 
 
@@ -50,7 +52,7 @@ class Round:
     """Mean training loss over the round's last 50 steps; None where it took none, the network having come trained."""
     seconds: float
     macs: int | None = None
-    """Multiply-accumulates of one inference; None where granularity leaves them unchanged."""
+    """Multiply-accumulates of one inference, masked weights included."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,6 @@ class Checkpoint:
     metrics: dict[str, float]
     """`dense_test`, `test`: the metric before and after, on the split that nothing was tuned on."""
     versions: dict[str, str]
-    structure: dict[str, Any]
-    """What surgery left of the architecture; empty where nothing was cut."""
     pinned: tuple[dict[str, str], ...] = ()
     """What channel pruning had to leave whole, and why."""
 
@@ -93,7 +93,6 @@ class Checkpoint:
             history=tuple(Round(**entry) for entry in document["history"]),
             metrics=document["metrics"],
             versions=document["versions"],
-            structure=document["structure"],
             pinned=tuple(document["pinned"]),
         )
 
@@ -118,6 +117,12 @@ class Checkpoint:
         """Boolean mask per prunable parameter, True where the weight survives."""
         return unpack_masks(read_tensors(self.path, "masks"), self.weights)
 
+    @cached_property
+    def structure(self) -> dict[str, Any]:
+        """What surgery left of the architecture (`dwindle.models.structure`); empty where nothing was cut."""
+        file = self.path / STRUCTURE
+        return json.loads(file.read_text()) if self.done and file.exists() else {}
+
     @property
     def bench_path(self) -> Path:
         return self.path / "bench.json"
@@ -134,7 +139,6 @@ class Checkpoint:
             "history": [asdict(entry) for entry in self.history],
             "metrics": self.metrics,
             "versions": self.versions,
-            "structure": self.structure,
             "pinned": list(self.pinned),
         }
 
@@ -159,21 +163,28 @@ def start(path: Path, origin: dict[str, Any]) -> Checkpoint:
         return found
     if path.exists():
         raise UsageError(f"{path} exists and is not a checkpoint: choose another -o")
-    fresh = Checkpoint(path, origin, False, (), {}, _versions(), {})
+    fresh = Checkpoint(path, origin, False, (), {}, _versions())
     with staged(path) as scratch:
         scratch.mkdir()
         seal(scratch, DOCUMENT, fresh._document(), {})
     return fresh
 
 
-def save_round(path: Path, record: Round, before: tuple[Round, ...], tensors: Mapping[str, Tensors]) -> None:
+def save_round(
+    path: Path,
+    record: Round,
+    before: tuple[Round, ...],
+    structure: dict[str, Any],
+    tensors: Mapping[str, Tensors],
+) -> None:
     """Saves one round's whole state at once, then drops the one before the last, which nothing needs now.
 
     `before` is the history up to this round; it is saved with it.
     """
+    document = {"history": [asdict(entry) for entry in (*before, record)], "structure": structure}
     with staged(_round_folder(path, record.index)) as scratch:
         scratch.mkdir()
-        seal(scratch, "round.json", {"history": [asdict(entry) for entry in (*before, record)]}, tensors)
+        seal(scratch, "round.json", document, tensors)
     if record.index > 2:  # round 0 stays: it is the dense network
         shutil.rmtree(_round_folder(path, record.index - 2), ignore_errors=True)
 
@@ -194,13 +205,13 @@ def partial_round(path: Path, index: int) -> tuple[dict[str, Any], Path] | None:
     return (document, folder) if document["index"] == index else None
 
 
-def last_round(path: Path) -> tuple[tuple[Round, ...], Path] | None:
-    """The newest saved round (the history up to it, the folder of its tensors); None before the first."""
+def last_round(path: Path) -> tuple[tuple[Round, ...], dict[str, Any], Path] | None:
+    """The newest saved round: the history up to it, its structure, the folder of its tensors. None before the first."""
     folders = sorted(path.glob("rounds/[0-9]*"))
     if not folders:
         return None
     document = unseal(folders[-1], "round.json")
-    return tuple(Round(**entry) for entry in document["history"]), folders[-1]
+    return tuple(Round(**entry) for entry in document["history"]), document["structure"], folders[-1]
 
 
 def dense_round(path: Path) -> Path:
@@ -208,9 +219,10 @@ def dense_round(path: Path) -> Path:
     return _round_folder(path, 0)
 
 
-def finish(checkpoint: Checkpoint, tensors: Mapping[str, Tensors]) -> Checkpoint:
+def finish(checkpoint: Checkpoint, tensors: Mapping[str, Tensors], structure: dict[str, Any]) -> Checkpoint:
     """Seals the finished network and removes the rounds' states."""
-    seal(checkpoint.path, DOCUMENT, checkpoint._document(), tensors)
+    documents = {STRUCTURE: structure} if structure else {}
+    seal(checkpoint.path, DOCUMENT, checkpoint._document(), tensors, documents)
     shutil.rmtree(checkpoint.path / "rounds", ignore_errors=True)
     return Checkpoint.load(checkpoint.path)
 

@@ -30,6 +30,20 @@ def parse_share(text: str) -> float:
     return share
 
 
+def parse_macs(text: str) -> float:
+    """`50%` → 0.5, a share of the dense network's; `150M` → 150e6 multiply-accumulates.
+
+    Raises UsageError for anything else.
+    """
+    if text.strip().endswith("%"):
+        return parse_share(text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)\s*", text, re.IGNORECASE)
+    macs = float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[match[2].upper()] if match else 0.0
+    if macs <= 1:
+        raise UsageError(f"{text!r} is no number of MACs: write for example 50% or 150M")
+    return macs
+
+
 def format_bytes(size: float) -> str:
     """Three significant digits, decimal units: 13962898 → `14.0 MB`."""
     units = iter(("B", "KB", "MB", "GB"))

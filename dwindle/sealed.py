@@ -23,8 +23,15 @@ Tensors = Mapping[str, "Tensor"]
 _REMEDY = "restore it from a copy or make it anew"
 
 
-def seal(folder: Path, name: str, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
-    """Writes `tensors[stem]` to `folder/stem.safetensors` for each stem, then `folder/name`.
+def seal(
+    folder: Path,
+    name: str,
+    document: dict[str, Any],
+    tensors: Mapping[str, Tensors],
+    documents: Mapping[str, dict[str, Any]] | None = None,
+) -> None:
+    """Writes `tensors[stem]` to `folder/stem.safetensors` for each stem, each of the other `documents` under its
+    own name, then `folder/name`.
 
     Raises DwindleError where the folder cannot be written.
     """
@@ -38,6 +45,9 @@ def seal(folder: Path, name: str, document: dict[str, Any], tensors: Mapping[str
             own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in named.items()}
             scratch.write_bytes(save(own))
         hashes[file.name] = sha256(file)
+    for other, content in (documents or {}).items():
+        write_json(folder / other, content)
+        hashes[other] = sha256(folder / other)
     body = {**document, "files": hashes}
     write_json(folder / name, {**body, "sha256": _digest(body)})
 

@@ -120,7 +120,7 @@ def restore(checkpoint: Checkpoint) -> nn.Module:
     if checkpoint.structure:
         from dwindle.models.structure import rebuild
 
-        model = rebuild(checkpoint.structure, model, checkpoint.weights)
+        return rebuild(checkpoint.structure, model, checkpoint.weights).eval()
     return _loaded(model, checkpoint.weights, f"{checkpoint.path}/weights.safetensors")
 
 

@@ -31,7 +31,7 @@ def test_what_is_none_is_refused(name: str) -> None:
 
 
 def test_a_pattern_brings_its_own_budget() -> None:
-    assert Request("zoo:resnet8", "digits", granularity="2:4").budget.density == 0.5
+    assert Request("zoo:resnet8", "digits", granularity="2:4").phases[0][1].density == 0.5
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,11 @@ def test_a_pattern_brings_its_own_budget() -> None:
         ({"target": "onyx"}, "did you mean 'onnx'"),
         ({"size": "big"}, "is not a size"),
         ({"method": "amd"}, "unknown method"),
+        ({"macs": "half"}, "no number of MACs"),
+        ({"macs": "50%", "granularity": "unstructured"}, "computes with zeros"),
+        ({"granularity": "unstructured+channel"}, "channels first"),
+        ({"granularity": "channel+2:4"}, "needs --macs"),
+        ({"align": 0}, "--align 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_built(options: dict[str, object], says: str) -> None:

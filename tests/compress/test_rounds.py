@@ -77,6 +77,10 @@ class Interrupt(Watcher):
             raise KeyboardInterrupt
 
 
+def no_fresh() -> nn.Module:
+    raise AssertionError("only a cut network is put back into a fresh one")
+
+
 def nonzero_bytes(model: nn.Module) -> int:
     return 4 * sum(int((p != 0).sum()) for p in model.parameters() if p.dim() > 1)
 
@@ -94,7 +98,7 @@ def loop(
     network = Network(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 8)))
     solver = Solver(budget or Budget(density=0.4), Blocks(), nonzero_bytes, "onnx")
     settings = {"method": METHODS["lr-rewind"], "prune_per_round": 0.2, "rounds": None, **plan}
-    return Loop(folder, network, task, Blocks(), solver, Plan(**settings), watcher or Watcher())
+    return Loop(folder, network, task, (solver,), Plan(**settings), watcher or Watcher(), no_fresh)
 
 
 def test_twenty_percent_of_the_survivors_go_per_round_until_the_budget(tmp_path: Path) -> None:
@@ -215,7 +219,7 @@ def digits_loop(folder: Path, name: str, watcher: Watcher | None = None) -> Loop
     )
     solver = Solver(Budget(density=0.3), Blocks(), nonzero_bytes, "onnx")
     plan = Plan(method(name), 0.2, rounds=2, save_every=0.0)
-    return Loop(folder, network, make_task(DIGITS), Blocks(), solver, plan, watcher or Watcher())
+    return Loop(folder, network, make_task(DIGITS), (solver,), plan, watcher or Watcher(), no_fresh)
 
 
 @pytest.mark.parametrize("name", ["lr-rewind", "weight-rewind"])
@@ -237,7 +241,7 @@ def test_a_round_cut_off_in_the_middle_goes_on_to_the_same_weights(
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_rounds_before(tmp_path: Path) -> None:
     with pytest.raises(DwindleError, match="nan in round 2 at step 6; round 1 is kept"):
         loop(tmp_path / "net", Regression(fail_at=2)).run()
-    history, _ = checkpoint.last_round(tmp_path / "net") or ((), None)
+    history, _, _ = checkpoint.last_round(tmp_path / "net") or ((), {}, None)
     assert [record.index for record in history] == [0, 1]
 
 

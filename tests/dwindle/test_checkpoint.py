@@ -22,10 +22,10 @@ ROUND = Round(index=0, density=1.0, bytes=100, validation=90.0, loss=0.1, second
 def finished(path: Path) -> Checkpoint:
     running = checkpoint.start(path, {"model": "m", "target": "onnx"})
     weights = {"w": torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 3.0]])}
-    checkpoint.save_round(path, ROUND, (), {"weights": weights})
+    checkpoint.save_round(path, ROUND, (), {}, {"weights": weights})
     done = dataclasses.replace(running, done=True, history=(ROUND,), metrics={"test": 90.0})
     tensors = {"weights": weights, "dense": weights, "masks": pack_masks({"w": weights["w"] != 0})}
-    return checkpoint.finish(done, tensors)
+    return checkpoint.finish(done, tensors, {})
 
 
 def test_a_finished_checkpoint_comes_back_whole(tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ def test_a_hash_mismatch_names_the_file(tmp_path: Path) -> None:
 def test_a_killed_final_write_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"model": "m"})
-    checkpoint.save_round(path, ROUND, (), {"weights": {"w": torch.ones(2)}})
+    checkpoint.save_round(path, ROUND, (), {}, {"weights": {"w": torch.ones(2)}})
     (path / "weights.safetensors").write_bytes(b"half a fi")  # what a kill between the files leaves
     assert not Checkpoint.load(path).done
-    history, folder = checkpoint.last_round(path) or ((), path)
+    history, _, folder = checkpoint.last_round(path) or ((), {}, path)
     assert history == (ROUND,)
     assert json.loads((folder / "round.json").read_text())["history"]
 

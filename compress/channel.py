@@ -1,0 +1,107 @@
+"""Channel pruning: whole channels go, with everything that depends on them, and a smaller network is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from dwindle.compress.channels import best, choose, least, score
+from dwindle.compress.exactness import prove
+from dwindle.compress.find import find_groups
+from dwindle.compress.layers import Layers
+from dwindle.compress.masks import prunable
+from dwindle.compress.network import Network
+from dwindle.compress.pays import Kind
+from dwindle.compress.surgery import Keep, cut, cut_tensors
+from dwindle.errors import BudgetMissed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Removes the channels of least magnitude, over all layers; shares are shares of the MACs.
+
+    Every kept width is a multiple of `align`, or the layer's whole width: odd widths fall out of the kernels'
+    vector layouts and can be slower than the dense network.
+    """
+
+    align: int = 8
+    layers: Layers = field(default_factory=Layers)
+    kind: Kind = field(default="channel", init=False)
+    floor: float | None = field(default=None, init=False)
+
+    def share(self, network: Network) -> float:
+        return network.macs / network.dense_macs
+
+    def shrink(self, network: Network, share: float) -> Keep | None:
+        """Cuts in place until at most `share` of the dense network's MACs is left, or as far as alignment lets it.
+
+        Proves the cut: raises ParityFailed if the smaller network computes anything else. Returns what was kept.
+        """
+        found = find_groups(network.model, network.inputs)
+        scores, whole = score(found, network.model), self._whole(network.model)
+        try:
+            keep = choose(found, scores, macs=share * network.dense_macs, align=self.align, whole=whole)
+        except BudgetMissed:
+            keep = best(found, scores, least(found, align=self.align, whole=whole))
+        if not keep.tensors:
+            return None
+        prove(network.model, keep, network.inputs)
+        network.model, network.kept = cut(network.model, keep), compose(network.kept, keep)
+        network.masks = cut_tensors(network.masks, keep)
+        network.whole = found.whole
+        return keep
+
+    def _whole(self, model: nn.Module) -> set[str]:
+        """The weights whose channels the patterns protect."""
+        return prunable(model).keys() - self.layers.of(model).keys()
+
+
+def carry(optimizer: torch.optim.Optimizer, before: nn.Module, after: nn.Module, keep: Keep) -> None:
+    """Hands an optimizer of `before` on to its cut copy `after`: state that mirrors a parameter (momentum, Adam's
+    moments) is cut by the parameter's indices, and nothing is reset."""
+    names = {id(parameter): name for name, parameter in before.named_parameters()}
+    smaller = dict(after.named_parameters())
+    for group in optimizer.param_groups:
+        for i, parameter in enumerate(group["params"]):
+            name = names[id(parameter)]
+            state = optimizer.state.pop(parameter, {})
+            group["params"][i] = smaller[name]
+            if state:
+                optimizer.state[smaller[name]] = {
+                    key: cut_tensors({name: value}, keep)[name] if _mirrors(value, parameter) else value
+                    for key, value in state.items()
+                }
+
+
+def compose(first: dict[str, Tensor], keep: Keep) -> dict[str, Tensor]:
+    """Adds a cut to those before it: `NAME:DIM` → the indices, into the dense network's tensor, that are left."""
+    composed = dict(first)
+    for name, slices in keep.tensors.items():
+        for piece in slices:
+            key = f"{name}:{piece.dim}"
+            composed[key] = first[key][piece.kept] if key in first else piece.kept
+    return composed
+
+
+def cut_by(kept: dict[str, Tensor], named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Cuts tensors of the dense network by composed cuts. A tensor is taken for that of the parameter whose name its
+    own ends with (`momentum/conv.weight`)."""
+    places: dict[str, list[tuple[int, Tensor]]] = {}
+    for key, indices in kept.items():
+        name, _, dim = key.rpartition(":")
+        places.setdefault(name, []).append((int(dim), indices))
+    result = {}
+    for key, tensor in named.items():
+        for dim, indices in places.get(key.rpartition("/")[2], ()):
+            tensor = tensor.index_select(dim, indices)
+        result[key] = tensor
+    return result
+
+
+def _mirrors(value: object, parameter: Tensor) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape == parameter.shape

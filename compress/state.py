@@ -1,0 +1,86 @@
+"""What a round continues from, as tensors: the network under its cuts and masks, the task, the generators."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dwindle.checkpoint import pack_masks, unpack_masks
+from dwindle.compress.channel import cut_by
+from dwindle.compress.masks import holder
+from dwindle.compress.network import Network
+from dwindle.models.structure import describe, rebuild, tensors
+from dwindle.sealed import read_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dwindle.task import Task
+
+State = dict[str, dict[str, "Tensor"]]
+"""Tensors by file, then by name."""
+
+
+def capture(network: Network, task: Task) -> State:
+    """Everything, copied."""
+    state_of: Callable[[], Mapping[str, Tensor]] = getattr(task, "state_dict", dict)
+    state = {
+        "weights": tensors(network.model) if network.kept else network.model.state_dict(),
+        "masks": pack_masks(network.masks),
+        "kept": network.kept,
+        "task": dict(state_of()),
+        "generator": {"torch": torch.get_rng_state()},
+    }
+    return copy.deepcopy(state)
+
+
+def structure_of(network: Network, fresh: Callable[[], nn.Module]) -> dict[str, Any]:
+    """What surgery left of the architecture; empty where nothing was cut."""
+    return describe(network.model, fresh()) if network.kept else {}
+
+
+def restore(
+    network: Network, task: Task, folder: Path, structure: Mapping[str, Any], fresh: Callable[[], nn.Module]
+) -> None:
+    """Takes up a state that `capture` took and a folder holds."""
+    weights = read_tensors(folder, "weights")
+    if structure:
+        network.model = rebuild(structure, fresh(), weights)
+    else:
+        network.model.load_state_dict(weights)
+    network.masks = unpack_masks(read_tensors(folder, "masks"), weights)
+    network.kept = read_tensors(folder, "kept")
+    _load_task(task, read_tensors(folder, "task"), network.model)
+    torch.set_rng_state(read_tensors(folder, "generator")["torch"])
+
+
+REWIND = "rewind_"
+
+
+def capture_rewind(network: Network, task: Task) -> State:
+    """The state of the dense training to go back to: weights, batch-norm statistics and the task."""
+    state = capture(network, task)
+    return {REWIND + name: state[name] for name in ("weights", "task")}
+
+
+def read_rewind(folder: Path) -> State:
+    """What `capture_rewind` took, from a folder that holds it."""
+    return {REWIND + name: read_tensors(folder, REWIND + name) for name in ("weights", "task")}
+
+
+def rewind(network: Network, task: Task, folder: Path) -> None:
+    """Sets weights, optimizer state and batch-norm statistics back, under the present cuts and masks."""
+    state = {name: cut_by(network.kept, named) for name, named in read_rewind(folder).items()}
+    network.model.load_state_dict(state[REWIND + "weights"])
+    _load_task(task, state[REWIND + "task"], network.model)
+    holder(network.model, network.masks)()
+
+
+def _load_task(task: Task, state: Mapping[str, Tensor], model: nn.Module) -> None:
+    load = getattr(task, "load_state_dict", None)
+    if load:
+        load(state, model)
