@@ -10,7 +10,7 @@ from html import escape
 from dwindle.checkpoint import Round
 from dwindle.quantities import format_bytes
 
-TOP, RIGHT, BOTTOM, LEFT = 32, 16, 48, 44
+TOP, RIGHT, BOTTOM, LEFT = 44, 16, 48, 44
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def frontier(history: Sequence[Round], budget: int | None, width: int, height: i
     y = Axis(ticks_y[0], ticks_y[-1], height - BOTTOM, TOP, log=False)
     digits = 0 if ticks_y[1] - ticks_y[0] >= 1 else 1 if ticks_y[1] - ticks_y[0] >= 0.1 else 2
 
-    marks = [_text(0, TOP - 16, "validation, %", "axis", "start")]
+    marks = [_text(0, 14, "validation, %", "axis", "start")]
     for tick in ticks_y:
         marks.append(_line(LEFT, y(tick), width - RIGHT, y(tick), "grid"))
         marks.append(_text(LEFT - 8, y(tick) + 4, f"{tick:.{digits}f}", "tick", "end"))
@@ -57,7 +57,8 @@ def frontier(history: Sequence[Round], budget: int | None, width: int, height: i
     marks.append(_line(LEFT, y(scores[0]), width - RIGHT, y(scores[0]), "dense-line"))
     for limit in limits:
         marks.append(_line(x(limit), TOP, x(limit), height - BOTTOM, "budget-line"))
-        marks.append(_text(x(limit) + 6, TOP + 12, f"budget {read(limit)}", "note", "start"))
+        side = "start" if x(limit) < width / 2 else "end"
+        marks.append(_text(x(limit), TOP - 8, f"budget {read(limit)}", "label", side))
     path = " ".join(f"{x(size):.1f},{y(score):.1f}" for size, score in zip(sizes, scores, strict=True))
     marks.append(f'<polyline class="path" points="{path}"/>')
     last = len(history) - 1
@@ -69,7 +70,7 @@ def frontier(history: Sequence[Round], budget: int | None, width: int, height: i
             f'r="{3.5 if kind == "round" else 6}"><title>{escape(label)}</title></circle>'
         )
     above = len(scores) == 1 or scores[1] <= scores[0]  # on the side that the path leaves free
-    marks.append(_text(width - RIGHT, y(scores[0]) + (-10 if above else 20), f"dense {scores[0]:.2f}", "note", "end"))
+    marks.append(_text(width - RIGHT, y(scores[0]) + (-10 if above else 20), f"dense {scores[0]:.2f}", "label", "end"))
     if last:
         kept = f"{read(sizes[-1])}, {scores[-1]:.2f}"
         marks.append(_text(x(sizes[-1]) + 12, y(scores[-1]) + 14, kept, "kept", "start"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,13 +17,12 @@ from dwindle.files import staged
 from dwindle.manifest import Manifest, manifests
 from dwindle.quantities import format_bytes, format_seconds
 
-_FLAGS = (
-    ("task.data", "--data"), ("task.task", "--task"), ("task.data_root", "--data-root"),
-    ("size", "--size"), ("density", "--density"), ("target", "--for"),
-    ("prune_per_round", "--prune-per-round"), ("rounds", "--rounds"), ("rewind_to", "--rewind-to"),
-    ("task.epochs", "--epochs"), ("task.lr", "--lr"), ("task.batch_size", "--batch-size"), ("seed", "--seed"),
+_OPTIONS = (
+    "task.data", "task.data_root", "task.image_size", "task.task", "task.epochs", "task.lr", "task.batch_size",
+    "task.schedule", "task.warmup", "size", "macs", "density", "target", "granularity", "align", "score",
+    "include", "exclude", "method", "rewind_to", "prune_per_round", "rounds", "seed",
 )  # fmt: skip
-"""Where a checkpoint's origin keeps what the command line was given."""
+"""What of a checkpoint's origin `dwindle compress` takes as an option."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,20 @@ def _layers(opened: Checkpoint) -> list[Layer]:
     return layers
 
 
-def _command(opened: Checkpoint) -> str:
-    """The command line that makes this checkpoint."""
+def _command(opened: Checkpoint) -> list[str]:
+    """The command line that makes this checkpoint, a flag with its value per entry."""
     origin = dict(_flat(opened.origin))
-    words = ["dwindle compress", str(origin.get("model.spec", origin.get("model", "MODEL")))]
-    for key, flag in _FLAGS:
-        if origin.get(key) is not None:
-            words.append(f"{flag} {origin[key]}")
-    return " ".join([*words, "-o", opened.path.name])
+    parts = [f"dwindle compress {shlex.quote(str(origin.get('model.spec', origin.get('model', 'MODEL'))))}"]
+    if origin.get("weights"):
+        parts.append("--weights FILE")  # known by its hash only
+    for key in _OPTIONS:
+        value = origin.get(key)
+        words = value if isinstance(value, list) else [value]
+        if value is None or words in ([], ["*"]):
+            continue
+        flag = "for" if key == "target" else key.removeprefix("task.").replace("_", "-")
+        parts.append(shlex.join([f"--{flag}", *map(str, words)]))
+    return [*parts, f"-o {shlex.quote(opened.path.name)}"]
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,31 +16,28 @@ from dwindle.quantities import format_bytes
 
 def bench_table(bench: Bench) -> RenderableType:
     """A row per file and runtime; below it what was not measured, and what made the run noisy."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("file", "runtime"):
-        table.add_column(title, no_wrap=True)
-    for title in ("size", "download", "smaller", "test", "change", "time", "best", "× dense"):
-        table.add_column(title, justify="right")
-    for row in bench.rows:
-        shown = cells(row, bench.rows)
-        table.add_row(
-            f"{row.target} {row.role}",
-            runtime_name(row),
-            shown.bytes,
-            shown.download,
-            shown.smaller,
-            Text(_with(shown.accuracy, shown.interval)),
-            shown.change if row.role != DENSE else "",
-            shown.time,
-            format_ms(row.latency.min) if row.latency else ABSENT,
-            Text(_with(shown.ratio, shown.ci95) if row.role != DENSE else ""),
-            style="dim" if row.role == DENSE else "",
-        )
+    parts: list[RenderableType] = [_columns(show_header=True)]
+    for (target, runtime), files in groupby(bench.rows, lambda row: (row.target, runtime_name(row))):
+        table = _columns(show_header=False)
+        for row in files:
+            shown, against_dense = cells(row, bench.rows), row.role != DENSE
+            table.add_row(
+                f"  {row.role}",
+                shown.bytes,
+                shown.download,
+                shown.smaller,
+                _over(shown.accuracy, shown.interval),
+                shown.change if against_dense else "",
+                _over(shown.time, format_ms(row.latency.min) if row.latency else ""),
+                _over(shown.ratio, shown.ci95) if against_dense else "",
+            )
+        parts += [Text.assemble((target, "bold"), f" in {runtime}"), table]
     machine = bench.machine
     notes = [
-        "size: installed bytes · download: deflated · smaller: than the dense fp32 ONNX file · brackets: 95% interval",
-        "time: thread-CPU median of one inference, one thread · best: least wall time · × dense: time over the dense "
-        "file's, side by side",
+        "size: installed bytes · download: deflated · smaller: than the dense fp32 ONNX file · test: on the test "
+        "split, through the file, above its 95% interval · change: points against the dense file",
+        "time: thread-CPU median of one inference on one thread, above the least wall time · × dense: that time "
+        "over the dense file's, side by side, above its 95% interval",
         f"on {machine.cpu}, {machine.cores} cores, {machine.system}",
     ]
     notes += [f"not measured: {figures} of {files}: {reason}" for files, figures, reason in gaps(bench.rows)]
@@ -47,7 +46,7 @@ def bench_table(bench: Bench) -> RenderableType:
         for row in bench.rows
         if row.noise and not row.noise.quiet
     ]
-    return Group(table, Text("\n".join(notes), style="dim"))
+    return Group(*parts, Text("\n".join(notes), style="dim"))
 
 
 def gate_table(verdict: Verdict) -> RenderableType:
@@ -88,5 +87,16 @@ def sentence(verdict: Verdict) -> str:
     return f"{missed} of {len(verdict.rows)} limits missed" if missed else "every limit holds"
 
 
-def _with(figure: str, bounds: str) -> str:
-    return f"{figure} [{bounds}]" if bounds else figure
+_WIDTHS = {"": 12, "size": 7, "download": 8, "smaller": 7, "test": 9, "change": 6, "time": 7, "× dense": 11}
+"""Of the columns: alike under every target's title, and together within a terminal of 80."""
+
+
+def _columns(*, show_header: bool) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", show_header=show_header)
+    for title, width in _WIDTHS.items():
+        table.add_column(title, justify="right" if title else "left", width=width, no_wrap=True)
+    return table
+
+
+def _over(figure: str, beside: str) -> Text:
+    return Text.assemble(figure, (f"\n{beside}", "dim")) if beside else Text(figure)

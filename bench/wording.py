@@ -9,7 +9,9 @@ from dwindle.bench.result import DENSE, Row
 from dwindle.quantities import format_bytes
 
 ABSENT = "–"
-_NAMES = {"memory_bytes": "memory", "compare": "latency ratio", "latency.median": "wall median", "latency.p95": "p95"}
+_NAMES = {"memory_bytes": "memory", "compare": "latency ratio"}
+_UNSHOWN = ("latency.median", "latency.p95")
+"""In bench.json only, as figures and as reasons; a noisy run's reasons say the same."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def gaps(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
     found: dict[str, tuple[dict[str, list[str]], list[str]]] = {}
     for row in rows:
         for figure, reason in row.reasons.items():
-            if (figure, row.role) == ("compare", DENSE):
+            if (figure, row.role) == ("compare", DENSE) or figure in _UNSHOWN:
                 continue  # the baseline has no ratio to itself
             targets, figures = found.setdefault(reason, ({}, []))
             for name, names in (

@@ -112,7 +112,7 @@ def checkpoint(tmp_path: Path, nets: tuple[Net, Net], blobs: None) -> Checkpoint
     fresh = replace(fresh, metrics={"test": 96.5, "dense_test": 97.0})
     masks = {"3.weight": pruned[3].weight != 0}
     tensors = {"weights": pruned.state_dict(), "dense": dense.state_dict(), "masks": pack_masks(masks)}
-    return finish(fresh, tensors)
+    return finish(fresh, tensors, {})
 
 
 Exported = Callable[..., Manifest]

@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
+from torch import nn
 
 from dwindle.bench import bench, report
 from dwindle.bench.chart import frontier
-from dwindle.checkpoint import Checkpoint, Round, start
+from dwindle.checkpoint import Checkpoint, Round, finish, start
 from dwindle.errors import DwindleError
 from dwindle.manifest import Manifest
 
@@ -40,6 +41,7 @@ class Reader(HTMLParser):
             assert not name.startswith("on")
 
     def handle_endtag(self, tag: str) -> None:
+        self.text += " " if tag in ("td", "th", "dt", "dd") else ""
         if tag not in ("circle", "line", "polyline"):
             assert self.open.pop() == tag
         else:
@@ -82,6 +84,7 @@ def test_the_page_says_what_is_known_and_what_is_not(
     assert "2 weight tensors bit-equal" in text
     assert "Not measured, and why" in text
     assert "dwindle compress blobs:net --task blobs:Blobs --size 12000 --for onnx -o net.dwindle" in text
+    assert "cut to" not in text
 
 
 def test_without_bench_it_shows_sizes_and_says_what_to_run(
@@ -105,6 +108,15 @@ def test_without_exports_the_frontier_is_there(checkpoint: Checkpoint) -> None:
     text = read(report(checkpoint))
     assert "Nothing is exported yet" in text
     assert "11.8 KB, 97.10" in text
+
+
+def test_cut_layers_show_both_widths(checkpoint: Checkpoint, nets: tuple[nn.Module, nn.Module]) -> None:
+    slim = {name: tensor[:4] if name == "0.weight" else tensor for name, tensor in nets[1].state_dict().items()}
+    tensors = {"weights": slim, "dense": nets[0].state_dict()}
+    cut = finish(checkpoint, tensors, {"shapes": {"0.weight": [4, 1, 3, 3]}})
+    text = read(report(cut))
+    assert "8×1×3×3 4×1×3×3 50.0%" in text
+    assert "10×512 whole" in text
 
 
 def test_an_unfinished_checkpoint_has_a_page(tmp_path: Path) -> None:
