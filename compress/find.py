@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ _WRONG = 1e-3
 """Relative error, in the model's own precision, that no rounding makes."""
 
 
+_SPARED = ("", "its channels can only go all together", "no layer that runs would cost less without them")
+
+
 def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Found:
     """Traces `model` on the example inputs, in eval mode, and finds what can be removed together.
 
@@ -31,8 +35,7 @@ def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Found:
     Raises UsageError for a model that cannot be traced, that has masks or parametrizations attached, or that has
     nothing to remove.
     """
-    labels = Labels()
-    labels.walk(trace(model, example_inputs), rule_of)
+    labels = _labelled(model, example_inputs)
     adapted: set[str] = set()
     while True:
         solved = _Solved(labels, model)
@@ -51,13 +54,28 @@ def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Found:
     return found
 
 
+def _labelled(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Labels:
+    """Follows what runs in eval mode, and what only runs in training (auxiliary heads) if that leaves weights out."""
+    labels = Labels()
+    program = trace(model, example_inputs)
+    labels.walk(program, rule_of)
+    used = {node.name for node in program.graph.nodes if node.users}
+    if not used >= program.graph_signature.inputs_to_parameters.keys():
+        costs = list(labels.costs)
+        with suppress(UsageError):  # weights that no mode reaches stay as they are
+            labels.walk(trace(model, tuple(torch.cat([x, x]) for x in example_inputs), training=True), rule_of)
+        labels.costs = costs
+    labels.bind_leaves()
+    return labels
+
+
 class _Solved:
     """The classes that labels end in, sorted into groups by the places they are bound to."""
 
     def __init__(self, labels: Labels, model: nn.Module) -> None:
         self.labels, self.model = labels, model
         self.root, self.why = labels.solve()
-        first = _first_names(model)
+        self.first = first = _first_names(model)
         self.leaves = {first[parameter.name] for parameter in labels.leaves}
         self.bound: dict[tuple[str, int], Tensor] = {}
         self.writers: set[tuple[str, int]] = set()
@@ -66,7 +84,7 @@ class _Solved:
             self.bound[key] = self.classes(binding.labels)
             self.writers |= {key} if binding.writes else set()
         self.group_of = torch.full((labels.count,), -1)
-        self.alone = torch.zeros(labels.count, dtype=torch.bool)
+        self.spared = torch.zeros(labels.count, dtype=torch.long)
         self.groups = self._group()
 
     def classes(self, labels: Tensor) -> Tensor:
@@ -89,8 +107,8 @@ class _Solved:
         indices = index.split(lengths.tolist())
         groups: list[Group] = []
         for signature, units in sorted(alike.items()):
-            if len(units) == 1 or max(signature) < len(keys):  # the last of its layer, or of no layer
-                self.alone[ids[units]] = True
+            if len(units) == 1 or max(signature) < len(keys):
+                self.spared[ids[units]] = 1 if len(units) == 1 else 2
                 continue
             self.group_of[ids[units]] = len(groups)
             table, column = torch.stack([indices[unit] for unit in units]), torch.tensor(signature)
@@ -129,18 +147,21 @@ class _Solved:
 
     def _whole(self) -> Iterator[Whole]:
         """By layer, what of its outputs is in no group."""
-        for binding in self.labels.bindings:
-            layer, _, tensor = binding.tensor.rpartition(".")
-            if not binding.writes or tensor != "weight" or self.model.get_parameter(binding.tensor).dim() < 2:
+        weights = {n: p for n, p in self.model.named_parameters() if p.dim() > 1 and n.endswith("weight")}
+        made = {self.first[b.tensor]: b.labels for b in self.labels.bindings if b.writes}
+        for name, weight in weights.items():
+            layer = name.rpartition(".")[0]
+            if name not in made:
+                if not any(tensor == name for tensor, _ in self.bound):
+                    yield Whole(layer, len(weight), len(weight), "the trace does not reach it")
                 continue
-            classes = self.classes(binding.labels)
-            stays = (classes == 0) | self.alone[classes]
+            classes = self.classes(made[name])
+            stays = (classes == 0) | (self.spared[classes] > 0)
             if stays.any():
-                reasons = self.why[binding.labels.long()][stays & (classes == 0)]
-                reason = "its channels can only go all together"
-                if len(reasons := reasons[reasons >= 0]):
-                    reason = self.labels.pinned[int(reasons.mode().values)].reason
-                yield Whole(layer, int(stays.sum()), len(classes), reason)
+                why = self.why[made[name].long()][stays].long()
+                reasons = [self.labels.pinned[i].reason for i in why.tolist() if i >= 0]
+                reasons += [_SPARED[i] for i in self.spared[classes].tolist() if i]
+                yield Whole(layer, int(stays.sum()), len(classes), Counter(reasons).most_common(1)[0][0])
 
     def _attributes(self, literals: list[Literal]) -> dict[tuple[str, str], Extent]:
         """Integer attributes of a module with the value of a size in its code: taken to be that size, and tried."""

@@ -206,7 +206,6 @@ class Labels:
                 if last_use[used] is node:
                     known.pop(used, None)
         self.here = None
-        self._bind_leaves()
 
     def _step(self, node: Node, known: dict[Node, Any], rule_of: Callable[[Node], Rule]) -> Any:
         """The labels of what one op returns."""
@@ -239,8 +238,9 @@ class Labels:
             self.pin(after, "written in place through a view")
         known[target] = after
 
-    def _bind_leaves(self) -> None:
-        """A parameter used like an activation is bound along the dimension in which its classes vary in the end."""
+    def bind_leaves(self) -> None:
+        """To be called after the last walk: a parameter that is used like an activation is bound along the dimension
+        in which its classes vary in the end."""
         root, _ = self.solve()
         for parameter, labels in self.leaves.items():
             final = compact(root[labels.long()])

@@ -6,6 +6,7 @@ An op that is in no table and is not tagged pointwise by torch is not guessed at
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -154,7 +155,7 @@ def pointwise(labels: Labels, call: Call) -> Any:
     operands = {name: labels.of(value) for name, value in call.arguments.items() if name in call.dtypes}
     operands = {name: value for name, value in operands.items() if isinstance(value, Tensor)}
     merged, signs = _meet(labels, list(operands.values()), call.shape)
-    patterns, where = torch.unique(signs.flatten(1), dim=1, return_inverse=True)
+    patterns, where = torch.unique(signs.reshape(len(operands), -1), dim=1, return_inverse=True)
     zero = torch.tensor([_stays_zero(call, dict(zip(operands, p.tolist(), strict=True))) for p in patterns.T])
     return torch.where(zero[where].view(merged.shape), merged, -merged).expand(call.shape)
 
@@ -208,7 +209,7 @@ def _contract(labels: Labels, a: Tensor, b: Tensor, *dims: int) -> Tensor:
     merged, signs = _meet(labels, [a, b], shape)
     product = torch.where((signs > 0).any(0), merged, -merged)
     labels.cost(math.prod(shape) / merged.numel(), merged)
-    return _sum(labels, product.expand(shape), *dims)
+    return _sum(labels, product.expand(shape), dims)
 
 
 def einsum(labels: Labels, call: Call) -> Any:
@@ -247,15 +248,13 @@ def attention(labels: Labels, call: Call) -> Any:
 
 def total(labels: Labels, call: Call) -> Any:
     """A sum, which removed zeros do not change."""
-    return _sum(labels, labels.of(call["self"]), *_dims(call), keep=bool(call["keepdim"]))
+    return _sum(labels, labels.of(call["self"]), _dims(call), keep=bool(call["keepdim"]))
 
 
 def statistic(labels: Labels, call: Call) -> Any:
     """Mean, maximum and the like: fine within a channel, wrong across channels, where removed zeros count."""
-    x, dims = labels.of(call["self"]), _dims(call)
-    if {dim % x.dim() for dim in dims} & set(varying(x)):
-        labels.pin(x, f"{call.op} over the channels")
-    result = _sum(labels, x, *dims, keep=bool(call["keepdim"]))
+    why = f"{call.op} over the channels"
+    result = _sum(labels, labels.of(call["self"]), _dims(call), keep=bool(call["keepdim"]), inexact=why)
     return [result] * len(call.values) if len(call.values) > 1 else result
 
 
@@ -268,13 +267,15 @@ def softmax(labels: Labels, call: Call) -> Any:
     return x
 
 
-def _sum(labels: Labels, x: Tensor, *dims: int, keep: bool = False) -> Tensor:
+def _sum(labels: Labels, x: Tensor, dims: Iterable[int], *, keep: bool = False, inexact: str = "") -> Tensor:
     """Labels of the sum. Summing all channels away leaves a constant; where a head's features are summed and the
     heads stay apart, the features of a head become one class."""
     for dim in sorted((dim % x.dim() for dim in dims), reverse=True):
         if varying(x) == [dim]:
+            if inexact:
+                labels.pin(x, inexact)
             _needs_zero(labels, x)
-            x = torch.zeros_like(x[(slice(0, 1),) * x.dim()]).expand(x.shape)
+            x = torch.zeros((1,) * x.dim(), dtype=torch.int32).expand(x.shape)
         x = _whole(labels, x, dim)
         x = x.narrow(dim, 0, 1) if keep else x.select(dim, 0)
     return x

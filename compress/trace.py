@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.utils import parametrize, prune
+from torch.utils._pytree import tree_leaves
 
 from dwindle.errors import UsageError
 
 
-def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ExportedProgram:
-    """What `model` does to the example inputs in eval mode; the model itself is left as it was.
+def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, training: bool = False) -> ExportedProgram:
+    """What `model` does to the example inputs, in eval mode or in training; the model itself is left as it was.
 
     Raises UsageError where masks or parametrizations are still attached, and where the trace fails, with the line of
     the model's code at which it does.
@@ -27,15 +28,27 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ExportedProgr
                 f"layer {name!r} still computes its weights from a mask or parametrization: make it permanent first "
                 "(torch.nn.utils.prune.remove, torch.nn.utils.parametrize.remove_parametrizations)"
             )
-    training = [module for module in model.modules() if module.training]
+    modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
-            return torch.export.export(model.eval(), example_inputs, strict=False)
+            program = torch.export.export(model.train(training), example_inputs, strict=False)
     except Exception as error:  # torch.export raises whatever the model's code and its own guards raise
         raise UsageError(_explain(error)) from error
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in modes.items():
+            module.training = mode
+    _refuse_open_shapes(program)
+    return program
+
+
+def _refuse_open_shapes(program: ExportedProgram) -> None:
+    """A trace can get past non-maximum suppression, but what comes out has as many rows as the data will have it."""
+    for node in program.graph.nodes:
+        for value in tree_leaves(node.meta.get("val")):
+            if isinstance(value, Tensor) and not all(isinstance(size, int) for size in value.shape):
+                line = (node.meta.get("stack_trace") or "").strip().splitlines()[-1:]
+                place = f" ({line[0].strip()})" if line else ""
+                raise UsageError(_sentence(place, f"the shape of what {node.target} gives depends on the data"))
 
 
 def _explain(error: Exception) -> str:
@@ -45,7 +58,11 @@ def _explain(error: Exception) -> str:
     theirs = [f for f in frames if f.filename != __file__]
     place = f" past {Path(theirs[-1].filename).name}:{theirs[-1].lineno} ({theirs[-1].line})" if theirs else ""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return _sentence(place, reason[:200])
+
+
+def _sentence(place: str, reason: str) -> str:
     return (
-        f"the model cannot be traced{place}: {reason[:200]}; channels can only be removed where torch.export can "
-        "follow, so leave out steps that depend on the data, such as non-maximum suppression: wrap the part before them"
+        f"the model cannot be traced{place}: {reason}; channels can only be removed where torch.export can follow, so "
+        "leave out steps that depend on the data, such as non-maximum suppression: wrap the part before them"
     )

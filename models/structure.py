@@ -89,19 +89,20 @@ def rebuild(structure: Mapping[str, Any], fresh: nn.Module, state: Mapping[str, 
 
 def _check(structure: Mapping[str, Any], fresh: nn.Module) -> None:
     """Raises CheckpointError unless `fresh` has everything that is described, at the same size or larger."""
-    layers = dict(fresh.named_modules())
+    layers, shapes, parameters = dict(fresh.named_modules()), _shapes(fresh), dict(fresh.named_parameters())
+    sizes = {name: _sizes(layer) for name, layer in layers.items()}
+    described: list[tuple[str, Any, Any]] = []
     try:
-        described = {
-            f"attribute {name} of layer {layer!r}": (size, _sizes(layers[layer]).get(name) if layer in layers else None)
-            for layer, sizes in structure.get("attributes", {}).items()
-            for name, size in sizes.items()
-        }
-        described |= {
-            f"tensor {name}": (size, _shapes(fresh).get(name)) for name, size in structure.get("shapes", {}).items()
-        }
-    except AttributeError:
+        for layer, attributes in structure.get("attributes", {}).items():
+            for name, size in attributes.items():
+                described.append((f"attribute {name} of layer {layer!r}", size, sizes.get(layer, {}).get(name)))
+        described += [(f"tensor {name}", size, shapes.get(name)) for name, size in structure.get("shapes", {}).items()]
+        described += [
+            (f"parameter {name}", 1, 1 if name in parameters else None) for name in structure.get("frozen", [])
+        ]
+    except (AttributeError, TypeError):
         raise CheckpointError("the structure is not one that this version of dwindle writes") from None
-    for what, (size, old) in described.items():
+    for what, size, old in described:
         if old is None:
             raise CheckpointError(f"the structure describes {what}, which the model doesn't have")
         if not _fits(size, old):

@@ -1,0 +1,42 @@
+"""MACs against figures worked out by hand."""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import nn
+
+from dwindle.compress.channels import find_groups
+from dwindle.compress.macs import macs
+
+
+def test_layers_by_hand() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.Conv2d(8, 16, 3, padding=1, groups=4),
+        nn.ConvTranspose2d(16, 4, 2, stride=2),
+        nn.Flatten(),
+        nn.Linear(4 * 64, 10),
+    ).train()
+    assert macs(model, (torch.randn(1, 3, 8, 8),)) == {
+        "0": 16 * 8 * 27,
+        "1": 16 * 16 * 2 * 9,
+        "2": 16 * 16 * 4 * 4,
+        "4": 2560,
+    }
+    assert model.training
+
+
+def test_attention_counts_its_products() -> None:
+    layer = nn.TransformerEncoderLayer(24, 6, 20, batch_first=True)
+    assert macs(layer, (torch.randn(1, 5, 24),)) == {
+        "self_attn": 5 * 24 * 72 + 2 * 5 * 5 * 24 + 5 * 24 * 24,  # the fused call keeps out_proj to itself
+        "linear1": 5 * 24 * 20,
+        "linear2": 5 * 20 * 24,
+    }
+
+
+def test_two_ways_of_counting_agree() -> None:
+    """The counter in torch, on a run; ours, on the trace."""
+    model, example = torchvision.models.shufflenet_v2_x0_5(), (torch.randn(1, 3, 64, 64),)
+    assert sum(macs(model, example).values()) == find_groups(model, example).macs()
