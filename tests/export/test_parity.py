@@ -17,23 +17,37 @@ from dwindle.errors import ParityFailed, UsageError
 from dwindle.export.fold import deployable
 from dwindle.export.onnx import Onnx
 from dwindle.export.parity import SAMPLES, TOLERANCE, check
+from dwindle.models.zoo import resnet8
 
 Inputs = tuple[Tensor, ...]
+Changed = Callable[..., nn.Module]
+
+
+@pytest.fixture(scope="module")
+def original(
+    trained: Changed, masked: Changed, example: Inputs, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[nn.Module, nn.Module, bytes]:
+    """A network at 10% density, what ships of it, and its file."""
+    pruned = masked(trained(resnet8(in_channels=1)), 0.1).eval()
+    shipped = deployable(pruned, example)
+    path = tmp_path_factory.mktemp("parity") / "net.onnx"
+    Onnx().write(shipped, example, path, pack=True)
+    return pruned, shipped, path.read_bytes()
 
 
 @pytest.fixture
-def pruned(network: nn.Module, masked: Callable[..., nn.Module]) -> nn.Module:
-    return masked(network, 0.1).eval()
+def pruned(original: tuple[nn.Module, nn.Module, bytes]) -> nn.Module:
+    return copy.deepcopy(original[0])
 
 
 @pytest.fixture
-def shipped(pruned: nn.Module, example: Inputs) -> nn.Module:
-    return deployable(pruned, example)
+def shipped(original: tuple[nn.Module, nn.Module, bytes]) -> nn.Module:
+    return copy.deepcopy(original[1])
 
 
 @pytest.fixture
-def file(shipped: nn.Module, example: Inputs, tmp_path: Path) -> Path:
-    Onnx().write(shipped, example, tmp_path / "net.onnx", pack=True)
+def file(original: tuple[nn.Module, nn.Module, bytes], tmp_path: Path) -> Path:
+    (tmp_path / "net.onnx").write_bytes(original[2])
     return tmp_path / "net.onnx"
 
 

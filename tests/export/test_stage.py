@@ -35,7 +35,7 @@ def checkpoint(trained: Changed, masked: Changed, tmp_path_factory: pytest.TempP
     dense = trained(resnet8(in_channels=1))
     pruned = masked(copy.deepcopy(dense), 0.1)
     done = replace(checkpoints.start(path, origin), done=True)
-    checkpoints.finish(done, {"weights": pruned.state_dict(), "dense": dense.state_dict()})
+    checkpoints.finish(done, {"weights": pruned.state_dict(), "dense": dense.state_dict()}, {})
     return path
 
 
