@@ -120,7 +120,8 @@ def restore(checkpoint: Checkpoint) -> nn.Module:
     if checkpoint.structure:
         from dwindle.models.structure import rebuild
 
-        return rebuild(checkpoint.structure, model, checkpoint.weights).eval()
+        own = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}  # it keeps the tensors it is given
+        return rebuild(checkpoint.structure, model, own).eval()
     return _loaded(model, checkpoint.weights, f"{checkpoint.path}/weights.safetensors")
 
 
