@@ -93,8 +93,8 @@ def cut_by(kept: dict[str, Tensor], named: dict[str, Tensor]) -> dict[str, Tenso
     own ends with (`momentum/conv.weight`)."""
     places: dict[str, list[tuple[int, Tensor]]] = {}
     for key, indices in kept.items():
-        name, _, dim = key.rpartition(":")
-        places.setdefault(name, []).append((int(dim), indices))
+        name, _, dimension = key.rpartition(":")
+        places.setdefault(name, []).append((int(dimension), indices))
     result = {}
     for key, tensor in named.items():
         for dim, indices in places.get(key.rpartition("/")[2], ()):
