@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwindle import __version__
-from dwindle.errors import BudgetMissed, DwindleError, RuntimeUnavailable
+from dwindle.errors import BudgetMissed, DwindleError
 from dwindle.quantities import parse_bytes, parse_share
 
 if TYPE_CHECKING:
@@ -222,9 +222,7 @@ def _gate(arguments: argparse.Namespace) -> int:
     _stderr().print(gate_table(verdict))
     if arguments.json:
         _print_json(dataclasses.asdict(verdict))
-    if verdict.unmeasured:
-        return RuntimeUnavailable.exit_code
-    return 0 if verdict.passed else BudgetMissed.exit_code
+    return verdict.exit_code
 
 
 def _report(arguments: argparse.Namespace) -> int:

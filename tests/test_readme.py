@@ -1,0 +1,35 @@
+"""The README's Python, run as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_ten_lines_of_python_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    # The same lines on a shorter training, so that the fast suite stays fast.
+    quick = code.replace('task="digits"', 'task={"data": "digits", "epochs": 4}, rounds=2')
+    assert quick != code
+    monkeypatch.chdir(tmp_path)
+    ran: dict[str, object] = {}
+    exec(quick, ran)
+    assert (tmp_path / "net.dwindle/exports/onnx/net.onnx").stat().st_size <= 25_000
+    assert ran["page"]
+    assert Path(str(ran["page"])).exists()
+
+
+def test_every_option_the_readme_names_exists() -> None:
+    from dwindle.cli import parser
+
+    commands = next(action for action in parser()._actions if action.dest == "COMMAND" or action.choices)
+    assert commands.choices
+    known = {
+        flag for sub in dict(commands.choices).values() for action in sub._actions for flag in action.option_strings
+    }  # type: ignore[call-overload]
+    named = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", README.read_text()))
+    assert named <= known, named - known
