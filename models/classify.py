@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwindle.errors import CheckpointError, UsageError
-from dwindle.models import schedule
+from dwindle.models import ranks, schedule
 from dwindle.models.batches import DROPOUT, Batches
 from dwindle.models.data import Splits
 from dwindle.models.precision import bf16_gains
@@ -106,30 +106,41 @@ class ImageClassification:
         After `load_state_dict` of a state that was taken in the middle of a training, goes on from there.
         With `last_lr` the learning rate stays at the schedule's last value. The optimizer goes on where it
         was, unless the model's trainable parameters are others than its own: then it starts afresh.
-        `on_step` gets the loss as it is, be it infinite or not a number.
+        `on_step` gets the loss as it is, be it infinite or not a number. Under torchrun the ranks split each
+        batch (`dwindle.models.ranks`).
         """
         if not self.steps:
             return
+        if (batch_size := min(self.spec.batch_size, len(self.splits.train))) < ranks.world():
+            raise UsageError(f"batches of {batch_size} can't be split between {ranks.world()} ranks: start fewer")
         if last_lr and self.spec.schedule == "cosine":
             raise UsageError("a cosine schedule ends at a learning rate of 0: fine-tune with --schedule step")
         device = _device(model)
         if self.optimizer is None or not _belongs(self.optimizer, model):
             self.optimizer = self._fresh_optimizer(model)
         first = self._position if self._position >= 0 else min(round(start * self.steps), self.steps - 1)
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16_gains(device))
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=ranks.told(lambda: bf16_gains(device)))
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         try:
-            with _mode(model, training=True), _channels_last(model, self.optimizer), forked:
+            with (
+                _mode(model, training=True),
+                _channels_last(model, self.optimizer),
+                ranks.global_batch_norm(model),
+                forked,
+            ):
                 for step in range(first, self.steps):
                     for group in self.optimizer.param_groups:
                         group["lr"] = self.learning_rate(self.steps - 1 if last_lr else step)
                     batch = self._batches.at(self._fits, step)
-                    torch.manual_seed(self._batches.stream(DROPOUT, self._fits, step))
+                    images, labels = ranks.mine(batch.images), ranks.mine(batch.labels)
+                    torch.manual_seed(self._batches.stream(DROPOUT, self._fits, step) + ranks.rank())
                     with autocast:
-                        logits = model(self._normalized(batch.images, device))
-                    loss = functional.cross_entropy(logits.float(), batch.labels.to(device))
+                        logits = model(self._normalized(images, device))
+                    share = len(images) / len(batch)
+                    loss = share * functional.cross_entropy(logits.float(), labels.to(device))
                     self.optimizer.zero_grad()
                     loss.backward()
+                    loss = ranks.sum_gradients(model.parameters(), loss)
                     self.optimizer.step()
                     self._position = step + 1
                     on_step(loss.item())
@@ -149,13 +160,12 @@ class ImageClassification:
         """
         device, subset = _device(model), self.splits[split]
         correct = 0
+        batches = list(zip(subset.images.split(EVALUATION_BATCH), subset.labels.split(EVALUATION_BATCH), strict=True))
         with _mode(model, training=False):
-            for images, labels in zip(
-                subset.images.split(EVALUATION_BATCH), subset.labels.split(EVALUATION_BATCH), strict=True
-            ):
+            for images, labels in batches[ranks.rank() :: ranks.world()]:
                 logits = model(self._normalized(images, device))
                 correct += int((logits.argmax(1) == labels.to(device)).sum())
-        return 100 * correct / len(subset)
+        return 100 * ranks.total(correct) / len(subset)
 
     def inputs(self, split: Split) -> tuple[Tensor, ...]:
         """Up to 256 samples spread over the split: ((N, channels, height, width) float32 on the CPU,)."""

@@ -1,0 +1,183 @@
+"""Several processes that torchrun started, training one network: every rank holds all of it.
+
+Each global batch is split between the ranks. What a step needs of the whole batch is summed over them: the
+gradients, and batch norm's statistics in both directions (Ioffe & Szegedy 2015, algorithm 1, over the global
+batch), so that it is the step one process would take with that batch, up to the rounding of sums. Dropout alone
+differs: each rank draws its own. torch's SyncBatchNorm does the same on GPUs only; this one runs anywhere.
+
+With one process nothing here communicates, and nothing changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dwindle.errors import DwindleError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """The ranks meet, if torchrun started several and they have not met already; they part at the end.
+
+    On a GPU tensors travel by nccl, on a CPU by gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world() -> int:
+    """How many ranks there are."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def told(make: Callable[[], T]) -> T:
+    """What `make` returns on the first rank, on every rank; what it raises there is raised on all of them.
+
+    The other ranks don't call it: the first alone reads and writes files, and they wait for it.
+    """
+    if world() == 1:
+        return make()
+    message: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            message[0] = make()
+        except DwindleError as error:
+            message[1] = error
+    with _others_alive():
+        distributed.broadcast_object_list(message)
+    if message[1] is not None:
+        raise message[1]
+    made: T = message[0]
+    return made
+
+
+def check_agree(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raises DwindleError on every rank where these tensors aren't bit-equal on all of them."""
+    if world() == 1:
+        return
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digests: list[Any] = [None] * world()
+    with _others_alive():
+        distributed.all_gather_object(digests, digest.hexdigest())
+    if others := [str(r) for r, other in enumerate(digests) if other != digests[0]]:
+        raise DwindleError(
+            f"ranks disagree: {what} on rank {', '.join(others)} are not those of rank 0, so the task does not train "
+            "one network in all of them; the rounds before are kept"
+        )
+
+
+def mine(batch: Tensor) -> Tensor:
+    """This rank's share of what is split along the first dimension."""
+    return batch.tensor_split(world())[rank()]
+
+
+def total(value: int) -> int:
+    """The sum of every rank's value."""
+    return int(_summed(torch.tensor(value))) if world() > 1 else value
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
+    """Sums every gradient over the ranks, in place and by one call, and returns the summed loss."""
+    if world() == 1:
+        return loss
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = _summed(torch.cat([loss.detach().reshape(1), *(gradient.reshape(-1) for gradient in gradients)]))
+    parts = flat[1:].split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view(gradient.shape))
+    return flat[0]
+
+
+@contextmanager
+def global_batch_norm(model: nn.Module) -> Iterator[None]:
+    """Batch norm in training mode takes its statistics from the batches of all ranks together."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)] if world() > 1 else []
+    for norm in norms:
+        norm.forward = partial(_batch_norm, norm)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
+    if not norm.training:
+        return type(norm).forward(norm, x)
+    dims = [dim for dim in range(x.dim()) if dim != 1]
+    variance, mean = torch.var_mean(x.float(), dims, correction=0)
+    # Each rank fills its own row, so that one sum gathers them all, gradients included.
+    rows = torch.zeros(world(), 3, x.shape[1], device=x.device)
+    rows[rank()] = torch.stack([torch.full_like(mean, x.numel() / x.shape[1]), mean, variance])
+    counts, means, variances = _Summed.apply(rows).unbind(1)
+    share = counts / counts.sum(0)
+    mean = (share * means).sum(0)
+    variance = (share * (variances + (means - mean).square())).sum(0)
+    _track(norm, mean.detach(), variance.detach(), counts[:, 0].detach().sum().item())
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    scale = (variance + norm.eps).rsqrt()
+    y: Tensor = (x - mean.view(shape)) * (scale if norm.weight is None else scale * norm.weight).view(shape)
+    return (y if norm.bias is None else y + norm.bias.view(shape)).to(x.dtype)
+
+
+def _track(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: float) -> None:
+    """The running statistics, as torch's own batch norm updates them: variance unbiased, momentum None a plain mean."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    factor = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
+    norm.running_mean.lerp_(mean, factor)
+    norm.running_var.lerp_(variance * (count / max(1.0, count - 1)), factor)
+
+
+class _Summed(torch.autograd.Function):
+    """The sum of every rank's tensor. Each loss depends on it, so its gradient is the sum of every rank's too."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _summed(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _summed(gradient.contiguous().clone())
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    with _others_alive():
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+@contextmanager
+def _others_alive() -> Iterator[None]:
+    """A rank that ends takes the others' connections with it: one sentence instead of what gloo says of that."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise DwindleError(f"rank {rank()} lost another rank, whose own message says why") from error

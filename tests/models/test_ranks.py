@@ -1,0 +1,49 @@
+"""Training on two processes against one, over gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dwindle.models import ranks
+
+WORKER = Path(__file__).with_name("two_ranks.py")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """By check, the traceback of what failed."""
+    out = tmp_path_factory.mktemp("ranks") / "report.json"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "DWINDLE_BF16": "0", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [*torchrun, str(WORKER), str(out)], capture_output=True, text=True, check=False, timeout=300, env=environment
+    )
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, str] = json.loads(out.read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "batch_norm_sees_the_batches_of_all_ranks",
+        "a_training_is_that_of_one_process",
+        "ranks_that_disagree_are_told_so_on_every_rank",
+        "the_first_rank_alone_acts_and_all_hear_of_it",
+        "a_batch_smaller_than_the_ranks_is_refused",
+    ],
+)
+def test_on_two_ranks(report: dict[str, str], check: str) -> None:
+    assert report[check] == ""
+
+
+def test_one_process_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with ranks.joined():
+        assert (ranks.rank(), ranks.world(), ranks.told(lambda: 3), ranks.total(3)) == (0, 1, 3, 3)

@@ -1,0 +1,156 @@
+"""What test_ranks.py has torchrun start twice: each check runs on both ranks, and rank 0 writes what failed where.
+
+torchrun --nproc-per-node 2 tests/models/two_ranks.py OUT.json
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, nn
+
+from dwindle.errors import DwindleError, UsageError
+from dwindle.models import ranks
+from dwindle.models.classify import ImageClassification, TaskSpec
+from dwindle.models.data import Splits
+from dwindle.models.datasets import load
+from dwindle.models.zoo import resnet8
+
+
+def batch_norm_sees_the_batches_of_all_ranks() -> None:
+    for norm in (
+        nn.BatchNorm2d(5),
+        nn.BatchNorm2d(5, momentum=None),
+        nn.BatchNorm2d(5, affine=False),
+        nn.BatchNorm2d(5, track_running_stats=False),
+    ):
+        torch.manual_seed(3)
+        if norm.weight is not None:
+            nn.init.normal_(norm.weight)
+        whole, upstream = torch.randn(7, 5, 4, 3) * 3 + 20, torch.randn(7, 5, 4, 3)  # of ranks: 4 and 3 samples
+        alone = copy.deepcopy(norm)
+        expected_of = whole.clone().requires_grad_()
+        expected = alone(expected_of)
+        expected.backward(upstream)
+        part = ranks.mine(whole).clone().requires_grad_()
+        with ranks.global_batch_norm(norm):
+            found = norm(part)
+        found.backward(ranks.mine(upstream))
+        ranks.sum_gradients(norm.parameters(), torch.zeros(()))
+        torch.testing.assert_close(found, ranks.mine(expected), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(part.grad, ranks.mine(expected_of.grad), rtol=1e-4, atol=1e-5)
+        for (name, mine), theirs in zip(norm.named_parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5, msg=name)
+        for mine, theirs in zip(norm.buffers(), alone.buffers(), strict=True):
+            torch.testing.assert_close(mine, theirs)
+        assert "forward" not in vars(norm)
+        torch.testing.assert_close(norm.eval()(whole), alone.eval()(whole), rtol=1e-4, atol=1e-5)
+
+
+def a_training_is_that_of_one_process() -> None:
+    """Each rank trains alone as well, as if it had never met the other.
+
+    Six steps: beyond a few any two orders of summation part, as training amplifies what rounding began.
+    """
+    task, model = _task(batch_size=45), _model()
+    losses: list[float] = []
+    task.fit(model, start=0.0, on_step=losses.append)
+    ranks.check_agree("the weights", model.state_dict())
+    accuracy = task.evaluate(model, "test")
+
+    meet, distributed.is_initialized = distributed.is_initialized, lambda: False
+    try:
+        alone_task, alone = _task(batch_size=45), _model()
+        alone_losses: list[float] = []
+        alone_task.fit(alone, start=0.0, on_step=alone_losses.append)
+        alone_accuracy = alone_task.evaluate(model, "test")
+    finally:
+        distributed.is_initialized = meet
+    torch.testing.assert_close(losses, alone_losses, rtol=1e-4, atol=1e-4)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, alone.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+    for name, value in task.state_dict().items():
+        torch.testing.assert_close(value, alone_task.state_dict()[name], rtol=1e-2, atol=1e-3, msg=name)
+    assert accuracy == alone_accuracy
+    assert losses[0] != losses[-1]
+
+
+def ranks_that_disagree_are_told_so_on_every_rank() -> None:
+    model = _model()
+    ranks.check_agree("the weights", model.state_dict())
+    if ranks.rank() == 1:
+        with torch.no_grad():
+            model.conv.weight[0, 0, 0, 0] += 1e-6
+    with pytest.raises(DwindleError, match="ranks disagree: the weights on rank 1 are not those of rank 0"):
+        ranks.check_agree("the weights", model.state_dict())
+
+
+def the_first_rank_alone_acts_and_all_hear_of_it() -> None:
+    calls: list[int] = []
+
+    def act() -> dict[str, int]:
+        calls.append(ranks.rank())
+        return {"rank": ranks.rank()}
+
+    assert ranks.told(act) == {"rank": 0}
+    assert calls == ([0] if ranks.rank() == 0 else [])
+
+    def fail() -> None:
+        raise UsageError("the disk is full")
+
+    with pytest.raises(UsageError, match="the disk is full"):
+        ranks.told(fail)
+
+
+def a_batch_smaller_than_the_ranks_is_refused() -> None:
+    with pytest.raises(UsageError, match="batches of 1 can't be split between 2 ranks"):
+        _task(batch_size=1).fit(_model(), start=0.0, on_step=lambda _: None)
+
+
+CHECKS = [
+    batch_norm_sees_the_batches_of_all_ranks,
+    a_training_is_that_of_one_process,
+    ranks_that_disagree_are_told_so_on_every_rank,
+    the_first_rank_alone_acts_and_all_hear_of_it,
+    a_batch_smaller_than_the_ranks_is_refused,
+]
+
+
+def _task(batch_size: int) -> ImageClassification:
+    digits: Splits = load("digits")
+    few = replace(digits, train=digits.train[torch.arange(135)])
+    return ImageClassification(TaskSpec("digits", epochs=2, batch_size=batch_size, crop=1, flip=False, lr=0.05), few)
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    return resnet8(in_channels=1)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    failures: dict[str, str] = {}
+    with ranks.joined():
+        assert ranks.world() == 2
+        for check in CHECKS:
+            try:
+                check()
+            except (Exception, pytest.fail.Exception):
+                failures[check.__name__] = traceback.format_exc()
+        found: list[dict[str, str]] = [{}, {}]
+        distributed.all_gather_object(found, failures)
+        if ranks.rank() == 0:
+            report = {c.__name__: "".join(f[c.__name__] for f in found if c.__name__ in f) for c in CHECKS}
+            Path(sys.argv[1]).write_text(json.dumps(report))
+    assert ranks.world() == 1
+
+
+if __name__ == "__main__":
+    main()
