@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from dwindle.compress.surgery import Keep, cut, cut_tensors
 from dwindle.errors import BudgetMissed
 
 __all__ = ["Found", "Group", "Keep", "best", "choose", "cut", "cut_tensors", "find_groups", "prove", "score", "step"]
+
+GroupScore = Callable[[Found, nn.Module], list[Tensor]]
+"""A score for every unit of every group, comparable across groups: float[units] each. The lowest go first."""
 
 
 def score(found: Found, model: nn.Module) -> list[Tensor]:
@@ -72,9 +75,8 @@ def choose(
 
     `macs` and `parameters` are what may be left of `found.macs()` and `found.parameters()`, `share` (0 to 1) what may
     be left of all units; all that are given hold. Every group keeps a multiple of `align` channels (1: any number) or
-    all of them, rounded up, so a network comes out at most one step of one layer below its budget. No group loses more
-    than `at_most` (0 to 1) of its units, nor its last; groups that make channels of a tensor named in `whole` lose
-    none.
+    all of them; what is then left of the budget is given back, best unit first. No group loses more than `at_most`
+    (0 to 1) of its units, nor its last; groups that make channels of a tensor named in `whole` lose none.
 
     Raises BudgetMissed where the least that can be left costs more.
     """
@@ -99,8 +101,8 @@ def choose(
             f"removing channels down to the last multiple of {align} in every layer leaves {excess}: "
             "ask for more, align to less, or prune what is left more finely"
         )
-    removed = bisect_left(range(len(order)), True, key=lambda removed: over(left(removed)) is None)
-    return best(found, scores, left(removed))
+    units = left(bisect_left(range(len(order)), True, key=lambda removed: over(left(removed)) is None))
+    return best(found, scores, _refilled(found, scores, units, align, lambda units: over(units) is None))
 
 
 def least(found: Found, *, align: int = 8, whole: Container[str] = ()) -> list[int]:
@@ -113,6 +115,22 @@ def best(found: Found, scores: Sequence[Tensor], units: Sequence[int]) -> Keep:
     return found.keep(
         [s.argsort(descending=True, stable=True)[:n].sort().values for s, n in zip(scores, units, strict=True)]
     )
+
+
+def _refilled(
+    found: Found, scores: Sequence[Tensor], units: list[int], align: int, fits: Callable[[Sequence[int]], bool]
+) -> list[int]:
+    """Gives back steps while they fit: the last one to go may have been a large layer's."""
+    ranked = [s.sort(descending=True).values.tolist() for s in scores]
+    candidates = {i for i, group in enumerate(found.groups) if units[i] < group.units}
+    while candidates:
+        i = max(candidates, key=lambda i: ranked[i][units[i]])
+        more = min(units[i] + step(found.groups[i], align), found.groups[i].units)
+        if fits([*units[:i], more, *units[i + 1 :]]):
+            units = [*units[:i], more, *units[i + 1 :]]
+        if units[i] < more or more == found.groups[i].units:
+            candidates.remove(i)
+    return units
 
 
 def _left(group: Group, gone: int, align: int, at_most: float, whole: Container[str]) -> int:
