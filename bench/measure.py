@@ -1,18 +1,21 @@
 """Times several files at once, in turns, so that whatever disturbs one disturbs them all.
 
-A round loads every file anew and then gives each a few slices of time in random order. Turns, because on
-a shared machine anything else compares a file with the machine's mood. Anew, because where weights and
-buffers happen to land in memory moves a file's speed by 1–2% for as long as it stays loaded: slices of
-one load agree to 0.1% and are wrong together, so an interval must come from many loads.
+A round loads every file anew and then gives each a few slices of time in random order; after a few rounds
+the processes are replaced. Turns, because on a shared machine anything else compares a file with the
+machine's mood. Anew, because where code, weights and buffers happen to land in memory moves a file's speed
+by about 1% for as long as they lie there: slices of one load agree to 0.1% and are wrong together, so an
+honest interval takes many loads and several processes.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +23,13 @@ import numpy as np
 
 from dwindle.bench.process import Loaded, Slice, Worker
 
-ROUNDS = 24
-FEWEST_ROUNDS = 6
+PROCESSES = 6
+LOADS = 4
+"""Rounds in each process; slow files get fewer rather than a longer wait."""
 TURNS = 3
 SLICE_SECONDS = 0.015
-WARM_UP_SECONDS = 5.0
 TOTAL_SECONDS = 60.0
-"""Slow files get fewer rounds rather than a longer wait."""
+WARM_UP_SECONDS = 5.0
 STABLE = 0.02
 """Warm-up ends when the last three slices' medians lie this close together."""
 
@@ -35,10 +38,10 @@ STABLE = 0.02
 class Samples:
     """One file's inferences."""
 
-    loaded: Loaded
-    """Of the first load, in a process that had only imported the library."""
+    loaded: tuple[Loaded, ...]
+    """The first load of each process."""
     wall: np.ndarray
-    """Nanoseconds, shape (rounds, iterations)."""
+    """Nanoseconds, shape (processes, loads, iterations)."""
     cpu: np.ndarray
     switches: int
     """How often the kernel took the CPU away."""
@@ -55,32 +58,52 @@ class Surroundings:
 
 
 def measure(
-    workers: Mapping[str, Worker], sample: list[np.ndarray], *, seed: int, rounds: int = ROUNDS
+    files: Mapping[str, Callable[[], Worker]], sample: list[np.ndarray], *, seed: int
 ) -> tuple[dict[str, Samples], Surroundings]:
-    """Times each worker's file on `sample` (one array per input); raises WorkerFailed if one dies."""
-    loaded = {name: worker.load(sample) for name, worker in workers.items()}
-    paces = {name: warm_up(worker) for name, worker in workers.items()}
-    counts = {name: _iterations(pace) for name, pace in paces.items()}
-    round_seconds = sum(loaded[name].load_ms / 1e3 + paces[name] * counts[name] * (TURNS + 1) for name in workers)
-    rounds = min(rounds, max(FEWEST_ROUNDS, int(TOTAL_SECONDS / round_seconds)))
+    """Times each file on `sample` (one array per input); `files` start a worker for it each.
 
-    order, shuffler = list(workers), random.Random(seed)
-    slices: dict[str, list[list[Slice]]] = {name: [] for name in workers}
-    stalled, started = _stalled_seconds(), time.monotonic()
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            worker.load(sample)
-            worker.time(counts[name])  # fills the caches; not counted
-            slices[name].append([])
-        for _ in range(TURNS):
-            shuffler.shuffle(order)
-            for name in order:
-                slices[name][-1].append(workers[name].time(counts[name]))
-    elapsed, stalled_after = time.monotonic() - started, _stalled_seconds()
-
-    pressure = None if stalled is None or stalled_after is None else (stalled_after - stalled) / elapsed
-    samples = {name: _samples(loaded[name], slices[name]) for name in workers}
+    Raises WorkerFailed if one dies.
+    """
+    counts: dict[str, int] = {}
+    loads, shuffler = LOADS, random.Random(seed)
+    loaded: dict[str, list[Loaded]] = {name: [] for name in files}
+    rounds: dict[str, list[list[Slice]]] = {name: [] for name in files}
+    stalled, elapsed = 0.0, 0.0
+    for _ in range(PROCESSES):
+        with ExitStack() as stack:
+            workers = {}
+            for name, start in files.items():  # one after the other: starting is work too
+                workers[name] = stack.enter_context(start())
+                loaded[name].append(workers[name].load(sample))
+            paces = {name: warm_up(worker) for name, worker in workers.items()}
+            if not counts:
+                counts = {name: _iterations(pace) for name, pace in paces.items()}
+                round_seconds = sum(paces[name] * counts[name] * (TURNS + 1) for name in files)
+                loads = max(1, min(LOADS, int(TOTAL_SECONDS / PROCESSES / round_seconds)))
+            began, stalled_before = time.monotonic(), _stalled_seconds()
+            for _ in range(loads):
+                for name, pieces in _round(workers, sample, counts, shuffler).items():
+                    rounds[name].append(pieces)
+            elapsed += time.monotonic() - began
+            stalled += _stalled_seconds() - stalled_before
+    pressure = None if math.isnan(stalled) else stalled / elapsed
+    samples = {name: _samples(loaded[name], rounds[name]) for name in files}
     return samples, Surroundings(pressure, os.getloadavg()[0])
+
+
+def _round(
+    workers: Mapping[str, Worker], sample: list[np.ndarray], counts: Mapping[str, int], shuffler: random.Random
+) -> dict[str, list[Slice]]:
+    for name, worker in workers.items():
+        worker.load(sample)
+        worker.time(counts[name])  # fills the caches; not counted
+    slices: dict[str, list[Slice]] = {name: [] for name in workers}
+    order = list(workers)
+    for _ in range(TURNS):
+        shuffler.shuffle(order)
+        for name in order:
+            slices[name].append(workers[name].time(counts[name]))
+    return slices
 
 
 def warm_up(worker: Worker) -> float:
@@ -105,18 +128,18 @@ def _iterations(pace: float) -> int:
     return max(1, round(SLICE_SECONDS / max(pace, 1e-6)))
 
 
-def _samples(loaded: Loaded, rounds: list[list[Slice]]) -> Samples:
-    return Samples(
-        loaded,
-        np.stack([np.concatenate([piece.wall_ns for piece in pieces]) for pieces in rounds]),
-        np.stack([np.concatenate([piece.cpu_ns for piece in pieces]) for pieces in rounds]),
-        sum(piece.switches for pieces in rounds for piece in pieces),
-    )
+def _samples(loaded: list[Loaded], rounds: list[list[Slice]]) -> Samples:
+    def shaped(part: Callable[[Slice], np.ndarray]) -> np.ndarray:
+        stacked = np.stack([np.concatenate([part(piece) for piece in pieces]) for pieces in rounds])
+        return stacked.reshape(len(loaded), -1, stacked.shape[-1])
+
+    switches = sum(piece.switches for pieces in rounds for piece in pieces)
+    return Samples(tuple(loaded), shaped(lambda piece: piece.wall_ns), shaped(lambda piece: piece.cpu_ns), switches)
 
 
-def _stalled_seconds() -> float | None:
-    """Total of `some` in /proc/pressure/cpu (kernel Documentation/accounting/psi.rst)."""
+def _stalled_seconds() -> float:
+    """Total of `some` in /proc/pressure/cpu (kernel Documentation/accounting/psi.rst); NaN where there is none."""
     try:
         return int(Path("/proc/pressure/cpu").read_text().split("total=")[1].split()[0]) / 1e6
     except (OSError, IndexError):
-        return None
+        return math.nan

@@ -43,7 +43,7 @@ class Latency:
     """Milliseconds of one inference on a batch of one. Headlines: `cpu_median` and `min`."""
 
     load: float
-    """In a fresh process, the library imported."""
+    """In a fresh process, the library imported; median over processes, as is the next."""
     first: float
     min: float
     median: float | None
@@ -51,10 +51,11 @@ class Latency:
     cpu_min: float
     """Of thread-CPU time, as is the next."""
     cpu_median: float
-    rounds: int
-    """Fresh loads the figures come from."""
+    processes: int
+    loads: int
+    """In each process."""
     iterations: int
-    """Inferences in each of them."""
+    """Inferences after each load, that went into the figures."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,12 +78,10 @@ class _Run:
         sample, failed = _sample(self.task), {}
         while live := [row for row in rows if row.artifact.path not in failed]:
             try:
-                with ExitStack() as stack:
-                    workers = {
-                        row.artifact.path: stack.enter_context(Worker(runtime, root / row.artifact.path, THREADS))
-                        for row in live
-                    }
-                    samples, surroundings = measure(workers, sample, seed=self.seed)
+                starts = {
+                    row.artifact.path: partial(Worker, runtime, root / row.artifact.path, THREADS) for row in live
+                }
+                samples, surroundings = measure(starts, sample, seed=self.seed)
                 break
             except WorkerFailed as error:  # without the culprit, then
                 self.progress(str(error))
@@ -131,14 +129,15 @@ def _timed(row: Row, samples: dict[str, Samples], surroundings: Surroundings, de
         reasons["compare"] = "the dense file could not be timed beside it"
     else:
         compare = Compare(dense, *paired_ratio(own, samples[dense], seed=seed), ESTIMATOR)
-    if own.loaded.memory_bytes is None:
+    loaded = own.loaded[0]
+    if loaded.memory_bytes is None:
         reasons["memory_bytes"] = "this system has no /proc/self/status to read the peak from"
     return replace(
         row,
-        runtime=replace(row.runtime, version=own.loaded.version),
+        runtime=replace(row.runtime, version=loaded.version),
         latency=latency,
         compare=compare,
-        memory_bytes=own.loaded.memory_bytes,
+        memory_bytes=loaded.memory_bytes,
         noise=noise(own, surroundings),
         reasons=reasons,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from dwindle.bench.result import Latency, Noise
 
 Z95 = 1.959964
 """Two-sided 95% of the normal distribution."""
-ESTIMATOR = "median over rounds of the ratio of thread-CPU medians, 95% bootstrap over rounds"
+ESTIMATOR = "median over rounds of the ratio of thread-CPU medians; 95% bootstrap over processes and rounds"
 QUIET_CPU_SHARE = 0.95
 """Below it, wall time is mostly a measure of who else wanted the CPU."""
 QUIET_DRIFT = 0.05
@@ -49,15 +50,16 @@ def milliseconds(samples: Samples) -> tuple[Latency, str | None]:
     trusted = share >= QUIET_CPU_SHARE
     median, p95 = (float(v) / 1e6 for v in np.quantile(samples.wall, (0.5, 0.95)))
     latency = Latency(
-        load=samples.loaded.load_ms,
-        first=samples.loaded.first_ms,
+        load=statistics.median(loaded.load_ms for loaded in samples.loaded),
+        first=statistics.median(loaded.first_ms for loaded in samples.loaded),
         min=float(samples.wall.min()) / 1e6,
         median=median if trusted else None,
         p95=p95 if trusted else None,
         cpu_min=float(samples.cpu.min()) / 1e6,
         cpu_median=float(np.median(samples.cpu)) / 1e6,
-        rounds=samples.wall.shape[0],
-        iterations=samples.wall.shape[1],
+        processes=samples.wall.shape[0],
+        loads=samples.wall.shape[1],
+        iterations=samples.wall.shape[2],
     )
     why = None if trusted else f"the thread had the CPU for {share:.0%} of the time only, so wall time tells of others"
     return latency, why
@@ -69,11 +71,15 @@ def paired_ratio(
     """How long `file` takes relative to `baseline` (both measured in the same rounds).
 
     The median over rounds of the ratio of the rounds' thread-CPU medians, and its 95% percentile interval
-    from resampling whole rounds (Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13).
+    from resampling processes, and rounds within each: rounds of one process are not independent.
+    (Davison & Hinkley 1997, Bootstrap Methods and their Application, §3.8, on hierarchical data.)
     """
-    ratios = np.median(file.cpu, axis=1) / np.median(baseline.cpu, axis=1)
-    picks = np.random.default_rng(seed).integers(0, len(ratios), (resamples, len(ratios)))
-    low, high = np.quantile(np.median(ratios[picks], axis=1), (0.025, 0.975))
+    ratios = np.median(file.cpu, axis=2) / np.median(baseline.cpu, axis=2)
+    processes, rounds = ratios.shape
+    draw = np.random.default_rng(seed).integers
+    outer = draw(0, processes, (resamples, processes, 1))
+    inner = draw(0, rounds, (resamples, processes, rounds))
+    low, high = np.quantile(np.median(ratios[outer, inner], axis=(1, 2)), (0.025, 0.975))
     return float(np.median(ratios)), (float(low), float(high))
 
 

@@ -197,4 +197,5 @@ def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes a measurement quick and useless: for tests that look at everything but the times."""
     monkeypatch.setattr("dwindle.bench.measure.SLICE_SECONDS", 0.0005)
     monkeypatch.setattr("dwindle.bench.measure.WARM_UP_SECONDS", 0.01)
-    monkeypatch.setattr("dwindle.bench.measure.TOTAL_SECONDS", 0.0)
+    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 2)
+    monkeypatch.setattr("dwindle.bench.measure.LOADS", 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dwindle.bench import measure as module
-from dwindle.bench.measure import FEWEST_ROUNDS, TURNS, measure, warm_up
+from dwindle.bench.measure import LOADS, PROCESSES, TURNS, measure, warm_up
 from dwindle.bench.process import Loaded, Slice, Worker, WorkerFailed
 
 
@@ -28,30 +28,38 @@ class Scripted:
         self.calls += 1
         return Slice(taken, taken, 1)
 
+    def __enter__(self) -> "Scripted":
+        self.log.append(f"start {self.name}")
+        return self
 
-def scripted(*arguments: Any, **named: Any) -> Worker:
-    return cast(Worker, Scripted(*arguments, **named))
+    def __exit__(self, *error: object) -> None:
+        self.log.append(f"end {self.name}")
+
+
+def scripted(*arguments: Any, **named: Any) -> Callable[[], Worker]:
+    return lambda: cast(Worker, Scripted(*arguments, **named))
 
 
 def test_every_round_loads_anew_and_gives_every_file_its_turns() -> None:
     log: list[str] = []
-    workers = {name: scripted(lambda call: 1e-3, log, name) for name in "ab"}
-    samples, _ = measure(workers, [], seed=0, rounds=8)
+    files = {name: scripted(lambda call: 1e-3, log, name) for name in "ab"}
+    samples, _ = measure(files, [], seed=0)
     per_slice = round(module.SLICE_SECONDS / 1e-3)
     for name in "ab":
-        assert samples[name].wall.shape == samples[name].cpu.shape == (8, TURNS * per_slice)
-        assert samples[name].switches == 8 * TURNS
-        assert log.count(f"load {name}") == 1 + 8
-    turns = [line for line in log[log.index("load a", 2) :] if line.startswith("time")]
-    order = "".join(line[-1] for line in turns)
-    assert "aa" in order
-    assert "bb" in order  # the order varies
+        assert samples[name].wall.shape == samples[name].cpu.shape == (PROCESSES, LOADS, TURNS * per_slice)
+        assert samples[name].switches == PROCESSES * LOADS * TURNS
+        assert len(samples[name].loaded) == PROCESSES
+        assert log.count(f"start {name}") == log.count(f"end {name}") == PROCESSES
+        assert log.count(f"load {name}") == PROCESSES * (1 + LOADS)
+    order = "".join(line[-1] for line in log if line.startswith("time"))
+    assert "aba" in order
+    assert "aab" in order  # it varies
 
 
 def test_the_seed_fixes_the_order() -> None:
     def order(seed: int) -> list[str]:
         log: list[str] = []
-        measure({name: scripted(lambda call: 1e-3, log, name) for name in "abc"}, [], seed=seed, rounds=6)
+        measure({name: scripted(lambda call: 1e-3, log, name) for name in "abc"}, [], seed=seed)
         return log
 
     assert order(1) == order(1)
@@ -59,8 +67,8 @@ def test_the_seed_fixes_the_order() -> None:
 
 
 def test_slow_files_get_fewer_rounds() -> None:
-    samples, _ = measure({"slow": scripted(lambda call: 5.0)}, [], seed=0, rounds=24)
-    assert samples["slow"].wall.shape == (FEWEST_ROUNDS, TURNS)
+    samples, _ = measure({"slow": scripted(lambda call: 5.0)}, [], seed=0)
+    assert samples["slow"].wall.shape == (PROCESSES, 1, TURNS)
 
 
 def test_warm_up_goes_on_until_it_is_stable() -> None:
@@ -72,7 +80,7 @@ def test_warm_up_goes_on_until_it_is_stable() -> None:
 
 def test_warm_up_gives_up_on_what_never_settles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WARM_UP_SECONDS", 0.05)
-    assert warm_up(scripted(lambda call: 1e-3 * (1 + call % 2))) > 0
+    assert warm_up(cast(Worker, Scripted(lambda call: 1e-3 * (1 + call % 2)))) > 0
 
 
 def test_a_death_is_passed_on() -> None:
