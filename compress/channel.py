@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dwindle.compress.channels import best, choose, least, score
+from dwindle.compress.channels import GroupScore, best, choose, least, score
 from dwindle.compress.exactness import prove
 from dwindle.compress.find import find_groups
 from dwindle.compress.layers import Layers
@@ -31,6 +31,7 @@ class Channels:
 
     align: int = 8
     layers: Layers = field(default_factory=Layers)
+    score: GroupScore = score
     kind: Kind = field(default="channel", init=False)
     floor: float | None = field(default=None, init=False)
 
@@ -43,7 +44,7 @@ class Channels:
         Proves the cut: raises ParityFailed if the smaller network computes anything else. Returns what was kept.
         """
         found = find_groups(network.model, network.inputs)
-        scores, whole = score(found, network.model), self._whole(network.model)
+        scores, whole = self.score(found, network.model), self.whole(network.model)
         try:
             keep = choose(found, scores, macs=share * network.dense_macs, align=self.align, whole=whole)
         except BudgetMissed:
@@ -56,7 +57,7 @@ class Channels:
         network.whole = found.whole
         return keep
 
-    def _whole(self, model: nn.Module) -> set[str]:
+    def whole(self, model: nn.Module) -> set[str]:
         """The weights whose channels the patterns protect."""
         return prunable(model).keys() - self.layers.of(model).keys()
 
