@@ -22,13 +22,11 @@ import numpy as np
 
 from dwindle.bench import build, sysroot, wire
 from dwindle.bench.process import WorkerFailed
-from dwindle.bench.sysroot import setup, unavailable
+from dwindle.bench.sysroot import CPU, setup, unavailable
 from dwindle.errors import RuntimeUnavailable, UsageError
 
 __all__ = ["CLASSES", "CPU", "TARGETS", "Cost", "cost", "setup", "unavailable"]
 
-CPU = "cortex-a76"
-"""Not qemu's own choice, which has SVE: phones mostly lack it, and it is ten times slower to emulate."""
 TARGETS = {"executorch": "executorch", "onnx": "onnxruntime", "litert": "litert"}
 """What runs the files of which target."""
 CLASSES = ("all", "load_store", "simd", "fmla", "dot", "int", "branch")
@@ -40,12 +38,12 @@ TIME_LIMIT = 600.0
 _REQUESTS: tuple[tuple[str, dict[str, int]], ...] = (
     ("load", {}),
     ("time", {"iterations": 1}),
-    ("time", {"iterations": 3}),
+    ("time", {"iterations": 5}),
     ("infer", {}),
 )
-"""A loaded file has run once. The second and the third differ by two inferences, and so do their counts: what
+"""`load` runs the file once. The two in the middle differ by four inferences, and so do their counts: what
 answering takes drops out."""
-_INFERENCES = (1, 2, 5, 6)
+_INFERENCES = (1, 2, 7, 8)
 """Run after each request."""
 
 Progress = Callable[[str], None]
@@ -93,8 +91,8 @@ def cost(
         wire.send(requests, {"request": name, **fields}, [] if name == "time" else inputs)
     program = _executorch(path, sparse) if target == "executorch" else _python(path)
     answers, readings = _emulate(path, program, requests.getvalue(), time_limit, progress)
-    loaded, once, thrice = readings[:3]
-    counts = {kind: round(((thrice[kind] - once[kind]) - (once[kind] - loaded[kind])) / 2) for kind in loaded}
+    loaded, short, long = readings[:3]
+    counts = {kind: round(((long[kind] - short[kind]) - (short[kind] - loaded[kind])) / 4) for kind in loaded}
     return Cost(
         instructions={kind: counts[kind] for kind in CLASSES},
         macs=counts["macs"],
@@ -110,8 +108,7 @@ def _executorch(path: Path, sparse: bool) -> list[str]:
 
 
 def _python(path: Path) -> list[str]:
-    python = [str(sysroot.root() / sysroot.PYTHON), "-S", "-P", "-s"]
-    return [*python, str(build.NATIVE / "guest.py"), wire.__file__, str(path.absolute())]
+    return [*sysroot.python(sysroot.root()), str(build.NATIVE / "guest.py"), wire.__file__, str(path.absolute())]
 
 
 def _emulate(
@@ -124,14 +121,14 @@ def _emulate(
         folder = Path(name)
         counts, answers, chatter = folder / "counts", folder / "answers", folder / "chatter"
         (folder / "requests").write_bytes(requests)
-        qemu = ["qemu-aarch64", "-L", str(sysroot.root()), "-plugin", f"{build.counter()},out={counts}"]
+        plugin = ["-plugin", f"{build.counter()},out={counts}"]
         with (folder / "requests").open() as stdin, answers.open("w") as stdout, chatter.open("w") as stderr:
             process = subprocess.Popen(
-                [*qemu, *program],
+                sysroot.emulated(program, sysroot.root(), plugin),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
-                env=_environment(),
+                env=sysroot.environment(sysroot.root()),
                 start_new_session=True,  # Ctrl-C is for us
             )
             try:
@@ -166,19 +163,6 @@ def _watch(process: subprocess.Popen[bytes], counts: Path, deadline: float, prog
                 raise TimeoutError from None
         else:
             return
-
-
-def _environment() -> dict[str, str]:
-    """All that the emulated program sees, so that what is set here cannot move a count."""
-    return {
-        "PATH": "/usr/bin:/bin",
-        "QEMU_CPU": CPU,
-        "PYTHONPATH": str(sysroot.root() / "site"),
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1",
-        # onnxruntime reports what it runs to Microsoft, in threads whose instructions would count.
-        "ORT_DISABLE_TELEMETRY": "1",
-    }
 
 
 def _readings(counts: Path) -> list[dict[str, int]]:

@@ -54,7 +54,7 @@ def runner(compiler: str = "g++", package: Path | None = None) -> Path:
             *(f"-D{name}" for name in _DEFINITIONS),
             *("-isystem", str(package / "include"), "-isystem", str(package / _C10)),
             f"-L{libraries}",
-            f"-Wl,-rpath,{libraries}",
+            f"-Wl,-rpath,{libraries}:$ORIGIN",  # or beside it, where both were copied to a device
             "-Wl,--no-as-needed",  # kernels and delegates register themselves; nothing here refers to them
             *(f"-l{name}" for name in _LIBRARIES),
             "-ldl",

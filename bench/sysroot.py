@@ -20,12 +20,13 @@ from dwindle.errors import DwindleError, RuntimeUnavailable
 from dwindle.files import staged, user_cache
 
 SETUP = "dwindle doctor --setup arm64"
-PYTHON = "usr/bin/python3.11"
-"""Bookworm's, whatever runs dwindle: one release everywhere, so that counts compare between machines."""
+CPU = "cortex-a76"
+"""Not qemu's own choice, which has SVE: phones mostly lack it, and it is ten times slower to emulate."""
 
-_RELEASE = "bookworm"
+_RELEASE, _PYTHON = "bookworm", "3.11"
+"""Whatever runs dwindle: the same code everywhere, so that counts compare between machines."""
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6", "libgomp1")
+_PACKAGES = (f"python{_PYTHON}-minimal", f"libpython{_PYTHON}-stdlib", "libstdc++6", "libgomp1")
 _LITERT = "2.3.0"
 """Taken where none is installed here: it alone needn't be."""
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
@@ -75,10 +76,41 @@ def setup(progress: Progress = lambda line: None) -> Path:
         for wheel in wheels:
             _unpack(wheel, scratch / "site")
         _pretend_cpu(scratch)
+        progress("starting it once")  # which also leaves the bytecode that later starts load
+        imports = "import ai_edge_litert.interpreter, numpy, onnxruntime"
+        command = emulated([*python(scratch), "-c", imports], scratch)
+        variables = environment(scratch)
+        del variables["PYTHONDONTWRITEBYTECODE"]
+        _run(command, "the ARM64 emulation does not run on this machine", variables)
         (scratch / "setup.json").write_text(json.dumps(_wanted()))
     shutil.rmtree(downloads)
     progress(f"the ARM64 emulation is set up in {root()}")
     return root()
+
+
+def emulated(program: Sequence[str], sysroot: Path, options: Sequence[str] = ()) -> list[str]:
+    """The command that runs an ARM64 program of the folder's or one linked to what is in it."""
+    return ["qemu-aarch64", "-L", str(sysroot), *options, *program]
+
+
+def python(sysroot: Path) -> list[str]:
+    """The folder's own interpreter, which looks for modules there and nowhere else."""
+    return [str(sysroot / "usr" / "bin" / f"python{_PYTHON}"), "-S", "-P", "-s"]
+
+
+def environment(sysroot: Path) -> dict[str, str]:
+    """All the variables an emulated program gets: the caller's might move a count."""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "QEMU_CPU": CPU,
+        "PYTHONPATH": str(sysroot / "site"),
+        # The first run on a folder and the tenth count the same: what was compiled stays, and nothing is added.
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1",
+        # onnxruntime reports what it runs to Microsoft, in threads whose instructions would count.
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
 
 
 def _missing() -> str | None:
@@ -149,7 +181,7 @@ def _download_wheels(folder: Path, progress: Progress) -> list[Path]:
     platforms = [flag for name in _PLATFORMS for flag in ("--platform", f"{name}_aarch64")]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     _run(
-        [*pip, *platforms, "--python-version", PYTHON.split("python")[1], "--dest", str(folder), *wheels],
+        [*pip, *platforms, "--python-version", _PYTHON, "--dest", str(folder), *wheels],
         f"cannot download aarch64 wheels from PyPI; {SETUP} goes on where this stopped",
     )
     names = [wheel.replace("-", "_").replace("==", "-") for wheel in wheels]
@@ -189,8 +221,8 @@ def _pretend_cpu(sysroot: Path) -> None:
     (sysroot / "proc/cpuinfo").write_text("".join(f"{key}\t: {value}\n" for key, value in fields.items()) + "\n")
 
 
-def _run(command: Sequence[str], failed: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(command: Sequence[str], failed: str, environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise DwindleError(f"{failed} ({said[-1] if said else f'exit code {done.returncode}'})")

@@ -11,8 +11,8 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import numpy as np
@@ -54,18 +54,14 @@ RUNTIMES = {".onnx": onnxruntime, ".tflite": litert}
 
 def main() -> None:
     wire_path, path = sys.argv[1:]
-    spec = spec_from_file_location("wire", wire_path)
-    assert spec is not None
-    assert spec.loader is not None
-    wire: Any = module_from_spec(spec)
-    spec.loader.exec_module(wire)
+    wire = run_path(wire_path)
     gc.disable()  # a collection is a million instructions, and not the file's
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # what a library prints must not land among the answers
     answer: tuple[dict[str, Any], list[np.ndarray]]
     while True:
         try:
-            header, arrays = wire.receive(requests)
+            header, arrays = wire["receive"](requests)
         except EOFError:
             return
         try:
@@ -83,7 +79,7 @@ def main() -> None:
                     answer = {}, infer(arrays)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}, []
-        wire.send(answers, *answer)
+        wire["send"](answers, *answer)
 
 
 if __name__ == "__main__":
