@@ -156,6 +156,7 @@ APT::Architecture "arm64";
 APT::Architectures {{ "arm64"; }};
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
+APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 Dir::State "{folder}/state";
 Dir::State::status "{folder}/status";
@@ -225,4 +226,5 @@ def _run(command: Sequence[str], failed: str, environment: dict[str, str] | None
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise DwindleError(f"{failed} ({said[-1] if said else f'exit code {done.returncode}'})")
+        cause = next((line for line in said if line.startswith(("E: ", "ERROR"))), said[-1] if said else "")
+        raise DwindleError(f"{failed} ({cause or f'exit code {done.returncode}'})")

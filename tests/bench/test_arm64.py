@@ -88,7 +88,7 @@ class TestRefusals:
             if "update" in command:
                 return subprocess.CompletedProcess(command, 0, "", "")
             (empty_cache / "arm64-downloads/debian/cache/archives/half.deb").touch()
-            return subprocess.CompletedProcess(command, 100, "", "warning\nE: no route to host\n")
+            return subprocess.CompletedProcess(command, 100, "", "W: late\nE: no route to host\nE: some files failed\n")
 
         monkeypatch.setattr(subprocess, "run", fail)
         with pytest.raises(DwindleError, match=r"goes on where this stopped \(E: no route to host\)$"):
