@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row, blank_rows, unme
 from dwindle.bench.wording import cells, drop, format_ms, gaps, runtime_name, signed
 from dwindle.checkpoint import Checkpoint
 from dwindle.files import staged
+from dwindle.layers import layers
 from dwindle.manifest import Manifest, manifests
 from dwindle.quantities import format_bytes, format_seconds
 
@@ -23,18 +23,6 @@ _OPTIONS = (
     "include", "exclude", "method", "rewind_to", "prune_per_round", "rounds", "seed",
 )  # fmt: skip
 """What of a checkpoint's origin `dwindle compress` takes as an option."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What is left of one weight tensor."""
-
-    name: str
-    before: str
-    """Its dense shape."""
-    after: str | None
-    """Its shape now, where channels were cut."""
-    density: float
 
 
 def report(checkpoint: Checkpoint | Path | str, out: Path | str | None = None) -> Path:
@@ -47,7 +35,12 @@ def report(checkpoint: Checkpoint | Path | str, out: Path | str | None = None) -
 
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"size": format_bytes, "ms": format_ms, "seconds": format_seconds}
+    environment.filters |= {
+        "shape": lambda sizes: "×".join(map(str, sizes)),
+        "size": format_bytes,
+        "ms": format_ms,
+        "seconds": format_seconds,
+    }
     template = environment.from_string((files(__package__) / "page.html.jinja").read_text())
     page = template.render(_facts(opened))
     path = Path(out) if out is not None else opened.path / "report.html"
@@ -71,7 +64,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "manifests": {manifest.target: manifest for _, manifest in exported},
         "largest": max((row.artifact.bytes for row in rows), default=1),
         "bars": _once_per_file(rows),
-        "layers": _layers(opened),
+        "layers": layers(opened),
         "gaps": gaps(rows),
         "machine": measured.machine if measured else None,
         "made": measured.made if measured else None,
@@ -142,26 +135,8 @@ def _once_per_file(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     return [(target, [files[target, role] for role in (DENSE, COMPRESSED)]) for target in targets]
 
 
-def _layers(opened: Checkpoint) -> list[Layer]:
-    """Every weight of two or more dimensions that pruning thinned or cut; empty until there are weights."""
-    from safetensors import safe_open
-
-    def read(stem: str) -> dict[str, Any]:
-        path = opened.path / f"{stem}.safetensors"
-        if not path.exists():
-            return {}
-        with safe_open(path, framework="numpy") as stored:
-            names = [name for name in stored.keys() if len(stored.get_slice(name).get_shape()) > 1]  # noqa: SIM118
-            return {name: stored.get_tensor(name) for name in names}
-
-    after, layers = read("weights"), []
-    for name, weight in read("dense").items():
-        if name in after:
-            left, shape = after[name], "×".join(map(str, weight.shape))
-            now = None if left.shape == weight.shape else "×".join(map(str, left.shape))
-            density = float((left != 0).sum() / weight.size)
-            layers.append(Layer(name.removesuffix(".weight"), shape, now, density))
-    return layers
+def _shape(sizes: tuple[int, ...]) -> str:
+    return "×".join(map(str, sizes))
 
 
 def _command(opened: Checkpoint) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 EXIT_CODES = """exit codes:
   0 fine · 1 error · 2 usage · 3 budget missed · 4 parity failed · 5 runtime unavailable · 130 interrupted"""
 INTERRUPTED = 130
+RANK = os.environ.get("RANK", "0")
+"""Of this process among those that torchrun started: the first speaks for all."""
+FIRST_RANK = RANK == "0"
 TASK_OPTIONS = ("data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule", "warmup")
 
 
@@ -31,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except DwindleError as error:
-        print(f"dwindle: {error}", file=sys.stderr)
+        print(f"dwindle: {error}" if FIRST_RANK else f"dwindle: rank {RANK}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         hint = "; the same command resumes it" if arguments.run is _compress else ""
-        print(f"\ndwindle: interrupted{hint}", file=sys.stderr)
+        _say(f"\ndwindle: interrupted{hint}")
         return INTERRUPTED
     return code
 
@@ -234,7 +238,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from dwindle.checkpoint import Checkpoint
-    from dwindle.live import rounds_table
+    from dwindle.layers import layers
+    from dwindle.live import layers_table, rounds_table
 
     found = Checkpoint.load(arguments.net)
     if arguments.json:
@@ -242,6 +247,10 @@ def _show(arguments: argparse.Namespace) -> int:
         return 0
     console = _stderr()
     console.print(rounds_table(found.history, found.origin["target"]))
+    if left := layers(found):
+        console.print(layers_table(left))
+    for whole in found.pinned:
+        _say("kept whole: {channels} of {of} channels of {layer}, {reason}".format(**whole))
     _say(_summary(found))
     return 0
 
@@ -274,12 +283,14 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
 def _stderr() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, quiet=not FIRST_RANK)
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
+    if FIRST_RANK:
+        print(sentence, file=sys.stderr)
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, default=str))
+    if FIRST_RANK:
+        print(json.dumps(document, indent=2, default=str))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from dwindle.checkpoint import Round
 from dwindle.compress.watcher import Watcher
+from dwindle.layers import Layer
 from dwindle.quantities import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -148,4 +150,23 @@ def rounds_table(history: tuple[Round, ...], target: str) -> Table:
         table.add_column(f"{target} bytes" if title == "bytes" else title, justify="right")
     for record in history:
         table.add_row(*row(record, history[0]), style="" if record.index else "dim")
+    return table
+
+
+WIDTH = 32
+"""Characters of a full bar."""
+
+
+def layers_table(left: Sequence[Layer]) -> Table:
+    """A bar per layer: output channels before and after a cut, and the share of the weights that is left."""
+    widest = max((layer.before[0] for layer in left), default=1)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("layer", "channels", "", "weights left"):
+        table.add_column(title, justify="right" if title in ("channels", "weights left") else "left")
+    for layer in left:
+        before, after = layer.before[0], layer.after[0]
+        full, kept = (max(1, round(WIDTH * channels / widest)) for channels in (before, after))
+        bar = Text("█" * kept).append("░" * (full - kept), style="dim")
+        channels = f"{before} → {after}" if after != before else f"{before}"
+        table.add_row(layer.name, channels, bar, f"{layer.density:.1%}")
     return table

@@ -1,0 +1,54 @@
+"""What pruning left of each layer, read from a checkpoint without building the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dwindle.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is left of one weight tensor."""
+
+    name: str
+    before: tuple[int, ...]
+    """Its dense shape, output channels first."""
+    after: tuple[int, ...]
+    """Its shape now."""
+    density: float
+    """Weights that are neither cut nor zero, over the dense ones."""
+
+    @property
+    def cut(self) -> bool:
+        return self.before != self.after
+
+
+def layers(checkpoint: Checkpoint) -> list[Layer]:
+    """Every weight of two or more dimensions, in the model's order; empty until there are weights."""
+    after = _matrices(checkpoint, "weights")
+    return [
+        Layer(
+            name.removesuffix(".weight"),
+            weight.shape,
+            after[name].shape,
+            float((after[name] != 0).sum() / weight.size),
+        )
+        for name, weight in _matrices(checkpoint, "dense").items()
+        if name in after
+    ]
+
+
+def _matrices(checkpoint: Checkpoint, stem: str) -> dict[str, np.ndarray]:
+    from safetensors import safe_open
+
+    path = checkpoint.path / f"{stem}.safetensors"
+    if not path.exists():
+        return {}
+    with safe_open(path, framework="numpy") as stored:
+        names = [name for name in stored.keys() if len(stored.get_slice(name).get_shape()) > 1]  # noqa: SIM118
+        return {name: stored.get_tensor(name) for name in names}
