@@ -9,7 +9,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dwindle.checkpoint import PARTIAL, Round, dense_round, last_round, partial_round, save_partial, save_round
+from dwindle.checkpoint import (
+    PARTIAL,
+    Round,
+    dense_round,
+    last_round,
+    pack_masks,
+    partial_round,
+    save_partial,
+    save_round,
+)
 from dwindle.compress import state
 from dwindle.compress.budget import Solver
 from dwindle.compress.channel import carry
@@ -18,6 +27,7 @@ from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
+from dwindle.models import ranks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +76,7 @@ class Loop:
         """
         history = self._resume()
         self.watcher.begin(history, self._rounds(history))
-        if interrupted := partial_round(self.folder, len(history)):
+        if interrupted := ranks.told(lambda: partial_round(self.folder, len(history))):
             document, folder = interrupted
             self._restore(folder, document["structure"])
             history = self._report((*history, self._train(history, Progress(**document["progress"]))))
@@ -122,6 +132,7 @@ class Loop:
     def _train(self, history: tuple[Round, ...], progress: Progress | None = None) -> Round:
         """One training or retraining, from `progress` if it was cut off, judged and saved."""
         index, progress = len(history), progress or Progress()
+        self._check_ranks_agree(f"what round {index} starts from")
         method = self.plan.method if index else Method(start=0.0)
         began = saved = time.monotonic() - progress.seconds
         hold = holder(self.network.model, self.network.masks)
@@ -143,7 +154,7 @@ class Loop:
             hold()
             if progress.steps == point:
                 rewind = state.capture_rewind(self.network, self.task)
-            if now - saved >= self.plan.save_every and hasattr(self.task, "state_dict"):
+            if ranks.rank() == 0 and now - saved >= self.plan.save_every and hasattr(self.task, "state_dict"):
                 document = {"progress": asdict(progress), "structure": state.structure_of(self.network, self.fresh)}
                 save_partial(self.folder, index, document, {**state.capture(self.network, self.task), **rewind})
                 saved = time.monotonic()
@@ -165,6 +176,7 @@ class Loop:
 
     def _finish(self, history: tuple[Round, ...], loss: float | None, began: float, rewind: state.State) -> Round:
         """The network as it is now, judged and saved as the next round."""
+        self._check_ranks_agree(f"the weights after round {len(history)}")
         record = Round(
             index=len(history),
             density=self.network.density,
@@ -175,15 +187,20 @@ class Loop:
             macs=self.network.macs if self.network.inputs else None,
         )
         tensors = {**state.capture(self.network, self.task), **rewind}
-        save_round(self.folder, record, history, state.structure_of(self.network, self.fresh), tensors)
+        structure = state.structure_of(self.network, self.fresh)
+        ranks.told(lambda: save_round(self.folder, record, history, structure, tensors))
         return record
 
     def _report(self, history: tuple[Round, ...]) -> tuple[Round, ...]:
         self.watcher.finished(history[-1], self._rounds(history))
         return history
 
+    def _check_ranks_agree(self, what: str) -> None:
+        ranks.check_agree(what, {**self.network.model.state_dict(), **pack_masks(self.network.masks)})
+
     def _judge(self) -> float:
-        value = self.task.evaluate(self.network.model, "validation")
+        mine = self.task.evaluate(self.network.model, "validation")
+        value = ranks.told(lambda: mine)  # a user's own task may judge on each rank's share of the data
         if not isinstance(value, float) or not math.isfinite(value):
             raise UsageError(f"the task's evaluate returned {value!r}: it must return one finite float")
         return value
@@ -205,7 +222,7 @@ class Loop:
         return state.read_rewind(self.folder / "rounds" / PARTIAL)
 
     def _resume(self) -> tuple[Round, ...]:
-        saved = last_round(self.folder)
+        saved = ranks.told(lambda: last_round(self.folder))
         if saved is None:
             return ()
         history, structure, folder = saved

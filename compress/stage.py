@@ -21,6 +21,7 @@ from dwindle.compress.size import Sizer
 from dwindle.compress.state import capture, structure_of
 from dwindle.compress.watcher import Watcher
 from dwindle.export import target as targets
+from dwindle.models import ranks
 from dwindle.models.build import ModelSpec, build, check_logits
 from dwindle.models.pretrained import load_pretrained
 from dwindle.models.tasks import make_task
@@ -50,10 +51,11 @@ def prepare(request: Request) -> Prepared:
     torch.manual_seed(request.seed)
     inputs, classes = task.example_inputs(), getattr(task, "classes", None)
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]))
-    network = Network(build(spec), inputs)
-    check_logits(network.model, inputs, classes)
+    model = build(spec)
+    check_logits(model, inputs, classes)
     if request.weights is not None:
-        load_pretrained(network.model, Path(request.weights))
+        load_pretrained(model, Path(request.weights))
+    network = Network(model, inputs)
     size_of = Sizer(targets.load(request.target), inputs)
     solvers = tuple(Solver(budget, pruning, size_of, request.target) for pruning, budget in request.phases)
     for solver in solvers:
@@ -69,23 +71,31 @@ def compress(request: Request, out: Path | str, watcher: Watcher | None = None) 
 
     Raises UsageError for a request that makes no sense, BudgetMissed if the budget cannot be reached, and
     DwindleError if training diverges or `out` cannot be written; the rounds finished by then stay saved.
+    Under torchrun every rank calls this; the first alone reads and writes `out` and tells `watcher`.
     """
+    with ranks.joined():
+        return _compress(request, Path(out), watcher if watcher and ranks.rank() == 0 else Watcher())
+
+
+def _compress(request: Request, out: Path, watcher: Watcher) -> Checkpoint:
     ready = prepare(request)
     spec, task, network = ready.spec, ready.task, ready.network
-    run = store.start(Path(out), _as_json({**_origin(spec, task, request), **request.origin}))
+    origin = _as_json({**_origin(spec, task, request), **request.origin})
+    run = ranks.told(lambda: store.start(out, origin))
     if run.done:
         return run
     plan = Plan(request.retraining, request.prune_per_round, request.rounds, pretrained=request.weights is not None)
     fresh = partial(build, spec)
-    history = Loop(run.path, network, task, ready.solvers, plan, watcher or Watcher(), fresh).run()
+    history = Loop(run.path, network, task, ready.solvers, plan, watcher, fresh).run()
 
-    dense = read_tensors(store.dense_round(run.path), "weights")
+    dense = ranks.told(lambda: read_tensors(store.dense_round(run.path), "weights"))
     metrics = {"test": task.evaluate(network.model, "test"), "dense_test": _test_of(spec, dense, task)}
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
     pinned = tuple(asdict(whole) for whole in network.whole)
     done = replace(run, done=True, history=history, metrics=metrics, pinned=pinned)
-    return store.finish(done, tensors, structure_of(network, fresh))
+    structure = structure_of(network, fresh)
+    return ranks.told(lambda: store.finish(done, tensors, structure))
 
 
 def _origin(spec: ModelSpec, task: Task, request: Request) -> dict[str, Any]:

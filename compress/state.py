@@ -13,6 +13,7 @@ from dwindle.checkpoint import pack_masks, unpack_masks
 from dwindle.compress.channel import cut_by
 from dwindle.compress.masks import holder
 from dwindle.compress.network import Network
+from dwindle.models import ranks
 from dwindle.models.structure import describe, rebuild, tensors
 from dwindle.sealed import read_tensors
 
@@ -40,22 +41,23 @@ def capture(network: Network, task: Task) -> State:
 
 def structure_of(network: Network, fresh: Callable[[], nn.Module]) -> dict[str, Any]:
     """What surgery left of the architecture; empty where nothing was cut."""
-    return describe(network.model, fresh()) if network.kept else {}
+    with torch.random.fork_rng(devices=[]):  # how often a run is saved must not change what it draws
+        return describe(network.model, fresh()) if network.kept else {}
 
 
 def restore(
     network: Network, task: Task, folder: Path, structure: Mapping[str, Any], fresh: Callable[[], nn.Module]
 ) -> None:
     """Takes up a state that `capture` took and a folder holds."""
-    weights = read_tensors(folder, "weights")
+    weights = _read(folder, "weights")
     if structure:
         network.model = rebuild(structure, fresh(), weights)
     else:
         network.model.load_state_dict(weights)
-    network.masks = unpack_masks(read_tensors(folder, "masks"), weights)
-    network.kept = read_tensors(folder, "kept")
-    _load_task(task, read_tensors(folder, "task"), network.model)
-    torch.set_rng_state(read_tensors(folder, "generator")["torch"])
+    network.masks = unpack_masks(_read(folder, "masks"), weights)
+    network.kept = _read(folder, "kept")
+    _load_task(task, _read(folder, "task"), network.model)
+    torch.set_rng_state(_read(folder, "generator")["torch"])
 
 
 REWIND = "rewind_"
@@ -69,7 +71,7 @@ def capture_rewind(network: Network, task: Task) -> State:
 
 def read_rewind(folder: Path) -> State:
     """What `capture_rewind` took, from a folder that holds it."""
-    return {REWIND + name: read_tensors(folder, REWIND + name) for name in ("weights", "task")}
+    return {REWIND + name: _read(folder, REWIND + name) for name in ("weights", "task")}
 
 
 def rewind(network: Network, task: Task, folder: Path) -> None:
@@ -78,6 +80,10 @@ def rewind(network: Network, task: Task, folder: Path) -> None:
     network.model.load_state_dict(state[REWIND + "weights"])
     _load_task(task, state[REWIND + "task"], network.model)
     holder(network.model, network.masks)()
+
+
+def _read(folder: Path, stem: str) -> dict[str, Tensor]:
+    return ranks.told(lambda: read_tensors(folder, stem))
 
 
 def _load_task(task: Task, state: Mapping[str, Tensor], model: nn.Module) -> None:

@@ -15,6 +15,9 @@ Split = Literal["train", "validation", "test"]
 class Task(Protocol):
     """A way to train a network and to judge it.
 
+    Under torchrun every rank has one. Its `fit` has to leave the same network on all of them, which is
+    checked after every round; whether they split the work is its own affair.
+
     Optional members, each with what its absence costs:
 
     - `optimizer: torch.optim.Optimizer | None` — the one `fit` uses, kept between calls. Without it,
