@@ -15,6 +15,7 @@ from dwindle.compress.groups import Extent, Found, Group, Place, Product, Whole
 from dwindle.compress.labels import Labels, Literal, compact, varying
 from dwindle.compress.rules import rule_of
 from dwindle.compress.trace import trace
+from dwindle.compress.walk import walk
 from dwindle.errors import UsageError
 from dwindle.models.attention import STAND_INS
 
@@ -58,12 +59,13 @@ def _labelled(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Labels:
     """Follows what runs in eval mode, and what only runs in training (auxiliary heads) if that leaves weights out."""
     labels = Labels()
     program = trace(model, example_inputs)
-    labels.walk(program, rule_of)
-    used = {node.name for node in program.graph.nodes if node.users}
-    if not used >= program.graph_signature.inputs_to_parameters.keys():
+    walk(labels, program, rule_of)
+    first, inputs = _first_names(model), program.graph_signature.inputs_to_parameters
+    reached = {first[inputs[node.name]] for node in program.graph.nodes if node.name in inputs and node.users}
+    if reached < set(dict(model.named_parameters())):
         costs = list(labels.costs)
         with suppress(UsageError):  # weights that no mode reaches stay as they are
-            labels.walk(trace(model, tuple(torch.cat([x, x]) for x in example_inputs), training=True), rule_of)
+            walk(labels, trace(model, tuple(torch.cat([x, x]) for x in example_inputs), training=True), rule_of)
         labels.costs = costs
     labels.bind_leaves()
     return labels

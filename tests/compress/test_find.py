@@ -43,6 +43,12 @@ class Beside(Net):
         return super().forward(x) + self.out(self.side(x).mean((2, 3)))
 
 
+def _no_grad(x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        y = x * 2
+    return y + 0 * x
+
+
 def units(found: Found) -> dict[str, int]:
     return {group.name: group.units for group in found.groups}
 
@@ -80,6 +86,7 @@ def test_the_input_and_the_outputs_stay() -> None:
         (lambda x: x.chunk(2, 1)[1], 4),
         (lambda x: x[:, : x.shape[1] // 2] * x[:, x.shape[1] // 2 :].sigmoid(), 4),
         (lambda x: x.flip(1), 8),
+        (lambda x: F.glu(x, 1), 4),
         (lambda x: x.roll(2, 2), 8),
         (lambda x: x.repeat(1, 2, 1, 1), 16),
         (lambda x: F.interpolate(x, scale_factor=2), 8),
@@ -125,6 +132,14 @@ def test_ops_that_channels_can_be_followed_through(middle: Callable[[Tensor], Te
         (lambda x: x + torch.ones(1, 8, 1, 1) * x, 8, "cannot take fewer"),
         (lambda x: torch.linalg.svdvals(x), 8, "is not an op"),
         (lambda x: F.layer_norm(x, x.shape[1:]), 8, "averages over its channels"),
+        (lambda x: (x * x.new_zeros(8, 1, 1)) + x, 8, "cannot take fewer"),
+        (lambda x: torch.cat([x, x.new_ones(1, 8, 8, 8)], 2), 8, "tied to channels that stay"),
+        (
+            lambda x: x + torch.cat([x[:, : x.shape[1] // 2], x.new_ones(1, 4, 8, 8)], 1),
+            8,
+            "tied to channels that stay",
+        ),
+        (lambda x: _no_grad(x), 8, "is not an op"),
     ],
 )
 def test_what_is_not_understood_or_not_exact_is_kept_and_said(
@@ -257,7 +272,7 @@ def test_layers_that_bind_in_other_ways() -> None:
     model, tokens = Text(), (torch.randint(0, 11, (1, 6)),)
     found = find_groups(model, tokens)
     assert units(found) == {"table": 8}
-    assert reasons(found)["conv"] == "lstm is not an op whose channels can be followed"
+    assert reasons(found)["conv"] == "lstm in lstm is not an op whose channels can be followed"
     keep = found.keep([torch.tensor([1, 2, 7])])
     prove(model, keep, tokens)
     small = cut(model, keep)
