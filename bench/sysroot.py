@@ -55,7 +55,7 @@ def unavailable() -> str | None:
 
 
 def setup(progress: Progress = lambda line: None) -> Path:
-    """Makes the folder (100 MB to download, 250 MB on disk, under a minute) and returns it; at once where it exists.
+    """Makes the folder (100 MB to download, 250 MB on disk, under a minute) and returns it; at once if it exists.
 
     What was downloaded before an interruption isn't downloaded again; the folder appears whole or not at all.
     Raises RuntimeUnavailable naming the host's packages that are missing, DwindleError where a download fails.
