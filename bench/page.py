@@ -36,7 +36,7 @@ def report(checkpoint: Checkpoint | Path | str, out: Path | str | None = None) -
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "shape": lambda sizes: "×".join(map(str, sizes)),
+        "shape": _shape, sizes)),
         "size": format_bytes,
         "ms": format_ms,
         "seconds": format_seconds,
@@ -136,7 +136,7 @@ def _once_per_file(rows: list[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _shape(sizes: tuple[int, ...]) -> str:
-    return "×".join(map(str, sizes))
+    return "×".join(str(size) for size in sizes)
 
 
 def _command(opened: Checkpoint) -> list[str]:

@@ -1,6 +1,6 @@
 """An ordinary training loop as a dwindle task: what it takes is `on_step` after `optimizer.step()`.
 
-    dwindle compress examples.plain_loop:net --task examples.plain_loop:Loop --density 5% -o plain.dwindle
+dwindle compress examples.plain_loop:net --task examples.plain_loop:Loop --density 5% -o plain.dwindle
 """
 
 import torch
@@ -17,7 +17,8 @@ class Loop:
     def __init__(self):
         digits = load_digits()
         x, y = torch.tensor(digits.images, dtype=torch.float32) / 16, torch.tensor(digits.target)
-        self.data = {"train": (x[:1200], y[:1200]), "validation": (x[1200:1500], y[1200:1500]), "test": (x[1500:], y[1500:])}
+        cuts = {"train": slice(0, 1200), "validation": slice(1200, 1500), "test": slice(1500, None)}
+        self.data = {split: (x[cut], y[cut]) for split, cut in cuts.items()}
 
     def fit(self, model, *, start, on_step):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

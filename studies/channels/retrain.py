@@ -4,8 +4,9 @@
     python -m studies.channels.retrain --table     # only prints the table of what there is
 
 Fashion-MNIST, of which 6,000 images are trained on, so that the study fits an hour; validation and test are whole. A
-run trains the dense network and then halves the MACs three times, each time with a full retraining: from the start of
-the schedule (lr-rewind) or at its last learning rate (finetune). The table gives validation accuracy after each, and test accuracy at the end.
+run trains the dense network and then halves the MACs three times, each time with a full retraining, from the start of
+the schedule (lr-rewind) or at its last learning rate (finetune). The table gives validation accuracy after each, and
+test accuracy at the end.
 """
 
 from __future__ import annotations
