@@ -36,7 +36,7 @@ def report(checkpoint: Checkpoint | Path | str, out: Path | str | None = None) -
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "shape": _shape, sizes)),
+        "shape": _shape,
         "size": format_bytes,
         "ms": format_ms,
         "seconds": format_seconds,
