@@ -32,15 +32,22 @@ def check(target: Target, path: Path, module: nn.Module, shipped: nn.Module, inp
     module: the checkpoint's network, in eval mode, on the CPU. shipped: what was written of it, batch norm
     folded. inputs: real samples, of which the first SAMPLES are run one at a time.
 
-    Raises ParityFailed, saying which tensor or what difference, where the file is not that network.
+    Raises ParityFailed, saying which tensor or what difference, where the file is not that network,
+    RuntimeUnavailable where nothing here can tell, and UsageError for a precision without a tolerance.
     """
+    if target.precision not in TOLERANCE:
+        known = " and ".join(TOLERANCE)
+        raise UsageError(f"target {target.name!r} stores {target.precision}: parity is defined for {known}")
     equal = _compare_weights(target, path, shipped)
     samples = tuple(tensor[:SAMPLES].cpu().float() for tensor in inputs)
     try:
         outputs = target.run(path, samples)
     except RuntimeUnavailable as error:
-        compared = f"; {len(equal)} of its {len(tensors(shipped))} tensors were compared instead" if equal else ""
-        return Parity(None, None, None, None, 0, len(equal) or None, f"{error}{compared}")
+        if not equal:
+            raise RuntimeUnavailable(f"{error}, and no weights can be read back from {path.name}") from error
+        floats = [name for name, tensor in tensors(shipped).items() if tensor.is_floating_point()]
+        compared = f"{len(equal)} of {len(floats)} tensors were compared bit for bit instead"
+        return Parity(None, None, None, None, 0, len(equal), f"{error}; {compared}")
     except DwindleError:
         raise
     except Exception as error:  # whatever a runtime makes of a file it can't run
@@ -60,7 +67,10 @@ def _compare_weights(target: Target, path: Path, shipped: nn.Module) -> list[str
         raise ParityFailed(f"the weights in {path.name} cannot be read back: {reason(error)}") from error
     held = tensors(shipped)
     for name, weights in decoded.items():
-        expected = (held[name].to(dtype) + 0).numpy()  # + 0: what rounds to a negative zero ships as a positive
+        tensor = held[name]
+        if tensor.is_floating_point():
+            tensor = tensor.to(dtype) + 0  # + 0: what rounds to a negative zero ships as a positive one
+        expected = tensor.numpy()
         if weights.shape != expected.shape:
             raise ParityFailed(f"{path.name} has {name} in shape {weights.shape}, not {expected.shape}")
         if weights.tobytes() != expected.tobytes():

@@ -13,7 +13,7 @@ import torch
 from onnx.numpy_helper import from_array, to_array
 from torch import Tensor, nn
 
-from dwindle.errors import ParityFailed, UsageError
+from dwindle.errors import ParityFailed, RuntimeUnavailable, UsageError
 from dwindle.export.fold import deployable
 from dwindle.export.onnx import Onnx
 from dwindle.export.parity import SAMPLES, TOLERANCE, check
@@ -150,3 +150,25 @@ def test_a_network_with_two_outputs_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=r"^Pairs returns a tuple: export takes one tensor$"):
         check(Onnx(), file, Pairs(pruned), shipped, samples)
+
+
+class Elsewhere(Onnx):
+    """A target whose runtime is not on this machine."""
+
+    def run(self, path: Path, inputs: Inputs) -> np.ndarray:
+        raise RuntimeUnavailable("it runs on other machines only")
+
+
+class Opaque(Elsewhere):
+    def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
+        return {}
+
+
+def test_without_the_runtime_the_weights_must_do(
+    pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs
+) -> None:
+    parity = check(Elsewhere(), file, pruned, shipped, samples)
+    assert (parity.relative, parity.samples, parity.weights_equal) == (None, 0, 20)
+    assert parity.not_run == "it runs on other machines only; 20 of 20 tensors were compared bit for bit instead"
+    with pytest.raises(RuntimeUnavailable, match=r"other machines only, and no weights can be read back"):
+        check(Opaque(), file, pruned, shipped, samples)
