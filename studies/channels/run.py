@@ -17,9 +17,11 @@ import resource
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,12 @@ from torch import Tensor, nn
 from dwindle.compress.channels import choose, cut, find_groups, prove, score
 from dwindle.compress.macs import macs
 from dwindle.compress.trace import trace
+from dwindle.files import raw_bytes
 
 HERE = Path(__file__).parent
 SHARE, ALIGN = 0.5, 8
 LIMIT_S, LIMIT_GB = 180, 10
+EXPORT_LIMIT_S = 900
 
 Row = dict[str, Any]
 
@@ -113,9 +117,40 @@ def torch_pruning(name: str) -> Row:
     return {**row, "error": float((a - b).abs().max() / a.abs().max())}
 
 
+def shipped(target: str, name: str) -> Row:
+    """The cut network as that target's file, compared with the network over two random images."""
+    from dwindle.export import target as targets
+    from dwindle.export.fold import deployable
+    from dwindle.export.parity import check
+
+    model, example = build(name)
+    found = find_groups(model, example)
+    small = cut(model, choose(found, score(found, model), macs=SHARE * found.macs(), align=ALIGN)).eval()
+    format_, start = targets.load(target), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"net{format_.suffix}"
+        ready = deployable(small, example)
+        format_.write(ready, example, path, pack=True)
+        parity = check(format_, path, small, ready, tuple(torch.randn(2, *x.shape[1:]) for x in example))
+        size = raw_bytes(path)
+    return {
+        "seconds": time.process_time() - start,
+        "bytes": size,
+        "relative": parity.relative,
+        "tolerance": parity.tolerance,
+        "weights_equal": parity.weights_equal,
+        "not_run": parity.not_run,
+    }
+
+
 _PRUNED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
 
-COLUMNS: dict[str, Callable[[str], Row]] = {"ours": ours, "torch-pruning": torch_pruning}
+TARGETS = ("onnx", "coreml", "executorch")
+COLUMNS: dict[str, Callable[[str], Row]] = {
+    "ours": ours,
+    "torch-pruning": torch_pruning,
+    **{target: partial(shipped, target) for target in TARGETS},
+}
 
 
 def _left(model: nn.Module, small: nn.Module, example: tuple[Tensor, ...]) -> Row:
@@ -168,9 +203,10 @@ def _alone(column: str, name: str) -> None:
 def _run(column: str, name: str) -> Row:
     command = [sys.executable, "-W", "ignore", __file__, "--alone", column, name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+        limit = EXPORT_LIMIT_S if column in TARGETS else LIMIT_S
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return {"failure": f"not done after {LIMIT_S} s"}
+        return {"failure": f"not done after {limit} s"}
     if done.returncode:
         return {"failure": f"the process died ({done.returncode}) below {LIMIT_GB} GB"}
     row: Row = json.loads(done.stdout.splitlines()[-1])
