@@ -94,8 +94,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     done = {(row["network"], row["method"], row["seed"]) for row in rows}
-    for seed in SEEDS if "--table" not in sys.argv else ():
-        for network in NETWORKS:
+    for network in NETWORKS if "--table" not in sys.argv else ():
+        for seed in SEEDS:
             for method in METHODS:
                 if (network, method, seed) not in done:
                     print(network, method, seed, flush=True)
