@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dwindle.errors import CheckpointError, UsageError
-from dwindle.models import ranks, schedule
+from dwindle.errors import UsageError
+from dwindle.models import ranks, schedule, sgd
 from dwindle.models.batches import DROPOUT, Batches
 from dwindle.models.data import Splits
+from dwindle.models.factory import one_line
 from dwindle.models.precision import bf16_gains
 from dwindle.task import Split
 
 EVALUATION_BATCH = 256
+MOMENTUM = "momentum/"
 SAMPLES = 256
 """How many real inputs `inputs` gives."""
 
@@ -46,6 +48,9 @@ class TaskSpec:
     crop: int = 4
     """Pixels of padding for the random crop; 0 for none."""
     flip: bool = True
+    compile: bool = False
+    """Whether torch.compile makes the training's kernels: a minute or more at each new width of the network, so
+    that it takes a long training to pay, where it pays at all (on a CPU it mostly doesn't: studies/trainer)."""
     seed: int = 0
     """Of the order of samples, their augmentation and dropout; the initial weights are the model's affair."""
 
@@ -116,15 +121,16 @@ class ImageClassification:
         if last_lr and self.spec.schedule == "cosine":
             raise UsageError("a cosine schedule ends at a learning rate of 0: fine-tune with --schedule step")
         device = _device(model)
-        if self.optimizer is None or not _belongs(self.optimizer, model):
+        if self.optimizer is None or not sgd.belongs(self.optimizer, model):
             self.optimizer = self._fresh_optimizer(model)
         first = self._position if self._position >= 0 else min(round(start * self.steps), self.steps - 1)
+        forward = self._compiled(model) if self.spec.compile else model
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=ranks.told(lambda: bf16_gains(device)))
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         try:
             with (
                 _mode(model, training=True),
-                _channels_last(model, self.optimizer),
+                sgd.channels_last(model, self.optimizer),
                 ranks.global_batch_norm(model),
                 forked,
             ):
@@ -135,7 +141,7 @@ class ImageClassification:
                     images, labels = ranks.mine(batch.images), ranks.mine(batch.labels)
                     torch.manual_seed(self._batches.stream(DROPOUT, self._fits, step) + ranks.rank())
                     with autocast:
-                        logits = model(self._normalized(images, device))
+                        logits = forward(self._normalized(images, device))
                     share = len(images) / len(batch)
                     loss = share * functional.cross_entropy(logits.float(), labels.to(device))
                     self.optimizer.zero_grad()
@@ -181,11 +187,8 @@ class ImageClassification:
         """A copy of the momentum by its parameters' names (`momentum/NAME`), and `position`: trainings finished,
         and steps done of the one under way (-1: none is)."""
         state = {"position": torch.tensor([self._fits, self._position])}
-        for group in self.optimizer.param_groups if self.optimizer else ():
-            for name, parameter in zip(group["param_names"], group["params"], strict=True):
-                buffer = self.optimizer.state[parameter].get("momentum_buffer")  # type: ignore[union-attr]
-                if buffer is not None:
-                    state[f"momentum/{name}"] = buffer.detach().clone()
+        if self.optimizer is not None:
+            state |= {MOMENTUM + name: buffer for name, buffer in sgd.momentum_of(self.optimizer).items()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor], model: nn.Module) -> None:
@@ -194,28 +197,30 @@ class ImageClassification:
         A name without momentum starts afresh. Raises CheckpointError where a shape isn't the parameter's.
         """
         optimizer = self._fresh_optimizer(model)
-        for name, parameter in model.named_parameters():
-            buffer = state.get(f"momentum/{name}")
-            if buffer is None:
-                continue
-            if buffer.shape != parameter.shape:
-                raise CheckpointError(
-                    f"the momentum of {name} has shape {tuple(buffer.shape)} and the parameter "
-                    f"{tuple(parameter.shape)}: the state is another network's"
-                )
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer).detach()
+        momentum = {name.removeprefix(MOMENTUM): buffer for name, buffer in state.items() if name.startswith(MOMENTUM)}
+        sgd.take_momentum(optimizer, model, momentum)
         self.optimizer = optimizer
         self._fits, self._position = (int(value) for value in state["position"])
 
     def _fresh_optimizer(self, model: nn.Module) -> torch.optim.SGD:
         spec = self.spec
-        return torch.optim.SGD(
-            _trainable(model),
-            lr=spec.lr,
-            momentum=spec.momentum,
-            weight_decay=spec.weight_decay,
-            nesterov=spec.nesterov,
+        return sgd.sgd(
+            model, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov
         )
+
+    def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        if ranks.world() > 1:
+            raise UsageError("compile doesn't go with several ranks: leave it out, or train on one")
+        torch.compiler.reset()  # it gives up at the eighth version of a network, and each round's cut makes one
+        compiled = torch.compile(model)
+
+        def forward(images: Tensor) -> Tensor:
+            try:
+                return compiled(images)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                raise UsageError(f"torch.compile failed ({one_line(error)}): train without compile") from error
+
+        return forward
 
     def _normalized(self, images: Tensor, device: torch.device) -> Tensor:
         mean, std = (moment.to(device)[:, None, None] for moment in (self.splits.mean, self.splits.std))
@@ -225,15 +230,6 @@ class ImageClassification:
 def learning_rate(spec: TaskSpec, step: int, steps: int) -> float:
     """The rate of a step of `steps`: that of its middle, so that no end of the schedule wastes one on a zero."""
     return spec.lr * schedule.factor(spec.schedule, (step + 0.5) / steps, spec.warmup)
-
-
-def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-def _belongs(optimizer: torch.optim.Optimizer, model: nn.Module) -> bool:
-    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-    return held == [id(parameter) for _, parameter in _trainable(model)]
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -253,21 +249,3 @@ def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for module, was in before.items():
             module.training = was
-
-
-@contextmanager
-def _channels_last(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Weights and momentum in the layout that trains faster; back in the usual one afterwards, since which
-    kernel runs depends on it and a network must not evaluate otherwise once it has been saved and loaded."""
-
-    def lay_out(memory_format: torch.memory_format) -> None:
-        model.to(memory_format=memory_format)
-        for state in optimizer.state.values():
-            if (buffer := state.get("momentum_buffer")) is not None and buffer.dim() == 4:
-                state["momentum_buffer"] = buffer.contiguous(memory_format=memory_format)
-
-    lay_out(torch.channels_last)
-    try:
-        yield
-    finally:
-        lay_out(torch.contiguous_format)

@@ -390,3 +390,57 @@ def test_on_step_comes_after_the_step(few: Splits) -> None:
     moved: list[bool] = []
     task.fit(network, start=0.0, on_step=lambda _: moved.append(not torch.equal(before, network.conv.weight)))
     assert moved == [True] * 4
+
+
+def test_the_fused_step_is_the_plain_one_whatever_the_layout(few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's fused SGD walks through memory unchecked: momentum laid out unlike its weight would be mixed up."""
+    ends = []
+    for fused in (True, False):
+        monkeypatch.setattr("dwindle.models.sgd._fusible", lambda _, fused=fused: fused)
+        task, network = _task(few), _network()
+        _fit(task, network)
+        task.load_state_dict(task.state_dict(), network)  # momentum comes back contiguous, weights train channels last
+        _fit(task, network)
+        assert task.optimizer is not None
+        assert bool(task.optimizer.param_groups[0]["fused"]) is fused
+        ends.append((network.state_dict(), task.state_dict()))
+    for (name, one), other in zip(
+        {**ends[0][0], **ends[0][1]}.items(), {**ends[1][0], **ends[1][1]}.values(), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_weight_with_gaps_in_memory_is_not_stepped_by_the_fused_kernel(few: Splits) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    whole = torch.zeros(10, 100)
+    network[1].weight = nn.Parameter(whole[:, :64])
+    task = _task(few, epochs=1)
+    _fit(task, network)
+    assert not whole[:, 64:].any(), "what isn't the weight's is left alone"
+    assert whole[:, :64].any()
+
+
+@pytest.mark.slow
+def test_compiled_trains_the_same_and_resumes_bit_for_bit(few: Splits) -> None:
+    runs = []
+    for compiled in (True, True, False):
+        task, network = (
+            _task(few, compile=compiled),
+            nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)),
+        )
+        torch.manual_seed(0)
+        nn.init.normal_(network[0].weight, std=0.3)
+        nn.init.normal_(network[3].weight, std=0.05)
+        nn.init.zeros_(network[0].bias)
+        nn.init.zeros_(network[3].bias)
+        runs.append((_fit(task, network), network.state_dict()))
+    assert runs[0][0] == runs[1][0]
+    assert _same(runs[0][1], runs[1][1])
+    assert runs[0][0] == pytest.approx(runs[2][0], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_is_told_so(few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.raises(UsageError, match=r"torch\.compile failed .*: train without compile"):
+        _fit(_task(few, compile=True), nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)))
