@@ -19,9 +19,14 @@ from dwindle.compress.walk import walk
 from dwindle.errors import UsageError
 from dwindle.models.attention import STAND_INS
 
-_WRONG = 1e-3
+_WRONG = 1e-4
 """Relative error, in the model's own precision, that no rounding makes."""
 
+
+_WITH_STAND_INS = {
+    f"{kind.__module__}.{kind.__qualname__}" for known in STAND_INS for kind in (known.original, known.slim)
+}
+"""Attention layers that count their heads from their weights."""
 
 _SPARED = ("", "its channels can only go all together", "no layer that runs would cost less without them")
 
@@ -163,14 +168,14 @@ class _Solved:
                 why = self.why[made[name].long()][stays].long()
                 reasons = [self.labels.pinned[i].reason for i in why.tolist() if i >= 0]
                 reasons += [_SPARED[i] for i in self.spared[classes].tolist() if i]
-                yield Whole(layer, int(stays.sum()), len(classes), Counter(reasons).most_common(1)[0][0])
+                reason, _ = Counter(reasons or ["tied to channels that stay"]).most_common(1)[0]
+                yield Whole(layer, int(stays.sum()), len(classes), reason)
 
     def _attributes(self, literals: list[Literal]) -> dict[tuple[str, str], Extent]:
         """Integer attributes of a module with the value of a size in its code: taken to be that size, and tried."""
         result: dict[tuple[str, str], Extent] = {}
-        adapt_themselves = {f"{known.original.__module__}.{known.original.__qualname__}" for known in STAND_INS}
         for literal in literals:
-            if literal.owner in adapt_themselves:
+            if literal.owner in _WITH_STAND_INS:
                 continue
             classes = compact(self.root[literal.labels.long()])
             for dim in varying(classes):

@@ -18,13 +18,15 @@ def convolution(labels: Labels, call: Call) -> Any:
     class, and `groups` shrinks. Weights are [out, in/groups, ...], transposed ones [in, out/groups, ...].
     """
     x, weight, bias, groups = labels.of(call["input"]), call["weight"], call["bias"], call["groups"]
-    if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
-        return unknown(labels, call)
-    dim = 1 - len(weight.shape)
     transposed = "transpose" in call.op or bool(call["transposed"])
-    inputs, width = labels.channels(x, dim), call.shape[dim]
+    dim = 1 - len(weight.shape)
+    width = call.shape[dim]
     positions = x.numel() // x.shape[dim] if transposed else call.values[0].numel() // width
     each = positions * math.prod(weight.shape[2:])
+    if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
+        labels.cost(each * weight.shape[0] * weight.shape[1])
+        return unknown(labels, call)
+    inputs = labels.channels(x, dim)
     if groups == 1:
         labels.pin_spoiled(inputs)
         outputs = labels.fresh(width)
@@ -45,14 +47,16 @@ def convolution(labels: Labels, call: Call) -> Any:
 def linear(labels: Labels, call: Call) -> Any:
     """y = x Wᵀ + b, weights [out, in]."""
     x, weight, bias = labels.of(call["input"]), call["weight"], call["bias"]
+    positions = x.numel() // x.shape[-1]
     if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
+        labels.cost(positions * weight.shape[0] * weight.shape[1])
         return unknown(labels, call)
     inputs, outputs = labels.channels(x, -1), labels.fresh(call.shape[-1])
     labels.pin_spoiled(inputs)
     labels.bind(weight, 1, inputs, writes=False)
     labels.bind(weight, 0, outputs, writes=True)
     labels.bind(bias, 0, outputs, writes=True)
-    labels.cost(x.numel() // x.shape[-1], inputs, outputs)
+    labels.cost(positions, inputs, outputs)
     _if_functional(labels, inputs, outputs)
     return along(outputs, call.shape, -1)
 

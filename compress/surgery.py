@@ -105,7 +105,7 @@ def _copy(model: nn.Module, change: Callable[[str, Tensor], Tensor], keep: Keep 
         for path, values in keep.attributes.items():
             for name, value in values.items():
                 setattr(result.get_submodule(path), name, value)
-        for module in result.modules():
+        for module in result.modules():  # a module comes before what is inside it, as `slim` needs it
             _fit_attributes(module)
     return result
 

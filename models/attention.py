@@ -132,35 +132,50 @@ def _windows(x: Tensor, rows: int, columns: int) -> Tensor:
 @dataclass(frozen=True)
 class StandIn:
     """For a class: what takes its place, its projection to queries, keys and values, [3 * heads * head_dim, width],
-    and the name of its attribute that counts heads."""
+    the width that its attributes still tell, and the name of the one that counts heads."""
 
     original: type[nn.Module]
     slim: type[nn.Module]
     projection: Callable[[Any], Tensor | None]
+    width: Callable[[Any], int]
     heads: str
 
 
 STAND_INS = (
-    StandIn(nn.MultiheadAttention, SlimMultiheadAttention, lambda m: m.in_proj_weight, "num_heads"),
-    StandIn(ShiftedWindowAttention, SlimShiftedWindowAttention, lambda m: m.qkv.weight, "num_heads"),
     StandIn(
-        RelativePositionalMultiHeadAttention, SlimRelativePositionalAttention, lambda m: m.to_qkv.weight, "n_heads"
+        nn.MultiheadAttention, SlimMultiheadAttention, lambda m: m.in_proj_weight, lambda m: m.embed_dim, "num_heads"
+    ),
+    StandIn(
+        ShiftedWindowAttention,
+        SlimShiftedWindowAttention,
+        lambda m: m.qkv.weight,
+        lambda m: m.qkv.in_features,
+        "num_heads",
+    ),
+    StandIn(
+        RelativePositionalMultiHeadAttention,
+        SlimRelativePositionalAttention,
+        lambda m: m.to_qkv.weight,
+        lambda m: m.to_qkv.in_features,
+        "n_heads",
     ),
 )
 
 
 def slim(module: nn.Module) -> None:
     """Brings the number of heads of an attention layer in line with its weights, in place: a layer with heads missing
-    becomes one of the class that stands in for its own.
+    becomes one of the class that stands in for its own. To be called while its attributes, and those of the layers
+    inside it, still tell the sizes it had.
 
-    Layers of other classes, and layers with all their heads, stay as they are.
+    Layers of other classes, and layers with all they had, stay as they are.
     """
     for known in STAND_INS:
         weight = known.projection(module) if type(module) in (known.original, known.slim) else None
         if weight is None:
             continue
-        rows, width = weight.shape
-        if type(module) is known.original and rows != 3 * width:
+        rows, features = weight.shape
+        width = known.width(module)
+        if type(module) is known.original and (rows, features) != (3 * width, width):
             module.head_dim = width // getattr(module, known.heads)
             module.__class__ = known.slim
         if type(module) is known.slim:

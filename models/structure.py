@@ -79,6 +79,7 @@ def rebuild(structure: Mapping[str, Any], fresh: nn.Module, state: Mapping[str, 
         tables: list[dict[str, Any]] = [layer._parameters, layer._buffers]
         for table in tables:
             table.update({name: new[id(old)] for name, old in table.items() if id(old) in new})
+    for layer in fresh.modules():  # attention goes by the weights of the layers inside it
         slim(layer)
     for path, sizes in structure.get("attributes", {}).items():
         for name, size in sizes.items():
