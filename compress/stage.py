@@ -84,6 +84,7 @@ def _compress(request: Request, out: Path, watcher: Watcher) -> Checkpoint:
     run = ranks.told(lambda: store.start(out, origin))
     if run.done:
         return run
+    watcher.note(request.choice)
     plan = Plan(request.retraining, request.prune_per_round, request.rounds, pretrained=request.weights is not None)
     fresh = partial(build, spec)
     history = Loop(run.path, network, task, ready.solvers, plan, watcher, fresh).run()
