@@ -115,7 +115,7 @@ def saved(tmp_path: Path) -> tuple[Checkpoint, nn.Module, nn.Module]:
     pruned, dense = build(spec), build(spec)
     begun = checkpoint.start(tmp_path / "net.dwindle", {"model": asdict(spec)})
     weights = {"weights": pruned.state_dict(), "dense": dense.state_dict()}
-    return checkpoint.finish(replace(begun, done=True), weights), pruned, dense
+    return checkpoint.finish(replace(begun, done=True), weights, {}), pruned, dense
 
 
 def test_restores_what_was_saved(saved: tuple[Checkpoint, nn.Module, nn.Module]) -> None:
