@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import shufflenet_v2_x0_5
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.maxvit import MaxVit
+from torchvision.models.shufflenetv2 import ShuffleNetV2
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
@@ -23,9 +23,9 @@ from dwindle.models.structure import describe, rebuild, tensors
 SMALL = {
     "vit": lambda: VisionTransformer(32, 8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=128, num_classes=5),
     "swin": lambda: SwinTransformer([4, 4], 24, [2, 2], [3, 6], [4, 4], num_classes=5),
-    "maxvit": lambda: MaxVit((32, 32), 8, 2, [16, 32], [1, 1], 8, stochastic_depth_prob=0.0, num_classes=5),
+    "maxvit": lambda: MaxVit((32, 32), 8, 2, [16], [1], 8, stochastic_depth_prob=0.0, num_classes=5),
     "convnext": lambda: ConvNeXt([CNBlockConfig(32, 32, 6)], num_classes=5),
-    "shufflenet": lambda: shufflenet_v2_x0_5(num_classes=5),
+    "shufflenet": lambda: ShuffleNetV2([2, 3, 2], [24, 48, 96, 192, 256], num_classes=5),
 }
 
 
