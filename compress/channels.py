@@ -1,141 +1,108 @@
-"""Which channels go: scores that can be compared across layers, and a choice that meets a budget.
-
-Between two rounds of training:
-
-    found = find_groups(model, example_inputs)
-    keep = choose(found, score(found, model), macs=0.8 * found.macs())
-    prove(model, keep, example_inputs)
-    model, momentum = cut(model, keep), cut_tensors(momentum, keep)
-"""
+"""Channel pruning: whole channels go, with everything that depends on them, and a smaller network is left."""
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
-from dwindle.compress.exactness import prove
-from dwindle.compress.find import find_groups
-from dwindle.compress.groups import Found, Group
-from dwindle.compress.surgery import Keep, cut, cut_tensors
+from dwindle.compress.layers import Layers
+from dwindle.compress.masks import prunable
+from dwindle.compress.network import Network
+from dwindle.compress.pays import Kind
+from dwindle.compress.surgery.choice import GroupScore, best, choose, least, score
+from dwindle.compress.surgery.cut import Keep, cut, cut_tensors
+from dwindle.compress.surgery.exactness import prove
+from dwindle.compress.surgery.find import find_groups
 from dwindle.errors import BudgetMissed
 
-__all__ = ["Found", "Group", "Keep", "best", "choose", "cut", "cut_tensors", "find_groups", "prove", "score", "step"]
-
-GroupScore = Callable[[Found, nn.Module], list[Tensor]]
-"""A score for every unit of every group, comparable across groups: float[units] each. The lowest go first."""
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
-def score(found: Found, model: nn.Module) -> list[Tensor]:
-    """The magnitude of every unit, float32[units] per group: what removing it takes away.
+@dataclass(frozen=True)
+class Channels:
+    """Removes the channels of least magnitude, over all layers; shares are shares of the MACs.
 
-    The L2 norm of a unit's slice is taken in each parameter it is bound to (weights and biases that make it, norms
-    that scale it, weights that read it), relative to the mean over the units of the group, and averaged over the
-    parameters. So a group's mean is 1 whatever the scale, fan-in or depth of its layers: one ranking serves the whole
-    network, and no layer goes first because its weights are small. (Magnitude of what goes together as in Fang et al.,
-    DepGraph, CVPR 2023.)
+    Every kept width is a multiple of `align`, or the layer's whole width: odd widths fall out of the kernels'
+    vector layouts and can be slower than the dense network.
     """
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    return [_group_score(group, parameters) for group in found.groups]
+
+    align: int = 8
+    layers: Layers = field(default_factory=Layers)
+    score: GroupScore = score
+    kind: Kind = field(default="channel", init=False)
+    floor: float | None = field(default=None, init=False)
+
+    def share(self, network: Network) -> float:
+        return network.macs / network.dense_macs
+
+    def shrink(self, network: Network, share: float) -> Keep | None:
+        """Cuts in place until at most `share` of the dense network's MACs is left, or as far as alignment lets it.
+
+        Proves the cut: raises ParityFailed if the smaller network computes anything else. Returns what was kept.
+        """
+        found = find_groups(network.model, network.inputs)
+        scores, whole = self.score(found, network.model), self.whole(network.model)
+        try:
+            keep = choose(found, scores, macs=share * network.dense_macs, align=self.align, whole=whole)
+        except BudgetMissed:
+            keep = best(found, scores, least(found, align=self.align, whole=whole))
+        if not keep.tensors:
+            return None
+        prove(network.model, keep, network.inputs)
+        network.model, network.kept = cut(network.model, keep), compose(network.kept, keep)
+        network.masks = cut_tensors(network.masks, keep)
+        network.whole = found.whole
+        return keep
+
+    def whole(self, model: nn.Module) -> set[str]:
+        """The weights whose channels the patterns protect."""
+        return prunable(model).keys() - self.layers.of(model).keys()
 
 
-def _group_score(group: Group, parameters: dict[str, Tensor]) -> Tensor:
-    relative = [torch.ones(group.units)]
-    for place in group.places:
-        if place.tensor in parameters:
-            tensor = parameters[place.tensor]
-            others = [dim for dim in range(tensor.dim()) if dim != place.dim]
-            slices = torch.linalg.vector_norm(tensor, dim=others, dtype=torch.float32) if others else tensor.float()
-            norm = torch.linalg.vector_norm(slices.cpu()[place.indices], dim=1)
-            if norm.any():
-                relative.append(norm / norm.mean())
-    return torch.stack(relative[1:] or relative).mean(0)
+def carry(optimizer: torch.optim.Optimizer, before: nn.Module, after: nn.Module, keep: Keep) -> None:
+    """Hands an optimizer of `before` on to its cut copy `after`: state that mirrors a parameter (momentum, Adam's
+    moments) is cut by the parameter's indices, and nothing is reset."""
+    names = {id(parameter): name for name, parameter in before.named_parameters()}
+    smaller = dict(after.named_parameters())
+    for group in optimizer.param_groups:
+        for i, parameter in enumerate(group["params"]):
+            name = names[id(parameter)]
+            state = optimizer.state.pop(parameter, {})
+            group["params"][i] = smaller[name]
+            if state:
+                optimizer.state[smaller[name]] = {
+                    key: cut_tensors({name: value}, keep)[name] if _mirrors(value, parameter) else value
+                    for key, value in state.items()
+                }
 
 
-def step(group: Group, align: int) -> int:
-    """How many units make the least multiple of `align` channels in every layer the group is in."""
-    return align // math.gcd(align, group.channels)
+def compose(first: dict[str, Tensor], keep: Keep) -> dict[str, Tensor]:
+    """Adds a cut to those before it: `NAME:DIM` → the indices, into the dense network's tensor, that are left."""
+    composed = dict(first)
+    for name, slices in keep.tensors.items():
+        for piece in slices:
+            key = f"{name}:{piece.dim}"
+            composed[key] = first[key][piece.kept] if key in first else piece.kept
+    return composed
 
 
-def choose(
-    found: Found,
-    scores: Sequence[Tensor],
-    *,
-    macs: float | None = None,
-    parameters: float | None = None,
-    share: float | None = None,
-    align: int = 8,
-    at_most: float = 1.0,
-    whole: Container[str] = (),
-) -> Keep:
-    """Removes the units of least score, over all groups, until the network costs no more than is asked.
-
-    `macs` and `parameters` are what may be left of `found.macs()` and `found.parameters()`, `share` (0 to 1) what may
-    be left of all units; all that are given hold. Every group keeps a multiple of `align` channels (1: any number) or
-    all of them; what is then left of the budget is given back, best unit first. No group loses more than `at_most`
-    (0 to 1) of its units, nor its last; groups that make channels of a tensor named in `whole` lose none.
-
-    Raises BudgetMissed where the least that can be left costs more.
-    """
-    order = torch.cat(list(scores)).argsort(stable=True)
-    owner = torch.repeat_interleave(torch.arange(len(found.groups)), torch.tensor(found.units))[order]
-
-    def left(removed: int) -> list[int]:
-        gone = torch.bincount(owner[:removed], minlength=len(found.groups)).tolist()
-        return [_left(group, n, align, at_most, whole) for group, n in zip(found.groups, gone, strict=True)]
-
-    def over(units: Sequence[int]) -> str | None:
-        """What is wrong with leaving so many units, if anything."""
-        for limit, cost, name in ((macs, found.macs, "MACs"), (parameters, found.parameters, "parameters")):
-            if limit is not None and (spent := cost(units)) > limit:
-                return f"{spent:,.0f} {name} ({spent / cost():.0%}), not {limit:,.0f}"
-        if share is not None and (kept := sum(units) / len(order)) > share:
-            return f"{kept:.0%} of the channels, not {share:.0%}"
-        return None
-
-    if excess := over(left(len(order))):
-        raise BudgetMissed(
-            f"removing channels down to the last multiple of {align} in every layer leaves {excess}: "
-            "ask for more, align to less, or prune what is left more finely"
-        )
-    units = left(bisect_left(range(len(order)), True, key=lambda removed: over(left(removed)) is None))
-    return best(found, scores, _refilled(found, scores, units, align, lambda units: over(units) is None))
+def cut_by(kept: dict[str, Tensor], named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Cuts tensors of the dense network by composed cuts. A tensor is taken for that of the parameter whose name its
+    own ends with (`momentum/conv.weight`)."""
+    places: dict[str, list[tuple[int, Tensor]]] = {}
+    for key, indices in kept.items():
+        name, _, dimension = key.rpartition(":")
+        places.setdefault(name, []).append((int(dimension), indices))
+    result = {}
+    for key, tensor in named.items():
+        for dim, indices in places.get(key.rpartition("/")[2], ()):
+            tensor = tensor.index_select(dim, indices)
+        result[key] = tensor
+    return result
 
 
-def least(found: Found, *, align: int = 8, whole: Container[str] = ()) -> list[int]:
-    """The fewest units that may be left of each group: one step, or all of it where it is `whole`."""
-    return [_left(group, group.units, align, 1.0, whole) for group in found.groups]
-
-
-def best(found: Found, scores: Sequence[Tensor], units: Sequence[int]) -> Keep:
-    """Leaves so many units of each group, those of greatest score."""
-    return found.keep(
-        [s.argsort(descending=True, stable=True)[:n].sort().values for s, n in zip(scores, units, strict=True)]
-    )
-
-
-def _refilled(
-    found: Found, scores: Sequence[Tensor], units: list[int], align: int, fits: Callable[[Sequence[int]], bool]
-) -> list[int]:
-    """Gives back steps while they fit: the last one to go may have been a large layer's."""
-    ranked = [s.sort(descending=True).values.tolist() for s in scores]
-    candidates = {i for i, group in enumerate(found.groups) if units[i] < group.units}
-    while candidates:
-        i = max(candidates, key=lambda i: ranked[i][units[i]])
-        more = min(units[i] + step(found.groups[i], align), found.groups[i].units)
-        if fits([*units[:i], more, *units[i + 1 :]]):
-            units = [*units[:i], more, *units[i + 1 :]]
-        if units[i] < more or more == found.groups[i].units:
-            candidates.remove(i)
-    return units
-
-
-def _left(group: Group, gone: int, align: int, at_most: float, whole: Container[str]) -> int:
-    if any(place.writes and place.tensor in whole for place in group.places):
-        return group.units
-    unit = step(group, align)
-    wanted = max(group.units - gone, math.ceil((1 - at_most) * group.units), 1)
-    return min(group.units, math.ceil(wanted / unit) * unit)
+def _mirrors(value: object, parameter: Tensor) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape == parameter.shape

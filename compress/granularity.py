@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from dwindle.compress.blocks import Blocks
-from dwindle.compress.channel import Channels
+from dwindle.compress.channels import Channels
 from dwindle.compress.layers import Layers
 from dwindle.compress.n_of_m import NofM
 from dwindle.compress.network import Granularity

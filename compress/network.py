@@ -13,8 +13,8 @@ from dwindle.compress.pays import Kind
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dwindle.compress.groups import Whole
-    from dwindle.compress.surgery import Keep
+    from dwindle.compress.surgery.cut import Keep
+    from dwindle.compress.surgery.groups import Whole
 
 
 @dataclass

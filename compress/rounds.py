@@ -21,7 +21,7 @@ from dwindle.checkpoint import (
 )
 from dwindle.compress import state
 from dwindle.compress.budget import Solver
-from dwindle.compress.channel import carry
+from dwindle.compress.channels import carry
 from dwindle.compress.masks import held, holder
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dwindle.checkpoint import pack_masks, unpack_masks
-from dwindle.compress.channel import cut_by
+from dwindle.compress.channels import cut_by
 from dwindle.compress.masks import holder
 from dwindle.compress.network import Network
 from dwindle.models import ranks

@@ -33,9 +33,9 @@ from networks import NAMES, build
 from table import table
 from torch import Tensor, nn
 
-from dwindle.compress.channels import choose, cut, find_groups, prove, score
 from dwindle.compress.macs import macs
-from dwindle.compress.trace import trace
+from dwindle.compress.surgery.choice import choose, cut, find_groups, prove, score
+from dwindle.compress.surgery.trace import trace
 from dwindle.files import raw_bytes
 
 HERE = Path(__file__).parent

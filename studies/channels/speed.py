@@ -21,8 +21,8 @@ from dwindle.bench import runtime as runtimes
 from dwindle.bench.measure import measure
 from dwindle.bench.process import Worker
 from dwindle.bench.stats import noise, paired_ratio
-from dwindle.compress.channels import choose, cut, find_groups, score
 from dwindle.compress.macs import macs
+from dwindle.compress.surgery.choice import choose, cut, find_groups, score
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
 from studies.channels.networks import build

@@ -6,8 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from dwindle.compress.channels import find_groups
 from dwindle.compress.macs import macs
+from dwindle.compress.surgery.choice import find_groups
 
 
 def test_layers_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -92,3 +93,17 @@ def test_weights_of_another_model_write_nothing(tmp_path: Path, weights: Path) -
     with pytest.raises(UsageError, match=r"doesn't fit ResNet: it has no stage1\.1\.conv1\.weight"):
         compress(Request("zoo:resnet20", DIGITS, density=0.5, weights=str(weights)), tmp_path / "net.dwindle")
     assert not (tmp_path / "net.dwindle").exists()
+
+
+def test_every_run_keeps_its_history_and_a_resumed_one_all_of_it(tmp_path: Path, weights: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        compress(request(weights), tmp_path / "net.dwindle", Stop())
+    done = compress(request(weights), tmp_path / "net.dwindle")
+    entries = [json.loads(line) for line in (tmp_path / "net.dwindle/history.jsonl").read_text().splitlines()]
+    events = [entry["event"] for entry in entries]
+    assert events.count("begin") == events.count("end") == 2
+    last = entries[len(events) - events[::-1].index("begin") :]
+    logged = [entry["round/validation"] for entry in last if "round/validation" in entry]
+    assert logged == [record.validation for record in done.history]
+    assert any("loss" in entry for entry in last)
+    assert last[-2]["test"] == done.metrics["test"]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dwindle.compress.channels import cut, find_groups
+from dwindle.compress.surgery.choice import cut, find_groups
 from dwindle.errors import CheckpointError
 from dwindle.models.structure import describe, rebuild, tensors
 

@@ -1,0 +1,68 @@
+"""`--method amc`: search for each layer's ratio first, then prune towards them in the same rounds as ever."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwindle.compress.amc import search as amc
+from dwindle.compress.amc.allocation import Space, full
+from dwindle.compress.amc.arrival import arrival, channel_arrival
+from dwindle.compress.amc.densities import Densities
+from dwindle.compress.blocks import Blocks
+from dwindle.compress.channels import Channels
+from dwindle.compress.network import Granularity, Network
+from dwindle.errors import UsageError
+
+if TYPE_CHECKING:
+    from dwindle.task import Task
+
+FOLDER = "amc"
+"""Of the search, inside a checkpoint."""
+
+
+def check(pruning: Granularity) -> None:
+    """Raises UsageError where AMC cannot choose for this granularity, or its packages are not installed."""
+    if not isinstance(pruning, Channels) and not (isinstance(pruning, Blocks) and pruning.rows == pruning.columns == 1):
+        raise UsageError(
+            "--method amc chooses for single weights or channels: use --granularity unstructured or channel"
+        )
+    amc.require()
+
+
+def allocate(
+    checkpoint: Path,
+    network: Network,
+    pruning: Granularity,
+    task: Task,
+    share: float,
+    settings: amc.Settings | None = None,
+    watch: amc.Watch | None = None,
+) -> tuple[Granularity, amc.Result]:
+    """Searches, or reads the finished search of, the allocation for `share` of what `pruning` counts; and gives
+    the granularity that prunes along it, whose every smaller share keeps the same proportions.
+
+    `network` is the trained, dense one; once the search is finished it may be any later one.
+    Raises what `amc.search` does.
+    """
+    check(pruning)
+    folder = checkpoint / FOLDER
+    result = amc.found(folder)
+    if result is None:
+        space = _space(network, pruning, task)
+        result = amc.search(folder, space, task, share * space.cost(full(space)), settings or amc.Settings(), watch)
+    units = dict(zip(result.names, result.units, strict=True))
+    if isinstance(pruning, Channels):
+        return replace(pruning, score=channel_arrival(result.ratios, units)), result
+    assert isinstance(pruning, Blocks)
+    return replace(pruning, score=arrival(result.ratios)), result
+
+
+def _space(network: Network, pruning: Granularity, task: Task) -> Space:
+    if isinstance(pruning, Channels):
+        from dwindle.compress.amc.widths import Widths
+
+        return Widths(network.model, task.example_inputs(), pruning.align, pruning.whole(network.model))
+    assert isinstance(pruning, Blocks)
+    return Densities(network.model, pruning.layers, task.example_inputs())

@@ -1,0 +1,68 @@
+"""Scores that bring every layer to a ratio of its own, all together, in however many rounds."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dwindle.compress.scores import Score
+    from dwindle.compress.surgery.choice import GroupScore
+    from dwindle.compress.surgery.groups import Found
+
+
+def arrival(ratios: Mapping[str, float]) -> Score:
+    """A score by magnitude that leaves each weight tensor at its ratio (1 where none is given) once the whole
+    is pruned to what those ratios add up to."""
+
+    def score(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: times(weight.detach().abs(), weight.numel(), ratios.get(name, 1.0))
+            for name, weight in weights.items()
+        }
+
+    return score
+
+
+def channel_arrival(ratios: Mapping[str, float], units: Mapping[str, int]) -> GroupScore:
+    """The same for groups of channels, by `group_names`: of the `units` each once had, it ends with its ratio."""
+    from dwindle.compress.surgery.choice import score
+
+    def arriving(found: Found, model: nn.Module) -> list[Tensor]:
+        return [
+            times(scores, units.get(name, len(scores)), ratios.get(name, 1.0))
+            for name, scores in zip(group_names(found), score(found, model), strict=True)
+        ]
+
+    return arriving
+
+
+def group_names(found: Found) -> list[str]:
+    """The layer that makes each group's channels; its second group, if it makes two, is `NAME#2`."""
+    seen: Counter[str] = Counter()
+    names = []
+    for group in found.groups:
+        seen[group.name] += 1
+        names.append(group.name if seen[group.name] == 1 else f"{group.name}#{seen[group.name]}")
+    return names
+
+
+def times(scores: Tensor, whole: int, ratio: float) -> Tensor:
+    """When each unit of a layer goes, if the layer holds `whole`·ratioᵗ units at time t, rounded: before 1 for those
+    beyond the ratio, the lowest score first, and after 1 for the others.
+
+    Ranking all layers by this one number takes them down the path on which log(layer's share) / log(its ratio)
+    is the same for all, and on beyond it in the same proportions. `scores` may lack units that are gone
+    already, or hold them with a score of zero. float64, of the shape of `scores`. A ratio of 1 goes last.
+    """
+    flat = scores.reshape(-1)
+    places = torch.arange(1, flat.numel() + 1, dtype=torch.float64, device=flat.device)
+    ranks = torch.empty_like(places)
+    ranks[flat.argsort(descending=True, stable=True)] = places - 0.5
+    return ((ranks / whole).log() / math.log(min(ratio, 1 - 1e-12))).reshape(scores.shape)

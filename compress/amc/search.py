@@ -1,0 +1,233 @@
+"""AMC (He et al. 2018): an agent learns how much each layer should keep, then the network is pruned to that.
+
+Beside it, at the same budget and judged by the same reward, stand the uniform allocation and a random search with
+as many evaluations: without them nobody can tell what the agent was worth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from dwindle.compress.amc.allocation import Allocator, Kept, Space
+from dwindle.compress.amc.recalibrate import recalibrate
+from dwindle.errors import UsageError
+from dwindle.sealed import seal, unseal
+
+if TYPE_CHECKING:
+    from dwindle.task import Task
+
+DOCUMENT = "search.json"
+Watch = Callable[[Sequence[float], "Settings"], None]
+"""Hears the rewards of the agent's episodes so far, after each."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of the search; the agent's own are in `dwindle.compress.amc.agent`."""
+
+    episodes: int = 200
+    """The paper's 800 are for networks of 50 layers and more. The exploration noise is 0.5·0.95ⁿ in episode n after
+    the warm-up: below 0.01 after 77 of them, so that an agent with ten layers to decide about is done by then."""
+    warmup: int = 60
+    """How many of them are random, to learn from."""
+    reward: Literal["accuracy", "error-cost"] = "accuracy"
+    """The metric / 100, or −(1 − metric / 100)·log(cost), for a smaller network where accuracy allows."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.warmup < self.episodes:
+            raise UsageError(
+                f"AMC with {self.episodes} episodes, {self.warmup} of them random: give 2 or more, and fewer random"
+            )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An allocation and what it is worth."""
+
+    kept: Kept
+    cost: float
+    reward: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found. Equal for equal searches, interrupted or not."""
+
+    names: tuple[str, ...]
+    units: Kept
+    """How many weights or channels each layer has."""
+    currency: str
+    whole: float
+    """What the unpruned network costs."""
+    budget: float
+    amc: Trial
+    """The agent's best episode."""
+    random: Trial
+    """The best of as many random allocations."""
+    uniform: Trial
+    curve: tuple[float, ...]
+    """The reward of each of the agent's episodes."""
+    settings: Settings
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """What AMC leaves of each layer, by name: for `dwindle.compress.amc.arrival`."""
+        return {name: kept / of for name, kept, of in zip(self.names, self.amc.kept, self.units, strict=True)}
+
+
+def require() -> None:
+    """Raises UsageError where the packages that AMC needs are not installed."""
+    try:
+        import gymnasium  # noqa: F401
+        import stable_baselines3  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"--method amc needs {error.name}: pip install dwindle[amc]") from error
+
+
+def found(folder: Path) -> Result | None:
+    """The result of a finished search in `folder`, or None. Raises CheckpointError where it is damaged."""
+    document = unseal(folder, DOCUMENT) if (folder / DOCUMENT).exists() else {}
+    return _result(document["result"]) if document.get("result") else None
+
+
+def search(
+    folder: Path, space: Space, task: Task, budget: float, settings: Settings, watch: Watch | None = None
+) -> Result:
+    """Finds the allocation in `space` that is worth most at `budget`, in units of the space's currency.
+
+    Every reward is saved in `folder` as soon as it is known. All else follows from the seed and the rewards, so
+    a search that was killed plays its saved episodes again without judging them, and ends as it would have.
+
+    Raises UsageError where the packages of `dwindle[amc]` are missing, the task's metric is no number or
+    `folder` has another search; BudgetMissed where no allocation is cheap enough.
+    """
+    require()
+    from dwindle.compress.amc.agent import Agent
+    from dwindle.compress.amc.env import AllocationEnv
+
+    allocator = Allocator.of(space, budget)
+    rewards = _Rewards(folder, space, task, settings, budget)
+    if rewards.result:
+        return rewards.result
+
+    uniform = rewards(allocator.uniform)
+    generator = np.random.default_rng(settings.seed)
+    drawn = [rewards(allocator.random(generator)) for _ in range(settings.episodes)]
+
+    game = AllocationEnv(allocator, lambda kept: rewards(kept).reward)
+    played: list[Trial] = []
+    with _own_randomness(settings.seed):
+        agent = Agent(game, settings.episodes, settings.seed)
+        for episode in range(settings.episodes):
+            played.append(rewards(agent.play(episode - settings.warmup)))
+            if episode >= settings.warmup - 1:
+                agent.learn_from_episodes()
+            if watch:
+                watch([trial.reward for trial in played], settings)
+
+    return rewards.finish(
+        Result(
+            names=tuple(layer.name for layer in space.layers),
+            units=tuple(layer.units for layer in space.layers),
+            currency=space.currency,
+            whole=space.cost([layer.units for layer in space.layers]),
+            budget=budget,
+            amc=max(played, key=_worth),
+            random=max(drawn, key=_worth),
+            uniform=uniform,
+            curve=tuple(trial.reward for trial in played),
+            settings=settings,
+        )
+    )
+
+
+def judge(space: Space, task: Task, kept: Kept) -> float:
+    """The task's metric of an allocation on the validation split, batch norm recalibrated, nothing retrained."""
+    candidate = space.apply(kept)
+    if hasattr(task, "inputs"):
+        recalibrate(candidate, task.inputs("train"))
+    metric = task.evaluate(candidate, "validation")
+    if not math.isfinite(metric):
+        raise UsageError(f"the task's evaluate returned {metric!r}: it must return one finite float")
+    return float(metric)
+
+
+class _Rewards:
+    """Judges each allocation once in the life of a folder."""
+
+    def __init__(self, folder: Path, space: Space, task: Task, settings: Settings, budget: float) -> None:
+        self.folder, self.space, self.task, self.settings = folder, space, task, settings
+        self.origin = {**asdict(settings), "budget": budget, "network": _fingerprint(space)}
+        self.result: Result | None = None
+        self.known: dict[Kept, float] = {}
+        if (folder / DOCUMENT).exists():
+            document = unseal(folder, DOCUMENT)
+            if document["origin"] != self.origin:
+                raise UsageError(f"{folder} has the search for another network or budget: choose another -o")
+            self.known = {tuple(kept): reward for kept, reward in document["rewards"]}
+            self.result = _result(document["result"]) if document["result"] else None
+
+    def __call__(self, kept: Kept) -> Trial:
+        cost = self.space.cost(kept)
+        if kept not in self.known:
+            with _own_randomness(self.settings.seed):
+                share = judge(self.space, self.task, kept) / 100
+            self.known[kept] = share if self.settings.reward == "accuracy" else -(1 - share) * math.log(cost)
+            self._save()
+        return Trial(kept, cost, self.known[kept])
+
+    def finish(self, result: Result) -> Result:
+        self.result = result
+        self._save()
+        return result
+
+    def _save(self) -> None:
+        result = asdict(self.result) if self.result else None
+        seal(self.folder, DOCUMENT, {"origin": self.origin, "result": result, "rewards": list(self.known.items())}, {})
+
+
+def _worth(trial: Trial) -> tuple[float, float]:
+    """The better reward; of two alike, the cheaper."""
+    return trial.reward, -trial.cost
+
+
+def _fingerprint(space: Space) -> str:
+    digest = hashlib.sha256(repr([(layer.name, layer.units) for layer in space.layers]).encode())
+    for name, tensor in space.apply([layer.units for layer in space.layers]).state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _result(document: dict[str, Any]) -> Result:
+    trials = {
+        name: Trial(tuple(document[name]["kept"]), document[name]["cost"], document[name]["reward"])
+        for name in ("amc", "random", "uniform")
+    }
+    lists = {name: tuple(document[name]) for name in ("names", "units", "curve")}
+    return Result(**{**document, **trials, **lists, "settings": Settings(**document["settings"])})
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seeds the global generators, which stable-baselines3 and users' code draw from, and gives them back after."""
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)):
+        try:
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])

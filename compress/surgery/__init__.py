@@ -1,0 +1,1 @@
+"""Channel surgery: labels carried through a traced graph find what must go together; cuts are proven."""

@@ -1,0 +1,141 @@
+"""Which channels go: scores that can be compared across layers, and a choice that meets a budget.
+
+Between two rounds of training:
+
+    found = find_groups(model, example_inputs)
+    keep = choose(found, score(found, model), macs=0.8 * found.macs())
+    prove(model, keep, example_inputs)
+    model, momentum = cut(model, keep), cut_tensors(momentum, keep)
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Container, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dwindle.compress.surgery.cut import Keep, cut, cut_tensors
+from dwindle.compress.surgery.exactness import prove
+from dwindle.compress.surgery.find import find_groups
+from dwindle.compress.surgery.groups import Found, Group
+from dwindle.errors import BudgetMissed
+
+__all__ = ["Found", "Group", "Keep", "best", "choose", "cut", "cut_tensors", "find_groups", "prove", "score", "step"]
+
+GroupScore = Callable[[Found, nn.Module], list[Tensor]]
+"""A score for every unit of every group, comparable across groups: float[units] each. The lowest go first."""
+
+
+def score(found: Found, model: nn.Module) -> list[Tensor]:
+    """The magnitude of every unit, float32[units] per group: what removing it takes away.
+
+    The L2 norm of a unit's slice is taken in each parameter it is bound to (weights and biases that make it, norms
+    that scale it, weights that read it), relative to the mean over the units of the group, and averaged over the
+    parameters. So a group's mean is 1 whatever the scale, fan-in or depth of its layers: one ranking serves the whole
+    network, and no layer goes first because its weights are small. (Magnitude of what goes together as in Fang et al.,
+    DepGraph, CVPR 2023.)
+    """
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return [_group_score(group, parameters) for group in found.groups]
+
+
+def _group_score(group: Group, parameters: dict[str, Tensor]) -> Tensor:
+    relative = [torch.ones(group.units)]
+    for place in group.places:
+        if place.tensor in parameters:
+            tensor = parameters[place.tensor]
+            others = [dim for dim in range(tensor.dim()) if dim != place.dim]
+            slices = torch.linalg.vector_norm(tensor, dim=others, dtype=torch.float32) if others else tensor.float()
+            norm = torch.linalg.vector_norm(slices.cpu()[place.indices], dim=1)
+            if norm.any():
+                relative.append(norm / norm.mean())
+    return torch.stack(relative[1:] or relative).mean(0)
+
+
+def step(group: Group, align: int) -> int:
+    """How many units make the least multiple of `align` channels in every layer the group is in."""
+    return align // math.gcd(align, group.channels)
+
+
+def choose(
+    found: Found,
+    scores: Sequence[Tensor],
+    *,
+    macs: float | None = None,
+    parameters: float | None = None,
+    share: float | None = None,
+    align: int = 8,
+    at_most: float = 1.0,
+    whole: Container[str] = (),
+) -> Keep:
+    """Removes the units of least score, over all groups, until the network costs no more than is asked.
+
+    `macs` and `parameters` are what may be left of `found.macs()` and `found.parameters()`, `share` (0 to 1) what may
+    be left of all units; all that are given hold. Every group keeps a multiple of `align` channels (1: any number) or
+    all of them; what is then left of the budget is given back, best unit first. No group loses more than `at_most`
+    (0 to 1) of its units, nor its last; groups that make channels of a tensor named in `whole` lose none.
+
+    Raises BudgetMissed where the least that can be left costs more.
+    """
+    order = torch.cat(list(scores)).argsort(stable=True)
+    owner = torch.repeat_interleave(torch.arange(len(found.groups)), torch.tensor(found.units))[order]
+
+    def left(removed: int) -> list[int]:
+        gone = torch.bincount(owner[:removed], minlength=len(found.groups)).tolist()
+        return [_left(group, n, align, at_most, whole) for group, n in zip(found.groups, gone, strict=True)]
+
+    def over(units: Sequence[int]) -> str | None:
+        """What is wrong with leaving so many units, if anything."""
+        for limit, cost, name in ((macs, found.macs, "MACs"), (parameters, found.parameters, "parameters")):
+            if limit is not None and (spent := cost(units)) > limit:
+                return f"{spent:,.0f} {name} ({spent / cost():.0%}), not {limit:,.0f}"
+        if share is not None and (kept := sum(units) / len(order)) > share:
+            return f"{kept:.0%} of the channels, not {share:.0%}"
+        return None
+
+    if excess := over(left(len(order))):
+        raise BudgetMissed(
+            f"removing channels down to the last multiple of {align} in every layer leaves {excess}: "
+            "ask for more, align to less, or prune what is left more finely"
+        )
+    units = left(bisect_left(range(len(order)), True, key=lambda removed: over(left(removed)) is None))
+    return best(found, scores, _refilled(found, scores, units, align, lambda units: over(units) is None))
+
+
+def least(found: Found, *, align: int = 8, whole: Container[str] = ()) -> list[int]:
+    """The fewest units that may be left of each group: one step, or all of it where it is `whole`."""
+    return [_left(group, group.units, align, 1.0, whole) for group in found.groups]
+
+
+def best(found: Found, scores: Sequence[Tensor], units: Sequence[int]) -> Keep:
+    """Leaves so many units of each group, those of greatest score."""
+    return found.keep(
+        [s.argsort(descending=True, stable=True)[:n].sort().values for s, n in zip(scores, units, strict=True)]
+    )
+
+
+def _refilled(
+    found: Found, scores: Sequence[Tensor], units: list[int], align: int, fits: Callable[[Sequence[int]], bool]
+) -> list[int]:
+    """Gives back steps while they fit: the last one to go may have been a large layer's."""
+    ranked = [s.sort(descending=True).values.tolist() for s in scores]
+    candidates = {i for i, group in enumerate(found.groups) if units[i] < group.units}
+    while candidates:
+        i = max(candidates, key=lambda i: ranked[i][units[i]])
+        more = min(units[i] + step(found.groups[i], align), found.groups[i].units)
+        if fits([*units[:i], more, *units[i + 1 :]]):
+            units = [*units[:i], more, *units[i + 1 :]]
+        if units[i] < more or more == found.groups[i].units:
+            candidates.remove(i)
+    return units
+
+
+def _left(group: Group, gone: int, align: int, at_most: float, whole: Container[str]) -> int:
+    if any(place.writes and place.tensor in whole for place in group.places):
+        return group.units
+    unit = step(group, align)
+    wanted = max(group.units - gone, math.ceil((1 - at_most) * group.units), 1)
+    return min(group.units, math.ceil(wanted / unit) * unit)

@@ -1,0 +1,226 @@
+"""Finds what can be removed from a network: traces it, solves its labels, and tries what the trace cannot tell."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+from dwindle.compress.surgery.exactness import difference
+from dwindle.compress.surgery.groups import Extent, Found, Group, Place, Product, Whole
+from dwindle.compress.surgery.labels import Labels, Literal, compact, varying
+from dwindle.compress.surgery.rules import rule_of
+from dwindle.compress.surgery.trace import trace
+from dwindle.compress.surgery.walk import walk
+from dwindle.errors import UsageError
+from dwindle.models.attention import STAND_INS
+
+_WRONG = 1e-4
+"""Relative error, in the model's own precision, that no rounding makes."""
+
+
+_WITH_STAND_INS = {
+    f"{kind.__module__}.{kind.__qualname__}" for known in STAND_INS for kind in (known.original, known.slim)
+}
+"""Attention layers that count their heads from their weights."""
+
+_SPARED = ("", "its channels can only go all together", "no layer that runs would cost less without them")
+
+
+def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Found:
+    """Traces `model` on the example inputs, in eval mode, and finds what can be removed together.
+
+    What is in no group stays; `whole` says why. Modules whose code may have sizes written out (`view`, `split`, a
+    functional call) are run once with fewer channels, with their integer attributes adapted if need be, and kept whole
+    if they cannot take it. Weights, modes and gradients are left alone.
+
+    Raises UsageError for a model that cannot be traced, that has masks or parametrizations attached, or that has
+    nothing to remove.
+    """
+    labels = _labelled(model, example_inputs)
+    adapted: set[str] = set()
+    while True:
+        solved = _Solved(labels, model)
+        found = solved.found(adapted)
+        failing = _failing(found, solved.risks(), model, example_inputs)
+        if not failing:
+            break
+        for literal in labels.literals:
+            if literal.owner in failing & adapted:
+                name = literal.owner.rpartition(".")[2]
+                labels.pin(literal.labels, f"the code of {name} cannot take fewer of its channels")
+        adapted |= failing
+    if not found.groups:
+        reasons = "; ".join(sorted({whole.reason for whole in found.whole}))
+        raise UsageError(f"no channel of this model can be removed ({reasons}): prune its weights instead")
+    return found
+
+
+def _labelled(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Labels:
+    """Follows what runs in eval mode, and what only runs in training (auxiliary heads) if that leaves weights out."""
+    labels = Labels()
+    program = trace(model, example_inputs)
+    walk(labels, program, rule_of)
+    first, inputs = _first_names(model), program.graph_signature.inputs_to_parameters
+    reached = {first[inputs[node.name]] for node in program.graph.nodes if node.name in inputs and node.users}
+    if reached < set(dict(model.named_parameters())):
+        costs = list(labels.costs)
+        with suppress(UsageError):  # weights that no mode reaches stay as they are
+            walk(labels, trace(model, tuple(torch.cat([x, x]) for x in example_inputs), training=True), rule_of)
+        labels.costs = costs
+    labels.bind_leaves()
+    return labels
+
+
+class _Solved:
+    """The classes that labels end in, sorted into groups by the places they are bound to."""
+
+    def __init__(self, labels: Labels, model: nn.Module) -> None:
+        self.labels, self.model = labels, model
+        self.root, self.why = labels.solve()
+        self.first = first = _first_names(model)
+        self.leaves = {first[parameter.name] for parameter in labels.leaves}
+        self.bound: dict[tuple[str, int], Tensor] = {}
+        self.writers: set[tuple[str, int]] = set()
+        for binding in labels.bindings:
+            key = first[binding.tensor], binding.dim
+            self.bound[key] = self.classes(binding.labels)
+            self.writers |= {key} if binding.writes else set()
+        self.group_of = torch.full((labels.count,), -1)
+        self.spared = torch.zeros(labels.count, dtype=torch.long)
+        self.groups = self._group()
+
+    def classes(self, labels: Tensor) -> Tensor:
+        return self.root[labels.long()].long()
+
+    def _group(self) -> list[Group]:
+        """Classes with the same places, and as many indices in each of them, make a group. Where a class is met in a
+        layer's cost counts as a place too, so that all units of a group cost the same."""
+        keys = list(self.bound)
+        met = list(self.bound.values())
+        met += [self.classes(factor.flatten()) for cost in self.labels.costs for factor in cost.factors]
+        place = torch.cat([torch.full((len(classes),), i) for i, classes in enumerate(met)])
+        index = torch.cat([torch.arange(len(classes)) for classes in met])
+        classes, order = torch.cat(met).sort(stable=True)
+        place, index, classes = place[order][classes > 0], index[order][classes > 0], classes[classes > 0]
+        ids, lengths = classes.unique_consecutive(return_counts=True)
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for unit, places in enumerate(place.split(lengths.tolist())):
+            alike[tuple(places.tolist())].append(unit)
+        indices = index.split(lengths.tolist())
+        groups: list[Group] = []
+        for signature, units in sorted(alike.items()):
+            if len(units) == 1 or max(signature) < len(keys):
+                self.spared[ids[units]] = 1 if len(units) == 1 else 2
+                continue
+            self.group_of[ids[units]] = len(groups)
+            table, column = torch.stack([indices[unit] for unit in units]), torch.tensor(signature)
+            places = tuple(
+                Place(*keys[i], table[:, column == i], keys[i] in self.writers)
+                for i in dict.fromkeys(signature)
+                if i < len(keys)
+            )
+            maker = next((p for p in places if p.writes), places[0])
+            channels = math.gcd(*(p.indices.shape[1] for p in places if p.tensor not in self.leaves)) or 1
+            groups.append(Group(maker.tensor.rpartition(".")[0], len(units), channels, places))
+        return groups
+
+    def extent(self, classes: Tensor) -> Extent:
+        counts = torch.bincount(self.group_of[classes.flatten()] + 1, minlength=len(self.groups) + 1).tolist()
+        per_unit = ((g, n // self.groups[g].units) for g, n in enumerate(counts[1:]) if n)
+        return Extent(counts[0], tuple(per_unit))
+
+    def found(self, adapted: set[str]) -> Found:
+        return Found(
+            groups=tuple(self.groups),
+            whole=tuple(self._whole()),
+            layers=tuple(
+                Product(cost.module, cost.each, tuple(self.extent(self.classes(factor)) for factor in cost.factors))
+                for cost in self.labels.costs
+            ),
+            tensors=tuple(self._sizes(name, parameter) for name, parameter in self.model.named_parameters()),
+            sizes={key: len(classes) for key, classes in self.bound.items()},
+            attributes=self._attributes([literal for literal in self.labels.literals if literal.owner in adapted]),
+        )
+
+    def _sizes(self, name: str, tensor: Tensor) -> Product:
+        dims = [dim for dim in range(tensor.dim()) if (name, dim) in self.bound]
+        each = math.prod(size for dim, size in enumerate(tensor.shape) if dim not in dims)
+        return Product(name, each, tuple(self.extent(self.bound[name, dim]) for dim in dims))
+
+    def _whole(self) -> Iterator[Whole]:
+        """By layer, what of its outputs is in no group."""
+        weights = {n: p for n, p in self.model.named_parameters() if p.dim() > 1 and n.endswith("weight")}
+        made = {self.first[b.tensor]: b.labels for b in self.labels.bindings if b.writes}
+        for name, weight in weights.items():
+            layer = name.rpartition(".")[0]
+            if name not in made:
+                if not any(tensor == name for tensor, _ in self.bound):
+                    yield Whole(layer, len(weight), len(weight), "the trace does not reach it")
+                continue
+            classes = self.classes(made[name])
+            stays = (classes == 0) | (self.spared[classes] > 0)
+            if stays.any():
+                why = self.why[made[name].long()][stays].long()
+                reasons = [self.labels.pinned[i].reason for i in why.tolist() if i >= 0]
+                reasons += [_SPARED[i] for i in self.spared[classes].tolist() if i]
+                reason, _ = Counter(reasons or ["tied to channels that stay"]).most_common(1)[0]
+                yield Whole(layer, int(stays.sum()), len(classes), reason)
+
+    def _attributes(self, literals: list[Literal]) -> dict[tuple[str, str], Extent]:
+        """Integer attributes of a module with the value of a size in its code: taken to be that size, and tried."""
+        result: dict[tuple[str, str], Extent] = {}
+        for literal in literals:
+            if literal.owner in _WITH_STAND_INS:
+                continue
+            classes = compact(self.root[literal.labels.long()])
+            for dim in varying(classes):
+                row = classes.movedim(dim, 0).flatten(1)[:, 0].long()
+                for name, value in vars(self.model.get_submodule(literal.module)).items():
+                    if type(value) is int and value == len(row) and not name.startswith("_"):
+                        result[literal.module, name] = self.extent(row)
+        return result
+
+    def risks(self) -> dict[str, set[int]]:
+        """By class of module, the groups whose sizes may be written out in its code."""
+        result: dict[str, set[int]] = defaultdict(set)
+        for literal in self.labels.literals:
+            result[literal.owner] |= set(self.group_of[self.classes(literal.labels)].unique().tolist()) - {-1}
+        return {owner: groups for owner, groups in result.items() if groups}
+
+
+def _failing(
+    found: Found, risks: dict[str, set[int]], model: nn.Module, example_inputs: tuple[Tensor, ...]
+) -> set[str]:
+    """The classes of modules that don't compute the right thing with half of these groups' units."""
+    generator = torch.Generator().manual_seed(0)
+
+    def wrong(groups: set[int]) -> bool:
+        halves = []
+        for index, group in enumerate(found.groups):
+            some = torch.randperm(group.units, generator=generator)[: group.units // 2].sort().values
+            halves.append(some if index in groups else torch.arange(group.units))
+        return bool(difference(model, found.keep(halves), example_inputs, None, _WRONG).layer)
+
+    if not risks or not wrong(set().union(*risks.values())):
+        return set()
+    failing: set[str] = set()
+    for owner, groups in risks.items():
+        others = set().union(*(risks[other] for other in failing))
+        if groups - others and wrong(groups - others):
+            failing.add(owner)
+    return failing or set(risks)
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """The name under which `named_parameters` and `named_buffers` list a tensor, by any of its names."""
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for listing in (model.named_parameters, model.named_buffers):
+        for name, tensor in listing(remove_duplicate=False):
+            names[name] = first.setdefault(id(tensor), name)
+    return names

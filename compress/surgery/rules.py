@@ -1,0 +1,83 @@
+"""What each op does to labels: the table.
+
+The rules are in three files: layers with weights bind labels to parameters, arithmetic ties labels that meet, and
+movement carries labels along. An op that is in no table and that torch does not call pointwise is not guessed at: what
+it touches is pinned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from dwindle.compress.surgery import rules_arithmetic as arithmetic
+from dwindle.compress.surgery import rules_layers as layers
+from dwindle.compress.surgery import rules_movement as movement
+from dwindle.compress.surgery.walk import Rule, unknown
+
+
+def rule_of(node: Node) -> Rule:
+    """The rule for an op of the trace."""
+    target: Any = node.target
+    packet = getattr(target, "overloadpacket", None)
+    if packet is None:
+        return unknown
+    if packet in RULES and target._overloadname != "other":  # max.other is the pointwise one
+        return RULES[packet]
+    return arithmetic.pointwise if torch.Tag.pointwise in target.tags else unknown
+
+
+_OPS: tuple[tuple[Rule, str], ...] = (
+    (layers.convolution, "conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d"),
+    (layers.linear, "linear"),
+    (layers.embedding, "embedding"),
+    (layers.batch_norm, "batch_norm instance_norm"),
+    (layers.group_norm, "group_norm"),
+    (layers.layer_norm, "layer_norm rms_norm"),
+    (layers.prelu, "prelu"),
+    (
+        arithmetic.pointwise,  # those that carry no tag
+        "where masked_fill masked_fill_ copy_ fill_ hardswish_ rsub floor_divide square clamp clip clamp_min clamp_max "
+        "type_as zeros_like ones_like full_like rand_like randn_like empty_like",
+    ),
+    (arithmetic.matmul, "matmul bmm mm"),
+    (arithmetic.einsum, "einsum"),
+    (arithmetic.attention, "scaled_dot_product_attention"),
+    (arithmetic.total, "sum"),
+    (arithmetic.statistic, "mean amax amin max min var std norm linalg_vector_norm prod"),
+    (arithmetic.softmax, "softmax log_softmax _softmax _log_softmax"),
+    (
+        movement.move,
+        "permute transpose transpose_ t movedim moveaxis swapaxes swapdims numpy_T mT squeeze squeeze_ unsqueeze "
+        "unsqueeze_ flatten cat concat stack flip pixel_shuffle pixel_unshuffle",
+    ),
+    (movement.reshape, "view reshape _unsafe_view unflatten view_as reshape_as expand expand_as broadcast_to"),
+    (movement.repeat, "repeat tile repeat_interleave"),
+    (movement.shuffle, "channel_shuffle native_channel_shuffle"),
+    (movement.piece, "chunk split split_with_sizes unbind slice narrow select"),
+    (movement.glu, "glu"),
+    (movement.pick, "index index_select"),
+    (movement.roll, "roll"),
+    (movement.pad, "pad constant_pad_nd"),
+    (
+        movement.pool,
+        "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
+        "upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_nearest_exact2d",
+    ),
+    (
+        movement.same,
+        "dropout dropout_ feature_dropout alpha_dropout contiguous clone alias detach detach_ to _to_copy "
+        "lift_fresh_copy",
+    ),
+    (
+        movement.constant,
+        "zeros ones full empty arange eye linspace scalar_tensor new_zeros new_ones new_full new_empty rand randn",
+    ),
+)
+
+RULES: dict[Any, Rule] = {getattr(torch.ops.aten, name): rule for rule, names in _OPS for name in names.split()}
+"""By op of torch.ops.aten, all its overloads."""

@@ -1,0 +1,150 @@
+"""Rules for ops that combine elements: labels that meet are tied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dwindle.compress.surgery.labels import Labels, compact, constants, core, spoiled, varying
+from dwindle.compress.surgery.walk import Call, unknown
+
+
+def pointwise(labels: Labels, call: Call) -> Any:
+    """Elements that meet belong together. Whether the result is zero where a class is silenced is found out by running
+    the op: on zeros for what is silenced, and on arbitrary numbers for what is not."""
+    operands = {name: labels.of(value) for name, value in call.arguments.items() if name in call.dtypes}
+    merged, signs = _meet(labels, list(operands.values()), call.shape)
+    patterns, which = torch.unique(signs.reshape(len(operands), -1), dim=1, return_inverse=True)
+    clean = torch.tensor([_gives_zero(call, dict(zip(operands, p.tolist(), strict=True))) for p in patterns.T])
+    return torch.where(clean[which].view(merged.shape), merged, -merged).expand(call.shape)
+
+
+def _gives_zero(call: Call, signs: dict[str, int]) -> bool:
+    """Whether the op makes 0 of zeros in the operands of sign +1, whatever the others are."""
+    numbers = torch.tensor([-2.3, -0.6, 0.4, 1.7])
+    probes = {}
+    for name, sign in signs.items():
+        some = numbers > 0 if call.dtypes[name] == torch.bool else numbers
+        probes[name] = (torch.zeros(4) if sign > 0 else some).to(call.dtypes[name])
+    try:
+        return not call.run(**probes).any()
+    except (RuntimeError, TypeError):
+        return False
+
+
+def _meet(labels: Labels, operands: Sequence[Tensor], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Ties operands elementwise, broadcast to `shape`. Returns the core of the result's labels, positive, and the sign
+    that each operand has there, [operands, *core]."""
+    operands = [x[(None,) * (len(shape) - x.dim())] for x in operands]
+    dims = {dim for x in operands for dim in varying(x)}
+    extent = [size if dim in dims else 1 for dim, size in enumerate(shape)]
+    cores = []
+    for x in operands:
+        if not varying(x) and any(x.shape[dim] == 1 for dim in dims):
+            labels.pin(x, "one channel used for many")
+            x = constants(x.shape)
+        elif any(x.shape[dim] > 1 for dim in dims) and not core(x).any():
+            labels.literal(*operands)  # a constant as wide as the channels: does the code derive its width from them?
+        cores.append(core(x).expand(extent))
+    stack = torch.stack(cores)
+    # The result takes its labels from the operand that varies least: a bias rather than a map of positions.
+    order = sorted(range(len(operands)), key=lambda i: core(operands[i]).numel())
+    first = (stack[order] != 0).to(torch.int8).argmax(0, keepdim=True)
+    merged = stack[order].abs().gather(0, first)[0]
+    labels.tie(merged, *cores)
+    for x in cores:
+        if x.any():
+            labels.pin_where_constant(merged, x)
+    return merged, stack.sign()
+
+
+def matmul(labels: Labels, call: Call) -> Any:
+    """[..., m, k] by [..., k, n]: a product of everything that meets, summed over k."""
+    a, b = call.activations(labels)
+    if min(a.dim(), b.dim()) < 2:
+        return unknown(labels, call)
+    return _contract(labels, a.unsqueeze(-1), b.unsqueeze(-3), -2)
+
+
+def einsum(labels: Labels, call: Call) -> Any:
+    """Two operands, each letter at most once in each: the general contraction."""
+    inputs, arrow, output = call["equation"].replace(" ", "").partition("->")
+    terms, operands = inputs.split(","), call.activations(labels)
+    if not arrow or len(terms) != 2 or any("." in term or len(set(term)) < len(term) for term in terms):
+        return unknown(labels, call)
+    letters = output + "".join(sorted(set(terms[0] + terms[1]) - set(output)))
+    a, b = (
+        x.permute([t.index(c) for c in letters if c in t])[tuple(slice(None) if c in t else None for c in letters)]
+        for t, x in zip(terms, operands, strict=True)
+    )
+    return _contract(labels, a, b, *range(len(output), len(letters)))
+
+
+def attention(labels: Labels, call: Call) -> Any:
+    """softmax(q kᵀ · scale) v, each [..., heads, length, width]: whole heads can go. The default scale depends on the
+    width of a head, so that stays."""
+    q, k, v, mask = (labels.of(call[name]) for name in ("query", "key", "value", "attn_mask"))
+    if call["enable_gqa"] or q.dim() < 3:
+        return unknown(labels, call)
+    for x in (q, k, v):
+        if varying(x) == [x.dim() - 1]:
+            labels.pin(x, "the width of a head sets the scale of attention")
+    q, k, v = (labels.merge(x, -1).expand(x.shape) for x in (q, k, v))
+    scores = _contract(labels, q.unsqueeze(-2), k.unsqueeze(-3), -1)
+    if mask is not None:
+        scores = _meet(labels, [scores, mask], scores.shape)[0].expand(scores.shape)
+    return _contract(labels, spoiled(scores).unsqueeze(-1), v.unsqueeze(-3), -2)
+
+
+def _contract(labels: Labels, a: Tensor, b: Tensor, *dims: int) -> Tensor:
+    """The sum over `dims` of the product of two operands that broadcast: zero where either is."""
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    merged, signs = _meet(labels, [a, b], shape)
+    labels.cost(math.prod(shape) / merged.numel(), merged)
+    return _sum(labels, compact(torch.where((signs > 0).any(0), merged, -merged).expand(shape)), dims)
+
+
+def total(labels: Labels, call: Call) -> Any:
+    """A sum, which removed zeros do not change."""
+    x = labels.of(call["self"])
+    return _sum(labels, x, _dims(call, x), keep=bool(call["keepdim"]))
+
+
+def statistic(labels: Labels, call: Call) -> Any:
+    """Mean, maximum and the like: fine within a channel, wrong across channels, where removed zeros count."""
+    x = labels.of(call["self"])
+    why = f"{call.op} over the channels"
+    return [_sum(labels, x, _dims(call, x), keep=bool(call["keepdim"]), inexact=why)] * len(call.values)
+
+
+def softmax(labels: Labels, call: Call) -> Any:
+    """Of zeros within a channel it makes other constants; across channels it changes the others."""
+    x = labels.of(call["self"])
+    if call["dim"] % x.dim() not in varying(x):
+        return spoiled(x)
+    labels.pin(x, f"{call.op} over the channels")
+    return x
+
+
+def _sum(labels: Labels, x: Tensor, dims: Iterable[int], *, keep: bool = False, inexact: str = "") -> Tensor:
+    """Labels of the sum. Summing all channels away leaves a constant; where a head's features are summed and the heads
+    stay apart, the features of a head become one class."""
+    for dim in sorted((dim % x.dim() for dim in dims), reverse=True):
+        shape = [*x.shape[:dim], 1, *x.shape[dim + 1 :]]
+        if varying(x) == [dim]:
+            if inexact:
+                labels.pin(x, inexact)
+            labels.pin_spoiled(x)
+            x = constants(shape)
+        x = labels.merge(x, dim).expand(shape)
+        x = x if keep else x.squeeze(dim)
+    return x
+
+
+def _dims(call: Call, x: Tensor) -> list[int]:
+    dims = call["dim"]
+    return [dims] if isinstance(dims, int) else list(dims or range(x.dim()))

@@ -1,0 +1,157 @@
+"""Carries labels through a traced network, op by op."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from dwindle.compress.surgery.labels import Labels, Parameter, compact, constants, core, varying
+
+
+@dataclass(frozen=True)
+class Call:
+    """One op of the trace: its arguments by name, with labels in the place of activations."""
+
+    target: Any
+    arguments: dict[str, Any]
+    values: list[Tensor]
+    """What the op returns: tensors without data, for their shapes."""
+    dtypes: dict[str, torch.dtype]
+    """Of the arguments that are activations or parameters."""
+    module: str
+    """Path of the innermost module whose forward makes the call."""
+    owner: str
+    """Class of that module."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments.get(name)
+
+    @property
+    def op(self) -> str:
+        return str(getattr(self.target, "overloadpacket", self.target)).removeprefix("aten.")
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values[0].shape
+
+    def run(self, /, **changed: Any) -> Any:
+        """The op itself, with some arguments changed."""
+        arguments, formal = self.arguments | changed, self.target._schema.arguments
+        positional = [arguments[a.name] for a in formal if not a.kwarg_only]
+        return self.target(*positional, **{a.name: arguments[a.name] for a in formal if a.kwarg_only})
+
+    def activations(self, labels: Labels) -> list[Tensor]:
+        """Labels of all arguments that have any, those in lists too."""
+        found: list[Tensor] = []
+        each(lambda v: found.append(labels.of(v)) if isinstance(v, Tensor | Parameter) else None, self.arguments)
+        return found
+
+
+Rule = Callable[[Labels, Call], Any]
+"""Returns the labels of what the op returns: a tensor, or a list of them."""
+
+
+def unknown(labels: Labels, call: Call) -> Any:
+    """The rule for an op that is not understood: pins whatever goes in, and what comes out."""
+    where = f" in {call.module}" if call.module else ""
+    for value in call.activations(labels):
+        labels.pin(value, f"{call.op}{where} is not an op whose channels can be followed")
+    return [labels.fixed(value.shape, f"comes out of {call.op}") for value in call.values]
+
+
+def walk(labels: Labels, program: ExportedProgram, rule_of: Callable[[Node], Rule]) -> None:
+    """Follows the program from its inputs to its outputs, which are both pinned; `rule_of` tells what an op does."""
+    known: dict[Node, Any] = {}
+    last_use = {used: node for node in program.graph.nodes for used in node.all_input_nodes}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor):
+            known[node] = _given(labels, program, node)
+        elif node.op == "call_function":
+            known[node] = _step(labels, node, known, rule_of)
+        elif node.op == "output":
+            for result in node.all_input_nodes:
+                if known.get(result) is not None:
+                    labels.pin(labels.of(known[result]), "an output of the model")
+        for used in node.all_input_nodes:
+            if last_use[used] is node:
+                known.pop(used, None)
+
+
+def _given(labels: Labels, program: ExportedProgram, node: Node) -> Any:
+    """A parameter or buffer, an input, or a constant of the code."""
+    signature, shape = program.graph_signature, node.meta["val"].shape
+    stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    if node.name in stored:
+        return Parameter(stored[node.name], shape)
+    if node.name not in signature.inputs_to_lifted_tensor_constants:
+        return labels.fixed(shape, "an input of the model")
+    return constants(shape) if shape.numel() == 1 else labels.fixed(shape, "neither a parameter nor a buffer")
+
+
+def _step(labels: Labels, node: Node, known: dict[Node, Any], rule_of: Callable[[Node], Rule]) -> Any:
+    """The labels of what one op returns."""
+    if node.target is operator.getitem:
+        source, index = node.args
+        return known[source][index]  # type: ignore[index]
+    call = _call(node, known)
+    if not call.values:
+        return None
+    labels.module, labels.owner = call.module, call.owner
+    result = rule_of(node)(labels, call)
+    results = [compact(x) for x in (result if isinstance(result, list | tuple) else [result])]
+    labels.sheets.extend(core(x).abs() for x in results if len(varying(x)) > 1)
+    _written_in_place(labels, node, known, results[0])
+    return results if isinstance(node.meta["val"], list | tuple) else results[0]
+
+
+def _written_in_place(labels: Labels, node: Node, known: dict[Node, Any], after: Tensor) -> None:
+    """`x.add_(y)`: from here on x is the result. If x is a view, what it is a view of changes unseen."""
+    schema = getattr(node.target, "_schema", None)
+    target = node.args[0] if schema is not None and schema.is_mutable and node.args else None
+    if not isinstance(target, Node) or not isinstance(before := known.get(target), Tensor):
+        return
+    made_by = getattr(target.target, "_schema", None)
+    is_view = target.target is operator.getitem or (
+        made_by is not None and not made_by.is_mutable and any(value.alias_info for value in made_by.returns)
+    )
+    if is_view and not torch.equal(before, after):
+        labels.pin(before, "written in place through a view")
+        labels.pin(after, "written in place through a view")
+    known[target] = after
+
+
+def _call(node: Node, known: dict[Node, Any]) -> Call:
+    """The node, its arguments named by the schema of the op and the defaults filled in."""
+    schema = getattr(node.target, "_schema", None)
+    formal = schema.arguments if schema is not None else ()
+    names = [argument.name for argument in formal] or [str(position) for position in range(len(node.args))]
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    unset = {a.name: a.default_value for a in formal if a.has_default_value() and a.name not in given}
+    value = node.meta.get("val")
+    module, owner = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1]
+    return Call(
+        target=node.target,
+        arguments=each(lambda v: known.get(v) if isinstance(v, Node) else v, given) | unset,
+        values=[v for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, Tensor)],
+        dtypes={
+            name: argument.meta["val"].dtype
+            for name, argument in given.items()
+            if isinstance(argument, Node) and isinstance(argument.meta.get("val"), Tensor)
+        },
+        module=module.partition("@")[0],
+        owner=owner if isinstance(owner, str) else f"{owner.__module__}.{owner.__qualname__}",
+    )
+
+
+def each(function: Callable[[Any], Any], value: Any) -> Any:
+    """Applies a function to what is in lists and dictionaries."""
+    if isinstance(value, dict):
+        return {key: each(function, item) for key, item in value.items()}
+    return [each(function, item) for item in value] if isinstance(value, list | tuple) else function(value)

@@ -1,0 +1,89 @@
+"""What AMC chose is where pruning ends, in one round or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwindle.compress.amc.allocate import allocate, check
+from dwindle.compress.amc.search import Settings
+from dwindle.compress.blocks import Blocks
+from dwindle.compress.channels import Channels
+from dwindle.compress.layers import Layers
+from dwindle.compress.n_of_m import NofM
+from dwindle.compress.network import Network
+from dwindle.errors import UsageError
+from dwindle.models.zoo import resnet8
+
+pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
+
+QUICK = Settings(episodes=6, warmup=4)
+
+
+class Images:
+    """Judges by how near the answers to some noise are to the dense network's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.x = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        self.answers = model(self.x).detach()
+
+    def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: str) -> float:
+        return -float((model(self.x) - self.answers).square().mean())
+
+    def inputs(self, split: str) -> tuple[Tensor, ...]:
+        return (self.x,)
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        return (self.x[:1],)
+
+
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network(resnet8(in_channels=1).eval(), inputs=(torch.zeros(1, 1, 8, 8),))
+
+
+@pytest.mark.parametrize("shares", [(0.1,), (0.5, 0.25, 0.1)])
+def test_weights_end_at_the_chosen_densities(tmp_path: Path, shares: tuple[float, ...]) -> None:
+    net = network()
+    layers = Layers(exclude=("classifier",))
+    pruning, result = allocate(tmp_path, net, Blocks(layers=layers), Images(net.model), 0.1, QUICK)
+    for share in shares:
+        pruning.shrink(net, share)
+    assert "classifier.weight" not in result.names
+    kept = {name: int(mask.sum()) for name, mask in net.masks.items()}
+    # The walk may leave a few weights of the budget unspent, where no layer could take one more.
+    assert sum(abs(kept[name] - k) for name, k in zip(result.names, result.amc.kept, strict=True)) <= len(kept)
+    assert sum(kept.values()) == int(0.1 * result.whole)
+
+
+def test_channels_end_at_the_chosen_widths(tmp_path: Path) -> None:
+    net = network()
+    pruning, result = allocate(tmp_path, net, Channels(align=4), Images(net.model), 0.5, QUICK)
+    for cost in (0.7 * result.whole, result.amc.cost):
+        pruning.shrink(net, cost / result.whole)
+    assert net.macs == result.amc.cost
+    widths = {name: net.model.get_submodule(name).out_channels for name in result.names}
+    assert widths == dict(zip(result.names, result.amc.kept, strict=True))
+
+
+def test_a_later_round_reads_what_was_found(tmp_path: Path) -> None:
+    net = network()
+    task = Images(net.model)
+    pruning, result = allocate(tmp_path, net, Blocks(), task, 0.1, QUICK)
+    pruning.shrink(net, 0.5)
+    task.answers = None  # nothing can be judged any more
+    assert allocate(tmp_path, net, Blocks(), task, 0.1, QUICK)[1] == result
+
+
+@pytest.mark.parametrize("pruning", [Blocks(4, 1), NofM(2, 4)])
+def test_other_granularities_are_refused(pruning: Blocks | NofM) -> None:
+    with pytest.raises(UsageError, match="use --granularity unstructured or channel"):
+        check(pruning)

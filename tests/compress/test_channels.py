@@ -1,0 +1,136 @@
+"""Channels through the whole loop: cut between rounds, momentum carried along, rebuilt without the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dwindle.checkpoint import Checkpoint
+from dwindle.compress import Request, compress
+from dwindle.compress.channels import Channels, carry, compose, cut_by
+from dwindle.compress.network import Network
+from dwindle.compress.watcher import Watcher
+from dwindle.models.build import restore, restore_dense
+from dwindle.models.tasks import restore_task
+from dwindle.models.zoo import resnet8
+
+DIGITS = {"data": "digits", "epochs": 2, "batch_size": 128}
+HALF = Request("zoo:resnet8", DIGITS, macs="50%", align=4, prune_per_round=0.3)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return compress(HALF, tmp_path_factory.mktemp("half") / "net.dwindle")
+
+
+def test_macs_are_met_and_fall_with_every_round(half: Checkpoint) -> None:
+    macs = [record.macs or 0 for record in half.history]
+    assert macs == sorted(macs, reverse=True)
+    assert 0.35 * macs[0] < macs[-1] <= 0.5 * macs[0]
+    assert half.history[-1].density < 0.8
+    assert half.structure["shapes"]
+    assert not half.masks
+
+
+def test_the_slimmed_network_comes_back_bit_equal_and_trainable(half: Checkpoint) -> None:
+    network, task = restore(half), restore_task(half)
+    assert task.evaluate(network, "validation") == half.history[-1].validation
+    assert task.evaluate(restore_dense(half), "validation") == half.history[0].validation
+    task.fit(network, start=0.9, on_step=lambda loss: None)
+    widths = {tuple(p.shape) for p in network.parameters()}
+    assert all(shape[0] % 4 == 0 or shape[0] == 10 for shape in widths)
+
+
+class CutOff(Watcher):
+    def step(self, index: int, done: int, total: int | None, loss: float) -> None:
+        if (index, done) == (2, 5):
+            raise KeyboardInterrupt
+
+
+def test_a_killed_run_resumes_on_the_smaller_network(half: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        compress(HALF, tmp_path / "net.dwindle", CutOff())
+    resumed = compress(HALF, tmp_path / "net.dwindle")
+    assert resumed.history[-1].validation == half.history[-1].validation
+    assert all(torch.equal(value, half.weights[name]) for name, value in resumed.weights.items())
+
+
+def test_weight_rewinding_goes_back_under_the_cuts(tmp_path: Path) -> None:
+    request = Request(
+        "zoo:resnet8", {**DIGITS, "epochs": 1}, macs="60%", method="weight-rewind", rewind_to=0.5, prune_per_round=0.25
+    )
+    done = compress(request, tmp_path / "net.dwindle")
+    assert (done.history[-1].macs or 0) <= 0.6 * (done.history[0].macs or 0)
+
+
+def test_channels_first_then_weights_inside_what_is_left(tmp_path: Path) -> None:
+    request = Request(
+        "zoo:resnet8",
+        {**DIGITS, "epochs": 1},
+        granularity="channel+unstructured",
+        macs="60%",
+        density=0.3,
+        prune_per_round=0.5,
+    )
+    done = compress(request, tmp_path / "net.dwindle")
+    assert (done.history[-1].macs or 0) <= 0.6 * (done.history[0].macs or 0)
+    assert done.masks
+    assert done.structure["shapes"]
+    network = restore(done)
+    weights = dict(network.named_parameters())
+    assert all(not weights[name][~mask].any() for name, mask in done.masks.items())
+
+
+def test_momentum_is_cut_by_the_indices_of_its_parameter() -> None:
+    torch.manual_seed(0)
+    network = Network(resnet8(10, 1), (torch.zeros(1, 1, 8, 8),))
+    before = network.model
+    for optimizer in (
+        torch.optim.SGD(before.parameters(), lr=0.1, momentum=0.9),
+        torch.optim.AdamW(before.parameters(), lr=0.1),
+    ):
+        network.model = before
+        network.kept = {}
+        before(torch.randn(4, 1, 8, 8)).square().sum().backward()
+        optimizer.step()
+        with torch.no_grad():  # make every state tensor say where it came from
+            for state in optimizer.state.values():
+                for value in state.values():
+                    if torch.is_tensor(value) and value.dim():
+                        value.copy_(torch.arange(value.numel()).reshape(value.shape))
+        keep = Channels(align=4).shrink(network, 0.5)
+        assert keep is not None
+        carry(optimizer, before, network.model, keep)
+        names = {id(p): name for name, p in network.model.named_parameters()}
+        whole = dict(before.named_parameters())
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        assert {id(p) for p in held} == set(names)
+        for parameter in held:
+            for value in optimizer.state[parameter].values():
+                if torch.is_tensor(value) and value.dim():
+                    name = names[id(parameter)]
+                    numbered = torch.arange(whole[name].numel()).reshape(whole[name].shape).float()
+                    assert torch.equal(value, cut_by(network.kept, {name: numbered})[name])
+
+
+def test_cuts_compose() -> None:
+    network = Network(resnet8(10, 1), (torch.zeros(1, 1, 8, 8),))
+    dense = {name: value.clone() for name, value in network.model.state_dict().items()}
+    for share in (0.7, 0.4):
+        Channels(align=1).shrink(network, share)
+    again = cut_by(network.kept, dense)
+    assert all(torch.equal(value, again[name]) for name, value in network.model.state_dict().items())
+    assert compose({}, Channels(align=1).shrink(network, 0.3)) != {}  # type: ignore[arg-type]
+
+
+def test_excluded_layers_keep_their_channels() -> None:
+    network = Network(resnet8(10, 1), (torch.zeros(1, 1, 8, 8),))
+    from dwindle.compress.layers import Layers
+
+    Channels(align=1, layers=Layers(exclude=("stage1.0.conv1",))).shrink(network, 0.4)
+    layers = dict(network.model.named_modules())
+    assert isinstance(layers["stage1.0.conv1"], nn.Conv2d)
+    assert layers["stage1.0.conv1"].out_channels == 16
