@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from dwindle.compress.request import Request
 from dwindle.compress.rounds import Loop, Plan
 from dwindle.compress.size import Sizer
 from dwindle.compress.state import capture, structure_of
-from dwindle.compress.watcher import Watcher
+from dwindle.compress.watcher import Watcher, tracked
 from dwindle.export import target as targets
 from dwindle.models import ranks
 from dwindle.models.build import ModelSpec, build, check_logits
@@ -27,6 +27,7 @@ from dwindle.models.pretrained import load_pretrained
 from dwindle.models.tasks import make_task
 from dwindle.sealed import read_tensors
 from dwindle.task import Task
+from dwindle.tracking import JsonLines, Tracker
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,21 +64,25 @@ def prepare(request: Request) -> Prepared:
     return Prepared(task, spec, network, solvers)
 
 
-def compress(request: Request, out: Path | str, watcher: Watcher | None = None) -> Checkpoint:
+def compress(
+    request: Request, out: Path | str, watcher: Watcher | None = None, trackers: Sequence[Tracker] = ()
+) -> Checkpoint:
     """Trains the model, then prunes and retrains it until the budget holds, and returns the checkpoint.
 
     `out` is where it goes. If an unfinished one made with the same options is there, it is resumed; a
-    finished one is returned as it is.
+    finished one is returned as it is. Its figures go to `out`/history.jsonl and to `trackers`.
 
     Raises UsageError for a request that makes no sense, BudgetMissed if the budget cannot be reached, and
     DwindleError if training diverges or `out` cannot be written; the rounds finished by then stay saved.
-    Under torchrun every rank calls this; the first alone reads and writes `out` and tells `watcher`.
+    Under torchrun every rank calls this; the first alone reads and writes `out` and tells watcher and trackers.
     """
     with ranks.joined():
-        return _compress(request, Path(out), watcher if watcher and ranks.rank() == 0 else Watcher())
+        if ranks.rank() > 0:
+            watcher, trackers = None, ()
+        return _compress(request, Path(out), watcher or Watcher(), trackers)
 
 
-def _compress(request: Request, out: Path, watcher: Watcher) -> Checkpoint:
+def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[Tracker]) -> Checkpoint:
     ready = prepare(request)
     spec, task, network = ready.spec, ready.task, ready.network
     origin = _as_json({**_origin(spec, task, request), **request.origin})
@@ -87,10 +92,13 @@ def _compress(request: Request, out: Path, watcher: Watcher) -> Checkpoint:
     watcher.note(request.choice)
     plan = Plan(request.retraining, request.prune_per_round, request.rounds, pretrained=request.weights is not None)
     fresh = partial(build, spec)
-    history = Loop(run.path, network, task, ready.solvers, plan, watcher, fresh).run()
-
-    dense = ranks.told(lambda: read_tensors(store.dense_round(run.path), "weights"))
-    metrics = {"test": task.evaluate(network.model, "test"), "dense_test": _test_of(spec, dense, task)}
+    if ranks.rank() == 0:
+        trackers = [JsonLines(run.path / store.HISTORY), *trackers]
+    with tracked(watcher, trackers, run.path.stem, origin) as watching:
+        history = Loop(run.path, network, task, ready.solvers, plan, watching, fresh).run()
+        dense = ranks.told(lambda: read_tensors(store.dense_round(run.path), "weights"))
+        metrics = {"test": task.evaluate(network.model, "test"), "dense_test": _test_of(spec, dense, task)}
+        watching.result(metrics)
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
     pinned = tuple(asdict(whole) for whole in network.whole)

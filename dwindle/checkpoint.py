@@ -6,6 +6,7 @@ NET.dwindle/
   weights.safetensors   the surviving weights, pruned ones zero
   masks.safetensors     a bit per prunable weight (absent where pruning removed whole channels only)
   dense.safetensors     the trained network before pruning: what every comparison is made with
+  history.jsonl         figures as they came, a line each; nothing is read back from it
   rounds/…              while running: each round's state, from which a killed run resumes
   exports/TARGET/…      exported files beside their manifests
   bench.json            what was measured of those files
@@ -35,6 +36,7 @@ SCHEMA = 1
 DOCUMENT = "checkpoint.json"
 STRUCTURE = "structure.json"
 PARTIAL = "partial"
+HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True)

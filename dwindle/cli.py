@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     made = command("compress", _compress, "Train, prune and retrain a network until it meets its budget.")
     _add_request(made, size, share)
     made.add_argument("-o", "--out", type=Path, required=True, metavar="NET.dwindle")
+    made.add_argument("--track", action="append", default=[], metavar="WHERE", help="tensorboard:DIR, mlflow:URI …")
     as_json(made)
 
     made = command("plan", _plan, "Forecast a compression: rounds, time, bytes per target, and whether it pays.")
@@ -159,10 +160,12 @@ def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share:
 def _compress(arguments: argparse.Namespace) -> int:
     from dwindle.compress import compress
     from dwindle.live import watcher
+    from dwindle.tracking import tracker
 
     request = _request(arguments)
+    trackers = [tracker(spec) for spec in arguments.track]
     with watcher(_stderr(), request.target) as watching:
-        done = compress(request, arguments.out, watching)
+        done = compress(request, arguments.out, watching, trackers)
     _say(_summary(done))
     if arguments.json:
         _print_json(_facts(done))

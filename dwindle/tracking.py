@@ -1,0 +1,168 @@
+"""Where a run's figures go besides the screen: `history.jsonl` always, and whatever tracker is asked for.
+
+The horizontal axis counts thousandths of a round, so that it goes on where a resumed run does and lies alike
+under every method: the dense training is 0 to 1000, the first retraining 1000 to 2000.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from dwindle.errors import UsageError
+from dwindle.models.factory import one_line
+from dwindle.registry import unknown
+
+
+class Tracker(Protocol):
+    """Takes figures as a run makes them. What it raises once training runs is noted, and it is asked no more."""
+
+    def begin(self, name: str, origin: Mapping[str, Any]) -> None:
+        """A run begins, or goes on: then the rounds so far are logged again. `origin`: what makes it what it is."""
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Figures by name at a step: `loss` while training; at a round's end what the checkpoint records of it."""
+
+    def end(self) -> None:
+        """The run has ended, well or not."""
+
+
+def tracker(spec: str) -> Tracker:
+    """`tensorboard:DIR`, `mlflow:URI` or `trackio:PROJECT`.
+
+    Raises UsageError for another, one without its place, or one whose extra isn't installed.
+    """
+    kind, _, place = spec.partition(":")
+    if kind not in TRACKERS:
+        raise UsageError(unknown("tracker", kind, list(TRACKERS)))
+    if not place:
+        raise UsageError(f"--track {kind} needs to know where: write {kind}:{TRACKERS[kind].PLACE}")
+    try:
+        return TRACKERS[kind](place)
+    except ImportError as error:
+        raise UsageError(f"--track {kind} needs its extra: pip install 'dwindle[{kind}]'") from error
+    except Exception as error:  # whatever it thinks of the place
+        raise UsageError(f"--track {spec} can't be opened ({one_line(error)}): name another place") from error
+
+
+class JsonLines:
+    """A line per entry, appended. What follows a `begin` is complete, so the last one is where to read from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, name: str, origin: Mapping[str, Any]) -> None:
+        self._mend()
+        self._append({"event": "begin", "name": name, "origin": origin})
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        self._append({"event": "figures", "step": step, **figures})
+
+    def end(self) -> None:
+        self._append({"event": "end"})
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        """One write to the end of the file: a line is there whole, or what a full disk left of it is mended later."""
+        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}) + "\n"
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+
+    def _mend(self) -> None:
+        """Cuts off a last line that never got its end."""
+        if self.path.exists() and (content := self.path.read_bytes()) and not content.endswith(b"\n"):
+            os.truncate(self.path, content.rfind(b"\n") + 1)
+
+
+class TensorBoard:
+    """Event files in a folder of the run's name."""
+
+    PLACE = "DIR"
+
+    def __init__(self, folder: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder, self._writer = Path(folder), SummaryWriter
+
+    def begin(self, name: str, origin: Mapping[str, Any]) -> None:
+        self.writer = self._writer(str(self.folder / name))
+        self.writer.add_text("origin", "\n".join(f"- {key}: `{value}`" for key, value in flat(origin)))
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def end(self) -> None:
+        self.writer.close()
+
+
+class MLflow:
+    """A run in the experiment `dwindle` of a tracking server or folder; one that is resumed is a run of its own."""
+
+    PLACE = "URI"
+
+    def __init__(self, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(tracking_uri=uri)
+
+    def begin(self, name: str, origin: Mapping[str, Any]) -> None:
+        experiment = self.client.get_experiment_by_name("dwindle")
+        number = experiment.experiment_id if experiment else self.client.create_experiment("dwindle")
+        self.run: str = self.client.create_run(number, run_name=name).info.run_id
+        for key, value in flat(origin):
+            self.client.log_param(self.run, key, value[:500])
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        for name, value in figures.items():
+            self.client.log_metric(self.run, name, value, step=step)
+
+    def end(self) -> None:
+        self.client.set_terminated(self.run)
+
+
+class Trackio:
+    """A run in a project of Hugging Face's local tracker."""
+
+    PLACE = "PROJECT"
+
+    def __init__(self, project: str) -> None:
+        import trackio
+
+        self.trackio, self.project = trackio, project
+
+    def begin(self, name: str, origin: Mapping[str, Any]) -> None:
+        with redirect_stdout(sys.stderr):  # it greets, and stdout is for one JSON document
+            self.trackio.init(project=self.project, name=name, config=dict(flat(origin)), resume="allow")
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        self.trackio.log(dict(figures), step=step)
+
+    def end(self) -> None:
+        with redirect_stdout(sys.stderr):
+            self.trackio.finish()
+
+
+TRACKERS: dict[str, type[TensorBoard] | type[MLflow] | type[Trackio]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+    "trackio": Trackio,
+}
+
+
+def flat(origin: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested options as `task.epochs` → `10`."""
+    for key, value in origin.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value)
