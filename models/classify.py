@@ -216,7 +216,8 @@ class ImageClassification:
 
         def forward(images: Tensor) -> Tensor:
             try:
-                return compiled(images)
+                logits: Tensor = compiled(images)
+                return logits
             except torch._dynamo.exc.TorchDynamoException as error:
                 raise UsageError(f"torch.compile failed ({one_line(error)}): train without compile") from error
 
