@@ -11,6 +11,7 @@ compared on real canvases.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import torch
 from sklearn.datasets import load_digits
@@ -28,7 +29,7 @@ class Locator(nn.Module):
         widths = (1, 16, 32, 32)
         layers = [
             nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         ]
         self.features = nn.Sequential(*layers)
         self.box = nn.Linear(32 * 3 * 3, 4)
