@@ -27,7 +27,7 @@ RANK = os.environ.get("RANK", "0")
 """Of this process among those that torchrun started: the first speaks for all."""
 FIRST_RANK = RANK == "0"
 TASK_OPTIONS = (
-    "data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule", "warmup", "compile",
+    "data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule", "warmup", "ema", "compile",
 )  # fmt: skip
 
 
@@ -138,6 +138,7 @@ def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share:
     task.add_argument("--batch-size", type=int, metavar="N")
     task.add_argument("--schedule", help="step (the paper's for CIFAR), imagenet or cosine")
     task.add_argument("--warmup", type=float, metavar="FRACTION", help="of the schedule, to climb to --lr")
+    task.add_argument("--ema", type=float, metavar="DECAY", help="end each training on an average of its weights")
     task.add_argument("--compile", action="store_true", default=None, help="train by torch.compile's kernels")
     budget = to.add_argument_group("budget (all that are given must hold)")
     budget.add_argument("--size", type=size, metavar="SIZE", help="shipped bytes, such as 500KB")

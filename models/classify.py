@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dwindle.errors import UsageError
 from dwindle.models import ranks, schedule, sgd
+from dwindle.models.average import Average
 from dwindle.models.batches import DROPOUT, Batches
 from dwindle.models.data import Splits
 from dwindle.models.factory import one_line
@@ -20,7 +21,7 @@ from dwindle.models.precision import bf16_gains
 from dwindle.task import Split
 
 EVALUATION_BATCH = 256
-MOMENTUM = "momentum/"
+MOMENTUM, AVERAGE = "momentum/", "average/"
 SAMPLES = 256
 """How many real inputs `inputs` gives."""
 
@@ -48,6 +49,9 @@ class TaskSpec:
     crop: int = 4
     """Pixels of padding for the random crop; 0 for none."""
     flip: bool = True
+    ema: float | None = None
+    """Decay of a running average of the weights, such as 0.999. When a training ends, the average becomes the
+    weights: it is what is judged, saved, pruned and trained on. The momentum stays that of the steps."""
     compile: bool = False
     """Whether torch.compile makes the training's kernels: a minute or more at each new width of the network, so
     that it takes a long training to pay, where it pays at all (on a CPU it mostly doesn't: studies/trainer)."""
@@ -64,6 +68,7 @@ class TaskSpec:
             ("nesterov", self.momentum > 0 or not self.nesterov, "off without momentum"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
             ("crop", self.crop >= 0, "0 or more"),
+            ("ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1, such as 0.999"),
         ):
             if not fine:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be {wanted}")
@@ -89,6 +94,7 @@ class ImageClassification:
         """The one `fit` uses, kept between calls: its momentum is what LR rewinding continues with."""
         self._batches = Batches(splits.train, spec.batch_size, spec.crop, spec.flip, spec.seed)
         self._fits, self._position = 0, -1
+        self._average: Mapping[str, Tensor] = {}
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -123,7 +129,8 @@ class ImageClassification:
         device = _device(model)
         if self.optimizer is None or not sgd.belongs(self.optimizer, model):
             self.optimizer = self._fresh_optimizer(model)
-        first = self._position if self._position >= 0 else min(round(start * self.steps), self.steps - 1)
+        began = min(round(start * self.steps), self.steps - 1)
+        first = self._position if self._position >= 0 else began
         forward = self._compiled(model) if self.spec.compile else model
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=ranks.told(lambda: bf16_gains(device)))
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
@@ -134,7 +141,10 @@ class ImageClassification:
                 ranks.global_batch_norm(model),
                 forked,
             ):
+                average = self._begin_average(model, resumed=first > began)
                 for step in range(first, self.steps):
+                    if average and step > began:  # after `on_step`, which put the masks on and may have saved it
+                        average.update(step - began)
                     for group in self.optimizer.param_groups:
                         group["lr"] = self.learning_rate(self.steps - 1 if last_lr else step)
                     batch = self._batches.at(self._fits, step)
@@ -150,8 +160,11 @@ class ImageClassification:
                     self.optimizer.step()
                     self._position = step + 1
                     on_step(loss.item())
+                if average:
+                    average.update(self.steps - began)
+                    average.settle()
         finally:
-            self._position = -1
+            self._position, self._average = -1, {}
         self._fits += 1
         self.optimizer.zero_grad()
 
@@ -184,12 +197,12 @@ class ImageClassification:
         return (self.inputs("train")[0][:1],)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A copy of the momentum by its parameters' names (`momentum/NAME`), and `position`: trainings finished,
-        and steps done of the one under way (-1: none is)."""
+        """A copy of the momentum by its parameters' names (`momentum/NAME`), of the average of a training under way
+        (`average/NAME`), and `position`: trainings finished, and steps done of the one under way (-1: none is)."""
         state = {"position": torch.tensor([self._fits, self._position])}
         if self.optimizer is not None:
             state |= {MOMENTUM + name: buffer for name, buffer in sgd.momentum_of(self.optimizer).items()}
-        return state
+        return state | {AVERAGE + name: tensor.clone() for name, tensor in self._average.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], model: nn.Module) -> None:
         """Takes up a state for `model`, a new object or not: its momentum is found by the parameters' names.
@@ -197,8 +210,8 @@ class ImageClassification:
         A name without momentum starts afresh. Raises CheckpointError where a shape isn't the parameter's.
         """
         optimizer = self._fresh_optimizer(model)
-        momentum = {name.removeprefix(MOMENTUM): buffer for name, buffer in state.items() if name.startswith(MOMENTUM)}
-        sgd.take_momentum(optimizer, model, momentum)
+        sgd.take_momentum(optimizer, model, _under(MOMENTUM, state))
+        self._average = _under(AVERAGE, state)
         self.optimizer = optimizer
         self._fits, self._position = (int(value) for value in state["position"])
 
@@ -207,6 +220,13 @@ class ImageClassification:
         return sgd.sgd(
             model, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov
         )
+
+    def _begin_average(self, model: nn.Module, *, resumed: bool) -> Average | None:
+        if self.spec.ema is None:
+            return None
+        average = Average(model, self.spec.ema, self._average if resumed else None)
+        self._average = average.tensors
+        return average
 
     def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         if ranks.world() > 1:
@@ -231,6 +251,10 @@ class ImageClassification:
 def learning_rate(spec: TaskSpec, step: int, steps: int) -> float:
     """The rate of a step of `steps`: that of its middle, so that no end of the schedule wastes one on a zero."""
     return spec.lr * schedule.factor(spec.schedule, (step + 0.5) / steps, spec.warmup)
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _device(model: nn.Module) -> torch.device:

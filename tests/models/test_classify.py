@@ -375,6 +375,7 @@ def test_other_data_under_the_same_name_is_refused(few: Splits) -> None:
         ({"momentum": 0.0, "nesterov": True}, "nesterov is True: it must be off without momentum"),
         ({"weight_decay": -1e-4}, r"weight_decay is -0\.0001"),
         ({"crop": -1}, "crop is -1"),
+        ({"ema": 1.0}, r"ema is 1\.0: it must be between 0 and 1"),
         ({"schedule": "linear"}, "unknown schedule 'linear'"),
         ({"warmup": 1.5}, r"warmup 1\.5 is not a fraction"),
     ],
@@ -418,6 +419,76 @@ def test_a_weight_with_gaps_in_memory_is_not_stepped_by_the_fused_kernel(few: Sp
     _fit(task, network)
     assert not whole[:, 64:].any(), "what isn't the weight's is left alone"
     assert whole[:, :64].any()
+
+
+def test_a_training_ends_on_the_average_of_its_weights(few: Splits) -> None:
+    task, network = _task(few, ema=0.75), _network()
+    seen: list[dict[str, Tensor]] = [{name: value.clone() for name, value in network.state_dict().items()}]
+    task.fit(
+        network,
+        start=0.0,
+        on_step=lambda _: seen.append({name: value.clone() for name, value in network.state_dict().items()}),
+    )
+    expected = seen[0]
+    for steps, weights in enumerate(seen[1:], start=1):
+        decay = min(0.75, (1 + steps) / (10 + steps))
+        for name, value in weights.items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name], msg=name)
+            assert value.is_contiguous()
+    assert not any(name.startswith("average/") for name in task.state_dict())
+    raw_task, raw = _task(few), _network()
+    _fit(raw_task, raw)
+    assert _same(raw_task.state_dict(), task.state_dict()), "the steps themselves are the same"
+    assert not torch.equal(raw.conv.weight, network.conv.weight)
+
+
+@pytest.mark.parametrize("cut_at", [1, 4, 7])
+def test_an_averaged_training_goes_on_from_its_middle(few: Splits, cut_at: int) -> None:
+    task, network = _task(few, ema=0.9), _network()
+    saved: dict[str, Any] = {}
+    losses: list[float] = []
+
+    def on_step(loss: float) -> None:
+        losses.append(loss)
+        if len(losses) == cut_at:
+            saved["task"] = task.state_dict()
+            saved["network"] = {name: value.clone() for name, value in network.state_dict().items()}
+
+    task.fit(network, start=0.0, on_step=on_step)
+    other_task, other = _task(few, ema=0.9), _network(seed=5)
+    other.load_state_dict(saved["network"])
+    other_task.load_state_dict(saved["task"], other)
+    assert _fit(other_task, other) == losses[cut_at:]
+    assert _same(other.state_dict(), network.state_dict())
+
+
+def test_an_average_keeps_pruned_weights_at_zero_from_any_start(few: Splits) -> None:
+    """Weight rewinding loads a state from the middle of the dense training: its average had nothing pruned."""
+    task, network = _task(few, ema=0.9), _network()
+    weight = network.stage2[0].conv1.weight
+    saved: dict[str, Tensor] = {}
+
+    def save_half(_: float) -> None:
+        if int(task.state_dict()["position"][1]) == task.steps // 2:
+            saved.update(task.state_dict())
+
+    task.fit(network, start=0.0, on_step=save_half)
+    assert "average/stage2.0.conv1.weight" in saved
+    task.load_state_dict(saved, network)
+    mask = torch.rand_like(weight) < 0.3
+
+    @torch.no_grad()
+    def hold(_: float) -> None:
+        weight.mul_(mask)
+
+    hold(0.0)
+    task.fit(network, start=0.5, on_step=hold)
+    assert not weight[~mask].any()
+    assert weight[mask].any()
 
 
 @pytest.mark.slow

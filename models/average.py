@@ -1,0 +1,32 @@
+"""A running average of the weights, which takes their place when a training ends (Polyak & Juditsky 1992)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """The exponential average of a model's floating-point parameters and buffers, batch norm's statistics included.
+
+    It is taken of weights with their masks on, from weights with their masks on: what is pruned is zero in it too.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """`tensors`: what it was when it was saved; None: it begins at the weights as they are."""
+        self.decay = decay
+        self.live = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+        start = self.live if tensors is None else tensors
+        self.tensors = {name: torch.empty_like(tensor).copy_(start[name]) for name, tensor in self.live.items()}
+
+    def update(self, steps: int) -> None:
+        """Takes in the weights after `steps` steps; early ones count for more, so that where it began is forgotten."""
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(list(self.tensors.values()), list(self.live.values()), 1 - decay)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Makes the average the model's weights."""
+        torch._foreach_copy_(list(self.live.values()), list(self.tensors.values()))
