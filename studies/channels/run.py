@@ -1,6 +1,6 @@
 """Cuts 23 networks to half of their multiply-accumulates, ours beside torch-pruning's, and prints the table.
 
-    python studies/channels/run.py [MODEL ...] [--columns ours,torch-pruning] [--results FILE.jsonl]
+    python studies/channels/run.py [MODEL ...] [--columns ours,torch-pruning,onnx] [--results FILE.jsonl]
 
 A column is one function here, run for each network in a process of its own (for its memory, and so that one that never
 ends can be stopped). A line goes to the results file as each is done, and what is there is not done again: delete lines
@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from networks import NAMES, build
-from table import table
+from table import TARGETS, table
 from torch import Tensor, nn
 
 from dwindle.compress.macs import macs
@@ -145,7 +145,6 @@ def shipped(target: str, name: str) -> Row:
 
 _PRUNED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
 
-TARGETS = ("onnx", "coreml", "executorch")
 COLUMNS: dict[str, Callable[[str], Row]] = {
     "ours": ours,
     "torch-pruning": torch_pruning,

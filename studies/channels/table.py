@@ -6,6 +6,8 @@ from typing import Any
 
 Row = dict[str, Any]
 
+TARGETS = ("onnx", "coreml", "executorch")
+
 
 def table(rows: list[Row]) -> str:
     """One line per network; what failed is said in words."""
@@ -14,11 +16,12 @@ def table(rows: list[Row]) -> str:
         by_model.setdefault(row["model"], {})[row["column"]] = row
     lines = [
         "| network | MACs left | parameters left | analysis, s | surgery, s | memory / trace's | error | removable "
-        "| torch-pruning: MACs left | parameters left | s | error |",
-        "|---|" + "---:|" * 11,
+        "| torch-pruning: MACs left | parameters left | s | error |" + "".join(f" {target} |" for target in TARGETS),
+        "|---|" + "---:|" * (11 + len(TARGETS)),
     ]
     for name, columns in by_model.items():
         cells = [name, *_ours(columns.get("ours")), *_theirs(columns.get("torch-pruning"))]
+        cells += [_target(columns.get(target)) for target in TARGETS]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *_notes(by_model), ""])
 
@@ -46,6 +49,13 @@ def _theirs(row: Row | None) -> list[str]:
         f"{row['seconds']:.1f}",
         f"{row['error']:.0e}",
     ]
+
+
+def _target(row: Row | None) -> str:
+    """How far the exported file's answers are from the cut network's, or that its weights alone were compared."""
+    if row is None or "failure" in row:
+        return row["failure"].replace("|", "/") if row else "not run"
+    return f"{row['weights_equal']} weights equal" if row["relative"] is None else f"{row['relative']:.0e}"
 
 
 def _notes(by_model: dict[str, dict[str, Row]]) -> list[str]:
