@@ -14,6 +14,7 @@ from dwindle.compress.blocks import Blocks
 from dwindle.compress.channels import Channels
 from dwindle.compress.network import Granularity, Network
 from dwindle.errors import UsageError
+from dwindle.models import ranks
 
 if TYPE_CHECKING:
     from dwindle.task import Task
@@ -43,15 +44,17 @@ def allocate(
     """Searches, or reads the finished search of, the allocation for `share` of what `pruning` counts; and gives
     the granularity that prunes along it, whose every smaller share keeps the same proportions.
 
-    `network` is the trained, dense one; once the search is finished it may be any later one.
-    Raises what `amc.search` does.
+    `network` is the trained, dense one; once the search is finished it may be any later one. Under torchrun the
+    first rank searches and the others wait. Raises what `amc.search` does.
     """
     check(pruning)
     folder = checkpoint / FOLDER
-    result = amc.found(folder)
-    if result is None:
+
+    def search() -> amc.Result:
         space = _space(network, pruning, task)
-        result = amc.search(folder, space, task, share * space.cost(full(space)), settings or amc.Settings(), watch)
+        return amc.search(folder, space, task, share * space.cost(full(space)), settings or amc.Settings(), watch)
+
+    result = ranks.told(lambda: amc.found(folder) or search())
     units = dict(zip(result.names, result.units, strict=True))
     if isinstance(pruning, Channels):
         return replace(pruning, score=channel_arrival(result.ratios, units)), result
