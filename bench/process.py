@@ -6,9 +6,9 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import IO, Any, Self, cast
 
 import numpy as np
 
+from dwindle.bench.runtime import python_worker
 from dwindle.bench.wire import receive, send
 from dwindle.errors import DwindleError
 
@@ -56,12 +57,19 @@ class Slice:
 class Worker:
     """One runtime in its own process with one file. A context manager; leaving it ends the process."""
 
-    def __init__(self, runtime: str, file: Path, threads: int = 1, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        runtime: str,
+        file: Path,
+        threads: int = 1,
+        patience: float = PATIENCE,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        """`command` starts anything that answers as worker.py does; by default that, on the runtime of this name."""
         self.runtime, self.file, self.patience = runtime, file, patience
         self._chatter = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
         self._process = subprocess.Popen(
-            # -P: a folder of the user's named like a module of ours must not come first.
-            [sys.executable, "-P", "-m", "dwindle.bench.worker", runtime, str(file), str(threads)],
+            command or python_worker(runtime, file, threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._chatter,

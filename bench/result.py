@@ -36,6 +36,8 @@ class RuntimeUsed:
     """None where no registered runtime loads this format."""
     version: str | None
     threads: int
+    through: str | None = None
+    """Which of a runtime's ways ran the file: `native runner`, `Python bindings: …` and why, None for the only one."""
 
 
 @dataclass(frozen=True)

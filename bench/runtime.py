@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dwindle import registry
+from dwindle.errors import RuntimeUnavailable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +33,43 @@ class Runtime(Protocol):
 
     def load(self, path: Path, threads: int) -> Infer:
         """Loads a file. What comes back maps input arrays (batch of one) to output arrays."""
+
+
+@runtime_checkable
+class Native(Protocol):
+    """What a Runtime may have besides: a program of its own that answers as `worker` does, without Python."""
+
+    native: str
+    """What that program is, in a word or two, and `bindings` is what `load` goes through instead."""
+    bindings: str
+
+    def command(self, path: Path, threads: int) -> list[str]:
+        """The program on a file; raises RuntimeUnavailable where it can't be had."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a worker of a runtime is started on a file."""
+
+    command: list[str]
+    through: str | None
+    """Which of its two ways a runtime takes, and why it isn't the native one; None where there is one way."""
+
+
+def launch(runtime: Runtime, path: Path, threads: int) -> Launch:
+    """The runtime's own program where it has one that can be had here, and Python otherwise."""
+    python = python_worker(runtime.name, path, threads)
+    if not isinstance(runtime, Native):
+        return Launch(python, None)
+    try:
+        return Launch(runtime.command(path, threads), runtime.native)
+    except RuntimeUnavailable as error:
+        return Launch(python, f"{runtime.bindings}: {error}")
+
+
+def python_worker(name: str, path: Path, threads: int) -> list[str]:
+    """A worker in Python. -P: a folder of the user's named like a module of ours must not come first."""
+    return [sys.executable, "-P", "-m", "dwindle.bench.worker", name, str(path), str(threads)]
 
 
 def load(name: str) -> Runtime:

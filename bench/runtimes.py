@@ -47,13 +47,20 @@ class OnnxRuntime:
 
 
 class ExecuTorch:
-    """ExecuTorch through the Python bindings of its wheel, which have the XNNPACK delegate."""
+    """ExecuTorch of the installed wheel, with its XNNPACK delegate: a native program, or the Python bindings."""
 
     name = "executorch"
     target = "executorch"
+    native = "native runner"
+    bindings = "Python bindings"
 
     def unavailable(self) -> str | None:
         return None if find_spec("executorch") else "the package executorch is not installed"
+
+    def command(self, path: Path, threads: int) -> list[str]:
+        from dwindle.bench import build
+
+        return [str(build.runner()), str(path.absolute()), str(threads)]
 
     def version(self) -> str:
         from importlib.metadata import version

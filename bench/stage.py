@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import dwindle
 from dwindle.bench.result import DENSE, Bench, Compare, Machine, Row, RuntimeUsed, blank_rows, unmeasured
-from dwindle.bench.runtime import Runtime, all_runtimes
+from dwindle.bench.runtime import Runtime, all_runtimes, launch
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import UsageError
 from dwindle.manifest import manifests
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dwindle.bench.measure import Samples, Surroundings
+    from dwindle.bench.process import Worker
     from dwindle.task import Task
 
 THREADS = 1
 Progress = Callable[[str], None]
+Starts = dict[str, "Callable[[], Worker]"]
+"""What starts a worker on each file, by its path in the checkpoint."""
 
 
 def bench(checkpoint: Checkpoint | Path | str, *, seed: int = 0, progress: Progress | None = None) -> Bench:
@@ -63,25 +66,30 @@ class _Run:
 
     def measured(self, runtime: Runtime, root: Path, blank: tuple[Row, ...]) -> list[Row]:
         """The rows of one target's files, filled in by one runtime."""
+        from dwindle.bench.process import Worker
+
         rows = [replace(row, runtime=RuntimeUsed(runtime.name, None, THREADS)) for row in blank]
         if reason := runtime.unavailable():
             self.progress(f"{runtime.name}: not measured, {reason}")
             return [unmeasured(row, reason) for row in rows]
         self.progress(f"{runtime.name}: latency of {' and '.join(row.artifact.path for row in rows)}")
-        rows = self._with_latency(runtime.name, root, rows)
-        return [self._with_accuracy(runtime.name, root, row) for row in rows]
+        starts: Starts = {}
+        for index, row in enumerate(rows):
+            file = root / row.artifact.path
+            how = launch(runtime, file, THREADS)
+            rows[index] = replace(row, runtime=replace(row.runtime, through=how.through))
+            starts[row.artifact.path] = partial(Worker, runtime.name, file, THREADS, command=how.command)
+        rows = self._with_latency(root, rows, starts)
+        return [self._with_accuracy(row, starts[row.artifact.path]) for row in rows]
 
-    def _with_latency(self, runtime: str, root: Path, rows: list[Row]) -> list[Row]:
+    def _with_latency(self, root: Path, rows: list[Row], starts: Starts) -> list[Row]:
         from dwindle.bench.measure import measure
-        from dwindle.bench.process import Worker, WorkerFailed
+        from dwindle.bench.process import WorkerFailed
 
         sample, failed = _sample(self.task), {}
-        while live := [row for row in rows if row.artifact.path not in failed]:
+        while live := [row.artifact.path for row in rows if row.artifact.path not in failed]:
             try:
-                starts = {
-                    row.artifact.path: partial(Worker, runtime, root / row.artifact.path, THREADS) for row in live
-                }
-                samples, surroundings = measure(starts, sample, seed=self.seed)
+                samples, surroundings = measure({path: starts[path] for path in live}, sample, seed=self.seed)
                 break
             except WorkerFailed as error:  # without the culprit, then
                 self.progress(str(error))
@@ -96,15 +104,14 @@ class _Run:
             for row in rows
         ]
 
-    def _with_accuracy(self, runtime: str, root: Path, row: Row) -> Row:
+    def _with_accuracy(self, row: Row, start: Callable[[], Worker]) -> Row:
         from dwindle.bench.accuracy import accuracy
-        from dwindle.bench.process import Worker
 
         if row.latency is None:  # it does not even run
             return row
-        self.progress(f"{runtime}: accuracy of {row.artifact.path}")
+        self.progress(f"{row.runtime.name}: accuracy of {row.artifact.path}")
         try:
-            with Worker(runtime, root / row.artifact.path, THREADS) as worker:
+            with start() as worker:
                 worker.load(_sample(self.task))
                 found = accuracy(self.task, worker)
         except Exception as error:  # a user's own task may ask more of a model than outputs

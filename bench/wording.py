@@ -83,8 +83,9 @@ def format_ms(milliseconds: float) -> str:
 
 
 def runtime_name(row: Row) -> str:
-    """`onnxruntime 1.32.0`."""
-    return " ".join(part for part in (row.runtime.name, row.runtime.version) if part) or ABSENT
+    """`onnxruntime 1.32.0`, `executorch 1.5.1, native runner`."""
+    name = " ".join(part for part in (row.runtime.name, row.runtime.version) if part)
+    return ", ".join(part for part in (name, row.runtime.through) if part) or ABSENT
 
 
 def gaps(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
