@@ -1,12 +1,16 @@
-"""Accuracy of the file itself, as its own runtime computes it."""
+"""Accuracy of the file itself, as its own runtime computes it, and where it parts from the dense file's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from dwindle.bench.result import Accuracy
-from dwindle.bench.stats import wilson
+import numpy as np
+
+from dwindle.bench.result import DENSE, Accuracy, Agreement, McNemar, Row, Share
+from dwindle.bench.stats import mcnemar, wilson
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,16 +18,135 @@ if TYPE_CHECKING:
     from dwindle.bench.process import Worker
     from dwindle.task import Task
 
+TOP = 5
+EXAMPLES = 10
+"""How many of the samples that changed class are named."""
 
-def accuracy(task: Task, worker: Worker) -> Accuracy:
+
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier said of each sample, in the order in which they came."""
+
+    classes: np.ndarray
+    """(samples,) int64: the largest output's index."""
+    right: np.ndarray
+    """(samples,) bool."""
+    inputs: bytes
+    """Digest of all that was fed."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How one file did, with what it takes to compare it with another."""
+
+    accuracy: Accuracy
+    missing: dict[str, str]
+    """Why a figure of a row is None, by its name."""
+    answers: Answers | None
+    """None where nothing says that outputs are class scores."""
+
+
+def with_accuracy(
+    task: Task,
+    rows: Sequence[Row],
+    starts: Mapping[str, Callable[[], Worker]],
+    sample: list[np.ndarray],
+    progress: Callable[[str], None],
+) -> list[Row]:
+    """The rows of a dense file and of others beside it, in one runtime, with their accuracy and agreement.
+
+    `starts` begin a worker on each file, by its path; `sample` is what it is loaded with. A row that couldn't
+    be timed is left as it is: its file doesn't run.
+    """
+    done, judged = list(rows), dict[str, Judged]()
+    for index, row in enumerate(rows):
+        if row.latency is None:
+            continue
+        path = row.artifact.path
+        progress(f"{row.runtime.name}: accuracy of {path}")
+        try:
+            with starts[path]() as worker:
+                worker.load(sample)
+                judged[path] = found = judge(task, worker)
+        except Exception as error:  # a user's own task may ask more of a model than outputs
+            why = f"evaluating it raised {type(error).__name__}: {error}"
+            done[index] = replace(row, reasons={**row.reasons, "accuracy": why, "agreement": why})
+        else:
+            done[index] = replace(row, accuracy=found.accuracy, reasons={**row.reasons, **found.missing})
+    baseline = next(row.artifact.path for row in rows if row.role == DENSE)
+    for index, row in enumerate(done):
+        if row.role == DENSE and row.accuracy:
+            done[index] = replace(row, reasons={**row.reasons, "agreement": "it is the baseline"})
+        elif row.accuracy and baseline not in judged:
+            done[index] = replace(row, reasons={**row.reasons, "agreement": "the dense file could not be evaluated"})
+        elif row.accuracy:
+            found_agreement, why = agreement(judged[row.artifact.path], judged[baseline], baseline)
+            reasons = {**row.reasons, **({"agreement": why} if why else {})}
+            done[index] = replace(row, agreement=found_agreement, reasons=reasons)
+    return done
+
+
+def judge(task: Task, worker: Worker) -> Judged:
     """The task's metric on the test split, every sample sent through the loaded file.
 
     Raises WorkerFailed if the worker dies, and whatever the task's `evaluate` raises.
     """
-    model, count = _as_module(worker)
+    model, seen = _as_module(worker)
     value = float(task.evaluate(model, "test"))
-    n = count()
-    return Accuracy(getattr(task, "metric", "accuracy"), value, n, _interval(value, n), "test")
+    n, metric = seen.samples, getattr(task, "metric", "accuracy")
+    missing, top1, top5, answers = {}, None, None, None
+    interval = _interval(value, n)
+    if interval is None:
+        missing["accuracy.interval"] = f"{metric} is not a share of samples"
+    labels, why = _labels(task, seen)
+    if labels is not None:
+        ranked = np.concatenate(seen.ranked)
+        right = ranked[:, 0] == labels
+        top1 = _share(right)
+        if metric == "accuracy" and abs(top1.value - value) > 1e-3:
+            why = f"by the task's labels {top1.value:.2f}% are right, its evaluate says {value:.2f}: other order?"
+            top1 = None
+        else:
+            answers = Answers(ranked[:, 0], right, seen.digest.digest())
+            top5 = _share((ranked == labels[:, None]).any(1)) if seen.scores > TOP else None
+    if top5 is None:
+        missing["accuracy.top5"] = why or f"{seen.scores} classes"
+    if answers is None:
+        missing |= {"accuracy.top1": why, "agreement": why}
+    return Judged(Accuracy(metric, value, n, interval, "test", top1, top5), missing, answers)
+
+
+def agreement(file: Judged, dense: Judged, baseline: str) -> tuple[Agreement | None, str]:
+    """How a file's classes compare with the dense file's at `baseline` (its path); else why they can't be."""
+    mine, theirs = file.answers, dense.answers
+    if mine is None or theirs is None:
+        return None, (dense if mine else file).missing["agreement"]
+    if mine.inputs != theirs.inputs:
+        return None, "the task fed the two files different samples, or in another order"
+    same = mine.classes == theirs.classes
+    lost, won = int((theirs.right & ~mine.right).sum()), int((mine.right & ~theirs.right).sum())
+    changed = np.flatnonzero(~same)
+    share, test = _share(same), McNemar(lost, won, mcnemar(lost, won))
+    examples = tuple(int(index) for index in changed[:EXAMPLES])
+    return Agreement(baseline, share.value, share.interval, len(same), len(changed), examples, test), ""
+
+
+def _labels(task: Task, seen: _Seen) -> tuple[np.ndarray | None, str]:
+    """The split's labels, if they belong to outputs that are class scores; else why not."""
+    offered = getattr(task, "labels", None)
+    if not callable(offered):
+        return None, "the task has no `labels` (see dwindle/task.py)"
+    labels = np.asarray(offered("test"))
+    if not seen.scores:
+        return None, "the outputs are not one row of class scores per sample"
+    if labels.shape != (seen.samples,):
+        return None, f"the task's labels have the shape {labels.shape}, and it evaluated {seen.samples} samples"
+    return labels, ""
+
+
+def _share(hits: np.ndarray) -> Share:
+    low, high = wilson(int(hits.sum()), len(hits))
+    return Share(100 * float(hits.mean()), (100 * low, 100 * high))
 
 
 def _interval(value: float, n: int) -> tuple[float, float] | None:
@@ -35,26 +158,46 @@ def _interval(value: float, n: int) -> tuple[float, float] | None:
     return 100 * low, 100 * high
 
 
-def _as_module(worker: Worker) -> tuple[nn.Module, Callable[[], int]]:
-    """The worker as a module that a task can evaluate, and a function that says how many samples it saw."""
+class _Seen:
+    """What has passed through a file: of each sample its best classes, and a digest of the inputs."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.scores = -1
+        """Width of every output so far; 0 once one wasn't a single row."""
+        self.ranked: list[np.ndarray] = []
+        """(1, up to TOP) class indices per sample, the largest score first."""
+        self.digest = blake2b(digest_size=16)
+
+    def take(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
+        self.samples += 1
+        for array in inputs:
+            self.digest.update(np.ascontiguousarray(array).data)
+        row = outputs[0] if len(outputs) == 1 else np.empty(0)
+        width = row.shape[1] if row.ndim == 2 and row.shape[0] == 1 else 0
+        self.scores = width if self.scores in (-1, width) else 0
+        if self.scores:
+            # Stable, so that the first of equal scores wins, as in argmax.
+            self.ranked.append(np.argsort(-row, axis=1, kind="stable")[:, :TOP])
+
+
+def _as_module(worker: Worker) -> tuple[nn.Module, _Seen]:
+    """The worker as a module that a task can evaluate, and what passes through it."""
     import torch
     from torch import Tensor, nn
 
-    class File(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.samples = 0
+    seen = _Seen()
 
+    class File(nn.Module):
         def forward(self, *inputs: Tensor) -> Any:
             """Files have a batch of one: samples go one at a time."""
             answers = []
             for index in range(len(inputs[0])):
                 sample = [batch[index : index + 1].detach().float().cpu().numpy() for batch in inputs]
                 answers.append(worker.infer(sample))
-            self.samples += len(answers)
+                seen.take(sample, answers[-1])
             outputs = [torch.cat([torch.from_numpy(a) for a in column]) for column in zip(*answers, strict=True)]
             outputs = [output.to(inputs[0].device) for output in outputs]
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    module = File()
-    return module, lambda: module.samples
+    return File(), seen

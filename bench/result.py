@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from dwindle.errors import CheckpointError
 from dwindle.files import write_json
@@ -72,6 +73,15 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A share of samples, in points."""
+
+    value: float
+    interval: tuple[float, float]
+    """Wilson's 95% interval."""
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """The task's metric over a split, in points, computed by the file itself."""
 
@@ -82,6 +92,39 @@ class Accuracy:
     interval: tuple[float, float] | None
     """Wilson's 95% interval; None for a metric that is no share of samples."""
     split: str
+    top1: Share | None = None
+    """Samples whose label has the largest output; None where the task offers no labels, as is the next."""
+    top5: Share | None = None
+    """Whose label is among the five largest; None with five classes or fewer."""
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """The exact test of whether two files are right equally often (McNemar 1947), on the same samples."""
+
+    lost: int
+    """Samples that the dense file gets right and this one doesn't."""
+    won: int
+    p: float
+    """Two-sided, from the binomial distribution of `lost` among `lost + won`."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a file's classes are those of its baseline."""
+
+    baseline: str
+    """Path of the dense file of the same target."""
+    value: float
+    """Samples put in the same class, in points."""
+    interval: tuple[float, float]
+    """Wilson's 95% interval."""
+    n: int
+    changed: int
+    """Samples put in another class."""
+    samples: tuple[int, ...]
+    """The first of them, by their place in the split."""
+    mcnemar: McNemar
 
 
 @dataclass(frozen=True)
@@ -117,6 +160,7 @@ class Row:
     latency: Latency | None = None
     compare: Compare | None = None
     accuracy: Accuracy | None = None
+    agreement: Agreement | None = None
     memory_bytes: int | None = None
     """Growth of the peak resident set from loading the file and running it once."""
     noise: Noise | None = None
@@ -155,9 +199,9 @@ class Bench:
             document = json.loads(path.read_text())
             if document["schema"] != SCHEMA:
                 raise CheckpointError(f"{path} has schema {document['schema']}, not {SCHEMA}: {again}")
-            rows = tuple(_row(entry) for entry in document.pop("rows"))
-            return cls(**{**document, "rows": rows, "machine": Machine(**document["machine"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found: Bench = _read(cls, document)
+            return found
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is missing or damaged: {again}") from error
 
     def find(self, target: str, role: str) -> tuple[Row, ...]:
@@ -202,14 +246,19 @@ def blank_rows(root: Path, exported: list[tuple[Path, Manifest]]) -> list[tuple[
 
 def unmeasured(row: Row, reason: str) -> Row:
     """The row with one reason for all that running the file would have told."""
-    names = ("latency", "compare", "accuracy", "memory_bytes", "noise")
+    names = ("latency", "compare", "accuracy", "agreement", "memory_bytes", "noise")
     return replace(row, reasons={**row.reasons, **dict.fromkeys(names, reason)})
 
 
-def _row(entry: dict[str, Any]) -> Row:
-    parts = {"artifact": Artifact, "runtime": RuntimeUsed, "latency": Latency}
-    for name, part in {**parts, "compare": Compare, "accuracy": Accuracy, "noise": Noise}.items():
-        if entry[name] is not None:
-            listed = {key: tuple(value) for key, value in entry[name].items() if isinstance(value, list)}
-            entry[name] = part(**{**entry[name], **listed})
-    return Row(**entry)
+def _read(kind: Any, value: Any) -> Any:
+    """What `asdict` and JSON made of a value of that annotated type; raises KeyError for a field it hasn't."""
+    if is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        return kind(**{name: _read(kinds[name], entry) for name, entry in value.items()})  # type: ignore[operator]
+    inner = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return None if value is None else _read(next(part for part in inner if part is not NoneType), value)
+    if get_origin(kind) is tuple:
+        parts = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        return tuple(_read(part, entry) for part, entry in zip(parts, value, strict=True))
+    return value

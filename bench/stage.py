@@ -66,6 +66,7 @@ class _Run:
 
     def measured(self, runtime: Runtime, root: Path, blank: tuple[Row, ...]) -> list[Row]:
         """The rows of one target's files, filled in by one runtime."""
+        from dwindle.bench.accuracy import with_accuracy
         from dwindle.bench.process import Worker
 
         rows = [replace(row, runtime=RuntimeUsed(runtime.name, None, THREADS)) for row in blank]
@@ -80,7 +81,7 @@ class _Run:
             rows[index] = replace(row, runtime=replace(row.runtime, through=how.through))
             starts[row.artifact.path] = partial(Worker, runtime.name, file, THREADS, command=how.command)
         rows = self._with_latency(root, rows, starts)
-        return [self._with_accuracy(row, starts[row.artifact.path]) for row in rows]
+        return with_accuracy(self.task, rows, starts, _sample(self.task), self.progress)
 
     def _with_latency(self, root: Path, rows: list[Row], starts: Starts) -> list[Row]:
         from dwindle.bench.measure import measure
@@ -103,22 +104,6 @@ class _Run:
             else _timed(row, samples, surroundings, dense, self.seed)
             for row in rows
         ]
-
-    def _with_accuracy(self, row: Row, start: Callable[[], Worker]) -> Row:
-        from dwindle.bench.accuracy import accuracy
-
-        if row.latency is None:  # it does not even run
-            return row
-        self.progress(f"{row.runtime.name}: accuracy of {row.artifact.path}")
-        try:
-            with start() as worker:
-                worker.load(_sample(self.task))
-                found = accuracy(self.task, worker)
-        except Exception as error:  # a user's own task may ask more of a model than outputs
-            why = f"evaluating it raised {type(error).__name__}: {error}"
-            return replace(row, reasons={**row.reasons, "accuracy": why})
-        missing = {} if found.interval else {"accuracy.interval": f"{found.metric} is not a share of samples"}
-        return replace(row, accuracy=found, reasons={**row.reasons, **missing})
 
 
 def _timed(row: Row, samples: dict[str, Samples], surroundings: Surroundings, dense: str, seed: int) -> Row:

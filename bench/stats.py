@@ -92,5 +92,12 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def mcnemar(lost: int, won: int) -> float:
+    """Two-sided p of the exact test that either is as likely, given how many samples changed sides."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+
+
 def _cpu_share(samples: Samples) -> float:
     return float(samples.cpu.sum() / samples.wall.sum())

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import groupby
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from dwindle.bench.limits import Limit, Verdict
-from dwindle.bench.result import DENSE, Bench
-from dwindle.bench.wording import ABSENT, cells, format_ms, gaps, runtime_name
+from dwindle.bench.result import DENSE, Bench, Row
+from dwindle.bench.wording import ABSENT, cells, changed, format_ms, gaps, runtime_name, top5
 from dwindle.quantities import format_bytes
 
 
@@ -18,8 +19,8 @@ def bench_table(bench: Bench) -> RenderableType:
     """A row per file and runtime; below it what was not measured, and what made the run noisy."""
     parts: list[RenderableType] = [_columns(show_header=True)]
     for (target, runtime), files in groupby(bench.rows, lambda row: (row.target, runtime_name(row))):
-        table = _columns(show_header=False)
-        for row in files:
+        table, rows = _columns(show_header=False), list(files)
+        for row in rows:
             shown, against_dense = cells(row, bench.rows), row.role != DENSE
             table.add_row(
                 f"  {row.role}",
@@ -31,7 +32,7 @@ def bench_table(bench: Bench) -> RenderableType:
                 _over(shown.time, format_ms(row.latency.min) if row.latency else ""),
                 _over(shown.ratio, shown.ci95) if against_dense else "",
             )
-        parts += [Text.assemble((target, "bold"), f" in {runtime}"), table]
+        parts += [Text.assemble((target, "bold"), f" in {runtime}"), table, *_answers(rows)]
     machine = bench.machine
     notes = [
         "size: installed bytes · download: deflated · smaller: than the dense fp32 ONNX file · test: on the test "
@@ -47,6 +48,14 @@ def bench_table(bench: Bench) -> RenderableType:
         if row.noise and not row.noise.quiet
     ]
     return Group(*parts, Text("\n".join(notes), style="dim"))
+
+
+def _answers(rows: list[Row]) -> list[RenderableType]:
+    """What became of the classes, below a runtime's files."""
+    fives = ", ".join(f"{row.role} {found}" for row in rows if (found := top5(row)))
+    lines = [f"top-5: {fives}"] if fives else []
+    lines += [said for row in rows if (said := changed(row))]
+    return [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in lines]
 
 
 def gate_table(verdict: Verdict) -> RenderableType:

@@ -9,7 +9,7 @@ from dwindle.bench.result import DENSE, Row
 from dwindle.quantities import format_bytes
 
 ABSENT = "–"
-_NAMES = {"memory_bytes": "memory", "compare": "latency ratio"}
+_NAMES = {"memory_bytes": "memory", "compare": "latency ratio", "accuracy.top1": "top-1", "accuracy.top5": "top-5"}
 _UNSHOWN = ("latency.median", "latency.p95")
 """In bench.json only, as figures and as reasons; a noisy run's reasons say the same."""
 
@@ -59,6 +59,28 @@ def drop(row: Row, rows: Iterable[Row]) -> float | None:
     return next((other.accuracy.value - row.accuracy.value for other in dense if other.accuracy), None)
 
 
+def changed(row: Row) -> str:
+    """How far a file's classes are the dense file's, in a sentence; empty where it isn't known."""
+    same = row.agreement
+    if same is None:
+        return ""
+    if not same.changed:
+        return f"every one of {same.n} samples in the dense file's class"
+    some = ", ".join(map(str, same.samples)) + (", …" if same.changed > len(same.samples) else "")
+    test = same.mcnemar
+    return (
+        f"{same.changed} of {same.n} samples in another class than the dense file's (agreement {same.value:.2f}%, "
+        f"{interval(same.interval, 1)}; samples {some}): {test.lost} now wrong, {test.won} now right, "
+        f"McNemar's exact p = {test.p:.2g}"
+    )
+
+
+def top5(row: Row) -> str:
+    """`99.72 (98.4–100.0)`; empty where it isn't known."""
+    share = row.accuracy.top5 if row.accuracy else None
+    return f"{share.value:.2f} ({interval(share.interval, 1)})" if share else ""
+
+
 def signed(points: float) -> str:
     """`−0.70`, `+0.20`, `0.00`, with a true minus sign."""
     rounded = round(points, 2)
@@ -93,8 +115,10 @@ def gaps(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
     found: dict[str, tuple[dict[str, list[str]], list[str]]] = {}
     for row in rows:
         for figure, reason in row.reasons.items():
-            if (figure, row.role) == ("compare", DENSE) or figure in _UNSHOWN:
+            if figure in _UNSHOWN or (row.role == DENSE and figure in ("compare", "agreement")):
                 continue  # the baseline has no ratio to itself
+            if figure == "accuracy.top5" and row.accuracy and row.accuracy.top1:
+                continue  # of five classes or fewer it would be no figure
             targets, figures = found.setdefault(reason, ({}, []))
             for name, names in (
                 (row.role, targets.setdefault(row.target, [])),

@@ -30,6 +30,10 @@ class Task(Protocol):
       cannot be fine-tuned.
     - `inputs(split) -> tuple[Tensor, ...]` — a few hundred real inputs, batched. Without it parity is
       checked on the example inputs alone.
+    - `labels(split) -> Tensor` — (N,) int64, the class of each sample in the order in which `evaluate` goes
+      through them, where the network answers with a score per class. Without it bench counts neither top-5
+      nor the samples that changed class.
+    - `metric: str` — what `evaluate` gives, by name. Without it tables say accuracy.
     - `steps: int` — optimizer steps in the whole schedule. Without it there is no ETA in the first round.
     """
 

@@ -38,5 +38,8 @@ class Loop:
         with torch.no_grad():
             return 100 * (model(x).argmax(1) == y).float().mean().item()
 
+    def labels(self, split):  # optional: what top-5 and the samples that changed class are counted by
+        return self.data[split][1]
+
     def example_inputs(self):
         return (self.data["train"][0][:1],)

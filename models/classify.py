@@ -192,6 +192,10 @@ class ImageClassification:
         chosen = torch.linspace(0, len(subset) - 1, min(SAMPLES, len(subset))).long()
         return (self._normalized(subset.images[chosen], torch.device("cpu")).contiguous(),)
 
+    def labels(self, split: Split) -> Tensor:
+        """(N,) int64: the class of each sample, in `evaluate`'s order."""
+        return self.splits[split].labels
+
     def example_inputs(self) -> tuple[Tensor, ...]:
         """((1, channels, height, width) float32 on the CPU,): the first training sample."""
         return (self.inputs("train")[0][:1],)

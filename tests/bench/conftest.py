@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +28,9 @@ class Blobs:
 
     def __init__(self):
         made = torch.Generator().manual_seed(0)
-        self.labels = torch.arange(40) % 10
+        self.truth = torch.arange(40) % 10
         prototypes = torch.randn(10, 1, 8, 8, generator=made)
-        self.images = prototypes[self.labels] + 0.4 * torch.randn(40, 1, 8, 8, generator=made)
+        self.images = prototypes[self.truth] + 0.4 * torch.randn(40, 1, 8, 8, generator=made)
 
     def fit(self, model, *, start, on_step):
         pass
@@ -36,10 +38,13 @@ class Blobs:
     @torch.no_grad()
     def evaluate(self, model, split):
         answers = torch.cat([model(images) for images in self.images.split(16)])
-        return 100 * (answers.argmax(1) == self.labels).double().mean().item()
+        return 100 * (answers.argmax(1) == self.truth).double().mean().item()
 
     def inputs(self, split):
         return (self.images,)
+
+    def labels(self, split):
+        return self.truth
 
     def example_inputs(self):
         return (self.images[:1],)
@@ -68,6 +73,21 @@ def onnx_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) 
     for name, net in zip(("dense", "net"), nets, strict=True):
         onnx.save(as_onnx(net), folder / f"{name}.onnx")
     return folder / "dense.onnx", folder / "net.onnx"
+
+
+@pytest.fixture(scope="session")
+def pte_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Dense and pruned, delegated to XNNPACK."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    folder = tmp_path_factory.mktemp("pte")
+    for name, net in zip(("dense", "net"), nets, strict=True):
+        program = torch.export.export(net, (torch.zeros(1, 1, 8, 8),))
+        with redirect_stderr(io.StringIO()):
+            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+        (folder / f"{name}.pte").write_bytes(lowered.buffer)
+    return folder / "dense.pte", folder / "net.pte"
 
 
 def as_onnx(net: Net) -> onnx.ModelProto:

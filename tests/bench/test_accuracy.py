@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.bench.accuracy import accuracy
+from dwindle.bench.accuracy import EXAMPLES, Judged, agreement, judge
 from dwindle.bench.process import Worker
 from dwindle.task import Task
 
@@ -31,7 +31,7 @@ def task(blobs: None) -> Task:
 
 def test_a_file_is_judged_as_its_network_would_be(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
     worker = InProcess(nets[0])
-    found = accuracy(task, cast(Worker, worker))
+    found = judge(task, cast(Worker, worker)).accuracy
     assert found.value == task.evaluate(nets[0], "test")
     assert worker.shapes == {(1, 1, 8, 8)}
     assert (found.metric, found.n, found.split) == ("accuracy", 40, "test")
@@ -46,7 +46,7 @@ def test_a_metric_that_is_no_share_of_samples_has_no_interval(task: Task) -> Non
         def evaluate(self, model: nn.Module, split: str) -> float:
             return float(model(self.images).mean())
 
-    found = accuracy(Distance(), cast(Worker, InProcess(lambda x: x.flatten(1) / 7)))  # type: ignore[arg-type]
+    found = judge(Distance(), cast(Worker, InProcess(lambda x: x.flatten(1) / 7))).accuracy  # type: ignore[arg-type]
     assert found.metric == "mean logit"
     assert found.n == 40
     assert found.interval is None
@@ -66,5 +66,121 @@ def test_several_inputs_and_outputs_pass_through(task: Task) -> None:
             assert torch.equal(outputs[1], b + 1)
             return 100.0
 
-    found = accuracy(cast(Task, Both()), cast(Worker, Sum()))
+    found = judge(cast(Task, Both()), cast(Worker, Sum())).accuracy
     assert (found.value, found.n) == (100.0, 5)
+
+
+def judged(task: Task, net: object) -> Judged:
+    return judge(task, cast(Worker, InProcess(net)))  # type: ignore[arg-type]
+
+
+class Table:
+    """Answers the k-th sample with the k-th row, whatever the sample is."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = iter(rows)
+
+    def __call__(self, sample: Tensor) -> Tensor:
+        return next(self.rows)[None]
+
+
+def test_top_1_and_top_5_are_the_labels_among_the_largest(task: Task) -> None:
+    labels = torch.arange(40) % 10
+    scores = -((torch.arange(10) - labels[:, None]) % 10).float()  # the label first, the next class second, …
+    found = judged(task, Table(scores.roll(-1, 1))).accuracy  # the label second
+    assert found.top1 is not None
+    assert found.top5 is not None
+    assert (found.top1.value, found.top5.value) == (found.value, 100.0) == (0.0, 100.0)
+    assert found.top5.interval[1] == pytest.approx(100)
+    assert 90 < found.top5.interval[0] < 92  # Wilson at 40 of 40: 91.2
+    found = judged(task, Table(scores.roll(-5, 1))).accuracy  # the label sixth
+    assert found.top5 is not None
+    assert found.top5.value == 0
+
+
+def test_equal_scores_are_ranked_as_argmax_ranks_them(task: Task) -> None:
+    found = judged(task, Table(torch.zeros(40, 10))).accuracy
+    assert found.top1 is not None
+    assert found.top1.value == found.value == 10.0
+
+
+def test_what_changed_class_is_counted_and_named(task: Task) -> None:
+    labels = torch.arange(40) % 10
+    dense, file = labels.clone(), labels.clone()
+    dense[0] = 5  # the file alone is right
+    file[[1, 12, 23, 34]] = 0  # the dense file alone is right
+    dense[2], file[2] = 7, 8  # neither is, and they differ
+    one_hot = torch.nn.functional.one_hot
+    found, why = agreement(judged(task, Table(one_hot(file))), judged(task, Table(one_hot(dense))), "dense.onnx")
+    assert found is not None, why
+    assert (found.changed, found.samples) == (6, (0, 1, 2, 12, 23, 34))
+    assert found.value == pytest.approx(100 * 34 / 40)
+    assert found.interval[0] < found.value < found.interval[1]
+    assert (found.mcnemar.lost, found.mcnemar.won) == (4, 1)
+    assert found.mcnemar.p == pytest.approx(0.375)  # 2 (1 + 5) / 2^5
+    everything, _ = agreement(judged(task, Table(one_hot((labels + 1) % 10))), judged(task, Table(one_hot(labels))), "")
+    assert everything is not None
+    assert (everything.changed, len(everything.samples)) == (40, EXAMPLES)
+
+
+def without_labels(task: Task) -> Task:
+    class Silent(type(task)):  # type: ignore[misc]
+        labels = None
+
+    return cast(Task, Silent())
+
+
+def test_without_labels_there_is_the_metric_and_a_reason(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
+    found = judged(without_labels(task), nets[0])
+    assert found.accuracy.value == task.evaluate(nets[0], "test")
+    assert found.accuracy.top1 is found.accuracy.top5 is None
+    assert "`labels`" in found.missing["accuracy.top1"]
+    assert agreement(found, judged(task, nets[1]), "dense.onnx") == (None, found.missing["agreement"])
+
+
+def test_labels_that_do_not_fit_what_evaluate_says_are_not_believed(
+    task: Task, nets: tuple[nn.Module, nn.Module]
+) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.no_grad():  # each class's mean image: right nearly always
+        images, labels = task.images, task.labels("test")  # type: ignore[attr-defined]
+        net[1].weight.copy_(torch.stack([images[labels == k].mean(0).flatten() for k in range(10)]))
+    assert task.evaluate(net, "test") > 80
+
+    class Shuffled(type(task)):  # type: ignore[misc]
+        def labels(self, split: str) -> Tensor:
+            return cast(Tensor, self.truth).roll(1)
+
+    class Short(type(task)):  # type: ignore[misc]
+        def labels(self, split: str) -> Tensor:
+            return cast(Tensor, self.truth)[:-1]
+
+    assert judged(task, net).accuracy.top1 is not None
+    for odd, says in ((Shuffled(), "other order"), (Short(), "40 samples")):
+        found = judged(odd, net)
+        assert found.accuracy.top1 is found.answers is None
+        assert says in found.missing["agreement"]
+
+
+def test_files_that_were_fed_differently_are_not_compared(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
+    class Backwards(type(task)):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.truth, self.images = self.truth.flip(0), self.images.flip(0)
+
+    found, why = agreement(judged(Backwards(), nets[0]), judged(task, nets[0]), "dense.onnx")
+    assert found is None
+    assert "different samples" in why
+
+
+def test_few_classes_have_no_top_5(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
+    class Five(type(task)):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.truth = self.truth % 5
+
+    found = judged(Five(), Table(torch.eye(5)[torch.arange(40) % 5]))
+    assert found.accuracy.top1 is not None
+    assert found.accuracy.top1.value == 100
+    assert found.accuracy.top5 is None
+    assert found.missing["accuracy.top5"] == "5 classes"

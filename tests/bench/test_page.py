@@ -112,7 +112,7 @@ def test_the_page_says_what_is_known_and_what_is_not(
         assert figure in text
     assert "96.30 94.7–98.3 −0.70 205 µs 200 µs 1.012 1.005–1.019 4.00 MB noisy" in text
     assert "load average 5.0 on 2 cores" in text
-    assert "coreml: latency, accuracy, memory, noise, latency ratio. Core ML runs on" in text
+    assert "coreml: latency, accuracy, memory, noise, latency ratio, agreement. Core ML runs on" in text
     assert "2 weight tensors bit-equal" in text
     assert "Not measured, and why" in text
     assert "dwindle compress blobs:net --task blobs:Blobs --size 12000 --for onnx -o net.dwindle" in text

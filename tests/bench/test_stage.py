@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import nn
 from dwindle.bench import Bench, bench
 from dwindle.bench.result import COMPRESSED, DENSE, Row
 from dwindle.checkpoint import Checkpoint
-from dwindle.errors import CheckpointError, UsageError
+from dwindle.errors import CheckpointError, RuntimeUnavailable, UsageError
 from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
@@ -43,10 +44,52 @@ def test_a_real_file_is_measured_through_its_runtime(
     assert dense.compare is None
     assert compressed.compare is not None
     assert compressed.compare.baseline == dense.artifact.path
+    labels, (before, after) = Blobs().truth, [net(Blobs().images).argmax(1) for net in nets]
+    assert compressed.accuracy is not None
+    assert compressed.accuracy.top1 is not None
+    assert compressed.accuracy.top1.value == compressed.accuracy.value
+    assert compressed.accuracy.top5 is not None
+    assert compressed.agreement is not None
+    assert compressed.agreement.changed == int((before != after).sum()) > 0
+    assert all(before[i] != after[i] for i in compressed.agreement.samples)
+    assert compressed.agreement.mcnemar.lost == int(((before == labels) & (after != labels)).sum())
     low, high = compressed.compare.ci95
     assert low <= compressed.compare.ratio <= high
     assert any("latency" in line for line in said)
     assert Bench.load(checkpoint.bench_path) == found
+
+
+def test_executorch_files_are_run_natively_or_it_is_said_why_not(
+    checkpoint: Checkpoint, export: Export, pte_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either way the same answers; which way it was stands in the row, in the table and in the file."""
+    from rich.console import Console
+
+    from dwindle.bench import build
+    from dwindle.bench.table import bench_table
+
+    def no_compiler(*_: object) -> Path:
+        raise RuntimeUnavailable("g++ is not installed")
+
+    export("executorch", *pte_files)
+    native = bench(checkpoint)
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "runner", no_compiler)
+        python = bench(checkpoint)
+    ways = {one(native, "executorch", role).runtime.through for role in (DENSE, COMPRESSED)}
+    if shutil.which("g++"):
+        assert ways == {"native runner"}
+    through = one(python, "executorch", COMPRESSED).runtime.through
+    assert through == "Python bindings: g++ is not installed"
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(bench_table(python))
+    assert through in capture.get()
+    assert Bench.load(checkpoint.bench_path) == python
+    first, second = (one(found, "executorch", COMPRESSED) for found in (native, python))
+    assert first.accuracy == second.accuracy
+    assert first.latency is not None
+    assert first.runtime.version == second.runtime.version
 
 
 def test_every_none_has_its_reason(
@@ -60,7 +103,7 @@ def test_every_none_has_its_reason(
     export("tflite", work, crash)
     found = bench(checkpoint)
     for row in found.rows:
-        for figure in ("latency", "compare", "accuracy", "memory_bytes", "noise", "compression"):
+        for figure in ("latency", "compare", "accuracy", "agreement", "memory_bytes", "noise", "compression"):
             assert (getattr(row, figure) is None) == (figure in row.reasons), (row.target, row.role, figure)
     assert "no runtime is registered for tflite" in one(found, "tflite", DENSE).reasons.values()
 

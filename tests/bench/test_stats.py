@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dwindle.bench.measure import Samples, Surroundings
 from dwindle.bench.process import Loaded
-from dwindle.bench.stats import milliseconds, noise, paired_ratio, wilson
+from dwindle.bench.stats import mcnemar, milliseconds, noise, paired_ratio, wilson
 
 CALM = Surroundings(pressure=0.01, load=0.8)
 
@@ -113,3 +113,9 @@ def test_wilson_holds_the_share_and_stays_within_one(case: tuple[int, int]) -> N
     assert case[0] / case[1] - 1e-12 <= high <= 1
     mirrored = wilson(case[1] - case[0], case[1])
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+@pytest.mark.parametrize(("lost", "won", "p"), [(0, 0, 1.0), (3, 3, 1.0), (1, 0, 1.0), (6, 0, 2 / 64), (1, 4, 0.375)])
+def test_mcnemar_is_the_binomial_test_of_who_changed_sides(lost: int, won: int, p: float) -> None:
+    assert mcnemar(lost, won) == pytest.approx(p)
+    assert mcnemar(won, lost) == pytest.approx(p)

@@ -7,14 +7,17 @@ from rich.console import Console
 from dwindle.bench.limits import Limit, Verdict
 from dwindle.bench.result import (
     Accuracy,
+    Agreement,
     Artifact,
     Bench,
     Compare,
     Latency,
     Machine,
+    McNemar,
     Noise,
     Row,
     RuntimeUsed,
+    Share,
     unmeasured,
 )
 from dwindle.bench.table import bench_table, gate_table
@@ -57,8 +60,24 @@ def test_the_bench_table_has_every_headline() -> None:
     assert line.split() == ["28.9", "KB", "25.0", "KB", "11.4×", "96.30", "−0.70", "205", "µs", "1.012"]
     assert below.split() == ["94.7–98.3", "200", "µs", "1.005–1.019"]
     assert "onnx in onnxruntime 1.32.0" in text
-    assert "not measured: latency, latency ratio, accuracy, memory, noise of coreml compressed: no Mac" in text
+    figures = "latency, latency ratio, accuracy, agreement, memory, noise"
+    assert f"not measured: {figures} of coreml compressed: no Mac" in text
     assert "noisy: onnx compressed: had the CPU for 80% of the time only" in text
+
+
+def test_below_the_files_stands_what_became_of_the_classes() -> None:
+    assert DENSE.accuracy
+    five = Share(99.5, (98.1, 99.9))
+    agreement = Agreement("exports/onnx/dense.onnx", 98.6, (96.8, 99.4), 360, 5, (14, 122), McNemar(4, 1, 0.375))
+    rows = (
+        replace(DENSE, accuracy=replace(DENSE.accuracy, top5=five)),
+        replace(COMPRESSED, agreement=agreement),
+        replace(COMPRESSED, target="coreml", agreement=replace(agreement, changed=0, samples=())),
+    )
+    text = " ".join(shown(bench_table(Bench(rows, Machine("CPU", 2, "Linux"), 0, "now", "0.1"))).split())
+    assert "top-5: dense 99.50 (98.1–99.9) 5 of 360 samples in another class" in text
+    assert "98.60%, 96.8–99.4; samples 14, 122, …): 4 now wrong, 1 now right, McNemar's exact p = 0.38" in text
+    assert "every one of 360 samples in the dense file's class" in text
 
 
 def test_the_bench_table_fits_a_terminal_of_80() -> None:
@@ -94,6 +113,6 @@ def test_a_reason_is_said_once_for_all_that_share_it() -> None:
     rows = [unmeasured(row, "no Mac") for row in (DENSE, COMPRESSED)]
     ((files, figures, reason),) = gaps(rows)
     assert (files, reason) == ("onnx", "no Mac")
-    assert figures == "latency, accuracy, memory, noise, latency ratio"
+    assert figures == "latency, accuracy, memory, noise, latency ratio, agreement"
     ((files, _, _),) = gaps([unmeasured(COMPRESSED, "no Mac")])
     assert files == "onnx compressed"
