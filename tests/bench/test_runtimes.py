@@ -1,6 +1,5 @@
-import io
 import platform
-from contextlib import redirect_stderr
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,30 +9,24 @@ from torch import nn
 
 from dwindle.bench import runtime
 from dwindle.bench.process import Worker
-from dwindle.bench.runtimes import CoreML
+from dwindle.bench.runtimes import CoreML, ExecuTorch, OnnxRuntime
+
+needs_compiler = pytest.mark.skipif(
+    platform.system() != "Linux" or not shutil.which("g++"), reason="the native runner needs Linux and g++"
+)
 
 
-@pytest.fixture(scope="module")
-def pte(nets: tuple[nn.Module, nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
-    program = torch.export.export(nets[1], (torch.zeros(1, 1, 8, 8),))
-    with redirect_stderr(io.StringIO()):
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-    path = tmp_path_factory.mktemp("pte") / "net.pte"
-    path.write_bytes(lowered.buffer)
-    return path
-
-
-def computes(name: str, path: Path, net: nn.Module) -> None:
+def computes(name: str, path: Path, net: nn.Module, command: list[str] | None = None) -> None:
     sample = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    with Worker(name, path) as worker:
+    with Worker(name, path, command=command) as worker:
         loaded = worker.load([sample.numpy()])
+        piece = worker.time(3)
         again = worker.load([sample.numpy()])  # as every round of a measurement does
         (output,) = worker.infer([sample.numpy()])
     with torch.no_grad():
         np.testing.assert_allclose(output, net(sample).numpy(), rtol=1e-4, atol=1e-5)
+    assert (piece.wall_ns > 0).all()
+    assert piece.wall_ns.shape == piece.cpu_ns.shape == (3,)
     assert loaded.version == again.version
     assert loaded.version[0].isdigit()
     if platform.system() == "Linux":
@@ -45,8 +38,32 @@ def test_onnxruntime_runs_a_real_file(onnx_files: tuple[Path, Path], nets: tuple
     computes("onnxruntime", onnx_files[1], nets[1])
 
 
-def test_executorch_runs_a_real_file(pte: Path, nets: tuple[nn.Module, nn.Module]) -> None:
-    computes("executorch", pte, nets[1])
+def test_executorch_runs_a_real_file_in_python(pte_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]) -> None:
+    computes("executorch", pte_files[1], nets[1])
+
+
+@needs_compiler
+def test_executorch_runs_a_real_file_natively(pte_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]) -> None:
+    how = runtime.launch(ExecuTorch(), pte_files[1], 1)
+    assert how.through == "native runner"
+    assert how.command[1:] == [str(pte_files[1]), "1"]
+    computes("executorch", pte_files[1], nets[1], how.command)
+
+
+def test_without_a_compiler_executorch_runs_in_python_and_says_why(
+    pte_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    how = runtime.launch(ExecuTorch(), pte_files[1], 2)
+    assert how.command == runtime.python_worker("executorch", pte_files[1], 2)
+    if platform.system() == "Linux":
+        assert how.through is not None
+        assert how.through.startswith("Python bindings: g++ is not installed")
+
+
+def test_a_runtime_with_one_way_needs_no_words_about_it(tmp_path: Path) -> None:
+    how = runtime.launch(OnnxRuntime(), tmp_path / "net.onnx", 1)
+    assert how == runtime.Launch(runtime.python_worker("onnxruntime", tmp_path / "net.onnx", 1), None)
 
 
 def test_every_registered_runtime_says_whether_it_can_run_here() -> None:
