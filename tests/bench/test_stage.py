@@ -75,6 +75,7 @@ def test_executorch_files_are_run_natively_or_it_is_said_why_not(
     native = bench(checkpoint)
     with monkeypatch.context() as patch:
         patch.setattr(build, "runner", no_compiler)
+        patch.setattr("dwindle.bench.measure.PROCESSES", 1)  # each imports torch
         python = bench(checkpoint)
     ways = {one(native, "executorch", role).runtime.through for role in (DENSE, COMPRESSED)}
     if shutil.which("g++"):
