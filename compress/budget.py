@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from scipy.optimize import brentq
 
+from dwindle.compress.allowance import Allowance
 from dwindle.compress.network import Granularity, Network
 from dwindle.errors import BudgetMissed, UsageError
 from dwindle.quantities import format_bytes
@@ -30,10 +31,18 @@ class Budget:
     """Surviving share of what can be pruned."""
     macs: float | None = None
     """Multiply-accumulates of one inference; up to 1, a share of the dense network's."""
+    allowance: Allowance | None = None
+    """Instead of a limit: as small as validation allows."""
 
     def __post_init__(self) -> None:
-        if self.size is None and self.density is None and self.macs is None:
-            raise UsageError("no budget: give --size, --macs or --density")
+        limits = [limit for limit in (self.size, self.density, self.macs) if limit is not None]
+        if not limits and self.allowance is None:
+            raise UsageError("no budget: give --size, --macs, --density or --max-drop")
+        if limits and self.allowance is not None:
+            raise UsageError(
+                "--max-drop goes as far as it may by itself: give it alone, or give the other budget and "
+                "let `dwindle gate --max-drop` judge the result"
+            )
 
     def macs_of(self, network: Network) -> float:
         """The limit in multiply-accumulates; infinite where there is none."""
@@ -88,6 +97,8 @@ class Solver:
     def check_feasible(self, network: Network) -> None:
         """Raises UsageError where the network meets the budget as it is, and BudgetMissed, with the smallest
         size there is, where no amount of pruning meets it."""
+        if self.budget.allowance:
+            return
         if self.excess(network) <= 1:
             raise UsageError(
                 f"nothing to prune: the dense network takes {self._bytes(network)} as {self.target}, "

@@ -14,7 +14,7 @@ from dwindle.compress.pays import Pays, will_pay
 from dwindle.compress.request import Request
 from dwindle.compress.size import Sizer
 from dwindle.compress.stage import Prepared, prepare
-from dwindle.errors import DwindleError
+from dwindle.errors import DwindleError, UsageError
 from dwindle.export import target as targets
 from dwindle.registry import names
 
@@ -51,6 +51,8 @@ def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
 
     Raises what `compress` would raise before it trains.
     """
+    if request.max_drop is not None:
+        raise UsageError("nobody knows before training how far --max-drop goes: plan a --size, --density or --macs")
     ready = prepare(request)
     network, solver = ready.network, ready.solvers[-1]
     small = network.copy()

@@ -6,12 +6,14 @@ Renda et al. 2020, §3. After pruning a network that was trained for the whole s
   goes back to an earlier point of its schedule;
 - *weight rewinding* sets all of them back to what they were at that point;
 - *the lottery ticket* (Frankle & Carbin 2019) is weight rewinding to the very start;
-- *fine-tuning* goes on from the final state for as long, at the schedule's last learning rate.
+- *fine-tuning* goes on from the final state for as long, at the schedule's last learning rate;
+- *AMC* (He et al. 2018) is about what to prune, not how to retrain: an agent chooses each layer's share, and
+  retraining is LR rewinding.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dwindle.errors import UsageError
 from dwindle.registry import unknown
@@ -27,6 +29,8 @@ class Method:
     """Whether weights, optimizer state and batch-norm statistics go back to that point too."""
     last_lr: bool = False
     """Whether the learning rate stays at the schedule's last value throughout."""
+    search: bool = False
+    """Whether each layer's share is searched for first (`dwindle.compress.amc`)."""
 
 
 METHODS = {
@@ -34,6 +38,7 @@ METHODS = {
     "weight-rewind": Method(start=0.1, restore=True),
     "lottery-ticket": Method(start=0.0, restore=True),
     "finetune": Method(start=0.0, last_lr=True),
+    "amc": Method(start=0.0, search=True),
 }
 
 
@@ -52,4 +57,4 @@ def method(name: str, rewind_to: float | None = None) -> Method:
         raise UsageError(f"--rewind-to {rewind_to} is outside [0, 1): 0 retrains with the whole schedule")
     if name == "lottery-ticket" and rewind_to:
         raise UsageError("a lottery ticket rewinds to the start: use --method weight-rewind with --rewind-to")
-    return Method(rewind_to, found.restore, found.last_lr)
+    return replace(found, start=rewind_to)

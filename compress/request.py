@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dwindle.compress.allowance import Allowance
+from dwindle.compress.amc import allocate
+from dwindle.compress.amc.search import Settings
 from dwindle.compress.budget import Budget
 from dwindle.compress.granularity import granularity
 from dwindle.compress.layers import Layers
@@ -36,6 +39,8 @@ class Request:
     macs: float | str | None = None
     """Budget: multiply-accumulates of one inference, as a share of the dense network's (`"50%"`, 0.5) or a number
     (`"150M"`)."""
+    max_drop: float | None = None
+    """Instead of a budget: shrink as far as validation stays within so many points of the dense network's."""
     target: str = "onnx"
     """The export that `size` is counted on."""
     granularity: str = "auto"
@@ -51,7 +56,9 @@ class Request:
     exclude: tuple[str, ...] = ()
     """Shell patterns of the layers that may not."""
     method: str = "lr-rewind"
-    """`lr-rewind`, `weight-rewind`, `lottery-ticket` or `finetune`: see `dwindle.compress.methods`."""
+    """`lr-rewind`, `weight-rewind`, `lottery-ticket`, `finetune` or `amc`: see `dwindle.compress.methods`."""
+    episodes: int | None = None
+    """How many allocations AMC's agent tries; None: `dwindle.compress.amc.search.Settings` says."""
     rewind_to: float | None = None
     """Where retraining restarts, as a fraction of the schedule; None: the method's own."""
     prune_per_round: float = 0.2
@@ -71,6 +78,10 @@ class Request:
             raise UsageError(f"--prune-per-round {self.prune_per_round} is outside (0, 1): the paper's is 0.2")
         if self.rounds is not None and self.rounds < 1:
             raise UsageError(f"--rounds {self.rounds} prunes nothing: give 1 (one-shot) or more")
+        if self.max_drop is not None and (self.max_drop < 0 or self.rounds is not None):
+            raise UsageError(
+                f"--max-drop {self.max_drop:g}: give 0 points or more, and no --rounds, which it finds by itself"
+            )
         if self.align < 1:
             raise UsageError(f"--align {self.align} is no width: 8 suits most kernels, 1 allows any")
         packs_zeros = targets.load(self.target).packs_zeros
@@ -78,6 +89,8 @@ class Request:
         if name == "auto":
             name, why = choose(self.target, packs_zeros, macs=self.macs is not None)
         retraining = method(self.method, self.rewind_to)
+        if self.episodes is not None and not retraining.search:
+            raise UsageError(f"--episodes are AMC's, and --method {self.method} has none: leave them out")
         if self.weights is not None and retraining.restore:
             raise UsageError(
                 f"--method {self.method} goes back to an earlier state of the dense training, and --weights come "
@@ -89,6 +102,24 @@ class Request:
             ("choice", f"granularity {name}: {why}"),
         ):
             object.__setattr__(self, key, value)
+        if retraining.search:
+            self._check_search()
+
+    def _check_search(self) -> None:
+        if self.max_drop is not None:
+            raise UsageError("--method amc allocates a given budget: give --size, --density or --macs, not --max-drop")
+        if len(self.phases) > 1 or self.score != "magnitude":
+            raise UsageError(
+                "--method amc chooses every layer's share itself, of one granularity: leave out --score, and give "
+                "unstructured or channel"
+            )
+        allocate.check(self.phases[0][0])
+        _ = self.search
+
+    @property
+    def search(self) -> Settings:
+        """Of AMC. Raises UsageError where they make no sense."""
+        return Settings.of(self.episodes, self.seed)
 
     def _phases(self, name: str) -> tuple[tuple[Granularity, Budget], ...]:
         """What prunes, in order, and how far."""
@@ -98,16 +129,20 @@ class Request:
         macs = parse_macs(self.macs) if isinstance(self.macs, str) else self.macs
         if len(steps) == 1:
             density = self.density
-            if size is macs is density is None:
+            if size is macs is density is self.max_drop is None:
                 density = steps[0].floor  # a pattern such as 2:4 says itself how far to go
             if macs is not None and steps[0].kind != "channel":
                 raise UsageError(f"--macs cannot be met by {name} pruning, which computes with zeros: use channel")
-            return ((steps[0], Budget(size, density, macs)),)
+            allowance = Allowance(self.max_drop) if self.max_drop is not None else None
+            if allowance and steps[0].floor is not None:
+                raise UsageError(f"--granularity {name} says itself how far to go: leave out --max-drop")
+            return ((steps[0], Budget(size, density, macs, allowance)),)
         if [step.kind for step in steps[:-1]] != ["channel"] or steps[-1].kind == "channel":
             raise UsageError(f"--granularity {name}: only channel+SOMETHING can be combined, channels first")
-        if macs is None or (size is None and self.density is None) or self.rounds is not None:
+        if macs is None or (size is None and self.density is None) or self.rounds or self.max_drop is not None:
             raise UsageError(
-                f"--granularity {name} needs --macs for the channels, --size or --density for the rest, and no --rounds"
+                f"--granularity {name} needs --macs for the channels, --size or --density for the rest, and neither "
+                "--rounds nor --max-drop"
             )
         return (steps[0], Budget(macs=macs)), (steps[1], Budget(size, self.density))
 
@@ -124,6 +159,7 @@ class Request:
             "size": self.phases[-1][1].size,
             "density": self.phases[-1][1].density,
             "macs": self.phases[0][1].macs,
+            "max_drop": self.max_drop,
             "granularity": self.granularity,
             "align": self.align,
             "score": self.score,
@@ -133,6 +169,7 @@ class Request:
             "rewind_to": self.retraining.start,
             "prune_per_round": self.prune_per_round if self.rounds is None else None,
             "rounds": self.rounds,
+            "episodes": self.search.episodes if self.retraining.search else None,
             # Its content, not its path: the same weights may lie elsewhere when the run is resumed.
             "weights": sha256(Path(self.weights)) if self.weights is not None else None,
             "seed": self.seed,

@@ -16,10 +16,12 @@ from dwindle.checkpoint import (
     last_round,
     pack_masks,
     partial_round,
+    read_round,
     save_partial,
     save_round,
 )
 from dwindle.compress import state
+from dwindle.compress.allowance import Allowance
 from dwindle.compress.budget import Solver
 from dwindle.compress.channels import carry
 from dwindle.compress.masks import held, holder
@@ -66,6 +68,8 @@ class Loop:
     watcher: Watcher
     fresh: Callable[[], nn.Module]
     """Builds the dense architecture anew, to put a cut network's weights back into."""
+    aim: Callable[[Solver], Solver] = lambda solver: solver
+    """Asked once the dense network is trained: what a search found out may say better what to prune."""
 
     def run(self) -> tuple[Round, ...]:
         """Trains and prunes until the budget holds, from the last saved state if there is one.
@@ -83,25 +87,52 @@ class Loop:
         if not history:
             history = self._report((self._as_it_came() if self.plan.pretrained else self._train(()),))
         for solver in self.solvers:
-            while solver.excess(self.network) > 1:
-                self._prune(solver, history)
+            aimed = self.aim(solver) if solver.excess(self.network) > 1 else solver
+            while aimed.excess(self.network) > 1:
+                if not self._prune(aimed, self._next_share(aimed, history)):
+                    raise BudgetMissed(
+                        f"nothing more can be pruned: the smallest is {history[-1].bytes:,} bytes, at round "
+                        f"{history[-1].index}; ask for that, or for a finer granularity"
+                    )
                 history = self._report((*history, self._train(history)))
+            if allowance := solver.budget.allowance:
+                history = self._as_far_as(allowance, solver, history)
         return history
 
-    def _prune(self, solver: Solver, history: tuple[Round, ...]) -> None:
-        """Prunes by one step, and sets back what the method sets back."""
-        before, share = self.network.model, solver.granularity.share(self.network)
-        keep = solver.granularity.shrink(self.network, self._next_share(solver, history))
-        if solver.granularity.share(self.network) >= share:
+    def _as_far_as(self, allowance: Allowance, solver: Solver, history: tuple[Round, ...]) -> tuple[Round, ...]:
+        """Shrinks while validation allows it; the history of what did, the network as it was last."""
+        while (rate := allowance.rate(history, self.plan.prune_per_round)) is not None:
+            if (best := allowance.best(history)) != history[-1]:
+                self._back_to(best)
+            if not self._prune(solver, solver.granularity.share(self.network) * (1 - rate)):
+                break
+            history = self._report((*history, self._train(history)))
+            if not allowance.holds(history[-1], history):
+                lost = allowance.drop(history[-1], history)
+                best = allowance.best(history)
+                self.watcher.note(
+                    f"round {history[-1].index} lost {lost:.2f} points, {allowance.points:g} are allowed: back to "
+                    + (f"round {best.index}" if best.index else "the dense network")
+                )
+        self._back_to(best := allowance.best(history))
+        if not best.index:
             raise BudgetMissed(
-                f"nothing more can be pruned: the smallest is {history[-1].bytes:,} bytes, at round "
-                f"{history[-1].index}; ask for that, or for a finer granularity"
+                f"every step lost more than {allowance.points:g} points, the smallest of {rate or 0:.0%}: allow more"
             )
+        return tuple(record for record in history if allowance.holds(record, history))
+
+    def _prune(self, solver: Solver, to: float) -> bool:
+        """Prunes to a share, and sets back what the method sets back; False where nothing more can go."""
+        before, share = self.network.model, solver.granularity.share(self.network)
+        keep = solver.granularity.shrink(self.network, to)
+        if solver.granularity.share(self.network) >= share:
+            return False
         optimizer = getattr(self.task, "optimizer", None)
         if keep is not None and optimizer is not None:
             carry(optimizer, before, self.network.model, keep)
         if self.plan.method.restore:
             state.rewind(self.network, self.task, dense_round(self.folder))
+        return True
 
     def _next_share(self, solver: Solver, history: tuple[Round, ...]) -> float:
         """One regular step, or, where that would overshoot the budget, exactly as far as the budget.
@@ -123,6 +154,8 @@ class Loop:
         done, rate = max(0, len(history) - 1), math.log(1 - self.plan.prune_per_round)
         if self.plan.rounds is not None:
             return self.plan.rounds
+        if self.solvers[-1].budget.allowance:
+            return done + 1  # nobody knows
         for solver in self.solvers:
             if solver.excess(self.network) > 1:
                 ratio = solver.largest_share(self.network) / solver.granularity.share(self.network)
@@ -188,7 +221,9 @@ class Loop:
         )
         tensors = {**state.capture(self.network, self.task), **rewind}
         structure = state.structure_of(self.network, self.fresh)
-        ranks.told(lambda: save_round(self.folder, record, history, structure, tensors))
+        allowance = self.solvers[-1].budget.allowance
+        best = allowance.best((*history, record)).index if allowance else record.index
+        ranks.told(lambda: save_round(self.folder, record, history, structure, tensors, keep=best))
         return record
 
     def _report(self, history: tuple[Round, ...]) -> tuple[Round, ...]:
@@ -228,6 +263,10 @@ class Loop:
         history, structure, folder = saved
         self._restore(folder, structure)
         return history
+
+    def _back_to(self, record: Round) -> None:
+        _, structure, folder = ranks.told(lambda: read_round(self.folder, record.index))
+        self._restore(folder, structure)
 
     def _restore(self, folder: Path, structure: dict[str, Any]) -> None:
         state.restore(self.network, self.task, folder, structure, self.fresh)

@@ -13,6 +13,8 @@ import torch
 
 from dwindle import checkpoint as store
 from dwindle.checkpoint import Checkpoint
+from dwindle.compress.amc.allocate import allocate
+from dwindle.compress.amc.search import Settings
 from dwindle.compress.budget import Solver
 from dwindle.compress.network import Network
 from dwindle.compress.request import Request
@@ -95,7 +97,10 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
     if ranks.rank() == 0:
         trackers = [JsonLines(run.path / store.HISTORY), *trackers]
     with tracked(watcher, trackers, run.path.stem, origin) as watching:
-        history = Loop(run.path, network, task, ready.solvers, plan, watching, fresh).run()
+        loop = Loop(run.path, network, task, ready.solvers, plan, watching, fresh)
+        if request.retraining.search:
+            loop = replace(loop, aim=partial(_searched, loop, request.search))
+        history = loop.run()
         dense = ranks.told(lambda: read_tensors(store.dense_round(run.path), "weights"))
         metrics = {"test": task.evaluate(network.model, "test"), "dense_test": _test_of(spec, dense, task)}
         watching.result(metrics)
@@ -105,6 +110,16 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
     done = replace(run, done=True, history=history, metrics=metrics, pinned=pinned)
     structure = structure_of(network, fresh)
     return ranks.told(lambda: store.finish(done, tensors, structure))
+
+
+def _searched(loop: Loop, settings: Settings, solver: Solver) -> Solver:
+    """The solver along the shares that AMC finds for its budget."""
+    share = solver.largest_share(loop.network)
+    pruning, result = allocate(
+        loop.folder, loop.network, solver.granularity, loop.task, share, settings, loop.watcher.search
+    )
+    loop.watcher.allocation(result)
+    return replace(solver, granularity=pruning)
 
 
 def _origin(spec: ModelSpec, task: Task, request: Request) -> dict[str, Any]:

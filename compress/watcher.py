@@ -12,6 +12,7 @@ from dwindle.errors import DwindleError, UsageError
 from dwindle.models.factory import one_line
 
 if TYPE_CHECKING:
+    from dwindle.compress.amc.search import Result, Settings
     from dwindle.tracking import Tracker
 
 
@@ -26,6 +27,12 @@ class Watcher:
 
     def finished(self, record: Round, rounds: int) -> None:
         """A round is trained, judged and saved; `rounds` as in `begin`, better known now."""
+
+    def search(self, rewards: Sequence[float], settings: Settings) -> None:
+        """AMC has played another episode; `rewards` are those of all so far."""
+
+    def allocation(self, result: Result) -> None:
+        """What AMC found, or had found before this run was interrupted."""
 
     def note(self, sentence: str) -> None:
         """Something worth saying that is not an error."""
@@ -75,6 +82,12 @@ class TrackingWatcher(Watcher):
     def finished(self, record: Round, rounds: int) -> None:
         self.watcher.finished(record, rounds)
         self._log(_figures(record), 1000 * (record.index + 1))
+
+    def search(self, rewards: Sequence[float], settings: Settings) -> None:
+        self.watcher.search(rewards, settings)
+
+    def allocation(self, result: Result) -> None:
+        self.watcher.allocation(result)
 
     def note(self, sentence: str) -> None:
         self.watcher.note(sentence)

@@ -37,6 +37,7 @@ DOCUMENT = "checkpoint.json"
 STRUCTURE = "structure.json"
 PARTIAL = "partial"
 HISTORY = "history.jsonl"
+SAVED = "rounds/[0-9]*"
 
 
 @dataclass(frozen=True)
@@ -178,17 +179,21 @@ def save_round(
     before: tuple[Round, ...],
     structure: dict[str, Any],
     tensors: Mapping[str, Tensors],
+    *,
+    keep: int | None = None,
 ) -> None:
-    """Saves one round's whole state at once, then drops the one before the last, which nothing needs now.
+    """Saves one round's whole state at once, then drops those that nothing needs now.
 
-    `before` is the history up to this round; it is saved with it.
+    `before` is the history up to this round; it is saved with it. What stays are round 0, which is the dense network,
+    the last two, and `keep`, if that is still to be gone back to.
     """
     document = {"history": [asdict(entry) for entry in (*before, record)], "structure": structure}
     with staged(_round_folder(path, record.index)) as scratch:
         scratch.mkdir()
         seal(scratch, "round.json", document, tensors)
-    if record.index > 2:  # round 0 stays: it is the dense network
-        shutil.rmtree(_round_folder(path, record.index - 2), ignore_errors=True)
+    stay = {_round_folder(path, index) for index in (0, record.index - 1, record.index, keep) if index is not None}
+    for folder in set(path.glob(SAVED)) - stay:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_partial(path: Path, index: int, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
@@ -209,11 +214,15 @@ def partial_round(path: Path, index: int) -> tuple[dict[str, Any], Path] | None:
 
 def last_round(path: Path) -> tuple[tuple[Round, ...], dict[str, Any], Path] | None:
     """The newest saved round: the history up to it, its structure, the folder of its tensors. None before the first."""
-    folders = sorted(path.glob("rounds/[0-9]*"))
-    if not folders:
-        return None
-    document = unseal(folders[-1], "round.json")
-    return tuple(Round(**entry) for entry in document["history"]), document["structure"], folders[-1]
+    indices = [int(folder.name) for folder in path.glob(SAVED)]
+    return read_round(path, max(indices)) if indices else None
+
+
+def read_round(path: Path, index: int) -> tuple[tuple[Round, ...], dict[str, Any], Path]:
+    """A saved round, as `last_round` gives the newest. Raises CheckpointError where it is missing or damaged."""
+    folder = _round_folder(path, index)
+    document = unseal(folder, "round.json")
+    return tuple(Round(**entry) for entry in document["history"]), document["structure"], folder
 
 
 def dense_round(path: Path) -> Path:

@@ -144,6 +144,7 @@ def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share:
     budget.add_argument("--size", type=size, metavar="SIZE", help="shipped bytes, such as 500KB")
     budget.add_argument("--macs", metavar="MACS", help="of one inference, such as 50%% or 150M")
     budget.add_argument("--density", type=share, metavar="SHARE", help="of the weights, such as 10%%")
+    budget.add_argument("--max-drop", type=float, metavar="POINTS", help="instead: as small as validation allows")
     budget.add_argument("--for", dest="target", metavar="TARGET", help="what --size is counted on (onnx)")
     pruning = to.add_argument_group("pruning")
     pruning.add_argument("--granularity", metavar="G", help="auto, channel, unstructured, 4x1, 2:4, channel+2:4 …")
@@ -151,7 +152,8 @@ def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share:
     pruning.add_argument("--score", help="magnitude, layerwise or lamp")
     pruning.add_argument("--include", nargs="+", metavar="PATTERN", help="the layers that may be pruned")
     pruning.add_argument("--exclude", nargs="+", metavar="PATTERN", help="the layers that may not")
-    pruning.add_argument("--method", help="lr-rewind, weight-rewind, lottery-ticket or finetune")
+    pruning.add_argument("--method", help="lr-rewind, weight-rewind, lottery-ticket, finetune or amc")
+    pruning.add_argument("--episodes", type=int, metavar="N", help="AMC: allocations that its agent tries (150)")
     pruning.add_argument("--rewind-to", type=float, metavar="FRACTION", help="of the schedule, to restart from")
     pruning.add_argument("--prune-per-round", type=share, metavar="SHARE", help="of the survivors (20%%)")
     pruning.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
@@ -245,6 +247,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from dwindle.checkpoint import Checkpoint
+    from dwindle.compress.amc.allocate import allocation
+    from dwindle.compress.amc.view import result_view
     from dwindle.layers import layers
     from dwindle.live import layers_table, rounds_table
 
@@ -256,6 +260,8 @@ def _show(arguments: argparse.Namespace) -> int:
     console.print(rounds_table(found.history, found.origin["target"]))
     if left := layers(found):
         console.print(layers_table(left))
+    if searched := allocation(found.path):
+        console.print(result_view(searched))
     for whole in found.pinned:
         _say("kept whole: {channels} of {of} channels of {layer}, {reason}".format(**whole))
     _say(_summary(found))

@@ -14,11 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dwindle.checkpoint import Round
+from dwindle.compress.amc.view import curve_view, result_view
 from dwindle.compress.watcher import Watcher
 from dwindle.layers import Layer
 from dwindle.quantities import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from dwindle.compress.amc.search import Result, Settings
     from dwindle.compress.forecast import Forecast
 
 
@@ -53,6 +55,16 @@ class LineWatcher(Watcher):
         text = ", ".join(f"{title} {cell}" for title, cell in zip(COLUMNS[1:], cells[1:], strict=True) if cell)
         left = (rounds - record.index) * record.seconds
         self.note(f"round {record.index} of about {rounds}: {text}; about {format_seconds(left)} left")
+
+    def search(self, rewards: Sequence[float], settings: Settings) -> None:
+        done = len(rewards)
+        if not done:
+            self.note(f"AMC judges {settings.episodes} random allocations first, to have something to compare with")
+        elif done % 25 == 0 or done == settings.episodes:
+            self.note(f"AMC: episode {done} of {settings.episodes}, best reward {max(rewards):.3f}")
+
+    def allocation(self, result: Result) -> None:
+        self.console.print(result_view(result))
 
     def note(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, soft_wrap=True)
@@ -97,6 +109,20 @@ class LiveWatcher(LineWatcher):
 
     def finished(self, record: Round, rounds: int) -> None:
         self.history, self.rounds = (*self.history, record), rounds
+        self._draw()
+
+    def search(self, rewards: Sequence[float], settings: Settings) -> None:
+        done, now = len(rewards), time.monotonic()
+        if not done:
+            super().search(rewards, settings)
+        if done <= 1:  # what is known of an interrupted search is played again in no time
+            self.began = now
+        left = f", about {format_seconds((now - self.began) / (done - 1) * (settings.episodes - done))} left"
+        line = f"AMC searches each layer's share: episode {done} of {settings.episodes}{left if done > 1 else ''}"
+        self.live.update(Group(rounds_table(self.history, self.target), curve_view(rewards, settings), line))
+
+    def allocation(self, result: Result) -> None:
+        self.live.console.print(result_view(result))
         self._draw()
 
     def note(self, sentence: str) -> None:

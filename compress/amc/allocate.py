@@ -32,6 +32,11 @@ def check(pruning: Granularity) -> None:
     amc.require()
 
 
+def allocation(checkpoint: Path) -> amc.Result | None:
+    """What AMC found for a checkpoint, if it was asked; raises CheckpointError where that is damaged."""
+    return amc.found(checkpoint / FOLDER)
+
+
 def allocate(
     checkpoint: Path,
     network: Network,
@@ -54,7 +59,7 @@ def allocate(
         space = _space(network, pruning, task)
         return amc.search(folder, space, task, share * space.cost(full(space)), settings or amc.Settings(), watch)
 
-    result = ranks.told(lambda: amc.found(folder) or search())
+    result = ranks.told(lambda: allocation(checkpoint) or search())
     units = dict(zip(result.names, result.units, strict=True))
     if isinstance(pruning, Channels):
         return replace(pruning, score=channel_arrival(result.ratios, units)), result

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DOCUMENT = "search.json"
 Watch = Callable[[Sequence[float], "Settings"], None]
-"""Hears the rewards of the agent's episodes so far, after each."""
+"""Hears the rewards of the agent's episodes so far: none at the start, then after each."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ class Settings:
             raise UsageError(
                 f"AMC with {self.episodes} episodes, {self.warmup} of them random: give 2 or more, and fewer random"
             )
+
+    @classmethod
+    def of(cls, episodes: int | None, seed: int) -> Settings:
+        """The defaults, at another number of episodes: the same share of them random."""
+        if episodes is None:
+            return cls(seed=seed)
+        return cls(episodes, max(1, episodes * cls.warmup // cls.episodes), seed=seed)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,8 @@ def search(
     if rewards.result:
         return rewards.result
 
+    if watch:
+        watch([], settings)
     uniform = rewards(allocator.uniform)
     generator = np.random.default_rng(settings.seed)
     drawn = [rewards(allocator.random(generator)) for _ in range(settings.episodes)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dwindle import checkpoint
 from dwindle.checkpoint import Round
+from dwindle.compress.allowance import Allowance
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.budget import Budget, Solver
 from dwindle.compress.masks import held
@@ -19,7 +20,7 @@ from dwindle.compress.methods import METHODS, method
 from dwindle.compress.network import Network
 from dwindle.compress.rounds import Loop, Plan
 from dwindle.compress.watcher import Watcher
-from dwindle.errors import DwindleError, UsageError
+from dwindle.errors import BudgetMissed, DwindleError, UsageError
 
 
 @dataclass
@@ -269,3 +270,39 @@ def test_only_the_dense_round_and_the_last_two_stay_on_disk(tmp_path: Path) -> N
     kept = sorted(int(folder.name) for folder in (tmp_path / "net/rounds").iterdir())
     assert kept == [0, len(history) - 2, len(history) - 1]
     assert isinstance(history[-1], Round)
+
+
+class Wavering(Resumable):
+    """Validation falls as the weights go: a density of 0.5 costs 5 points of it."""
+
+    def evaluate(self, model: nn.Module, split: str) -> float:
+        weights = [p for p in model.parameters() if p.dim() > 1]
+        alive = sum(int((p != 0).sum()) for p in weights) / sum(p.numel() for p in weights)
+        return 100 - 10 * (1 - alive)
+
+
+def test_an_allowed_drop_ends_on_the_smallest_that_held(tmp_path: Path) -> None:
+    run = loop(tmp_path / "net", Wavering(), Budget(allowance=Allowance(5.2)))
+    history = run.run()
+    assert [record.index for record in history] == [0, 1, 2, 3, 6]  # 0.41 and 0.46 were too few
+    assert history[-1].density == run.network.density == pytest.approx(0.512 * 0.95, abs=0.005)
+    assert history[0].validation - history[-1].validation <= 5.2
+    assert held(run.network.model, run.network.masks)
+
+
+@pytest.mark.parametrize("index", [4, 5, 6])
+def test_a_killed_search_for_the_drop_ends_as_an_undisturbed_one(tmp_path: Path, index: int) -> None:
+    budget = Budget(allowance=Allowance(5.2))
+    whole = loop(tmp_path / "whole", Wavering(), budget)
+    expected = whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        loop(tmp_path / "cut", Wavering(), budget, Interrupt(index)).run()
+    again = loop(tmp_path / "cut", Wavering(), budget)
+    assert [r.validation for r in again.run()] == [r.validation for r in expected]
+    for name, tensor in whole.network.model.state_dict().items():
+        assert torch.equal(again.network.model.state_dict()[name], tensor), name
+
+
+def test_a_drop_that_no_step_keeps_is_a_missed_budget(tmp_path: Path) -> None:
+    with pytest.raises(BudgetMissed, match=r"every step lost more than 0\.01 points"):
+        loop(tmp_path / "net", Wavering(), Budget(allowance=Allowance(0.01))).run()

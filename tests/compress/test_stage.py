@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from dwindle.checkpoint import Checkpoint
 from dwindle.compress import Request, compress, plan
+from dwindle.compress.amc.allocate import allocation
+from dwindle.compress.amc.search import Settings
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
 from dwindle.files import sha256
@@ -107,3 +110,47 @@ def test_every_run_keeps_its_history_and_a_resumed_one_all_of_it(tmp_path: Path,
     assert logged == [record.validation for record in done.history]
     assert any("loss" in entry for entry in last)
     assert last[-2]["test"] == done.metrics["test"]
+
+
+def test_amc_allocates_and_the_rounds_end_where_it_says(tmp_path: Path, weights: Path) -> None:
+    pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
+    heard: list[int] = []
+
+    class Listener(Watcher):
+        def search(self, rewards: Sequence[float], settings: Settings) -> None:
+            heard.append(len(rewards))
+
+    done = compress(request(weights, method="amc", episodes=3), tmp_path / "net.dwindle", Listener())
+    found = allocation(done.path)
+    assert found is not None
+    assert heard == [0, 1, 2, 3]
+    kept = {name: int(done.masks[name].sum()) for name in found.names}
+    assert sum(abs(kept[name] - k) for name, k in zip(found.names, found.amc.kept, strict=True)) <= len(kept)
+    assert done.history[-1].density == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "amc", "score": "lamp", "density": 0.5}, "leave out --score"),
+        ({"method": "amc", "max_drop": 1.0}, "not --max-drop"),
+        ({"method": "amc", "granularity": "2:4"}, "use --granularity unstructured or channel"),
+        ({"method": "amc", "density": 0.5, "episodes": 1}, "give 2 or more"),
+        ({"density": 0.5, "episodes": 5}, "--episodes are AMC's"),
+        ({"max_drop": -1.0}, "give 0 points or more"),
+        ({"max_drop": 1.0, "rounds": 3}, "no --rounds"),
+        ({"max_drop": 1.0, "size": "20KB"}, "give it alone"),
+        ({"max_drop": 1.0, "granularity": "2:4"}, "says itself how far to go"),
+        ({"max_drop": 1.0, "macs": 0.5, "density": 0.5, "granularity": "channel+unstructured"}, "nor --max-drop"),
+    ],
+)
+def test_options_that_cannot_go_together_are_refused(options: dict[str, object], sentence: str) -> None:
+    if "amc" in options.values():
+        pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
+    with pytest.raises(UsageError, match=sentence):
+        Request("zoo:resnet8", DIGITS, **options)  # type: ignore[arg-type]
+
+
+def test_no_plan_for_what_only_training_can_tell() -> None:
+    with pytest.raises(UsageError, match="nobody knows before training"):
+        plan(Request("zoo:resnet8", DIGITS, max_drop=1.0))
