@@ -36,14 +36,14 @@ def holder(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
     It has to run after every optimizer step: momentum and weight decay move pruned weights.
     """
     weights = prunable(model)
-    # The parameters themselves, not their data: a task may lay those out anew, as channels last.
+    # The parameters themselves, not their data: a task may lay those out anew, as channels last, or on a GPU.
     parameters: list[Tensor] = [weights[name] for name in masks]
     factors = [mask.to(weights[name]) for name, mask in masks.items()]
 
     @torch.no_grad()
     def hold() -> None:
         for i, parameter in enumerate(parameters):
-            if factors[i].stride() != parameter.stride():
+            if (factors[i].stride(), factors[i].device) != (parameter.stride(), parameter.device):
                 factors[i] = torch.empty_like(parameter).copy_(factors[i])
         if parameters:
             torch._foreach_mul_(parameters, factors)

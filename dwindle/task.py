@@ -40,6 +40,8 @@ class Task(Protocol):
     def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
         """Trains `model` in place from `start` (fraction of the schedule, 0 ≤ start < 1) to the end of it.
 
+        It comes on the CPU. What moves it to a GPU, parameters and all, moves it back.
+
         Calls `on_step(loss)` after every optimizer step: that call re-applies the masks, so it must come
         after the step and before the next forward pass.
         """

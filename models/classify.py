@@ -77,7 +77,8 @@ class TaskSpec:
 class ImageClassification:
     """A `dwindle.task.Task` with all its optional members.
 
-    It works where the model's parameters are. Two runs of one spec on one machine do the same arithmetic.
+    It trains and judges on a GPU where there is one, and leaves the model where it was. Two runs of one spec on one
+    machine do the same arithmetic on a CPU.
     """
 
     def __init__(self, spec: TaskSpec, splits: Splits) -> None:
@@ -126,7 +127,7 @@ class ImageClassification:
             raise UsageError(f"batches of {batch_size} can't be split between {ranks.world()} ranks: start fewer")
         if last_lr and self.spec.schedule == "cosine":
             raise UsageError("a cosine schedule ends at a learning rate of 0: fine-tune with --schedule step")
-        device = _device(model)
+        device = _device()
         if self.optimizer is None or not sgd.belongs(self.optimizer, model):
             self.optimizer = self._fresh_optimizer(model)
         began = min(round(start * self.steps), self.steps - 1)
@@ -137,7 +138,7 @@ class ImageClassification:
         try:
             with (
                 _mode(model, training=True),
-                sgd.channels_last(model, self.optimizer),
+                sgd.placed(model, self.optimizer, device),
                 ranks.global_batch_norm(model),
                 forked,
             ):
@@ -177,13 +178,13 @@ class ImageClassification:
 
         `model` may be anything that makes logits of a batch of any size, such as a wrapper around a runtime.
         """
-        device, subset = _device(model), self.splits[split]
+        device, subset = _device(), self.splits[split]
         correct = 0
         batches = list(zip(subset.images.split(EVALUATION_BATCH), subset.labels.split(EVALUATION_BATCH), strict=True))
-        with _mode(model, training=False):
+        with _mode(model, training=False), _on(device, model):
             for images, labels in batches[ranks.rank() :: ranks.world()]:
                 logits = model(self._normalized(images, device))
-                correct += int((logits.argmax(1) == labels.to(device)).sum())
+                correct += int((logits.argmax(1) == labels.to(logits.device)).sum())
         return 100 * ranks.total(correct) / len(subset)
 
     def inputs(self, split: Split) -> tuple[Tensor, ...]:
@@ -261,10 +262,24 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def _device(model: nn.Module) -> torch.device:
-    """Where the model is; a wrapper around a runtime has no parameters and takes tensors of the CPU."""
+def _device() -> torch.device:
+    """Where to work: this rank's GPU, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+@contextmanager
+def _on(device: torch.device, model: nn.Module) -> Iterator[None]:
+    """The model on a device, and back where it was. A wrapper around a runtime takes tensors from anywhere."""
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), torch.device("cpu"))
+    home = next((parameter.device for parameter in parameters), device)
+    if home == device:
+        yield
+        return
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(home)
 
 
 @contextmanager
