@@ -22,13 +22,11 @@ import numpy as np
 
 from dwindle.bench import build, sysroot, wire
 from dwindle.bench.process import WorkerFailed
-from dwindle.bench.sysroot import CPU, setup, unavailable
+from dwindle.bench.sysroot import CPU, TARGETS, setup, unavailable
 from dwindle.errors import RuntimeUnavailable, UsageError
 
 __all__ = ["CLASSES", "CPU", "TARGETS", "Cost", "cost", "setup", "unavailable"]
 
-TARGETS = {"executorch": "executorch", "onnx": "onnxruntime", "litert": "litert"}
-"""What runs the files of which target."""
 CLASSES = ("all", "load_store", "simd", "fmla", "dot", "int", "branch")
 """`load_store`, `simd` (with floating point), `int` and `branch` (with system instructions) add up to `all`;
 `fmla` and `dot` are those of `simd` that multiply and accumulate."""

@@ -145,6 +145,31 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What one inference executes on an emulated ARM64 CPU: the same every time, and not a time."""
+
+    instructions: dict[str, int]
+    """By class: `all`, `load_store`, `simd` (of which `fmla` and `dot`), `int`, `branch`."""
+    ratio: float | None
+    """Over those of the dense file of the same target; None for that file itself, or where it has no count."""
+    macs: int
+    """Multiply-accumulates executed."""
+    network_macs: int | None
+    """Those of the network's layers; None where the checkpoint doesn't say. More are executed where a kernel's
+    tile reaches past an edge."""
+    sparse: dict[str, int] | None
+    """Instructions with the runtime's sparse kernels, where they were asked for."""
+    relative: float | None
+    """Largest difference from what the file computes on this machine, over the largest output."""
+    tolerance: float | None
+    """What `relative` has to stay under: the manifest's."""
+    runtime: str
+    emulator: str
+    """Both with their versions."""
+    cpu: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One file in one runtime."""
 
@@ -164,6 +189,7 @@ class Row:
     memory_bytes: int | None = None
     """Growth of the peak resident set from loading the file and running it once."""
     noise: Noise | None = None
+    cost: Cost | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     """Why a figure is None, by its name (`latency`, `latency.median`, `accuracy`, …)."""
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 GROUP = "dwindle.runtimes"
 Infer = Callable[[list["np.ndarray"]], list["np.ndarray"]]
+Progress = Callable[[str], None]
 
 
 class Runtime(Protocol):

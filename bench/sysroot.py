@@ -23,6 +23,9 @@ SETUP = "dwindle doctor --setup arm64"
 CPU = "cortex-a76"
 """Not qemu's own choice, which has SVE: phones mostly lack it, and it is ten times slower to emulate."""
 
+TARGETS = {"executorch": "executorch", "onnx": "onnxruntime", "litert": "litert"}
+"""What runs the files of which target there."""
+
 _RELEASE, _PYTHON = "bookworm", "3.11"
 """Whatever runs dwindle: the same code everywhere, so that counts compare between machines."""
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

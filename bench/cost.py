@@ -1,0 +1,180 @@
+"""ARM64 cost of a checkpoint's exports, beside what other devices tell of the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwindle.bench.result import COMPRESSED, DENSE, Bench, Cost, Row, RuntimeUsed, blank_rows, unmeasured
+from dwindle.bench.runtime import Progress, Runtime, all_runtimes, launch
+from dwindle.bench.sysroot import TARGETS, unavailable
+from dwindle.checkpoint import Checkpoint
+from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable
+from dwindle.manifest import Manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dwindle.bench.arm64 import Cost as Count
+
+
+def ready() -> None:
+    """Raises RuntimeUnavailable, with what to do about it, where ARM64 cost can't be counted."""
+    if reason := unavailable():
+        raise RuntimeUnavailable(reason)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What the rows of one checkpoint are counted with."""
+
+    root: Path
+    sample: list[np.ndarray]
+    """What each file runs on, one array per input."""
+    network_macs: Mapping[str, int | None]
+    """By role."""
+    tolerances: Mapping[str, float | None]
+    """By target: see Manifest's parity."""
+    sparse: bool
+    progress: Progress
+
+    def filled(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows with their cost, or with the reason why a file has none. Call `ready` first."""
+        found, dense = [], {}
+        for row in rows:  # the dense file of a target comes first
+            counted = self._counted(row) if _counts(row) else row
+            if counted.cost and row.role == DENSE:
+                dense[row.target] = counted.cost.instructions["all"]
+            elif counted.cost and row.target in dense:
+                ratio = counted.cost.instructions["all"] / dense[row.target]
+                counted = replace(counted, cost=replace(counted.cost, ratio=ratio))
+            found.append(counted)
+        return with_reasons(found, self.root)
+
+    def _counted(self, row: Row) -> Row:
+        from dwindle.bench import arm64
+        from dwindle.bench.process import WorkerFailed
+
+        path = self.root / row.artifact.path
+        try:
+            count = arm64.cost(path, row.target, self.sample, progress=self.progress)
+        except WorkerFailed as error:
+            self.progress(str(error))
+            return replace(row, cost=None, reasons={**row.reasons, "cost": str(error)})
+        sparse, missing = self._sparse(row, path)
+        relative, why = self._difference(row, path, count)
+        cost = Cost(
+            instructions=count.instructions,
+            ratio=None,
+            macs=count.macs,
+            network_macs=self.network_macs.get(row.role),
+            sparse=sparse,
+            relative=relative,
+            tolerance=self.tolerances.get(row.target),
+            runtime=count.runtime,
+            emulator=count.emulator,
+            cpu=count.cpu,
+        )
+        if cost.network_macs is None:
+            missing["cost.network_macs"] = "the checkpoint doesn't say how many the network has"
+        if why:
+            missing["cost.relative"] = why
+        reasons = {key: reason for key, reason in row.reasons.items() if not key.startswith("cost")}
+        return replace(row, cost=cost, reasons={**reasons, **missing})
+
+    def _sparse(self, row: Row, path: Path) -> tuple[dict[str, int] | None, dict[str, str]]:
+        """The counts with sparse kernels where they were asked for and there are any."""
+        from dwindle.bench import arm64
+        from dwindle.bench.process import WorkerFailed
+
+        if not self.sparse or row.role != COMPRESSED or row.target != "executorch":
+            return None, {}
+        self.progress(f"{path.name}: with sparse kernels")
+        try:
+            return arm64.cost(path, row.target, self.sample, sparse=True, progress=self.progress).instructions, {}
+        except WorkerFailed as error:
+            return None, {"cost.sparse": str(error)}
+
+    def _difference(self, row: Row, path: Path, count: Count) -> tuple[float | None, str | None]:
+        """How far the outputs are from what the same file computes here, or why that isn't known."""
+        import numpy as np
+
+        from dwindle.bench.process import Worker, WorkerFailed
+
+        runtime = next((one for one in all_runtimes() if one.name == row.runtime.name), None)
+        if why := _absent(runtime, row):
+            return None, why
+        assert runtime is not None
+        try:
+            with Worker(runtime.name, path, command=launch(runtime, path, 1).command) as worker:
+                worker.load(self.sample)
+                outputs = worker.infer(self.sample)
+        except WorkerFailed as error:
+            return None, str(error)
+        apart = max(float(np.abs(ours - there).max()) for ours, there in zip(outputs, count.outputs, strict=True))
+        largest = max(float(np.abs(ours).max()) for ours in outputs)
+        return apart / largest if largest else apart, None
+
+
+def earlier(opened: Checkpoint, exported: list[tuple[Path, Manifest]]) -> tuple[Bench | None, list[Row]]:
+    """An earlier bench and its rows of the files that are there now; blank rows where it has none."""
+    try:
+        measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
+    except DwindleError:  # about to be replaced
+        measured = None
+    rows: list[Row] = []
+    for blank, (_, manifest) in zip(blank_rows(opened.path, exported), exported, strict=True):
+        if measured and measured.describes(manifest):
+            rows += [row for row in measured.rows if row.target == manifest.target]
+        else:
+            why = f"not measured on this machine yet: run `dwindle bench {opened.path}`"
+            used = RuntimeUsed(TARGETS.get(manifest.target), None, 1)
+            rows += [unmeasured(replace(row, runtime=used), why) for row in blank]
+    return measured, rows
+
+
+def carried(rows: Iterable[Row], before: Iterable[Row], root: Path) -> list[Row]:
+    """The rows with the cost that an earlier bench found of the same files."""
+    known = {(row.target, row.runtime.name, row.artifact.sha256): row.cost for row in before if row.cost}
+    rows = [replace(row, cost=known.get((row.target, row.runtime.name, row.artifact.sha256))) for row in rows]
+    return with_reasons(rows, root)
+
+
+def with_reasons(rows: Iterable[Row], root: Path) -> list[Row]:
+    """The rows, each without a cost saying why."""
+
+    def why(row: Row) -> str:
+        if row.target not in TARGETS:
+            return f"no ARM64 runtime here runs {row.target} files"
+        return f"not counted yet: run `dwindle bench {root} --device arm64`"
+
+    return [
+        row if row.cost or "cost" in row.reasons else replace(row, reasons={**row.reasons, "cost": why(row)})
+        for row in rows
+    ]
+
+
+def failure(bench: Bench) -> DwindleError | None:
+    """What is wrong after costs were asked for: a file that computes something else there, or has none."""
+    for row in filter(_counts, bench.rows):
+        cost = row.cost
+        if cost is None:
+            return RuntimeUnavailable(f"no ARM64 cost of {row.artifact.path}: {row.reasons['cost']}")
+        if cost.relative is not None and cost.tolerance is not None and not cost.relative <= cost.tolerance:
+            return ParityFailed(
+                f"{row.artifact.path} computes something else on ARM64 than here: outputs differ by "
+                f"{cost.relative:.1e} of the largest, and {cost.tolerance:.0e} is allowed"
+            )
+    return None
+
+
+def _counts(row: Row) -> bool:
+    return row.target in TARGETS and row.runtime.name == TARGETS[row.target]
+
+
+def _absent(runtime: Runtime | None, row: Row) -> str | None:
+    if runtime is None:
+        return f"no runtime called {row.runtime.name} is registered here to compare with"
+    return runtime.unavailable()
