@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -12,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dwindle
-from dwindle.bench.result import DENSE, Bench, Compare, Machine, Row, RuntimeUsed, blank_rows, unmeasured
-from dwindle.bench.runtime import Runtime, all_runtimes, launch
+from dwindle.bench import cost
+from dwindle.bench.machine import this_machine
+from dwindle.bench.result import COMPRESSED, DENSE, Bench, Compare, Row, RuntimeUsed, blank_rows, unmeasured
+from dwindle.bench.runtime import Progress, Runtime, all_runtimes, launch
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import UsageError
-from dwindle.manifest import manifests
+from dwindle.manifest import Manifest, manifests
+from dwindle.registry import unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,37 +26,68 @@ if TYPE_CHECKING:
     from dwindle.bench.process import Worker
     from dwindle.task import Task
 
+HOST, ARM64 = DEVICES = ("host", "arm64")
 THREADS = 1
-Progress = Callable[[str], None]
 Starts = dict[str, "Callable[[], Worker]"]
 """What starts a worker on each file, by its path in the checkpoint."""
 
 
-def bench(checkpoint: Checkpoint | Path | str, *, seed: int = 0, progress: Progress | None = None) -> Bench:
+def bench(
+    checkpoint: Checkpoint | Path | str,
+    *,
+    devices: Sequence[str] = (HOST,),
+    sparse: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Bench:
     """Measures size, accuracy and latency of every exported file, compressed and dense, and saves bench.json.
 
-    `seed` fixes the order of rounds and the bootstrap. `progress` is told what is being measured.
-    A runtime that isn't here, or dies, leaves its figures None with the reason; the others go on.
-    Raises UsageError where nothing is exported, CheckpointError for a file that isn't its manifest's.
+    `devices` are `host`, which is this machine, and `arm64`, an emulated one that counts instructions instead
+    of time; what an earlier bench of the same files found on the other one is kept. `sparse` counts ExecuTorch
+    files with XNNPACK's sparse kernels too. `seed` fixes the order of rounds and the bootstrap. `progress` is
+    told what is being measured. A runtime that isn't here, or dies, leaves its figures None with the reason;
+    the others go on. Raises UsageError where nothing is exported, CheckpointError for a file that isn't its
+    manifest's, RuntimeUnavailable where the emulation is asked for and not set up.
     """
     from dwindle.models.tasks import restore_task
 
+    for device in devices:
+        if device not in DEVICES:
+            raise UsageError(unknown("device", device, list(DEVICES)))
+    if ARM64 in devices:
+        cost.ready()
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
     exported = manifests(opened.exports)
     if not exported:
         raise UsageError(f"{opened.path} has no exported files: run `dwindle export {opened.path}` first")
     run = _Run(restore_task(opened), seed, progress or (lambda line: None))
-    runtimes, rows = all_runtimes(), []
-    for blank in blank_rows(opened.path, exported):
-        target = blank[0].target
-        fitting = [runtime for runtime in runtimes if runtime.target == target]
-        if not fitting:
-            rows += [unmeasured(row, f"no runtime is registered for {target}") for row in blank]
-        for runtime in fitting:
-            rows += run.measured(runtime, opened.path, blank)
-    result = Bench(tuple(rows), _machine(), seed, datetime.now(UTC).isoformat("T", "seconds"), dwindle.__version__)
+    before, rows = cost.earlier(opened, exported)
+    made = datetime.now(UTC).isoformat("T", "seconds")
+    result = Bench((), this_machine(), seed, made, dwindle.__version__)
+    if HOST in devices:
+        rows = cost.carried(run.here(opened.path, exported), rows, opened.path)
+    elif before and any(row.latency for row in rows):
+        result = before  # what it says of the machine and the time goes with the figures that stay
+    result = replace(result, rows=tuple(rows))
     result.save(opened.bench_path)
+    if ARM64 in devices:
+        counting = cost.Counting(
+            root=opened.path,
+            sample=_sample(run.task),
+            network_macs=_macs(opened),
+            tolerances={manifest.target: manifest.parity.tolerance for _, manifest in exported},
+            sparse=sparse,
+            progress=run.progress,
+        )
+        result = replace(result, rows=tuple(counting.filled(rows)))
+        result.save(opened.bench_path)
     return result
+
+
+def _macs(opened: Checkpoint) -> dict[str, int | None]:
+    """The network's multiply-accumulates before the first round and after the last."""
+    rounds = opened.history
+    return {DENSE: rounds[0].macs, COMPRESSED: rounds[-1].macs} if rounds else {}
 
 
 @dataclass(frozen=True)
@@ -63,6 +95,18 @@ class _Run:
     task: Task
     seed: int
     progress: Progress
+
+    def here(self, root: Path, exported: list[tuple[Path, Manifest]]) -> list[Row]:
+        """The rows of all files in all runtimes of this machine."""
+        runtimes, rows = all_runtimes(), []
+        for blank in blank_rows(root, exported):
+            target = blank[0].target
+            fitting = [runtime for runtime in runtimes if runtime.target == target]
+            if not fitting:
+                rows += [unmeasured(row, f"no runtime is registered for {target}") for row in blank]
+            for runtime in fitting:
+                rows += self.measured(runtime, root, blank)
+        return rows
 
     def measured(self, runtime: Runtime, root: Path, blank: tuple[Row, ...]) -> list[Row]:
         """The rows of one target's files, filled in by one runtime."""
@@ -139,16 +183,3 @@ def _sample(task: Task) -> list[np.ndarray]:
     """One real test input where the task has them: zeros, say, would be slower or faster than any photo."""
     inputs = task.inputs("test") if hasattr(task, "inputs") else task.example_inputs()
     return [tensor[:1].detach().float().cpu().numpy() for tensor in inputs]
-
-
-def _machine() -> Machine:
-    return Machine(_cpu_name(), os.cpu_count() or 1, f"{platform.system()} {platform.release()}")
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,10 +49,14 @@ def unavailable() -> str | None:
     if missing:
         return missing
     try:
+        wanted = _wanted()
+    except PackageNotFoundError as error:
+        return f"the package {error.name} is not installed, whose ARM64 twin would run"
+    try:
         made = json.loads((root() / "setup.json").read_text())
     except (OSError, ValueError):
         return f"the ARM64 emulation is not set up: run {SETUP}"
-    if made != _wanted():
+    if made != wanted:
         return f"the ARM64 emulation was set up for other versions than are installed now: run {SETUP} again"
     return None
 
@@ -71,12 +75,12 @@ def setup(progress: Progress = lambda line: None) -> Path:
         return root()
     downloads = user_cache() / "arm64-downloads"
     archives = _download_packages(downloads / "debian", progress)
-    wheels = _download_wheels(downloads / "pypi", progress)
+    wheel_files = _download_wheels(downloads / "pypi", progress)
     progress("unpacking")
     with staged(root()) as scratch:
         for archive in archives:
             _run(["dpkg-deb", "--extract", str(archive), str(scratch)], f"cannot unpack {archive.name}")
-        for wheel in wheels:
+        for wheel in wheel_files:
             _unpack(wheel, scratch / "site")
         _pretend_cpu(scratch)
         progress("starting it once")  # which also leaves the bytecode that later starts load
@@ -134,14 +138,14 @@ def _missing() -> str | None:
 
 
 def _wanted() -> dict[str, object]:
-    return {"layout": _LAYOUT, "release": _RELEASE, "wheels": _wheels()}
+    return {"layout": _LAYOUT, "release": _RELEASE, "wheels": wheels()}
 
 
-def _wheels() -> dict[str, str]:
+def wheels() -> dict[str, str]:
     """Distributions and their versions, those installed here: both machines run the same code."""
-    wheels = {name: version(name) for name in ("executorch", "onnxruntime", "numpy")}
-    wheels["ai-edge-litert"] = version("ai-edge-litert") if find_spec("ai_edge_litert") else _LITERT
-    return {name: number.split("+")[0] for name, number in wheels.items()}  # PyPI has no local versions
+    found = {name: version(name) for name in ("executorch", "onnxruntime", "numpy")}
+    found["ai-edge-litert"] = version("ai-edge-litert") if find_spec("ai_edge_litert") else _LITERT
+    return {name: number.split("+")[0] for name, number in found.items()}  # PyPI has no local versions
 
 
 def _download_packages(folder: Path, progress: Progress) -> list[Path]:
@@ -180,15 +184,15 @@ Dir::Etc::PreferencesParts "/dev/null";
 
 
 def _download_wheels(folder: Path, progress: Progress) -> list[Path]:
-    wheels = [f"{name}=={number}" for name, number in _wheels().items()]
-    progress(f"downloading aarch64 wheels of {', '.join(wheels)}")
+    wanted = [f"{name}=={number}" for name, number in wheels().items()]
+    progress(f"downloading aarch64 wheels of {', '.join(wanted)}")
     platforms = [flag for name in _PLATFORMS for flag in ("--platform", f"{name}_aarch64")]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     _run(
-        [*pip, *platforms, "--python-version", _PYTHON, "--dest", str(folder), *wheels],
+        [*pip, *platforms, "--python-version", _PYTHON, "--dest", str(folder), *wanted],
         f"cannot download aarch64 wheels from PyPI; {SETUP} goes on where this stopped",
     )
-    names = [wheel.replace("-", "_").replace("==", "-") for wheel in wheels]
+    names = [wheel.replace("-", "_").replace("==", "-") for wheel in wanted]
     return [file for file in sorted(folder.glob("*.whl")) if file.name.startswith(tuple(names))]
 
 

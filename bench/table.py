@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from dwindle.bench.cost_words import TITLE, cost_cells, legend
 from dwindle.bench.limits import Limit, Verdict
 from dwindle.bench.result import DENSE, Bench, Row
 from dwindle.bench.wording import ABSENT, cells, changed, format_ms, gaps, runtime_name, top5
@@ -33,6 +34,7 @@ def bench_table(bench: Bench) -> RenderableType:
                 _over(shown.ratio, shown.ci95) if against_dense else "",
             )
         parts += [Text.assemble((target, "bold"), f" in {runtime}"), table, *_answers(rows)]
+    parts += _costs(bench.rows)
     machine = bench.machine
     notes = [
         "size: installed bytes · download: deflated · smaller: than the dense fp32 ONNX file · test: on the test "
@@ -48,6 +50,27 @@ def bench_table(bench: Bench) -> RenderableType:
         if row.noise and not row.noise.quiet
     ]
     return Group(*parts, Text("\n".join(notes), style="dim"))
+
+
+def _costs(rows: tuple[Row, ...]) -> list[RenderableType]:
+    """What was counted on an emulated ARM64 CPU, if anything was."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for title, width in {"": 12, "instr.": 8, "× dense": 7, "MACs": 8, "× layers": 8, "sparse": 6, "apart": 6}.items():
+        table.add_column(title, justify="right" if title else "left", width=width, no_wrap=True)
+    for target, files in groupby((row for row in rows if row.cost), lambda row: (row.target, row.cost.runtime)):
+        table.add_row(Text(target[0], style="bold"))
+        for row in files:
+            if shown := cost_cells(row):
+                table.add_row(
+                    f"  {row.role}",
+                    shown.instructions,
+                    shown.ratio,
+                    shown.macs,
+                    shown.tiles,
+                    shown.sparse,
+                    shown.apart,
+                )
+    return [Text(TITLE, style="bold"), table, Text(legend(rows), style="dim")] if table.row_count else []
 
 
 def _answers(rows: list[Row]) -> list[RenderableType]:

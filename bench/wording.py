@@ -9,7 +9,13 @@ from dwindle.bench.result import DENSE, Row
 from dwindle.quantities import format_bytes
 
 ABSENT = "–"
-_NAMES = {"memory_bytes": "memory", "compare": "latency ratio", "accuracy.top1": "top-1", "accuracy.top5": "top-5"}
+_NAMES = {
+    "memory_bytes": "memory",
+    "compare": "latency ratio",
+    "cost": "ARM64 cost",
+    "accuracy.top1": "top-1",
+    "accuracy.top5": "top-5",
+}
 _UNSHOWN = ("latency.median", "latency.p95")
 """In bench.json only, as figures and as reasons; a noisy run's reasons say the same."""
 

@@ -117,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("show", _show, "Print what a checkpoint is and how it came to be.")
     checkpoint(made)
+    made.add_argument("--device", default="host", metavar="WHERE", help="host, arm64 (instructions, emulated) or both")
+    made.add_argument("--sparse", action="store_true", help="arm64: count ExecuTorch's sparse kernels too")
     as_json(made)
 
     made = command("demo", _demo, "The whole way on handwritten digits, in a few minutes.")
@@ -220,7 +222,10 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dwindle.bench import bench
     from dwindle.bench.table import bench_table
 
-    measured = bench(arguments.net, progress=_say)
+    devices = arguments.device.split(",")
+    if arguments.sparse and "arm64" not in devices:
+        raise UsageError("--sparse counts instructions: give --device arm64 with it")
+    measured = bench(arguments.net, devices=devices, sparse=arguments.sparse, progress=_say)
     _stderr().print(bench_table(measured))
     if arguments.json:
         _print_json(dataclasses.asdict(measured))
@@ -256,6 +261,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(_facts(found))
         return 0
+    from dwindle.bench.cost import failure
     console = _stderr()
     console.print(rounds_table(found.history, found.origin["target"]))
     if left := layers(found):
@@ -263,6 +269,8 @@ def _show(arguments: argparse.Namespace) -> int:
     if searched := allocation(found.path):
         console.print(result_view(searched))
     for whole in found.pinned:
+    if "arm64" in devices and (wrong := failure(measured)):
+        raise wrong
         _say("kept whole: {channels} of {of} channels of {layer}, {reason}".format(**whole))
     _say(_summary(found))
     return 0
