@@ -68,6 +68,8 @@ class Request:
     weights: str | None = None
     """A file of trained weights (`dwindle.models.pretrained`): the dense network, which is then judged, not trained."""
     seed: int = 0
+    save_every: float = 5.0
+    """Minutes between saves within a round. A resumed run may have another."""
     phases: tuple[tuple[Granularity, Budget], ...] = field(init=False)
     retraining: Method = field(init=False)
     choice: str = field(init=False)
@@ -82,6 +84,8 @@ class Request:
             raise UsageError(
                 f"--max-drop {self.max_drop:g}: give 0 points or more, and no --rounds, which it finds by itself"
             )
+        if not self.save_every >= 0:
+            raise UsageError(f"--save-every {self.save_every:g}: give minutes, 0 to save after every step")
         if self.align < 1:
             raise UsageError(f"--align {self.align} is no width: 8 suits most kernels, 1 allows any")
         packs_zeros = targets.load(self.target).packs_zeros

@@ -92,7 +92,13 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
     if run.done:
         return run
     watcher.note(request.choice)
-    plan = Plan(request.retraining, request.prune_per_round, request.rounds, pretrained=request.weights is not None)
+    plan = Plan(
+        request.retraining,
+        request.prune_per_round,
+        request.rounds,
+        save_every=60 * request.save_every,
+        pretrained=request.weights is not None,
+    )
     fresh = partial(build, spec)
     if ranks.rank() == 0:
         trackers = [JsonLines(run.path / store.HISTORY), *trackers]

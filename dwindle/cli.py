@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwindle import __version__
+from dwindle.config import expand
 from dwindle.errors import BudgetMissed, DwindleError
 from dwindle.quantities import parse_bytes, parse_share
 
@@ -33,7 +34,11 @@ TASK_OPTIONS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    arguments = parser().parse_args(argv)
+    try:
+        arguments = parser().parse_args(_with_config(sys.argv[1:] if argv is None else list(argv)))
+    except DwindleError as error:
+        print(f"dwindle: {error}", file=sys.stderr)
+        return error.exit_code
     try:
         code: int = arguments.run(arguments)
     except DwindleError as error:
@@ -44,6 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"\ndwindle: interrupted{hint}")
         return INTERRUPTED
     return code
+
+
+def _with_config(words: list[str]) -> list[str]:
+    """The command line with the options of its configuration file, for the commands that take one."""
+    if words[:1] not in (["compress"], ["plan"]):
+        return words
+    options = argparse.ArgumentParser(add_help=False)
+    _add_request(options, str, str)
+    names = {name.lstrip("-") for action in options._actions for name in action.option_strings}
+    return expand(words, names | {"out", "track"} if words[0] == "compress" else names)
 
 
 def _quantity(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -102,13 +117,13 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("bench", _bench, "Measure size, accuracy and latency of the exported files.")
     checkpoint(made)
+    made.add_argument("--device", default="host", metavar="WHERE", help="host, arm64 (instructions, emulated) or both")
+    made.add_argument("--sparse", action="store_true", help="arm64: count ExecuTorch's sparse kernels too")
     as_json(made)
 
     made = command("gate", _gate, "Check the measured files against limits; exit 3 on a miss.")
     checkpoint(made)
-    made.add_argument("--max-size", type=size, metavar="SIZE", help="installed bytes of the file")
-    made.add_argument("--max-drop", type=float, metavar="POINTS", help="test accuracy lost against dense")
-    made.add_argument("--target", help="which export to check (the one it was compressed for)")
+    _add_limits(made)
     as_json(made)
 
     made = command("report", _report, "Write one self-contained HTML page about a checkpoint.")
@@ -117,8 +132,6 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("show", _show, "Print what a checkpoint is and how it came to be.")
     checkpoint(made)
-    made.add_argument("--device", default="host", metavar="WHERE", help="host, arm64 (instructions, emulated) or both")
-    made.add_argument("--sparse", action="store_true", help="arm64: count ExecuTorch's sparse kernels too")
     as_json(made)
 
     made = command("demo", _demo, "The whole way on handwritten digits, in a few minutes.")
@@ -158,8 +171,33 @@ def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share:
     pruning.add_argument("--episodes", type=int, metavar="N", help="AMC: allocations that its agent tries (150)")
     pruning.add_argument("--rewind-to", type=float, metavar="FRACTION", help="of the schedule, to restart from")
     pruning.add_argument("--prune-per-round", type=share, metavar="SHARE", help="of the survivors (20%%)")
+    pruning.add_argument("--save-every", type=float, metavar="MINUTES", help="within a round (5)")
     pruning.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
     to.add_argument("--seed", type=int)
+    to.add_argument("--config", metavar="FILE.toml", help="any of these options from a file; those given here win")
+
+
+LIMITS = {
+    "max_size": ("SIZE", "installed bytes of the file"),
+    "max_download": ("SIZE", "the same, deflated"),
+    "max_drop": ("POINTS", "test accuracy lost against dense"),
+    "min_accuracy": ("POINTS", "test accuracy that it must reach"),
+    "max_cost": ("COUNT", "ARM64 instructions per inference, such as 150M"),
+    "max_ratio": ("RATIO", "its time over the dense file's, upper end of the interval"),
+    "max_growth": ("SHARE", "of its size and cost over the baseline's, such as 2%%"),
+}
+
+
+def _add_limits(to: argparse.ArgumentParser) -> None:
+    limits = to.add_argument_group("limits (all that are given must hold)")
+    for name, (metavar, summary) in LIMITS.items():
+        limits.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=summary)
+    limits.add_argument("--limits", type=Path, metavar="FILE.toml", help="these in a table [gate] or [gate.TARGET]")
+    limits.add_argument("--baseline", type=Path, metavar="PATH", help="bench.json or NET.dwindle to grow from")
+    limits.add_argument("--target", help="which exports to check (the one it was compressed for)")
+    out = to.add_argument_group("output")
+    out.add_argument("--junit", type=Path, metavar="FILE.xml", help="the verdict as JUnit XML")
+    out.add_argument("--markdown", type=Path, metavar="FILE.md", help="as a CI job's summary (appended)")
 
 
 def _compress(arguments: argparse.Namespace) -> int:
@@ -220,7 +258,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from dwindle.bench import bench
+    from dwindle.bench.cost import failure
     from dwindle.bench.table import bench_table
+    from dwindle.errors import UsageError
 
     devices = arguments.device.split(",")
     if arguments.sparse and "arm64" not in devices:
@@ -229,17 +269,26 @@ def _bench(arguments: argparse.Namespace) -> int:
     _stderr().print(bench_table(measured))
     if arguments.json:
         _print_json(dataclasses.asdict(measured))
+    if "arm64" in devices and (wrong := failure(measured)):
+        raise wrong
     return 0
 
 
 def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench import gate
+    from dwindle.bench.junit import write_junit
+    from dwindle.bench.markdown import append_markdown
     from dwindle.bench.table import gate_table
 
-    verdict = gate(arguments.net, max_size=arguments.max_size, max_drop=arguments.max_drop, target=arguments.target)
+    given = {name: getattr(arguments, name) for name in (*LIMITS, "limits", "baseline", "target")}
+    verdict = gate(arguments.net, **given)
     _stderr().print(gate_table(verdict))
+    if arguments.junit:
+        write_junit(verdict, arguments.net.name, arguments.junit)
+    if arguments.markdown:
+        append_markdown(verdict, arguments.net.name, arguments.markdown)
     if arguments.json:
-        _print_json(dataclasses.asdict(verdict))
+        _print_json({"passed": verdict.passed, "exit_code": verdict.exit_code, **dataclasses.asdict(verdict)})
     return verdict.exit_code
 
 
@@ -261,7 +310,6 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(_facts(found))
         return 0
-    from dwindle.bench.cost import failure
     console = _stderr()
     console.print(rounds_table(found.history, found.origin["target"]))
     if left := layers(found):
@@ -269,8 +317,6 @@ def _show(arguments: argparse.Namespace) -> int:
     if searched := allocation(found.path):
         console.print(result_view(searched))
     for whole in found.pinned:
-    if "arm64" in devices and (wrong := failure(measured)):
-        raise wrong
         _say("kept whole: {channels} of {of} channels of {layer}, {reason}".format(**whole))
     _say(_summary(found))
     return 0

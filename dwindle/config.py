@@ -1,0 +1,56 @@
+"""`--config FILE.toml`: options from a file, as if they stood before those of the command line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from dwindle.errors import UsageError
+from dwindle.registry import unknown
+
+FLAG = "--config"
+
+
+def expand(argv: Sequence[str], known: Collection[str]) -> list[str]:
+    """`argv` (a command and its options) with the file's options in the place of `--config FILE`, before all others.
+
+    The file's keys are the names of options without their dashes, `model`, and `out` for `-o`; `known` are those that
+    the command has. Raises UsageError for a file that can't be read, or has a key or a value that is no option.
+    """
+    command, *rest = argv
+    files = [i for i, word in enumerate(rest) if word == FLAG or word.startswith(f"{FLAG}=")]
+    if not files:
+        return list(argv)
+    where = files[0]
+    _, joined, value = rest[where].partition("=")
+    if len(files) > 1 or not (joined or rest[where + 1 :]):
+        raise UsageError(f"give {FLAG} once, with a file: {FLAG} FILE.toml")
+    path = Path(value if joined else rest[where + 1])
+    after = rest[:where] + rest[where + (1 if joined else 2) :]
+    try:
+        options = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path} ({error}): give a TOML file of options") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML ({error})") from error
+    model, words = [], []
+    for name, entry in options.items():
+        if name == "model":
+            model = [str(entry)]
+        else:
+            words += _words(path, name.replace("_", "-"), entry, known)
+    return [command, *model, *words, *after]
+
+
+def _words(path: Path, name: str, entry: Any, known: Collection[str]) -> list[str]:
+    if name not in known:
+        raise UsageError(f"{path}: " + unknown("option", name, sorted(known)))
+    if isinstance(entry, bool):
+        return [f"--{name}"] if entry else []
+    if isinstance(entry, list):
+        return [f"--{name}", *map(str, entry)]
+    if not isinstance(entry, str | int | float):
+        raise UsageError(f"{path}: {name} is a {type(entry).__name__}: give a string, a number, true, or a list")
+    return [f"--{name}={entry}"]

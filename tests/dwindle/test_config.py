@@ -1,0 +1,63 @@
+"""Options from a file, through the real command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dwindle.cli import main
+from dwindle.config import expand
+from dwindle.errors import UsageError
+
+KNOWN = {"data", "size", "epochs", "compile", "include", "out"}
+
+
+def test_the_files_options_come_first_so_that_those_given_win(tmp_path: Path) -> None:
+    file = tmp_path / "net.toml"
+    file.write_text('model = "zoo:resnet8"\ndata = "digits"\nepochs = 3\ncompile = true\ninclude = ["a*", "b"]\n')
+    options = ["zoo:resnet8", "--data=digits", "--epochs=3", "--compile", "--include", "a*", "b"]
+    assert expand(["compress", "--config", str(file), "--epochs", "5"], KNOWN) == [
+        "compress",
+        *options,
+        "--epochs",
+        "5",
+    ]
+    assert expand(["compress", "--size", "9KB", f"--config={file}"], KNOWN) == ["compress", *options, "--size", "9KB"]
+
+
+def test_without_a_file_nothing_changes() -> None:
+    assert expand(["compress", "zoo:resnet8", "--size", "9KB"], KNOWN) == ["compress", "zoo:resnet8", "--size", "9KB"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("epoch = 3", "epochs"),
+        ("epochs = ", "is not TOML"),
+        ("epochs = 2020-01-01", "epochs is a date"),
+        (None, "cannot read"),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path: Path, text: str | None, sentence: str) -> None:
+    file = tmp_path / "net.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UsageError, match=sentence):
+        expand(["compress", "--config", str(file)], KNOWN)
+
+
+@pytest.mark.parametrize("words", [["--config"], ["--config", "a", "--config", "b"]])
+def test_a_flag_without_a_file_or_given_twice(words: list[str]) -> None:
+    with pytest.raises(UsageError, match="give --config once, with a file"):
+        expand(["compress", *words], KNOWN)
+
+
+def test_the_command_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "net.toml"
+    file.write_text('model = "zoo:resnet8"\ndata = "digits"\nepochs = 1\ndensity = "50%"\nfor = "coreml"\n')
+    assert main(["plan", "--config", str(file), "--prune-per-round", "40%"]) == 0
+    assert "coreml:" in capsys.readouterr().err
+    file.write_text("granularity = 3\nfro = 1\n")
+    assert main(["plan", "--config", str(file)]) == 2
+    assert "did you mean 'for'?" in capsys.readouterr().err
