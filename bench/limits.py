@@ -1,131 +1,102 @@
-"""The gate: limits on what ships, each held, missed, or unmeasured, which is never a pass."""
+"""Limits on what ships: from flags, or from the `[gate]` table of a TOML file.
+
+[gate]                  # of every target that is checked
+max_drop = 1.0
+
+[gate.onnx]             # of one, over those above
+max_size = "100KB"
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dwindle import registry
-from dwindle.bench.result import COMPRESSED, DENSE, Bench
-from dwindle.checkpoint import Checkpoint
-from dwindle.errors import BudgetMissed, RuntimeUnavailable, UsageError
-from dwindle.manifest import Manifest, manifests
+from dwindle.errors import UsageError
+from dwindle.quantities import parse_bytes
 
-TARGETS = "dwindle.targets"
-"""Export's entry-point group, named here because the stages don't import each other."""
-
-
-@dataclass(frozen=True)
-class Limit:
-    """One limit on one target's file."""
-
-    name: str
-    """`max_size` (bytes) or `max_drop` (points)."""
-    target: str
-    limit: float
-    measured: float | None
-    passed: bool
-    reason: str | None
-    """Why there is no figure, or what it consists of."""
+Quantity = int | float | str
+Limits = Mapping[str, float]
+"""By their names, in the units of KINDS."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    rows: tuple[Limit, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(row.passed for row in self.rows)
-
-    @property
-    def unmeasured(self) -> tuple[Limit, ...]:
-        return tuple(row for row in self.rows if row.measured is None)
-
-    @property
-    def exit_code(self) -> int:
-        """0 where every limit holds, 5 where a figure is absent, 3 where one is missed."""
-        if self.unmeasured:
-            return RuntimeUnavailable.exit_code
-        return 0 if self.passed else BudgetMissed.exit_code
+def _size(value: Quantity) -> float:
+    if isinstance(value, str):
+        return parse_bytes(value)
+    return _at_least(1)(value) if value == int(value) else math.nan
 
 
-def gate(
-    checkpoint: Checkpoint | Path | str,
-    *,
-    max_size: int | None = None,
-    max_drop: float | None = None,
-    target: str | None = None,
-) -> Verdict:
-    """Checks exported files against limits.
+def _at_least(least: float) -> Callable[[Quantity], float]:
+    return lambda value: number if (number := float(value)) >= least else math.nan
 
-    Args:
-        max_size: installed bytes that the compressed file may have.
-        max_drop: points of the task's metric on the test split that the compressed file may lose against
-            the dense file in the same runtime, both as bench measured them; the worst of its runtimes.
-        target: whose file, several separated by commas; by default what the checkpoint was compressed for.
 
-    Raises UsageError without a limit or for an unknown target, CheckpointError for damaged files.
+def _count(value: Quantity) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)\s*", str(value), re.IGNORECASE)
+    number = float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[match[2].upper()] if match else float(value)
+    return _at_least(1)(number)
+
+
+def _growth(value: Quantity) -> float:
+    text = str(value).strip()
+    return _at_least(0)(float(text[:-1]) / 100 if text.endswith("%") else float(text))
+
+
+KINDS: dict[str, tuple[Callable[[Quantity], float], str]] = {
+    "max_size": (_size, "a size: give installed bytes such as 500KB"),
+    "max_download": (_size, "a size: give deflated bytes such as 500KB"),
+    "max_drop": (_at_least(0), "a drop: give points, 0 or more"),
+    "min_accuracy": (_at_least(0), "an accuracy: give points, such as 92.5"),
+    "max_cost": (_count, "a cost: give ARM64 instructions per inference, such as 150M"),
+    "max_ratio": (_at_least(0), "a ratio: give the time over the dense file's, such as 0.8"),
+    "max_growth": (_growth, "a growth: give a share such as 2%"),
+}
+"""Each limit's parser and what its value is."""
+
+
+def quantity(name: str, value: Quantity) -> float:
+    """A limit's value as a number; raises UsageError where it isn't one of its kind."""
+    parse, kind = KINDS[name]
+    number = math.nan
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = parse(value)
+        except (ValueError, OverflowError, UsageError):
+            number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{name} {value!r} is not {kind}")
+    return number
+
+
+def read_limits(path: Path) -> tuple[Limits, dict[str, Limits]]:
+    """A file's limits: those of every target, and each target's own.
+
+    Raises UsageError where it can't be read, has no [gate], or has a key that is no limit.
     """
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
-    if max_size is None and max_drop is None:
-        raise UsageError("nothing to check: give --max-size, --max-drop or both")
-    if max_size is not None and max_size < 1:
-        raise UsageError(f"--max-size {max_size} is not a size: give bytes, 1 or more")
-    if max_drop is not None and not (math.isfinite(max_drop) and max_drop >= 0):
-        raise UsageError(f"--max-drop {max_drop} is not a drop: give points, 0 or more")
-    exported = {manifest.target: manifest for _, manifest in manifests(opened.exports)}
-    measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
-    rows: list[Limit] = []
-    for name in _targets(target or str(opened.origin.get("target", "onnx")), exported):
-        manifest = exported.get(name)
-        if max_size is not None:
-            rows.append(_size(name, manifest, max_size))
-        if max_drop is not None:
-            rows.append(_drop(name, manifest, measured, max_drop))
-    return Verdict(tuple(rows))
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+    except ValueError as error:  # of TOML and of UTF-8
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    gate = document.get("gate")
+    if not isinstance(gate, dict):
+        raise UsageError(f"{path} has no [gate] table")
+    targets = {name: entry for name, entry in gate.items() if isinstance(entry, dict)}
+    shared = {name: entry for name, entry in gate.items() if name not in targets}
+    return _table(path, "gate", shared), {name: _table(path, f"gate.{name}", entry) for name, entry in targets.items()}
 
 
-def _targets(text: str, exported: dict[str, Manifest]) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    known = {*registry.names(TARGETS), *exported}
-    for name in names:
-        if name not in known:
-            raise UsageError(registry.unknown("target", name, list(known)))
-    return names
-
-
-def _size(target: str, manifest: Manifest | None, limit: int) -> Limit:
-    if manifest is None:
-        return Limit("max_size", target, limit, None, False, _not_exported(target))
-    return Limit("max_size", target, limit, manifest.file.bytes, manifest.file.bytes <= limit, None)
-
-
-def _drop(target: str, manifest: Manifest | None, measured: Bench | None, limit: float) -> Limit:
-    def unmeasured(reason: str) -> Limit:
-        return Limit("max_drop", target, limit, None, False, reason)
-
-    if manifest is None:
-        return unmeasured(_not_exported(target))
-    if measured is None:
-        return unmeasured("nothing is measured yet: run `dwindle bench`")
-    if not measured.describes(manifest):
-        return unmeasured("bench.json is about other files than the exported ones: run `dwindle bench` again")
-    dense = {row.runtime.name: row for row in measured.find(target, DENSE)}
-    drops, reasons = [], []
-    for row in measured.find(target, COMPRESSED):
-        baseline = dense[row.runtime.name]
-        if row.accuracy and baseline.accuracy:
-            before, after = baseline.accuracy.value, row.accuracy.value
-            drops.append((before - after, f"{after:.2f} against {before:.2f} in {row.runtime.name}"))
-        else:
-            missing = baseline if row.accuracy else row
-            reasons.append(missing.reasons.get("accuracy", "bench measured no accuracy"))
-    if not drops:
-        return unmeasured("; ".join(reasons))
-    drop, reason = max(drops)
-    return Limit("max_drop", target, limit, drop, drop <= limit + 1e-9, reason)  # 97.3 - 96.3 is not 1.0
-
-
-def _not_exported(target: str) -> str:
-    return f"there is no {target} file: run `dwindle export --target {target}`"
+def _table(path: Path, title: str, table: Mapping[str, Quantity]) -> Limits:
+    limits = {}
+    for name, value in table.items():
+        if name not in KINDS:
+            raise UsageError(f"{path}, [{title}]: {registry.unknown('limit', name, list(KINDS))}")
+        try:
+            limits[name] = quantity(name, value)
+        except UsageError as error:
+            raise UsageError(f"{path}, [{title}]: {error}") from error
+    return limits

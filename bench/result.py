@@ -212,6 +212,8 @@ class Bench:
     """When, ISO 8601 in UTC."""
     dwindle: str
     """Version that measured."""
+    network: str = ""
+    """What the checkpoint is of, such as `zoo:resnet8 on digits`: figures of another are no baseline for it."""
     schema: int = SCHEMA
 
     def save(self, path: Path) -> None:

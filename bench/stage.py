@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import dwindle
 from dwindle.bench import cost
+from dwindle.bench.baseline import network
 from dwindle.bench.machine import this_machine
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Compare, Row, RuntimeUsed, blank_rows, unmeasured
 from dwindle.bench.runtime import Progress, Runtime, all_runtimes, launch
@@ -63,7 +64,7 @@ def bench(
     run = _Run(restore_task(opened), seed, progress or (lambda line: None))
     before, rows = cost.earlier(opened, exported)
     made = datetime.now(UTC).isoformat("T", "seconds")
-    result = Bench((), this_machine(), seed, made, dwindle.__version__)
+    result = Bench((), this_machine(), seed, made, dwindle.__version__, network(opened))
     if HOST in devices:
         rows = cost.carried(run.here(opened.path, exported), rows, opened.path)
     elif before and any(row.latency for row in rows):

@@ -10,10 +10,21 @@ from rich.table import Table
 from rich.text import Text
 
 from dwindle.bench.cost_words import TITLE, cost_cells, legend
-from dwindle.bench.limits import Limit, Verdict
+from dwindle.bench.gate import Verdict
 from dwindle.bench.result import DENSE, Bench, Row
-from dwindle.bench.wording import ABSENT, cells, changed, format_ms, gaps, runtime_name, top5
-from dwindle.quantities import format_bytes
+from dwindle.bench.wording import (
+    ABSENT,
+    amount,
+    cells,
+    changed,
+    format_ms,
+    gaps,
+    limit_name,
+    outcome,
+    runtime_name,
+    sentence,
+    top5,
+)
 
 
 def bench_table(bench: Bench) -> RenderableType:
@@ -81,42 +92,25 @@ def _answers(rows: list[Row]) -> list[RenderableType]:
     return [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in lines]
 
 
+_STYLES = {"pass": "green", "miss": "red", "unmeasured": "yellow"}
+
+
 def gate_table(verdict: Verdict) -> RenderableType:
     """A row per limit and target, then the sentence."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("", "limit", "target", "allowed", "measured", ""):
         table.add_column(title, justify="right" if title in ("allowed", "measured") else "left")
     for row in verdict.rows:
-        word, style = outcome(row)
+        word = outcome(row)
         table.add_row(
-            Text(word, style=style),
-            row.name.replace("_", " "),
+            Text(word, style=_STYLES[word]),
+            limit_name(row),
             row.target,
             amount(row, row.limit),
             ABSENT if row.measured is None else amount(row, row.measured),
             Text(row.reason or "", style="dim"),
         )
     return Group(table, Text(sentence(verdict), style="bold"))
-
-
-def outcome(row: Limit) -> tuple[str, str]:
-    """A word and its style."""
-    if row.measured is None:
-        return "unmeasured", "yellow"
-    return ("pass", "green") if row.passed else ("miss", "red")
-
-
-def amount(row: Limit, value: float) -> str:
-    """A limit's value with its unit."""
-    return f"{format_bytes(value)} ({value:,.0f})" if row.name == "max_size" else f"{value:.2f} points"
-
-
-def sentence(verdict: Verdict) -> str:
-    """The verdict, in one line."""
-    if verdict.unmeasured:
-        return f"{len(verdict.unmeasured)} of {len(verdict.rows)} limits could not be measured: not a pass"
-    missed = sum(not row.passed for row in verdict.rows)
-    return f"{missed} of {len(verdict.rows)} limits missed" if missed else "every limit holds"
 
 
 _WIDTHS = {"": 12, "size": 7, "download": 8, "smaller": 7, "test": 9, "change": 6, "time": 7, "× dense": 11}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dwindle.bench.gate import Check, Verdict
 from dwindle.bench.result import DENSE, Row
 from dwindle.quantities import format_bytes
 
@@ -140,3 +141,37 @@ def gaps(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
         )
         for reason, (targets, figures) in found.items()
     ]
+
+
+def outcome(check: Check) -> str:
+    """`pass`, `miss` or `unmeasured`."""
+    if check.measured is None:
+        return "unmeasured"
+    return "pass" if check.passed else "miss"
+
+
+def limit_name(check: Check) -> str:
+    """`max size`, `max growth of cost`."""
+    return check.name.replace(".", " of ").replace("_", " ")
+
+
+def amount(check: Check, value: float) -> str:
+    """A limit's value, or what was measured, with its unit."""
+    kind = check.name.partition(".")[0]
+    if kind in ("max_size", "max_download"):
+        return f"{format_bytes(value)} ({value:,.0f})"
+    if kind == "max_cost":
+        return f"{value / 1e6:,.2f}M instructions"
+    if kind == "max_ratio":
+        return f"{value:.3f} × dense"
+    if kind == "max_growth":
+        return f"{value:+.2%}".replace("-", "−")
+    return f"{value:.2f} points"
+
+
+def sentence(verdict: Verdict) -> str:
+    """The verdict, in one line."""
+    if verdict.unmeasured:
+        return f"{len(verdict.unmeasured)} of {len(verdict.rows)} limits could not be measured: not a pass"
+    missed = sum(not row.passed for row in verdict.rows)
+    return f"{missed} of {len(verdict.rows)} limits missed" if missed else "every limit holds"

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dwindle.bench.limits import Limit, Verdict
+from dwindle.bench.gate import Check, Verdict
 from dwindle.bench.result import (
     Accuracy,
     Agreement,
@@ -89,15 +89,15 @@ def test_the_bench_table_fits_a_terminal_of_80() -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (Limit("max_size", "onnx", 30_000, 28_900, True, None), ("pass", "30.0 KB (30,000)", "every limit holds")),
+        (Check("max_size", "onnx", 30_000, 28_900, True, None), ("pass", "30.0 KB (30,000)", "every limit holds")),
         (
-            Limit("max_drop", "onnx", 1.0, 1.5, False, "95 against 96.5"),
+            Check("max_drop", "onnx", 1.0, 1.5, False, "95 against 96.5"),
             ("miss", "1.50 points", "1 of 1 limits missed"),
         ),
-        (Limit("max_drop", "onnx", 1.0, None, False, "no Mac"), ("unmeasured", "no Mac", "not a pass")),
+        (Check("max_drop", "onnx", 1.0, None, False, "no Mac"), ("unmeasured", "no Mac", "not a pass")),
     ],
 )
-def test_the_gate_table_says_each_outcome_in_words(row: Limit, words: tuple[str, ...]) -> None:
+def test_the_gate_table_says_each_outcome_in_words(row: Check, words: tuple[str, ...]) -> None:
     text = shown(gate_table(Verdict((row,))))
     assert all(word in text for word in words)
 

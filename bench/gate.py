@@ -1,0 +1,138 @@
+"""The gate: each limit on what ships is held, missed, or unmeasured, which is never a pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dwindle import registry
+from dwindle.bench.baseline import read_baseline
+from dwindle.bench.figures import Figure, Files, figures
+from dwindle.bench.limits import KINDS, Quantity, quantity, read_limits
+from dwindle.bench.result import Bench
+from dwindle.checkpoint import Checkpoint
+from dwindle.errors import BudgetMissed, RuntimeUnavailable, UsageError
+from dwindle.manifest import Manifest, manifests
+
+TARGETS = "dwindle.targets"
+"""Export's entry-point group, named here because the stages don't import each other."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit on one target's file."""
+
+    name: str
+    """A limit's, of `dwindle.bench.limits.KINDS`; growth is checked as `max_growth.size` and `max_growth.cost`."""
+    target: str
+    limit: float
+    measured: float | None
+    passed: bool
+    reason: str | None
+    """Why there is no figure, or what it consists of."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    rows: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    @property
+    def unmeasured(self) -> tuple[Check, ...]:
+        return tuple(row for row in self.rows if row.measured is None)
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every limit holds, 5 where a figure is absent, 3 where one is missed."""
+        if self.unmeasured:
+            return RuntimeUnavailable.exit_code
+        return 0 if self.passed else BudgetMissed.exit_code
+
+
+def gate(
+    checkpoint: Checkpoint | Path | str,
+    *,
+    max_size: Quantity | None = None,
+    max_download: Quantity | None = None,
+    max_drop: Quantity | None = None,
+    min_accuracy: Quantity | None = None,
+    max_cost: Quantity | None = None,
+    max_ratio: Quantity | None = None,
+    max_growth: Quantity | None = None,
+    limits: Path | str | None = None,
+    baseline: Path | str | None = None,
+    target: str | None = None,
+) -> Verdict:
+    """Checks exported files against limits. Figures are bench's, in the worst of the runtimes that ran the file.
+
+    Args:
+        max_size: installed bytes that the compressed file may have.
+        max_download: the same, deflated.
+        max_drop: points of the task's metric on the test split that it may lose against the dense file in the
+            same runtime.
+        min_accuracy: points of the metric that it must reach.
+        max_cost: ARM64 instructions that one inference may execute.
+        max_ratio: its time over the dense file's; the upper end of the 95% interval counts, and a noisy run
+            measures nothing.
+        max_growth: share by which its installed size, and its cost where both have one, may exceed the baseline's.
+        limits: a TOML file with these in its table `[gate]`, or `[gate.TARGET]` for one target. What is given
+            as an argument comes first.
+        baseline: the bench.json or the checkpoint that growth is counted from.
+        target: whose files, several separated by commas; by default those that have a table of their own in
+            the file of limits and, for limits of no particular target, the one it was compressed for.
+
+    Raises UsageError without a limit, for an unknown target or limit, and for a baseline of another network;
+    CheckpointError for damaged files.
+    """
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
+    given = {
+        "max_size": max_size,
+        "max_download": max_download,
+        "max_drop": max_drop,
+        "min_accuracy": min_accuracy,
+        "max_cost": max_cost,
+        "max_ratio": max_ratio,
+        "max_growth": max_growth,
+    }
+    flags = {name: quantity(name, value) for name, value in given.items() if value is not None}
+    shared, own = read_limits(Path(limits)) if limits is not None else ({}, {})
+    exported = {manifest.target: manifest for _, manifest in manifests(opened.exports)}
+    if target is None:
+        default = str(opened.origin.get("target", "onnx"))
+        names = [*([default] if flags or shared else []), *own]
+    else:
+        names = [name.strip() for name in target.split(",")]
+    _require_known([*names, *own], exported)
+    wanted = {name: {**shared, **own.get(name, {}), **flags} for name in names}
+    if not any(wanted.values()):
+        flag = ", ".join(f"--{name.replace('_', '-')}" for name in KINDS)
+        raise UsageError(f"nothing to check: give one or more of {flag}, or --limits FILE.toml")
+    before = read_baseline(Path(baseline), opened) if baseline is not None else None
+    measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
+    rows: list[Check] = []
+    for name, its in wanted.items():
+        files = Files(name, exported.get(name), measured, before)
+        rows += [_check(part, name, its[limit], figure) for limit in its for part, figure in figures(limit, files)]
+    return Verdict(tuple(rows))
+
+
+def _check(name: str, target: str, limit: float, figure: Figure) -> Check:
+    measured, reason = figure
+    slack = 1e-9  # 97.3 - 96.3 is not 1.0
+    if measured is None:
+        holds = False
+    elif name.startswith("min_"):
+        holds = measured >= limit - slack
+    else:
+        holds = measured <= limit + slack
+    return Check(name, target, limit, measured, holds, reason)
+
+
+def _require_known(names: list[str], exported: dict[str, Manifest]) -> None:
+    known = {*registry.names(TARGETS), *exported}
+    for name in names:
+        if name not in known:
+            raise UsageError(registry.unknown("target", name, list(known)))
