@@ -1,0 +1,190 @@
+"""What is here to work with, and the command that adds what isn't."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwindle.bench import sysroot
+from dwindle.bench.machine import this_machine
+from dwindle.bench.runtime import Runtime, all_runtimes, launch
+from dwindle.errors import RuntimeUnavailable, UsageError
+from dwindle.registry import unknown
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+    from rich.table import Table
+
+GROUPS = ("package", "runtime", "device", "extra")
+SETUPS = ("arm64",)
+"""Devices that can be set up."""
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_FOR_DEVELOPMENT = "dev"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that dwindle can use."""
+
+    group: str
+    """One of GROUPS."""
+    name: str
+    found: str | None
+    """What is there, with its version; None where it can't be used."""
+    reason: str | None = None
+    """Why not, in words."""
+    command: str | None = None
+    """What adds it, where a command can."""
+
+
+def examine() -> list[Finding]:
+    """Everything dwindle can use, by group. Imports every runtime's library, each in a process of its own."""
+    return [*_packages(), *map(_runtime, all_runtimes()), _host(), _cuda(), _arm64(), _browser(), *_extras()]
+
+
+def lacking(findings: list[Finding]) -> RuntimeUnavailable | None:
+    """What is wrong if a package that every installation has is missing or too old."""
+    absent = [finding for finding in findings if finding.group == "package" and finding.found is None]
+    if not absent:
+        return None
+    commands = "; ".join(finding.command for finding in absent if finding.command)
+    return RuntimeUnavailable(f"{', '.join(finding.name for finding in absent)} cannot be used: {commands}")
+
+
+def setup(device: str, progress: sysroot.Progress) -> Path:
+    """Prepares a device and returns where it lies.
+
+    Raises UsageError for one that can't be prepared, RuntimeUnavailable naming the host's packages that are
+    missing, DwindleError where a download fails.
+    """
+    if device not in SETUPS:
+        raise UsageError(unknown("device to set up", device, list(SETUPS)))
+    return sysroot.setup(progress)
+
+
+def doctor_table(findings: list[Finding]) -> Table:
+    """A row per finding: what is there, or why not and what adds it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for group in GROUPS:
+        table.add_row(Text(f"{group}s", style="bold"), "")
+        for finding in findings:
+            if finding.group != group:
+                continue
+            if finding.found:
+                table.add_row(f"  {finding.name}", Text(finding.found))
+            why = [finding.reason, f"→ {finding.command}" if finding.command else None]
+            if said := "\n".join(line for line in why if line):
+                table.add_row("" if finding.found else f"  {finding.name}", Text(said, style="yellow"))
+    return table
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("package", "dwindle", version("dwindle"))
+    yield Finding("package", "python", platform.python_version())
+    for requirement in _requirements(None):
+        yield _package("package", requirement)
+
+
+def _package(group: str, requirement: Requirement) -> Finding:
+    command = f'pip install "{requirement.name}{requirement.specifier}"'
+    try:
+        number = version(requirement.name)
+    except PackageNotFoundError:
+        return Finding(group, requirement.name, None, "not installed", command)
+    if not requirement.specifier.contains(number, prereleases=True):
+        why = f"{number} is installed, and dwindle needs {requirement.specifier}"
+        return Finding(group, requirement.name, None, why, command)
+    return Finding(group, requirement.name, number)
+
+
+def _extras() -> Iterator[Finding]:
+    for extra in metadata("dwindle").get_all("Provides-Extra") or []:
+        if extra == _FOR_DEVELOPMENT:
+            continue
+        packages = [_package("extra", requirement) for requirement in _requirements(extra)]
+        absent = [package for package in packages if package.found is None]
+        if absent:
+            why = "; ".join(f"{package.name}: {package.reason}" for package in absent)
+            yield Finding("extra", extra, None, why, f'pip install "dwindle[{extra}]"')
+        else:
+            yield Finding("extra", extra, ", ".join(f"{package.name} {package.found}" for package in packages))
+
+
+def _requirements(extra: str | None) -> Iterator[Requirement]:
+    """What every installation needs, or what an extra adds to that."""
+    from packaging.requirements import Requirement
+
+    for line in requires("dwindle") or []:
+        requirement = Requirement(line)
+        always = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if always == (extra is None) and (always or requirement.marker.evaluate({"extra": extra})):  # type: ignore
+            yield requirement
+
+
+def _runtime(runtime: Runtime) -> Finding:
+    if reason := runtime.unavailable():
+        return Finding("runtime", runtime.name, None, reason)
+    code = f"from dwindle.bench import runtime; print(runtime.load({runtime.name!r}).version())"
+    asked = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        said = asked.stderr.strip().splitlines()
+        return Finding(
+            "runtime", runtime.name, None, f"it cannot be imported: {said[-1] if said else asked.returncode}"
+        )
+    number = asked.stdout.strip().splitlines()[-1]
+    through = launch(runtime, Path("net"), 1).through
+    found = f"{number} for {runtime.target} files"
+    return Finding("runtime", runtime.name, f"{found}, {through}" if through else found)
+
+
+def _host() -> Finding:
+    import torch
+
+    from dwindle.models.precision import bf16_gains
+
+    trains = "bfloat16" if bf16_gains(torch.device("cpu")) else "float32"
+    threads = f"{torch.get_num_threads()} threads" if torch.get_num_threads() > 1 else "1 thread"
+    here = this_machine()
+    found = (
+        f"{here.cpu}, {here.cores} cores, {here.system}; trains in {trains}, measured to be the faster, with {threads}"
+    )
+    return Finding("device", "host", found)
+
+
+def _cuda() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Finding("device", "cuda", ", ".join(names))
+    if torch.version.cuda is None:
+        return Finding("device", "cuda", None, f"PyTorch {torch.__version__} is built without CUDA")
+    return Finding("device", "cuda", None, f"PyTorch is built for CUDA {torch.version.cuda} and finds no NVIDIA GPU")
+
+
+def _arm64() -> Finding:
+    reason = sysroot.unavailable()
+    if reason is None:
+        wheels = ", ".join(f"{name} {number}" for name, number in sysroot.wheels().items())
+        return Finding("device", "arm64", f"{sysroot.CPU} under qemu-user, with {wheels}")
+    why, _, command = reason.rpartition(": ")
+    return Finding("device", "arm64", None, why or reason, command.removeprefix("run ") if why else None)
+
+
+def _browser() -> Finding:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        return Finding("device", "browser", None, "no Chromium is on the path", "apt-get install chromium")
+    return Finding("device", "browser", found)
