@@ -6,6 +6,8 @@ would have had.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,6 +35,20 @@ class Batches:
     @property
     def per_epoch(self) -> int:
         return max(1, len(self.data) // self.size)
+
+    def each(self, fit: int, steps: range) -> Iterator[tuple[int, Subset]]:
+        """Every one of `steps` with its batch. Where batches have to be read from a disk, each is made while the one
+        before it is trained on."""
+        if not self.data.on_disk:
+            yield from ((step, self.at(fit, step)) for step in steps)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self.at, fit, steps.start) if steps else None
+            for step in steps:
+                assert coming is not None
+                batch = coming.result()
+                coming = reader.submit(self.at, fit, step + 1) if step + 1 in steps else None
+                yield step, batch
 
     def at(self, fit: int, step: int) -> Subset:
         """The augmented batch of a step of the `fit`-th training."""

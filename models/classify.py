@@ -143,12 +143,11 @@ class ImageClassification:
                 forked,
             ):
                 average = self._begin_average(model, resumed=first > began)
-                for step in range(first, self.steps):
+                for step, batch in self._batches.each(self._fits, range(first, self.steps)):
                     if average and step > began:  # after `on_step`, which put the masks on and may have saved it
                         average.update(step - began)
                     for group in self.optimizer.param_groups:
                         group["lr"] = self.learning_rate(self.steps - 1 if last_lr else step)
-                    batch = self._batches.at(self._fits, step)
                     images, labels = ranks.mine(batch.images), ranks.mine(batch.labels)
                     torch.manual_seed(self._batches.stream(DROPOUT, self._fits, step) + ranks.rank())
                     with autocast:

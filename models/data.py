@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dwindle.errors import UsageError
@@ -24,6 +25,8 @@ class Subset:
     """uint8, (N, channels, height, width)."""
     labels: Tensor
     """int64, (N,): an index into the classes' names."""
+    on_disk: bool = False
+    """Whether the images are a mapped file rather than memory: taking some of them then reads the disk."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,11 +78,12 @@ class Splits:
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Exact, from a count of each grey level: no float copy of the images is made."""
+        """Exact, from a count of each grey level: no float copy of the images is made, nor any of all of them."""
         levels = torch.arange(256, dtype=torch.float64)
         means, stds = [], []
         for channel in self.train.images.unbind(1):
-            share = torch.bincount(channel.reshape(-1), minlength=256).double() / channel.numel()
+            counts = [torch.bincount(part.reshape(-1), minlength=256) for part in channel.split(4096)]
+            share = torch.stack(counts).sum(0).double() / channel.numel()
             means.append((share * levels).sum())
             stds.append((share * (levels - means[-1]) ** 2).sum().sqrt().clamp(min=1))
         return torch.stack(means).float(), torch.stack(stds).float()
@@ -96,19 +100,23 @@ class Splits:
 
 
 def carve(subset: Subset, share: float) -> tuple[Subset, Subset]:
-    """Takes `share` of each class out of a subset: (what is left, what was taken), each in its old order.
+    """Takes `share` of each class out of a subset: (what is left, what was taken), each in its old order."""
+    left, out = drawn(subset.labels.numpy(), share)
+    return subset[torch.from_numpy(left)], subset[torch.from_numpy(out)]
+
+
+def drawn(labels: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The indices that `carve` leaves and those that it takes.
 
     The draw is the same in every run and on every machine, whatever the task's seed: NumPy keeps the
     stream of RandomState fixed for ever. A class never loses its last sample.
     """
     random = np.random.RandomState(0)
-    labels = subset.labels.numpy()
     taken = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))
         taken[members[: min(round(share * len(members)) or 1, len(members) - 1)]] = True
-    left, out = (torch.from_numpy(np.flatnonzero(which)) for which in (~taken, taken))
-    return subset[left], subset[out]
+    return np.flatnonzero(~taken), np.flatnonzero(taken)
 
 
 def _check(name: str, subset: Subset, classes: int) -> None:

@@ -1,21 +1,33 @@
-"""A folder of class folders, read into memory."""
+"""A folder of class folders, read into memory, or into a mapped file where it is too much for that."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from dwindle.errors import UsageError
-from dwindle.models.data import Splits, Subset, carve
+from dwindle.files import staged, user_cache
+from dwindle.models.data import Splits, Subset, drawn
 from dwindle.models.factory import one_line
 from dwindle.quantities import format_bytes
 
 Sample = tuple[str, int]
 """An image's path and its class."""
+Shape = tuple[int, int, int]
+"""Of an image: (channels, height, width)."""
 
 
 def load_folder(root: Path, image_size: int | None) -> Splits:
@@ -25,8 +37,9 @@ def load_folder(root: Path, image_size: int | None) -> Splits:
     there is carved from train, a tenth for validation and a fifth for test. Images become grey where all
     are grey, else RGB. With `image_size`, each is cropped to a square about its centre and scaled to that
     side; without, all must be of one size.
-    Raises UsageError where classes differ between splits, a file isn't an image, sizes differ, or the whole
-    would take more than half of the free memory.
+    What would take more than half of the free memory is decoded once into a file of the user's cache, and mapped.
+    Raises UsageError where classes differ between splits, a file isn't an image, sizes differ, or the disk has no
+    room for that file.
     """
     divided = (root / "train").is_dir()
     folders = {"train": root / "train" if divided else root}
@@ -42,19 +55,16 @@ def load_folder(root: Path, image_size: int | None) -> Splits:
             raise UsageError(f"{folders[split]} and {folders['train']} differ in class folders ({', '.join(odd)})")
 
     width, height, mode = _common([path for _, samples in listed.values() for path, _ in samples], image_size)
-    count = sum(len(samples) for _, samples in listed.values())
-    needed = count * width * height * len(mode)
-    free = psutil.virtual_memory().available
-    if needed > free / 2:
-        raise UsageError(
-            f"the {count} images of {root} take {format_bytes(needed)} at {width}x{height}, more than half "
-            f"of the {format_bytes(free)} of free memory: give a smaller image size or fewer images"
-        )
-    subsets = {split: _read(samples, (width, height), mode) for split, (_, samples) in listed.items()}
+    splits = {split: samples for split, (_, samples) in listed.items()}
     for split, share in {"test": 0.2, "validation": 0.1}.items():
-        if split not in subsets:
-            subsets["train"], subsets[split] = carve(subsets["train"], share)
-    return Splits(**subsets, classes=classes)
+        if split not in splits:
+            samples = splits["train"]
+            left, out = drawn(np.array([label for _, label in samples]), share)
+            splits["train"], splits[split] = [samples[i] for i in left], [samples[i] for i in out]
+    shape = (len(mode), height, width)
+    fits = sum(map(len, splits.values())) * math.prod(shape) <= psutil.virtual_memory().available / 2
+    read = _read if fits else _mapped
+    return Splits(**{split: read(samples, shape) for split, samples in splits.items()}, classes=classes)
 
 
 def _list(folder: Path) -> tuple[tuple[str, ...], list[Sample]]:
@@ -85,18 +95,60 @@ def _common(paths: list[str], image_size: int | None) -> tuple[int, int, tuple[s
     return *size, ("L",) if grey else ("R", "G", "B")
 
 
-def _read(samples: list[Sample], size: tuple[int, int], mode: tuple[str, ...]) -> Subset:
+def _read(samples: list[Sample], shape: Shape) -> Subset:
+    images = np.empty((len(samples), *shape), np.uint8)
+    for index, (path, _) in enumerate(samples):
+        images[index] = _pixels(path, shape)
+    return Subset(torch.from_numpy(images), _labels(samples))
+
+
+def _mapped(samples: list[Sample], shape: Shape) -> Subset:
+    """As `_read`, in a file that the system pages in as it is needed. It is written once for the same images."""
+    whole = (len(samples), *shape)
+    file = user_cache() / "images" / f"{_listing(samples, shape)}.u8"
+    if not file.exists():
+        with staged(file) as scratch:
+            free = shutil.disk_usage(scratch.parent).free
+            if math.prod(whole) > free:
+                raise UsageError(
+                    f"{len(samples)} images take {format_bytes(math.prod(whole))}, too much for memory, and "
+                    f"{file.parent} has {format_bytes(free)} left to decode them to: give a smaller image size, fewer images, or "
+                    "another cache in XDG_CACHE_HOME"
+                )
+            images = np.memmap(scratch, np.uint8, "w+", shape=whole)
+            with ThreadPoolExecutor(os.cpu_count()) as readers:
+                decoded = readers.map(partial(_pixels, shape=shape), (path for path, _ in samples))
+                said = track(decoded, f"decoding to {file}", len(samples), console=Console(stderr=True))
+                for index, pixels in enumerate(said):
+                    images[index] = pixels
+            images.flush()
+    # Copy on write: torch wants what it may write to.
+    return Subset(torch.from_numpy(np.memmap(file, np.uint8, "c", shape=whole)), _labels(samples), on_disk=True)
+
+
+def _listing(samples: list[Sample], shape: Shape) -> str:
+    """A name for these images at this size: their paths, sizes and times of change."""
+    digest = hashlib.sha256(str(shape).encode())
+    for path, _ in samples:
+        found = Path(path).stat()
+        digest.update(f"{Path(path).resolve()}\0{found.st_size} {found.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:24]
+
+
+def _labels(samples: list[Sample]) -> torch.Tensor:
+    return torch.tensor([label for _, label in samples], dtype=torch.int64)
+
+
+def _pixels(path: str, shape: Shape) -> NDArray[np.uint8]:
+    """An image at that shape."""
     from PIL import ImageOps
 
-    images = torch.empty((len(samples), len(mode), size[1], size[0]), dtype=torch.uint8)
-    for index, (path, _) in enumerate(samples):
-        with _opened(path) as image:
-            try:
-                pixels = np.asarray(ImageOps.fit(image.convert("".join(mode)), size))
-            except (OSError, ValueError, SyntaxError) as error:  # what Pillow makes of a truncated file
-                raise UsageError(f"{path} can't be read as an image ({one_line(error)}): mend or remove it") from error
-        images[index] = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1).copy()).permute(2, 0, 1)
-    return Subset(images, torch.tensor([label for _, label in samples]))
+    with _opened(path) as image:
+        try:
+            pixels = np.asarray(ImageOps.fit(image.convert("L" if shape[0] == 1 else "RGB"), shape[:0:-1]))
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow makes of a truncated file
+            raise UsageError(f"{path} can't be read as an image ({one_line(error)}): mend or remove it") from error
+    return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
 
 
 def _opened(path: str) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,8 @@ import torch
 from PIL import Image
 
 from dwindle.errors import UsageError
+from dwindle.models.batches import Batches
+from dwindle.models.data import Splits
 from dwindle.models.datasets import load
 
 
@@ -96,14 +99,40 @@ def test_what_is_not_an_image_is_named(tmp_path: Path, cut: bool) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_more_than_half_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _fill(tmp_path / "cat", 10)
-    needed = 10 * 3 * 4 * 6
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * needed - 1))
-    with pytest.raises(UsageError, match=r"the 10 images of .* take 720 B at 6x4, more than half"):
-        load(str(tmp_path))
+def test_more_than_half_the_memory_is_mapped_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for index in range(30):
+        _fill(tmp_path / "data" / ("dog" if index % 2 else "cat"), 1, first=index)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    needed = 30 * 3 * 4 * 6
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * needed))
-    assert len(load(str(tmp_path)).test) == 2
+    memory = load(str(tmp_path / "data"))
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * needed - 1))
+    mapped = load(str(tmp_path / "data"))
+    assert mapped.train.on_disk
+    assert mapped.fingerprint == memory.fingerprint
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache/dwindle/images").iterdir()}
+    assert len(files) == 3
+    assert load(str(tmp_path / "data")).fingerprint == memory.fingerprint
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+    _batches_are_the_same(memory, mapped)
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10))
+    _fill(tmp_path / "data/cat", 1, first=50)
+    with pytest.raises(UsageError, match=r"has 10 B left to decode them to: give a smaller image size"):
+        load(str(tmp_path / "data"))
+
+
+def _batches_are_the_same(memory: Splits, mapped: Splits) -> None:
+    """Those that are read ahead, and those that aren't."""
+    ahead, plain = (Batches(splits.train, 4, 1, True, seed=3) for splits in (mapped, memory))
+    for start in (0, 7):
+        pairs = zip(ahead.each(2, range(start, 12)), plain.each(2, range(start, 12)), strict=True)
+        for (step, batch), (same, expected) in pairs:
+            assert step == same
+            assert torch.equal(batch.images, expected.images)
+            assert torch.equal(batch.labels, expected.labels)
+    assert list(ahead.each(0, range(5, 5))) == []
 
 
 def test_folders_without_classes_or_images(tmp_path: Path) -> None:
