@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from dwindle.bench.gate import Verdict
-from dwindle.bench.wording import ABSENT, amount, limit_name, outcome
+from dwindle.bench.wording import amount, limit_name, outcome
 from dwindle.files import staged
 
 
@@ -28,7 +28,7 @@ def write_junit(verdict: Verdict, name: str, path: Path) -> None:
     for check, word in zip(verdict.rows, words, strict=True):
         titles = {"classname": f"dwindle.gate.{check.target}", "name": limit_name(check), "time": "0"}
         case = Xml.SubElement(suite, "testcase", titles)
-        measured = ABSENT if check.measured is None else amount(check, check.measured)
+        measured = "not measured" if check.measured is None else amount(check, check.measured)
         said = f"{measured}, allowed {amount(check, check.limit)}" + (f": {check.reason}" if check.reason else "")
         if word == "pass":
             Xml.SubElement(case, "system-out").text = said

@@ -96,10 +96,10 @@ _STYLES = {"pass": "green", "miss": "red", "unmeasured": "yellow"}
 
 
 def gate_table(verdict: Verdict) -> RenderableType:
-    """A row per limit and target, then the sentence."""
+    """A row per limit and target, what the figures consist of, then the sentence."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("", "limit", "target", "allowed", "measured", ""):
-        table.add_column(title, justify="right" if title in ("allowed", "measured") else "left")
+    for title in ("", "limit", "target", "allowed", "measured"):
+        table.add_column(title, justify="right" if title in ("allowed", "measured") else "left", no_wrap=True)
     for row in verdict.rows:
         word = outcome(row)
         table.add_row(
@@ -108,9 +108,9 @@ def gate_table(verdict: Verdict) -> RenderableType:
             row.target,
             amount(row, row.limit),
             ABSENT if row.measured is None else amount(row, row.measured),
-            Text(row.reason or "", style="dim"),
         )
-    return Group(table, Text(sentence(verdict), style="bold"))
+    notes = [f"{limit_name(row)}, {row.target}: {row.reason}" for row in verdict.rows if row.reason]
+    return Group(table, *(Text(note, style="dim") for note in notes), Text(sentence(verdict), style="bold"))
 
 
 _WIDTHS = {"": 12, "size": 7, "download": 8, "smaller": 7, "test": 9, "change": 6, "time": 7, "× dense": 11}
