@@ -127,9 +127,9 @@ def _requirements(extra: str | None) -> Iterator[Requirement]:
     from packaging.requirements import Requirement
 
     for line in requires("dwindle") or []:
-        requirement = Requirement(line)
-        always = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if always == (extra is None) and (always or requirement.marker.evaluate({"extra": extra})):  # type: ignore
+        marker = (requirement := Requirement(line)).marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if always if extra is None else marker and not always and marker.evaluate({"extra": extra}):
             yield requirement
 
 
@@ -139,10 +139,8 @@ def _runtime(runtime: Runtime) -> Finding:
     code = f"from dwindle.bench import runtime; print(runtime.load({runtime.name!r}).version())"
     asked = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     if asked.returncode:
-        said = asked.stderr.strip().splitlines()
-        return Finding(
-            "runtime", runtime.name, None, f"it cannot be imported: {said[-1] if said else asked.returncode}"
-        )
+        said = asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"]
+        return Finding("runtime", runtime.name, None, f"it cannot be imported: {said[-1]}")
     number = asked.stdout.strip().splitlines()[-1]
     through = launch(runtime, Path("net"), 1).through
     found = f"{number} for {runtime.target} files"
@@ -154,13 +152,10 @@ def _host() -> Finding:
 
     from dwindle.models.precision import bf16_gains
 
+    here, threads = this_machine(), torch.get_num_threads()
     trains = "bfloat16" if bf16_gains(torch.device("cpu")) else "float32"
-    threads = f"{torch.get_num_threads()} threads" if torch.get_num_threads() > 1 else "1 thread"
-    here = this_machine()
-    found = (
-        f"{here.cpu}, {here.cores} cores, {here.system}; trains in {trains}, measured to be the faster, with {threads}"
-    )
-    return Finding("device", "host", found)
+    measured = f"training threads: {threads}, in {trains}, which was measured to be the faster"
+    return Finding("device", "host", f"{here.cpu}, {here.cores} cores, {here.system}; {measured}")
 
 
 def _cuda() -> Finding:

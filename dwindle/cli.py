@@ -134,6 +134,10 @@ def parser() -> argparse.ArgumentParser:
     checkpoint(made)
     as_json(made)
 
+    made = command("doctor", _doctor, "Say what is here to work with, and the command that adds what isn't.")
+    made.add_argument("--setup", metavar="DEVICE", help="prepare a device: arm64 (100 MB from Debian and PyPI)")
+    as_json(made)
+
     made = command("demo", _demo, "The whole way on handwritten digits, in a few minutes.")
     made.add_argument("-o", "--out", type=Path, default=Path("demo.dwindle"), metavar="NET.dwindle")
     return top
@@ -319,6 +323,23 @@ def _show(arguments: argparse.Namespace) -> int:
     for whole in found.pinned:
         _say("kept whole: {channels} of {of} channels of {layer}, {reason}".format(**whole))
     _say(_summary(found))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from dwindle.bench import doctor
+
+    if arguments.setup:
+        where = doctor.setup(arguments.setup, _say)
+        if arguments.json:
+            _print_json({"device": arguments.setup, "path": where})
+        return 0
+    findings = doctor.examine()
+    _stderr().print(doctor.doctor_table(findings))
+    if arguments.json:
+        _print_json([dataclasses.asdict(finding) for finding in findings])
+    if wrong := doctor.lacking(findings):
+        raise wrong
     return 0
 
 
