@@ -78,10 +78,10 @@ def doctor_table(findings: list[Finding]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for group in GROUPS:
-        table.add_row(Text(f"{group}s", style="bold"), "")
-        for finding in findings:
-            if finding.group != group:
-                continue
+        found = [finding for finding in findings if finding.group == group]
+        if found:
+            table.add_row(Text(f"{group}s", style="bold"), "")
+        for finding in found:
             if finding.found:
                 table.add_row(f"  {finding.name}", Text(finding.found))
             why = [finding.reason, f"→ {finding.command}" if finding.command else None]

@@ -1,0 +1,131 @@
+"""What is here is named with its version, and what isn't with the command that adds it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from dwindle.bench import doctor, sysroot
+from dwindle.bench.doctor import Finding, doctor_table, lacking
+from dwindle.cli import main
+from dwindle.errors import RuntimeUnavailable, UsageError
+
+
+def one(findings: list[Finding], name: str) -> Finding:
+    (finding,) = (finding for finding in findings if finding.name == name)
+    return finding
+
+
+def shown(findings: list[Finding]) -> str:
+    from rich.console import Console
+
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(doctor_table(findings))
+    return capture.get()
+
+
+@pytest.fixture
+def wanting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation that wants one package it hasn't, one newer than there is, and an extra of each kind."""
+    lines = ["numpy>=2", "numpy-of-tomorrow>=3", "torch>=99", 'rich>=15; extra == "here"', 'tqdm>=999; extra == "gone"']
+    monkeypatch.setattr(doctor, "requires", lambda name: lines)
+    described = {"Provides-Extra": ["dev", "here", "gone"]}
+    monkeypatch.setattr(doctor, "metadata", lambda name: type("", (), {"get_all": described.get}))
+
+
+def test_packages_are_here_missing_or_too_old(wanting: None) -> None:
+    findings = list(doctor._packages())
+    assert [finding.name for finding in findings] == ["dwindle", "python", "numpy", "numpy-of-tomorrow", "torch"]
+    assert one(findings, "numpy").found == version("numpy")
+    missing, old = one(findings, "numpy-of-tomorrow"), one(findings, "torch")
+    assert missing.found is old.found is None
+    assert missing.reason == "not installed"
+    assert missing.command == 'pip install "numpy-of-tomorrow>=3"'
+    assert old.reason == f"{version('torch')} is installed, and dwindle needs >=99"
+    wrong = lacking(findings)
+    assert isinstance(wrong, RuntimeUnavailable)
+    assert 'numpy-of-tomorrow, torch cannot be used: pip install "numpy-of-tomorrow>=3"; pip' in str(wrong)
+    assert lacking([one(findings, "numpy")]) is None
+    text = shown(findings)
+    assert 'not installed\n                     → pip install "numpy-of-tomorrow>=3"' in text
+    assert "extras" not in text
+
+
+def test_extras_are_whole_or_say_what_they_lack(wanting: None) -> None:
+    found, gone = doctor._extras()
+    assert (found.name, found.found) == ("here", f"rich {version('rich')}")
+    assert (gone.name, gone.found, gone.command) == ("gone", None, 'pip install "dwindle[gone]"')
+    assert gone.reason is not None
+    assert gone.reason.startswith("tqdm: ")
+
+
+def test_runtimes_are_imported_to_be_believed(
+    odd_runtimes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dwindle.bench.runtime import load
+
+    assert doctor._runtime(load("odd")) == Finding("runtime", "odd", "1.0 for odd files")
+    assert doctor._runtime(load("absent")) == Finding("runtime", "absent", None, "its hardware is elsewhere")
+    (tmp_path / "site" / "odd_runtime.py").write_text("raise ImportError('libodd.so.1 is not there')")
+    broken = doctor._runtime(load("odd"))
+    assert broken.reason == "it cannot be imported: ImportError: libodd.so.1 is not there"
+
+
+def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole of it, as the command prints it."""
+    assert main(["doctor", "--json"]) == 0
+    out, err = capsys.readouterr()
+    findings = [Finding(**entry) for entry in json.loads(out)]
+    assert {finding.group for finding in findings} >= {"package", "runtime", "device"}
+    assert all(finding.found or finding.reason for finding in findings)
+    package, runtime = (finding for finding in findings if finding.name == "onnxruntime")
+    assert package.found == version("onnxruntime")
+    assert runtime.found == f"{package.found} for onnx files"
+    assert "cores" in (one(findings, "host").found or "")
+    for finding in findings:
+        assert finding.name in err
+
+
+@pytest.mark.parametrize(
+    ("reason", "said", "command"),
+    [
+        (f"it is not set up: run {sysroot.SETUP}", "it is not set up", sysroot.SETUP),
+        (
+            "it needs what isn't here: apt-get install qemu-user",
+            "it needs what isn't here",
+            "apt-get install qemu-user",
+        ),
+        ("this system has no apt-get", "this system has no apt-get", None),
+    ],
+)
+def test_arm64_names_its_command(reason: str, said: str, command: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sysroot, "unavailable", lambda: reason)
+    assert doctor._arm64() == Finding("device", "arm64", None, said, command)
+
+
+def test_setup_refuses_with_the_missing_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "qemu-aarch64" else f"/usr/bin/{name}")
+    monkeypatch.setattr(sysroot, "_KEYRING", tmp_path)
+    assert main(["doctor", "--setup", "arm64"]) == RuntimeUnavailable.exit_code
+    assert capsys.readouterr().err.endswith("apt-get install qemu-user\n")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_only_some_devices_are_set_up() -> None:
+    with pytest.raises(UsageError, match="unknown device to set up 'arm': did you mean 'arm64'"):
+        doctor.setup("arm", print)
+
+
+def test_no_browser_has_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert doctor._browser().command == "apt-get install chromium"
+    monkeypatch.setattr(shutil, "which", lambda name: f"/opt/{name}" if name == "google-chrome" else None)
+    assert doctor._browser().found == "/opt/google-chrome"
