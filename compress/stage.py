@@ -26,6 +26,7 @@ from dwindle.export import target as targets
 from dwindle.models import ranks
 from dwindle.models.build import ModelSpec, build, check_logits
 from dwindle.models.pretrained import load_pretrained
+from dwindle.models.provenance import code_state
 from dwindle.models.tasks import make_task
 from dwindle.sealed import read_tensors
 from dwindle.task import Task
@@ -88,9 +89,12 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
     ready = prepare(request)
     spec, task, network = ready.spec, ready.task, ready.network
     origin = _as_json({**_origin(spec, task, request), **request.origin})
-    run = ranks.told(lambda: store.start(out, origin))
+    code = _code(request)
+    run = ranks.told(lambda: store.start(out, origin, code))
     if run.done:
         return run
+    for name in [name for name, state in code.items() if run.versions.get(name) != state]:
+        watcher.note(f"{name} has changed since this run began: {code[name]}, was {run.versions.get(name)}")
     watcher.note(request.choice)
     plan = Plan(
         request.retraining,
@@ -126,6 +130,14 @@ def _searched(loop: Loop, settings: Settings, solver: Solver) -> Solver:
     )
     loop.watcher.allocation(result)
     return replace(solver, granularity=pruning)
+
+
+def _code(request: Request) -> dict[str, str]:
+    """The state of the user's own model, data and task."""
+    options = request.task_options
+    specs = [request.model, *(str(options.get(key) or "") for key in ("data", "task"))]
+    own = [spec for spec in specs if ":" in spec and spec.partition(":")[0] not in ("zoo", "torchvision")]
+    return {f"code {spec}": code_state(spec) for spec in own if not Path(spec).exists()}
 
 
 def _origin(spec: ModelSpec, task: Task, request: Request) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Checkpoint:
     metrics: dict[str, float]
     """`dense_test`, `test`: the metric before and after, on the split that nothing was tuned on."""
     versions: dict[str, str]
+    """Of the packages, and the state of the user's own code (`code PACKAGE.MODULE:FACTORY`), when the run began."""
     pinned: tuple[dict[str, str], ...] = ()
     """What channel pruning had to leave whole, and why."""
 
@@ -146,8 +147,8 @@ class Checkpoint:
         }
 
 
-def start(path: Path, origin: dict[str, Any]) -> Checkpoint:
-    """Begins a checkpoint at `path`, or opens the one there to resume it.
+def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = None) -> Checkpoint:
+    """Begins a checkpoint at `path`, or opens the one there to resume it. `code` goes into its versions.
 
     Raises UsageError if `path` exists and is something else, or was made with other options (which are
     named), and DwindleError if it cannot be written.
@@ -166,7 +167,7 @@ def start(path: Path, origin: dict[str, Any]) -> Checkpoint:
         return found
     if path.exists():
         raise UsageError(f"{path} exists and is not a checkpoint: choose another -o")
-    fresh = Checkpoint(path, origin, False, (), {}, _versions())
+    fresh = Checkpoint(path, origin, False, (), {}, {**_versions(), **(code or {})})
     with staged(path) as scratch:
         scratch.mkdir()
         seal(scratch, DOCUMENT, fresh._document(), {})

@@ -112,8 +112,8 @@ def _mapped(samples: list[Sample], shape: Shape) -> Subset:
             if math.prod(whole) > free:
                 raise UsageError(
                     f"{len(samples)} images take {format_bytes(math.prod(whole))}, too much for memory, and "
-                    f"{file.parent} has {format_bytes(free)} left to decode them to: give a smaller image size, fewer images, or "
-                    "another cache in XDG_CACHE_HOME"
+                    f"{file.parent} has {format_bytes(free)} left to decode them to: give a "
+                    "smaller image size, fewer images, or another cache in XDG_CACHE_HOME"
                 )
             images = np.memmap(scratch, np.uint8, "w+", shape=whole)
             with ThreadPoolExecutor(os.cpu_count()) as readers:

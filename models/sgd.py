@@ -64,7 +64,7 @@ def placed(model: nn.Module, optimizer: torch.optim.SGD, device: torch.device) -
     home = next(model.parameters()).device
 
     def place(where: torch.device, memory_format: torch.memory_format) -> None:
-        model.to(device=where, memory_format=memory_format)
+        model.to(where).to(memory_format=memory_format)
         for parameter, state in optimizer.state.items():
             buffer = state.get("momentum_buffer")
             if buffer is not None and (buffer.stride(), buffer.device) != (parameter.stride(), parameter.device):

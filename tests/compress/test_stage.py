@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -49,8 +52,11 @@ def request(weights: Path, **options: object) -> Request:
 
 
 class Stop(Watcher):
+    def __init__(self, index: int = 2) -> None:
+        self.index = index
+
     def step(self, index: int, done: int, total: int | None, loss: float) -> None:
-        if index == 2:
+        if index == self.index:
             raise KeyboardInterrupt
 
 
@@ -154,3 +160,50 @@ def test_options_that_cannot_go_together_are_refused(options: dict[str, object],
 def test_no_plan_for_what_only_training_can_tell() -> None:
     with pytest.raises(UsageError, match="nobody knows before training"):
         plan(Request("zoo:resnet8", DIGITS, max_drop=1.0))
+
+
+def test_a_full_disk_keeps_the_last_round_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """A real limit of the system's on the size of a file stands in for a disk: writes fail as they would there."""
+    command = [sys.executable, "-m", "dwindle", "compress", "zoo:resnet8", "--data", "digits", "--epochs", "1"]
+    command += ["--density", "0.4", "--rounds", "2", "-o", str(tmp_path / "net.dwindle")]
+    limited = (
+        "import resource, sys; from dwindle.cli import main; import dwindle.compress.rounds as rounds\n"
+        "save = rounds.save_round\n"
+        "def full(path, record, *rest, **options):\n"
+        "    if record.index == 1: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "    save(path, record, *rest, **options)\n"
+        "rounds.save_round = full\n"
+        f"sys.exit(main({command[3:]!r}))"
+    )
+    failed = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    assert failed.returncode == 1, failed.stderr
+    assert "cannot write" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert [folder.name for folder in (tmp_path / "net.dwindle/rounds").iterdir()] == ["000"]
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "resuming after round 0" in again.stderr
+    straight = compress(Request("zoo:resnet8", DIGITS, density=0.4, rounds=2), tmp_path / "straight.dwindle")
+    resumed = Checkpoint.load(tmp_path / "net.dwindle")
+    assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in straight.weights.items())
+
+
+def test_the_state_of_a_users_own_code_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_model.py").write_text("from dwindle.models.zoo import resnet8\ndef net(): return resnet8(10, 1)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ask = Request("own_model:net", DIGITS, density=0.5, rounds=1)
+    with pytest.raises(KeyboardInterrupt):
+        compress(ask, tmp_path / "net.dwindle", Stop(1))
+    assert Checkpoint.load(tmp_path / "net.dwindle").versions["code own_model:net"].startswith("sha256 ")
+    with (tmp_path / "own_model.py").open("a") as file:
+        file.write("# changed\n")
+
+    class Notes(Watcher):
+        said: ClassVar[list[str]] = []
+
+        def note(self, sentence: str) -> None:
+            self.said.append(sentence)
+
+    compress(ask, tmp_path / "net.dwindle", Notes())
+    assert any("own_model:net has changed since this run began" in line for line in Notes.said)

@@ -1,0 +1,41 @@
+"""What state a user's own code was in when it made something."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import subprocess
+from pathlib import Path
+
+from dwindle.models.factory import load_factory
+
+SECONDS = 5
+"""How long git may take."""
+
+
+def code_state(spec: str) -> str:
+    """The file of `package.module:factory`: the start of its SHA-256, and git's commit where it is under git.
+
+    Raises UsageError where there is no such factory.
+    """
+    module = inspect.getmodule(load_factory(spec, "code"))
+    source = module and getattr(module, "__file__", None)
+    if not source:
+        return "built in"
+    file = Path(source)
+    state = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    commit, changes = _git(file, "rev-parse", "--short", "HEAD"), _git(file, "status", "--porcelain", "--", ".")
+    if not commit:
+        return f"sha256 {state}"
+    return f"sha256 {state}, git {commit}{' with changes' if changes else ''}"
+
+
+def _git(file: Path, *words: str) -> str | None:
+    """What git says about the folder of a file; None where there is no git, or no repository."""
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=file.parent, capture_output=True, text=True, timeout=SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
