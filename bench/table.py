@@ -68,8 +68,8 @@ def _costs(rows: tuple[Row, ...]) -> list[RenderableType]:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for title, width in {"": 12, "instr.": 8, "× dense": 7, "MACs": 8, "× layers": 8, "sparse": 6, "apart": 6}.items():
         table.add_column(title, justify="right" if title else "left", width=width, no_wrap=True)
-    for target, files in groupby((row for row in rows if row.cost), lambda row: (row.target, row.cost.runtime)):
-        table.add_row(Text(target[0], style="bold"))
+    for target, files in groupby((row for row in rows if row.cost), lambda row: row.target):
+        table.add_row(Text(target, style="bold"))
         for row in files:
             if shown := cost_cells(row):
                 table.add_row(
