@@ -1,0 +1,154 @@
+"""The GitHub Action, as far as it can be run without GitHub: its own steps, by bash, on a repository with a remote."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())
+STEPS = [step for step in ACTION["runs"]["steps"] if "run" in step]
+MODEL = """
+from torch import nn
+
+def net(num_classes, in_channels):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, num_classes))
+"""
+
+
+class Runner:
+    """GitHub's, in small: expressions of inputs and outputs, an environment, the files that steps write to."""
+
+    def __init__(self, repository: Path, temp: Path, base_ref: str) -> None:
+        self.repository, self.base_ref = repository, base_ref
+        self.summary, self.output = temp / "summary.md", temp / "output"
+        self.log = ""
+        temp.mkdir()
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RUNNER_TEMP": str(temp),
+            "GITHUB_STEP_SUMMARY": str(self.summary),
+            "GITHUB_OUTPUT": str(self.output),
+            "GITHUB_ACTION_PATH": str(ROOT),
+        }
+        self.values: dict[str, str] = {"github.base_ref": base_ref}
+
+    def run(self, **inputs: str) -> int:
+        """Runs the action's bash steps but for the installation; returns the exit code of the one that failed, or 0."""
+        known = ACTION["inputs"]
+        given = {name.replace("_", "-"): value for name, value in inputs.items()}
+        assert given.keys() <= known.keys()
+        for name, spec in known.items():
+            assert name in given or not spec.get("required")
+            self.values[f"inputs.{name}"] = given.get(name, self.filled(spec.get("default", "")))
+        for step in STEPS:
+            if "pip install" in step["run"]:
+                continue
+            assert "${{" not in step["run"]  # what a user types comes through the environment, never into the script
+            environment = {name: self.filled(value) for name, value in step.get("env", {}).items()}
+            done = subprocess.run(
+                ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]],  # GitHub's `shell: bash`
+                cwd=self.repository, env={**self.environment, **environment}, capture_output=True, text=True,
+            )  # fmt: skip
+            self.log += done.stdout + done.stderr
+            written = self.output.read_text().splitlines() if self.output.exists() else []
+            for name, _, value in (line.partition("=") for line in written):
+                self.values[f"steps.{step.get('id')}.outputs.{name}"] = value
+            self.output.unlink(missing_ok=True)
+            if done.returncode:
+                return done.returncode
+        return 0
+
+    def filled(self, text: str) -> str:
+        return re.sub(r"\$\{\{ *([\w.-]+) *\}\}", lambda found: self.values.get(found[1], ""), str(text))
+
+
+def git(folder: Path, *arguments: str) -> None:
+    named = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *named, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def compress(repository: Path, size: str) -> None:
+    command = [
+        sys.executable, "-m", "dwindle", "compress", "mine:net", "--data", "digits", "--size", size, "--epochs", "3",
+        "--granularity", "unstructured", "--rounds", "1", "-o", "net.dwindle",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=repository, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone whose origin's main has a small real checkpoint, without bench.json as yet."""
+    folder = tmp_path_factory.mktemp("git")
+    git(folder, "init", "--bare", "origin.git")
+    git(folder, "clone", "origin.git", "work")
+    work = folder / "work"
+    (work / "mine.py").write_text(MODEL)
+    (work / "budget.toml").write_text('[gate.onnx]\nmax_size = "12KB"\nmin_accuracy = 20\n')
+    compress(work, "9KB")
+    git(work, "add", ".")
+    git(work, "commit", "-m", "a checkpoint")
+    git(work, "push", "origin", "HEAD:main")
+    return work
+
+
+@pytest.mark.skipif(shutil.which("git") is None or shutil.which("bash") is None, reason="needs git and bash")
+def test_a_pull_request_is_held_against_what_main_has_committed(repository: Path, tmp_path: Path) -> None:
+    first = Runner(repository, tmp_path / "first", base_ref="main")
+    inputs = {"checkpoint": "net.dwindle/", "limits": "budget.toml", "max_growth": "2%"}
+    assert first.run(**inputs, targets="onnx") == 0, first.log
+    assert "::notice::main has no net.dwindle/bench.json" in first.log
+    assert first.values["steps.gate.outputs.exit-code"] == "0"
+    assert "Every limit holds" in first.summary.read_text()
+    assert (repository / "dwindle-report.html").read_text().startswith("<!doctype html>")
+    size = json.loads((repository / "net.dwindle/bench.json").read_text())["rows"][1]["artifact"]["bytes"]
+    assert size <= 9_000
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "its figures")
+    git(repository, "push", "origin", "HEAD:main")
+
+    git(repository, "checkout", "-b", "larger")
+    shutil.rmtree(repository / "net.dwindle")
+    compress(repository, "11KB")
+    request = Runner(repository, tmp_path / "request", base_ref="main")
+    assert request.run(**inputs, targets="onnx", options="--max-download 50KB") == 3, request.log
+    suite = ElementTree.parse(repository / "dwindle-gate.xml").getroot()[0]
+    outcomes = {case.attrib["name"]: [child.tag for child in case] for case in suite}
+    assert outcomes == {
+        "max size": ["system-out"],
+        "max download": ["system-out"],
+        "min accuracy": ["system-out"],
+        "max growth of size": ["failure"],
+    }
+    assert "❌ miss | max growth of size" in request.summary.read_text()
+    assert request.values["steps.gate.outputs.exit-code"] == "3"
+
+
+def test_the_example_uses_inputs_that_exist() -> None:
+    workflow = yaml.safe_load((ROOT / "examples/budget.yml").read_text())
+    (step,) = [step for step in workflow["jobs"]["budget"]["steps"] if "dwindle@" in step["uses"]]
+    required = {name for name, spec in ACTION["inputs"].items() if spec.get("required")}
+    assert required <= step["with"].keys() <= ACTION["inputs"].keys()
+
+
+def test_every_expression_names_something() -> None:
+    """GitHub makes an empty string of a misspelled one."""
+    outputs = {f"steps.{step['id']}.outputs" for step in STEPS if "id" in step}
+    for name in re.findall(r"\$\{\{ *([\w.-]+) *\}\}", (ROOT / "action.yml").read_text()):
+        kind, _, rest = name.partition(".")
+        assert (
+            name == "github.base_ref"
+            or (kind == "inputs" and rest in ACTION["inputs"])
+            or (name.rpartition(".")[0] in outputs)
+        ), name
