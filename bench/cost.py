@@ -54,6 +54,8 @@ class Counting:
         return with_reasons(found, self.root)
 
     def _counted(self, row: Row) -> Row:
+        import numpy as np
+
         from dwindle.bench import arm64
         from dwindle.bench.process import WorkerFailed
 
@@ -63,6 +65,9 @@ class Counting:
         except WorkerFailed as error:
             self.progress(str(error))
             return replace(row, cost=None, reasons={**row.reasons, "cost": str(error)})
+        if not all(np.isfinite(output).all() for output in count.outputs):
+            why = "what it computes there isn't finite"
+            return replace(row, cost=None, reasons={**row.reasons, "cost": why})
         sparse, missing = self._sparse(row, path)
         relative, why = self._difference(row, path, count)
         cost = Cost(
