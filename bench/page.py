@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dwindle.bench.chart import frontier
+from dwindle.bench.cost_words import cost_cells, legend
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row, blank_rows, unmeasured
 from dwindle.bench.wording import cells, drop, format_ms, gaps, runtime_name, signed
 from dwindle.checkpoint import Checkpoint
@@ -65,6 +66,8 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "largest": max((row.artifact.bytes for row in rows), default=1),
         "bars": _once_per_file(rows),
         "layers": layers(opened),
+        "costs": [(row, shown) for row in rows if (shown := cost_cells(row))],
+        "cost_legend": legend(rows),
         "gaps": gaps(rows),
         "machine": measured.machine if measured else None,
         "made": measured.made if measured else None,

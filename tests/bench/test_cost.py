@@ -54,6 +54,7 @@ def costs(found: Bench, target: str = "onnx") -> tuple[Cost, Cost]:
     return rows[0], rows[1]
 
 
+@pytest.mark.slow
 @needs_emulation
 def test_a_real_file_is_counted(
     checkpoint: Checkpoint, export: Export, pte_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]

@@ -14,9 +14,11 @@ from torch import nn
 from dwindle.bench import Bench, report
 from dwindle.bench.chart import frontier
 from dwindle.bench.result import (
+    COMPRESSED,
     DENSE,
     Accuracy,
     Compare,
+    Cost,
     Latency,
     Machine,
     Noise,
@@ -117,6 +119,22 @@ def test_the_page_says_what_is_known_and_what_is_not(
     assert "Not measured, and why" in text
     assert "dwindle compress blobs:net --task blobs:Blobs --size 12000 --for onnx -o net.dwindle" in text
     assert "cut to" not in text
+
+
+def test_arm64_cost_is_shown_as_what_it_is(page: Path, checkpoint: Checkpoint) -> None:
+    assert "ARM64 cost" not in read(page)
+    found = Bench.load(checkpoint.bench_path)
+    counts = Cost({"all": 121_300_000}, None, 310_000_000, 300_000_000, None, 7e-8, 1e-4, "rt 1", "qemu-user 7", "a76")
+    dense, compressed = found.find("onnx", DENSE)[0], found.find("onnx", COMPRESSED)[0]
+    slim = replace(counts, instructions={"all": 45_600_000}, ratio=0.3759, sparse={"all": 22_800_000})
+    others = found.find("coreml", DENSE) + found.find("coreml", COMPRESSED)
+    rows = (*others, replace(dense, cost=counts), replace(compressed, cost=slim))
+    replace(found, rows=rows).save(checkpoint.bench_path)
+    text = read(report(checkpoint))
+    assert "ARM64 cost: instructions that one inference executes on an emulated a76 (qemu-user 7)" in text
+    assert "not a time" in text
+    assert "onnx dense rt 1 121.3 M 310.0 M 1.033× 7e-08" in text
+    assert "onnx compressed rt 1 45.6 M 0.376 310.0 M 1.033× 0.500 7e-08" in text
 
 
 def test_without_bench_it_shows_sizes_and_says_what_to_run(
