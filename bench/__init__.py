@@ -1,8 +1,9 @@
 """What the exported files weigh, how well and how fast they run; the report and the gate."""
 
+from dwindle.bench.diff import Diff, diff
 from dwindle.bench.gate import Verdict, gate
 from dwindle.bench.page import report
 from dwindle.bench.result import Bench
 from dwindle.bench.stage import bench
 
-__all__ = ["Bench", "Verdict", "bench", "gate", "report"]
+__all__ = ["Bench", "Diff", "Verdict", "bench", "diff", "gate", "report"]

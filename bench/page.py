@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from dwindle.bench.chart import frontier
 from dwindle.bench.cost_words import cost_cells, legend
+from dwindle.bench.origin import flattened
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row, blank_rows, unmeasured
 from dwindle.bench.wording import cells, drop, format_ms, gaps, runtime_name, signed
 from dwindle.checkpoint import Checkpoint
@@ -72,7 +72,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "machine": measured.machine if measured else None,
         "made": measured.made if measured else None,
         "command": _command(opened),
-        "origin": list(_flat(opened.origin)),
+        "origin": list(flattened(opened.origin)),
     }
 
 
@@ -94,7 +94,7 @@ def _rows(root: Path, exported: list[tuple[Path, Manifest]], measured: Bench | N
 
 def _lead(opened: Checkpoint) -> str:
     """What was done, in a sentence."""
-    origin = dict(_flat(opened.origin))
+    origin = dict(flattened(opened.origin))
     model = origin.get("model.spec", origin.get("model", "A network"))
     sentence = f"{model} on {origin.get('task.data') or origin.get('task.task', 'a task of its own')}"
     if opened.history and (rounds := opened.history[-1].index):
@@ -144,7 +144,7 @@ def _shape(sizes: tuple[int, ...]) -> str:
 
 def _command(opened: Checkpoint) -> list[str]:
     """The command line that makes this checkpoint, a flag with its value per entry."""
-    origin = dict(_flat(opened.origin))
+    origin = dict(flattened(opened.origin))
     parts = [f"dwindle compress {shlex.quote(str(origin.get('model.spec', origin.get('model', 'MODEL'))))}"]
     if origin.get("weights"):
         parts.append("--weights FILE")  # known by its hash only
@@ -156,11 +156,3 @@ def _command(opened: Checkpoint) -> list[str]:
         flag = "for" if key == "target" else key.removeprefix("task.").replace("_", "-")
         parts.append(shlex.join([f"--{flag}", *map(str, words)]))
     return [*parts, f"-o {shlex.quote(opened.path.name)}"]
-
-
-def _flat(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """A nested document as dotted names and values."""
-    flat: list[tuple[str, Any]] = []
-    for key, value in document.items():
-        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return flat

@@ -134,6 +134,11 @@ def parser() -> argparse.ArgumentParser:
     checkpoint(made)
     as_json(made)
 
+    made = command("diff", _diff, "What differs between two checkpoints: bytes, accuracy, latency, widths, options.")
+    made.add_argument("before", metavar="A.dwindle", type=Path)
+    made.add_argument("after", metavar="B.dwindle", type=Path)
+    as_json(made)
+
     made = command("doctor", _doctor, "Say what is here to work with, and the command that adds what isn't.")
     made.add_argument("--setup", metavar="DEVICE", help="prepare a device: arm64 (100 MB from Debian and PyPI)")
     as_json(made)
@@ -294,6 +299,17 @@ def _gate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json({"passed": verdict.passed, "exit_code": verdict.exit_code, **dataclasses.asdict(verdict)})
     return verdict.exit_code
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from dwindle.bench import diff
+    from dwindle.bench.diff_table import diff_table
+
+    found = diff(arguments.before, arguments.after)
+    _stderr().print(diff_table(found))
+    if arguments.json:
+        _print_json(dataclasses.asdict(found))
+    return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

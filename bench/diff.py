@@ -1,0 +1,118 @@
+"""Two checkpoints side by side: what ships, how it does, and what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dwindle.bench.baseline import network
+from dwindle.bench.figures import Files
+from dwindle.bench.origin import flattened
+from dwindle.bench.result import COMPRESSED, Bench
+from dwindle.checkpoint import Checkpoint
+from dwindle.layers import layers
+from dwindle.manifest import manifests
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure of one checkpoint."""
+
+    value: float
+    interval: Interval | None = None
+    """95%."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of both; None where it wasn't measured."""
+
+    name: str
+    """`size`, `download` (bytes), `accuracy` (points), `ratio` (time over the dense file's), `cost` (ARM64
+    instructions), `density` (share), `macs`."""
+    target: str | None
+    """None for a figure of the network itself."""
+    runtime: str | None
+    before: Value | None
+    after: Value | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A layer's shape, or an option, that isn't the same in both; None where one has no such layer or option."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Diff:
+    before: str
+    """Path of the one checkpoint, and of the other."""
+    after: str
+    networks: tuple[str, str]
+    """What each is of: figures of two networks are beside each other, not comparable."""
+    figures: tuple[Figure, ...]
+    layers: tuple[Change, ...]
+    options: tuple[Change, ...]
+
+
+def diff(before: Checkpoint | Path | str, after: Checkpoint | Path | str) -> Diff:
+    """What differs between two checkpoints; raises CheckpointError for damaged files."""
+    a, b = (given if isinstance(given, Checkpoint) else Checkpoint.load(given) for given in (before, after))
+    figures_a, figures_b = dict(_figures(a)), dict(_figures(b))
+    keys = sorted(
+        figures_a.keys() | figures_b.keys(), key=lambda key: (_ORDER.index(key[0]), key[1] or "", key[2] or "")
+    )
+    return Diff(
+        before=str(a.path),
+        after=str(b.path),
+        networks=(network(a), network(b)),
+        figures=tuple(Figure(*key, figures_a.get(key), figures_b.get(key)) for key in keys),
+        layers=_changes(*({layer.name: layer.after for layer in layers(each)} for each in (a, b))),
+        options=_changes(*(dict(flattened(each.origin)) for each in (a, b))),
+    )
+
+
+_ORDER = ("density", "macs", "accuracy", "size", "download", "ratio", "cost")
+_Key = tuple[str, str | None, str | None]
+
+
+def _rank(key: _Key) -> tuple[int, str, str]:
+    name, target, runtime = key
+    return _ORDER.index(name), target or "", runtime or ""
+
+
+def _figures(opened: Checkpoint) -> Iterator[tuple[_Key, Value]]:
+    """By name, target and runtime."""
+    if opened.history:
+        last = opened.history[-1]
+        yield ("density", None, None), Value(last.density)
+        if last.macs is not None:
+            yield ("macs", None, None), Value(last.macs)
+    if "test" in opened.metrics:
+        yield ("accuracy", None, None), Value(opened.metrics["test"])
+    measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
+    for _, manifest in manifests(opened.exports):
+        files = Files(manifest.target, manifest, measured, None)
+        yield ("size", manifest.target, None), Value(manifest.file.bytes)
+        yield ("download", manifest.target, None), Value(manifest.file.deflated_bytes)
+        for row in files.rows(COMPRESSED) if files.unmeasured is None else ():
+            where = (manifest.target, row.runtime.name)
+            if row.accuracy:
+                yield ("accuracy", *where), Value(row.accuracy.value, row.accuracy.interval)
+            if row.compare:
+                yield ("ratio", *where), Value(row.compare.ratio, row.compare.ci95)
+            if row.cost:
+                yield ("cost", *where), Value(row.cost.instructions["all"])
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> tuple[Change, ...]:
+    names = dict.fromkeys((*before, *after))
+    pairs = ((name, before.get(name), after.get(name)) for name in names)
+    return tuple(Change(*pair) for pair in pairs if pair[1] != pair[2])
