@@ -142,9 +142,18 @@ def earlier(opened: Checkpoint, exported: list[tuple[Path, Manifest]]) -> tuple[
 
 def carried(rows: Iterable[Row], before: Iterable[Row], root: Path) -> list[Row]:
     """The rows with the cost that an earlier bench found of the same files."""
-    known = {(row.target, row.runtime.name, row.artifact.sha256): row.cost for row in before if row.cost}
-    rows = [replace(row, cost=known.get((row.target, row.runtime.name, row.artifact.sha256))) for row in rows]
-    return with_reasons(rows, root)
+
+    def key(row: Row) -> tuple[str, str | None, str]:
+        return row.target, row.runtime.name, row.artifact.sha256
+
+    known = {key(row): row for row in before if row.cost}
+    kept = []
+    for row in rows:
+        if found := known.get(key(row)):
+            about = {name: why for name, why in found.reasons.items() if name.startswith("cost.")}
+            row = replace(row, cost=found.cost, reasons={**row.reasons, **about})
+        kept.append(row)
+    return with_reasons(kept, root)
 
 
 def with_reasons(rows: Iterable[Row], root: Path) -> list[Row]:

@@ -14,6 +14,9 @@ _NAMES = {
     "memory_bytes": "memory",
     "compare": "latency ratio",
     "cost": "ARM64 cost",
+    "cost.network_macs": "MACs of the layers",
+    "cost.relative": "ARM64 parity",
+    "cost.sparse": "sparse kernels",
     "accuracy.top1": "top-1",
     "accuracy.top5": "top-5",
 }

@@ -103,6 +103,8 @@ def test_times_and_costs_are_kept_for_each_other(
 
     again = bench(checkpoint)
     assert costs(again) == (dense, compressed)
+    for old, new in zip(after.rows, again.rows, strict=True):
+        assert new.reasons["cost.network_macs"] == old.reasons["cost.network_macs"]
     assert again.made > before.made
 
 
