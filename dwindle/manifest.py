@@ -49,6 +49,19 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Quality:
+    """What storing weights in fewer bits cost, against the same network in fp32."""
+
+    sqnr: float | None
+    """Signal to quantisation noise of the outputs, in decibels; None where they are equal."""
+    top1_agreement: float
+    """Share of samples whose largest output is the same one."""
+    samples: int
+    tensors: dict[str, float]
+    """The same ratio for each tensor that was changed, by its name in the network as it ships."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One target's export: the compressed network's file and, for comparison, the dense network's."""
 
@@ -60,6 +73,10 @@ class Manifest:
     dense: File
     parity: Parity
     versions: dict[str, str]
+    dense_precision: str | None = None
+    """Of the dense file; None: the same."""
+    quality: Quality | None = None
+    """None for a precision that keeps fp32 as it is."""
 
     def write(self, folder: Path) -> None:
         write_json(folder / NAME, asdict(self))
@@ -79,6 +96,7 @@ class Manifest:
                     "file": File(**document["file"]),
                     "dense": File(**document["dense"]),
                     "parity": Parity(**document["parity"]),
+                    "quality": Quality(**document["quality"]) if document.get("quality") else None,
                 }
             )
         except (OSError, ValueError, KeyError, TypeError) as error:

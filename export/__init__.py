@@ -15,12 +15,13 @@ def export(
     checkpoint: Checkpoint | Path | str,
     targets: Sequence[str],
     *,
+    precision: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Manifest]:
     """Writes `exports/TARGET/` in a finished checkpoint for each target: see `dwindle.export.stage.export`."""
     from dwindle.export import stage
 
-    return stage.export(checkpoint, targets, progress=progress)
+    return stage.export(checkpoint, targets, precision=precision, progress=progress)
 
 
 __all__ = ["export"]

@@ -24,9 +24,13 @@ class CoreML:
 
     name = "coreml"
     suffix = ".mlpackage"
-    precision = "fp16"
+    precisions = ("fp16",)
+    arithmetic = "fp16"
     packs_zeros = True
     packages = ("torch", "coremltools")
+
+    def __init__(self, precision: str = precisions[0]) -> None:
+        self.precision = precision
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         from dwindle.export.coreml_program import convert

@@ -23,9 +23,13 @@ class ExecuTorch:
 
     name = "executorch"
     suffix = ".pte"
-    precision = "fp32"
+    precisions = ("fp32",)
+    arithmetic = "fp32"
     packs_zeros = False
     packages = ("torch", "executorch")
+
+    def __init__(self, precision: str = precisions[0]) -> None:
+        self.precision = precision
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         path.write_bytes(_lowered(module, inputs))

@@ -1,4 +1,4 @@
-"""ONNX: fp32, the sparsity packed as a bit mask and its survivors that the graph itself unpacks."""
+"""ONNX: weights packed, sparsity and precision together, in a graph that unpacks them itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.export.fold import fold, foldable, short_names, tensors
+from dwindle.export.fold import fold, foldable, short_names
+from dwindle.export.quantize import stored
 from dwindle.export.target import one_by_one
 
 if TYPE_CHECKING:
@@ -20,23 +21,27 @@ class Onnx:
 
     name = "onnx"
     suffix = ".onnx"
-    precision = "fp32"
+    precisions = ("fp32", "fp16", "int8")
+    arithmetic = "fp32"
     packs_zeros = True
     packages = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+    def __init__(self, precision: str = precisions[0]) -> None:
+        self.precision = precision
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         from dwindle.export.onnx_graph import skeleton
 
-        model = _filled(skeleton(module, inputs), module, pack=pack)
+        model, encoding = self._filled(skeleton(module, inputs), module, pack=pack)
         path.write_bytes(model.SerializeToString())
-        return "bitmask + fp32 survivors" if model.functions else "dense fp32"
+        return encoding
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         from dwindle.export.onnx_graph import skeleton
 
         pairs = foldable(module, inputs)
         graph = skeleton(fold(module, pairs), inputs)
-        return lambda candidate: _filled(graph, fold(candidate, pairs), pack=True).ByteSize()
+        return lambda candidate: self._filled(graph, fold(candidate, pairs), pack=True)[0].ByteSize()
 
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
         import onnxruntime
@@ -56,9 +61,8 @@ class Onnx:
         held = unpack.tensors(onnx.load(path))
         return {name: held[short] for name, short in short_names(module).items() if short in held}
 
+    def _filled(self, skeleton: ModelProto, network: nn.Module, *, pack: bool) -> tuple[ModelProto, str]:
+        from dwindle.export.onnx_fill import fill
 
-def _filled(skeleton: ModelProto, network: nn.Module, *, pack: bool) -> ModelProto:
-    from dwindle.export.unpack import fill
-
-    names = short_names(network)
-    return fill(skeleton, {names[name]: tensor.numpy() for name, tensor in tensors(network).items()}, pack=pack)
+        names = short_names(network)
+        return fill(skeleton, {names[name]: held for name, held in stored(network, self.precision).items()}, pack=pack)

@@ -82,13 +82,6 @@ def quantized(network: nn.Module, held: dict[str, Stored]) -> nn.Module:
     return copied
 
 
-def sqnr(exact: NDArray[Any], approximate: NDArray[Any]) -> float | None:
-    """Signal to quantisation noise, in decibels; None where nothing was lost."""
-    noise = float(np.square(exact.astype(np.float64) - approximate).sum())
-    signal = float(np.square(exact.astype(np.float64)).sum())
-    return 10 * float(np.log10(signal / noise)) if noise and signal else None
-
-
 def _int8(array: NDArray[np.float32]) -> Stored:
     rows = array.reshape(len(array), -1)
     needed = np.abs(rows).max(1) / LARGEST

@@ -4,7 +4,7 @@ A run of g pruned weights before a survivor is ⌊g / 2ᵏ⌋ zeros and a one in
 k bits of the *low* part; those after the last survivor take nothing. With the k of its density the code is
 within 2.5% of the mask's entropy (Golomb 1966; Rice 1979), and k = 0 is the bit mask itself.
 
-Bits fill bytes from the lowest. The low part is a plane per bit: the lowest bits of all survivors, then the next.
+The low part is a plane per bit: the lowest bits of all survivors, then the next.
 """
 
 from __future__ import annotations
@@ -31,16 +31,29 @@ def encode(positions: Positions, k: int) -> tuple[Bytes, Bytes]:
     unary = np.zeros(ends[-1] + 1 if ends.size else 0, np.uint8)
     unary[ends] = 1
     planes = (runs >> np.arange(k)[:, None]) & 1
-    return np.packbits(unary, bitorder="little"), np.packbits(planes.astype(np.uint8), bitorder="little")
+    return pack(unary), pack(planes.astype(np.uint8).reshape(-1))
 
 
 def decode(unary: Bytes, low: Bytes, k: int, count: int) -> Positions:
     """The positions of `count` survivors; raises ValueError where the parts do not belong together."""
-    ends = np.flatnonzero(np.unpackbits(unary.reshape(-1), bitorder="little"))
+    ends = np.flatnonzero(unpack(unary))
     if ends.size != count:
         raise ValueError(f"the mask keeps {ends.size} weights, there are {count}")
     if low.size != -(-k * count // 8):
         raise ValueError(f"{low.size} bytes are not the {k} low bits of {count} runs")
-    planes = np.unpackbits(low.reshape(-1), bitorder="little", count=k * count).reshape(k, count)
+    planes = unpack(low)[: k * count].reshape(k, count)
     rest = (planes.astype(np.intp) << np.arange(k)[:, None]).sum(0)
-    return ((ends - np.arange(count)) << k) + np.cumsum(rest + 1) - 1
+    return np.asarray(((ends - np.arange(count)) << k) + np.cumsum(rest + 1) - 1)
+
+
+def pack(flags: Bytes) -> Bytes:
+    """Eight bits to a byte: the first eighth of them are the lowest bits of all bytes, in order, and so on.
+
+    In that order a runtime unpacks them by whole rows, several times faster than byte by byte.
+    """
+    return np.packbits(np.pad(flags, (0, -flags.size % 8)).reshape(8, -1), axis=0, bitorder="little").reshape(-1)
+
+
+def unpack(packed: Bytes) -> Bytes:
+    """Inverse of `pack`, with up to seven zeros at the end."""
+    return np.unpackbits(packed.reshape(1, -1), axis=0, bitorder="little").reshape(-1)

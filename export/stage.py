@@ -14,6 +14,7 @@ from dwindle.errors import ParityFailed
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
 from dwindle.export.parity import check
+from dwindle.export.quality import quality, sentence
 from dwindle.export.target import Target
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest, Parity
@@ -27,22 +28,26 @@ def export(
     checkpoint: Checkpoint | Path | str,
     names: Sequence[str],
     *,
+    precision: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Manifest]:
     """Writes `exports/TARGET/` in a finished checkpoint for each of the targets named.
 
-    There are `net`, the compressed network, packed; `dense`, the network before pruning; and the manifest.
+    There are `net`, the compressed network, packed; `dense`, the network before pruning at the target's default
+    precision; and the manifest. precision: what `net` stores weights in, by default what the checkpoint's budget
+    was counted at on that target, and the target's own on others.
     An earlier export of the target is replaced when both files have proven equal to their networks.
 
-    Raises UsageError for an unknown target or a network that it can't hold, ParityFailed where a file computes
-    something else (that file is kept beside the earlier export, as `*.rejected`), CheckpointError.
+    Raises UsageError for an unknown target or precision, or a network that it can't hold, ParityFailed where a file
+    computes something else (that file is kept beside the earlier export, as `*.rejected`), CheckpointError.
     """
     from dwindle.models.build import restore, restore_dense
     from dwindle.models.tasks import restore_task
 
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
-    chosen = [targets.load(name) for name in dict.fromkeys(names)]
+    counted = {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
+    chosen = [targets.load(name, precision or counted.get(name)) for name in dict.fromkeys(names)]
     checkpoint.require_done()
     task = restore_task(checkpoint)
     example = task.example_inputs()
@@ -69,6 +74,7 @@ def export_networks(
     example: what a network takes, a batch of one. real: samples to compare with. Raises as `export` does.
     """
     say = progress or (lambda line: None)
+    roles = {"net": target, "dense": type(target)()}
     encodings: dict[str, str] = {}
     parities: dict[str, Parity] = {}
     with staged(folder) as scratch:
@@ -76,9 +82,9 @@ def export_networks(
         for name, (module, shipped) in networks.items():
             path = scratch / f"{name}{target.suffix}"
             say(f"{target.name}: writing {path.name}")
-            encodings[name] = target.write(shipped, example, path, pack=name == "net")
+            encodings[name] = roles[name].write(shipped, example, path, pack=name == "net")
             try:
-                parities[name] = check(target, path, module, shipped, real)
+                parities[name] = check(roles[name], path, module, shipped, real)
             except ParityFailed as error:
                 rejected = _keep(path, folder)
                 raise ParityFailed(f"{target.name}: {error}; the file is kept as {rejected}") from error
@@ -90,9 +96,13 @@ def export_networks(
             dense=File.of(scratch / f"dense{target.suffix}"),
             parity=parities["net"],
             versions={"dwindle": dwindle.__version__, **{name: version(name) for name in target.packages}},
+            dense_precision=roles["dense"].precision,
+            quality=quality(networks["net"][1], target.precision, real),
         )
         manifest.write(scratch)
     say(f"{target.name}: {_summary(manifest)}")
+    if manifest.quality:
+        say(f"{target.name}: {sentence(manifest.quality, manifest.precision)}")
     return manifest
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dwindle import registry
+from dwindle.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +21,12 @@ class Target(Protocol):
 
     name: str
     suffix: str
+    precisions: tuple[str, ...]
+    """What it can store weights in (`export.quantize`); the first is its default. Its class takes one of them."""
     precision: str
-    """What the weights are stored in: `fp32` or `fp16`. Parity's tolerance follows from it."""
+    """The one that it was made for."""
+    arithmetic: str
+    """What its runtime computes in, whatever weights are stored in: `fp32` or `fp16`. Parity's tolerance follows."""
     packs_zeros: bool
     """Whether a pruned weight makes the file smaller."""
     packages: tuple[str, ...]
@@ -53,9 +58,12 @@ class Target(Protocol):
         """
 
 
-def load(name: str) -> Target:
-    """The target of that name; raises UsageError for an unknown one."""
-    target: Target = registry.resolve(GROUP, name, "target")()
+def load(name: str, precision: str | None = None) -> Target:
+    """The target of that name at a precision, by default its own; raises UsageError for one that isn't there."""
+    kind: Any = registry.resolve(GROUP, name, "target")
+    if precision is not None and precision not in kind.precisions:
+        raise UsageError(f"{name} has no precision {precision!r}: it stores {' or '.join(kind.precisions)}")
+    target: Target = kind(precision or kind.precisions[0])
     return target
 
 

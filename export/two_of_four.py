@@ -38,4 +38,4 @@ def decode(codes: NDArray[np.uint8], count: int) -> NDArray[np.intp]:
         raise ValueError(f"{codes.size} bytes are not the places of {count} survivors in groups of four")
     digits = codes.reshape(-1, 1) // np.array([1, 6, 36]) % 6
     places = PAIRS[digits.reshape(-1)] + 4 * np.arange(digits.size)[:, None]
-    return places.reshape(-1)[:count]
+    return np.asarray(places.reshape(-1)[:count])

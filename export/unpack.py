@@ -1,114 +1,287 @@
-"""Sparse tensors inside an ONNX file: a bit mask and its survivors, unpacked by the graph itself.
+"""The functions by which an ONNX file unpacks its own weights, made of stock operators.
 
-One model-local function, made of stock operators, turns the two back into the dense tensor. Every shape in
-it is static, so that onnxruntime computes it once, when the session is created, and inference runs at the
-speed of the dense file. (NonZero, Compress and DequantizeLinear would be shorter; they are not computed ahead.)
+Every shape in them is static, so that onnxruntime computes them once, when the session is created, and
+inference runs at the speed of the dense file. (NonZero, Compress and DequantizeLinear would be shorter; they
+are not computed ahead.) Each unpacks many tensors at once: what a session spends on a node adds up.
 
-    bits    = (mask & [1, 2, 4, …, 128]) ≠ 0, flattened, as many as the tensor has weights
-    weights = values[cumsum(bits) · bits], where values[0] = 0 is what a pruned weight reads
+    Ones    the positions of the ones in a string of bits: a bit mask, or `rice`'s unary part
+    Gaps    the positions of survivors, from those and from `rice`'s low part
+    Pairs   the same, from the codes of `two_of_four`
+    Put     values at positions among zeros, as fp32; PutBlocks: blocks of several values;
+            PutCodes, PutCodeBlocks: the codes of int8 weights, which stay codes
+    Float   values as fp32
+    Scales  the scales of int8 rows, from a byte each
+    View    a part of what was unpacked, in its shape; Scaled: times its scales; Turn: its last two axes swapped
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
-from onnx.helper import make_function, make_node, make_opsetid
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto
+from onnx.helper import get_attribute_value, make_function, make_node, make_opsetid, tensor_dtype_to_np_dtype
 from onnx.numpy_helper import from_array, to_array
 
-from dwindle.export import bitmask
+from dwindle.export import rice, two_of_four
 
-DOMAIN, FUNCTION = "dw", "Unpack"
-Arrays = Mapping[str, NDArray[Any]]
-
-
-def fill(skeleton: ModelProto, weights: Arrays, *, pack: bool) -> ModelProto:
-    """A whole model: `skeleton` with the tensors it reads, the fp32 ones packed where that takes fewer bytes.
-
-    weights: by the names that the skeleton uses; those it doesn't read are left out.
-    """
-    read = {name for node in skeleton.graph.node for name in node.input}
-    read |= {output.name for output in skeleton.graph.output}
-    dense = {name: GraphProto(initializer=[from_array(array, name)]) for name, array in weights.items() if name in read}
-    floats = {name: weights[name] for name in dense if weights[name].dtype == np.float32 and weights[name].ndim}
-    packed = {name: _packed(name, array) for name, array in floats.items()}
-    smaller = {name: form for name, form in packed.items() if form.ByteSize() < dense[name].ByteSize()}
-    plain = _with(skeleton, dense)
-    if not pack or not smaller:
-        return plain
-    model = _with(skeleton, {**dense, **smaller})
-    opset = next(opset.version for opset in model.opset_import if opset.domain == "")
-    model.functions.append(unpack_function(opset))
-    model.opset_import.append(make_opsetid(DOMAIN, 1))
-    return min(model, plain, key=ModelProto.ByteSize)
+DOMAIN = "dw"
+PUT = ("Put", "PutCodes", "PutBlocks", "PutCodeBlocks")
+Array = NDArray[Any]
 
 
-def tensors(model: ModelProto) -> dict[str, NDArray[Any]]:
-    """Every constant of a model, packed ones decoded, by the name under which its graph reads it.
-
-    Raises ValueError where mask, survivors and shape do not belong together.
-    """
-    held = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if (node.domain, node.op_type) == (DOMAIN, FUNCTION):
-            mask, values = (held.pop(name) for name in node.input)
-            if values[0] != 0:
-                raise ValueError(f"{node.output[0]} reads {values[0]} where a weight is pruned")
-            held[node.output[0]] = bitmask.decode(mask, values[1:], tuple(node.attribute[0].ints))
-    return held
+def call(function: str, inputs: list[str], output: str, **attributes: list[int]) -> NodeProto:
+    """A node that calls one of the functions."""
+    return make_node(function, inputs, [output], domain=DOMAIN, **attributes)
 
 
 @cache
-def unpack_function(opset: int) -> FunctionProto:
-    """weights = Unpack(m, v), the attribute `s` being its shape.
+def function(name: str, opset: int) -> FunctionProto:
+    """A function's definition, for a model of that opset."""
+    inputs, attributes, nodes = _BODIES[name]()
+    named = {attribute: NodeProto(op_type="Constant", output=[attribute]) for attribute in attributes}
+    for attribute, node in named.items():
+        node.attribute.add(name="value_ints", ref_attr_name=attribute, type=AttributeProto.INTS)
+    body = [*named.values(), *nodes]
+    return make_function(DOMAIN, name, inputs, ["w"], body, [make_opsetid("", opset)], attributes)
 
-    m: uint8 (⌈n/8⌉, 1), the mask; v: float (1 + survivors,), a zero and the survivors.
+
+def tensors(model: ModelProto) -> dict[str, Array]:
+    """Every constant of a model, unpacked by our own decoders, by the name under which its graph reads it.
+
+    Raises ValueError where the parts of one do not belong together.
     """
-    shape = NodeProto(op_type="Constant", output=["s"])
-    shape.attribute.add(name="value_ints", ref_attr_name="s", type=AttributeProto.INTS)
-    powers = from_array(1 << np.arange(8, dtype=np.uint8), "")
-    nodes = [
-        shape,
-        make_node("Constant", [], ["p"], value=powers),
+    held = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
+    whole = set(held)  # what may be split
+    for node in model.graph.node:
+        inputs = [held[name] for name in node.input if name in held]
+        if node.domain == DOMAIN:
+            attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+            held[node.output[0]] = _DECODERS[node.op_type](*inputs, **attributes)
+            whole |= {node.output[0]} if node.op_type in (*PUT, "Float", "Scales") else set()
+        elif node.op_type == "Split" and node.input[0] in whole:
+            array, sizes = inputs
+            held |= zip(node.output, np.split(array, np.cumsum(sizes)[:-1]), strict=True)
+    return held
+
+
+def _constant(name: str, value: Any, dtype: Any) -> NodeProto:
+    return make_node("Constant", [], [name], value=from_array(np.asarray(value, dtype), ""))
+
+
+def _bits(packed: str, bits: str) -> list[NodeProto]:
+    """0 and other numbers from bytes, in the order of `rice.pack`."""
+    return [
+        _constant("o", 1 << np.arange(8)[:, None], np.uint8),
+        make_node("BitwiseAnd", [packed, "o"], [f"{bits}0"]),
         make_node("Constant", [], ["f"], value_ints=[-1]),
-        make_node("Constant", [], ["a"], value_ints=[0]),
-        make_node("Constant", [], ["z"], value_int=0),
-        make_node("BitwiseAnd", ["m", "p"], ["b"]),
-        make_node("Reshape", ["b", "f"], ["c"]),
-        make_node("ReduceProd", ["s"], ["n"]),
-        make_node("Slice", ["c", "a", "n"], ["d"]),
-        make_node("Cast", ["d"], ["e"], to=TensorProto.BOOL),
-        make_node("Cast", ["e"], ["g"], to=TensorProto.INT32),  # late: four bytes a weight from here on
-        make_node("CumSum", ["g", "z"], ["h"]),
-        make_node("Mul", ["h", "g"], ["i"]),
-        make_node("GatherElements", ["v", "i"], ["j"]),  # Gather's kernel is forty times slower at this
-        make_node("Reshape", ["j", "s"], ["w"]),
+        make_node("Reshape", [f"{bits}0", "f"], [bits]),
     ]
-    return make_function(DOMAIN, FUNCTION, ["m", "v"], ["w"], nodes, [make_opsetid("", opset)], ["s"])
 
 
-def _packed(name: str, array: NDArray[np.float32]) -> GraphProto:
-    mask, survivors = bitmask.encode(array)
-    mask_name, values_name = f"{name}m", f"{name}v"
-    return GraphProto(
-        node=[make_node(FUNCTION, [mask_name, values_name], [name], domain=DOMAIN, s=array.shape)],
-        initializer=[
-            from_array(mask.reshape(-1, 1), mask_name),
-            from_array(np.concatenate([np.zeros(1, np.float32), survivors]), values_name),
+def _counting(shape: str, numbers: str) -> list[NodeProto]:
+    """int32 from 0 up."""
+    return [
+        make_node("Constant", [], ["z"], value_int=0),
+        make_node("ConstantOfShape", [shape], [f"{numbers}0"], value=from_array(np.ones(1, np.int32), "")),
+        make_node("CumSum", [f"{numbers}0", "z"], [numbers], exclusive=1),
+    ]
+
+
+Body = tuple[list[str], list[str], list[NodeProto]]
+
+
+def _ones() -> Body:
+    """u: uint8 (bits/8,). b: the bits there are. k: one more than there are ones.
+
+    Each one writes where it is at its rank, each zero at rank 0, which is dropped.
+    """
+    return (
+        ["u"],
+        ["b", "k"],
+        [
+            *_bits("u", "a"),
+            *_counting("b", "e"),
+            make_node("Cast", ["a"], ["c"], to=TensorProto.BOOL),
+            make_node("Cast", ["c"], ["d"], to=TensorProto.INT32),
+            make_node("CumSum", ["d", "z"], ["g"]),
+            make_node("Mul", ["d", "g"], ["h"]),
+            make_node("ConstantOfShape", ["k"], ["l"], value=from_array(np.zeros(1, np.int32), "")),
+            make_node("ScatterElements", ["l", "h", "e"], ["m"]),
+            make_node("Constant", [], ["j"], value_ints=[1]),
+            make_node("Slice", ["m", "j", "k"], ["w"]),
         ],
     )
 
 
-def _with(skeleton: ModelProto, parts: Mapping[str, GraphProto]) -> ModelProto:
-    model = ModelProto()
-    model.CopyFrom(skeleton)
-    rest = list(model.graph.node)
-    del model.graph.node[:]  # what unpacks a weight comes before what reads it
-    for part in parts.values():
-        model.graph.MergeFrom(part)
-    model.graph.node.extend(rest)
-    return model
+def _gaps() -> Body:
+    """p: int32 (survivors,), where the unary part's ones are. l: uint8, the low part. b: its bits, k · survivors.
+    s: [k, −1]. r: the powers of two that its planes stand for. d: 2ᵏ − 1.
+
+    The i-th survivor is at (p − i) · 2ᵏ + i + the sum of low parts up to its own, which is p · 2ᵏ + d + the sum of
+    (low part − d).
+    """
+    return (
+        ["p", "l"],
+        ["b", "s", "r", "d"],
+        [
+            *_bits("l", "a"),
+            make_node("Constant", [], ["y"], value_ints=[0]),
+            make_node("Slice", ["a", "y", "b"], ["c"]),
+            make_node("Cast", ["c"], ["e"], to=TensorProto.BOOL),
+            make_node("Cast", ["e"], ["g"], to=TensorProto.FLOAT),
+            make_node("Reshape", ["g", "s"], ["h"]),
+            make_node("Cast", ["r"], ["i"], to=TensorProto.FLOAT),
+            make_node("MatMul", ["i", "h"], ["j"]),
+            make_node("Cast", ["j"], ["k"], to=TensorProto.INT32),
+            make_node("Cast", ["d"], ["m"], to=TensorProto.INT32),
+            make_node("Sub", ["k", "m"], ["n"]),
+            make_node("Constant", [], ["z"], value_int=0),
+            make_node("CumSum", ["n", "z"], ["q"]),
+            make_node("Mul", ["p", "m"], ["t"]),
+            make_node("Add", ["t", "p"], ["v"]),
+            make_node("Add", ["v", "q"], ["x"]),
+            make_node("Add", ["x", "m"], ["w"]),
+        ],
+    )
+
+
+def _pairs() -> Body:
+    """c: uint8 (⌈groups/3⌉, 1). g: groups, a multiple of three. n: survivors."""
+    return (
+        ["c"],
+        ["g", "n"],
+        [
+            make_node("Cast", ["c"], ["a"], to=TensorProto.INT32),
+            _constant("b", [1, 6, 36], np.int32),
+            make_node("Div", ["a", "b"], ["d"]),
+            _constant("e", 6, np.int32),
+            make_node("Mod", ["d", "e"], ["h"]),
+            make_node("Constant", [], ["f"], value_ints=[-1]),
+            make_node("Reshape", ["h", "f"], ["i"]),
+            _constant("j", two_of_four.PAIRS, np.int32),
+            make_node("Gather", ["j", "i"], ["k"]),  # (groups, 2)
+            *_counting("g", "l"),
+            _constant("m", 4, np.int32),
+            make_node("Mul", ["l", "m"], ["o"]),
+            make_node("Unsqueeze", ["o", "f"], ["p"]),
+            make_node("Add", ["k", "p"], ["q"]),
+            make_node("Reshape", ["q", "f"], ["r"]),
+            make_node("Constant", [], ["y"], value_ints=[0]),
+            make_node("Slice", ["r", "y", "n"], ["w"]),
+        ],
+    )
+
+
+def _put(dtype: int) -> Body:
+    """p: int32 (survivors,). v: (survivors,). n: the weights there are."""
+    zero = TensorProto(dims=[1], data_type=dtype, raw_data=bytes(np.zeros(1, tensor_dtype_to_np_dtype(dtype))))
+    return (
+        ["p", "v"],
+        ["n"],
+        [
+            make_node("Cast", ["v"], ["a"], to=dtype),
+            make_node("ConstantOfShape", ["n"], ["b"], value=zero),
+            make_node("ScatterElements", ["b", "p", "a"], ["w"]),
+        ],
+    )
+
+
+def _put_blocks(dtype: int) -> Body:
+    """p: int32 (survivors,), in blocks. v: (survivors, block). n: the blocks there are, and their size."""
+    zero = TensorProto(dims=[1], data_type=dtype, raw_data=bytes(np.zeros(1, tensor_dtype_to_np_dtype(dtype))))
+    return (
+        ["p", "v"],
+        ["n"],
+        [
+            make_node("Constant", [], ["f"], value_ints=[-1]),
+            make_node("Cast", ["v"], ["a"], to=dtype),
+            make_node("Cast", ["p"], ["e"], to=TensorProto.INT64),
+            make_node("Unsqueeze", ["e", "f"], ["b"]),
+            make_node("ConstantOfShape", ["n"], ["c"], value=zero),
+            make_node("ScatterND", ["c", "b", "a"], ["d"]),
+            make_node("Reshape", ["d", "f"], ["w"]),
+        ],
+    )
+
+
+def _scales() -> Body:
+    """c: uint8 (rows, 1, …). t: fp16, the scales that are used."""
+    return (
+        ["c", "t"],
+        [],
+        [
+            make_node("Cast", ["c"], ["a"], to=TensorProto.INT32),
+            make_node("Gather", ["t", "a"], ["b"]),
+            make_node("Cast", ["b"], ["w"], to=TensorProto.FLOAT),
+        ],
+    )
+
+
+def _turn() -> Body:
+    return (
+        ["x"],
+        ["t", "s"],
+        [
+            make_node("Reshape", ["x", "t"], ["a"]),
+            make_node("Transpose", ["a"], ["b"], perm=[0, 2, 1]),
+            make_node("Reshape", ["b", "s"], ["w"]),
+        ],
+    )
+
+
+_BODIES: dict[str, Callable[[], Body]] = {
+    "Ones": _ones,
+    "Gaps": _gaps,
+    "Pairs": _pairs,
+    "Put": lambda: _put(TensorProto.FLOAT),
+    "PutCodes": lambda: _put(TensorProto.INT8),
+    "PutBlocks": lambda: _put_blocks(TensorProto.FLOAT),
+    "PutCodeBlocks": lambda: _put_blocks(TensorProto.INT8),
+    "Float": lambda: (["v"], [], [make_node("Cast", ["v"], ["w"], to=TensorProto.FLOAT)]),
+    "Scales": _scales,
+    "View": lambda: (["x"], ["s"], [make_node("Reshape", ["x", "s"], ["w"])]),
+    "Scaled": lambda: (
+        ["x", "q"],
+        ["s"],
+        [
+            make_node("Reshape", ["x", "s"], ["a"]),
+            make_node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
+            make_node("Mul", ["b", "q"], ["w"]),
+        ],
+    ),
+    "Turn": _turn,
+}
+
+
+def _decode_gaps(ends: Array, low: Array, b: list[int], s: list[int], r: list[int], d: list[int]) -> Array:
+    unary = np.zeros(ends[-1] + 1, np.uint8)
+    unary[ends] = 1
+    k = s[0]
+    if (b, r, d) != ([k * ends.size], [1 << bit for bit in range(k)], [(1 << k) - 1]):
+        raise ValueError(f"{ends.size} runs with {k} low bits are unpacked with b = {b}, r = {r}, d = {d}")
+    return rice.decode(rice.pack(unary), low, k, ends.size)
+
+
+def _decode_put(positions: Array, values: Array, n: list[int]) -> Array:
+    whole = np.zeros(n, values.dtype if values.dtype == np.int8 else np.float32)
+    if positions.size and positions[-1] >= len(whole):
+        raise ValueError(f"the mask keeps the weight {positions[-1]} of {len(whole)}")
+    whole[positions] = values
+    return whole.reshape(-1)
+
+
+_DECODERS: dict[str, Callable[..., Array]] = {
+    "Ones": lambda unary, b, k: rice.decode(unary, np.zeros(0, np.uint8), 0, k[0] - 1),
+    "Gaps": _decode_gaps,
+    "Pairs": lambda codes, g, n: two_of_four.decode(codes, n[0]),
+    **dict.fromkeys(PUT, _decode_put),
+    "Float": lambda values: values.astype(np.float32),
+    "Scales": lambda codes, table: table.astype(np.float32)[codes],
+    "View": lambda part, s: part.reshape(s),
+    "Scaled": lambda part, scale, s: part.reshape(s).astype(np.float32) * scale,
+    "Turn": lambda part, t, s: part.reshape(t).transpose(0, 2, 1).reshape(s),
+}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dwindle.errors import UsageError
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.onnx import Onnx
+from dwindle.export.quantize import quantized, stored
 from dwindle.models.zoo import resnet8
 
 Inputs = tuple[Tensor, ...]
@@ -21,6 +22,7 @@ Evaluate = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
 
 
 DENSITIES = (0.05, 0.5, 1.0)
+ENCODINGS = {0.05: "Golomb-Rice + fp32 survivors", 0.5: "bitmask + fp32 survivors", 1.0: "dense fp32"}
 
 
 class Written(NamedTuple):
@@ -48,7 +50,7 @@ def test_the_file_computes_what_the_network_does(
     written: dict[float, Written], samples: Inputs, by_reference: Evaluate, density: float
 ) -> None:
     _, shipped, path, encoding = written[density]
-    assert encoding == ("dense fp32" if density == 1 else "bitmask + fp32 survivors")
+    assert encoding == ENCODINGS[density]
 
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
@@ -73,6 +75,28 @@ def test_the_packer_says_what_write_wrote(written: dict[float, Written], trained
     assert packed_bytes(smallest) < 13_500
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_fewer_bits(
+    written: dict[float, Written], samples: Inputs, example: Inputs, tmp_path: Path, precision: str
+) -> None:
+    network, shipped, fp32, _ = written[0.05]
+    target, path = Onnx(precision), tmp_path / "net.onnx"
+    assert target.write(shipped, example, path, pack=True) == f"Golomb-Rice + {precision} survivors"
+    assert path.stat().st_size < (0.75 if precision == "fp16" else 0.6) * fp32.stat().st_size
+    assert target.packer(network, example)(network) == path.stat().st_size
+
+    held = stored(shipped, precision)
+    small = quantized(shipped, held)
+    np.testing.assert_allclose(target.run(path, samples), small(*samples).numpy(), rtol=1e-4, atol=1e-5)
+    decoded = target.decode(path, shipped)
+    assert len(decoded) == 20
+    assert all(array.tobytes() == held[name].decoded().tobytes() for name, array in decoded.items())
+
+    dense = tmp_path / "dense.onnx"
+    assert target.write(shipped, example, dense, pack=False) == f"dense {precision}"
+    np.testing.assert_array_equal(target.run(dense, samples), target.run(path, samples))
+
+
 def test_a_pruned_network_unpacked_is_as_large_as_the_dense_one(
     written: dict[float, Written], example: Inputs, tmp_path: Path
 ) -> None:
@@ -84,7 +108,7 @@ def test_a_pruned_network_unpacked_is_as_large_as_the_dense_one(
 def test_the_graph_is_lean(written: dict[float, Written]) -> None:
     model = onnx.load(written[0.05].path)
     payload = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    assert model.ByteSize() - payload < 2400
+    assert model.ByteSize() - payload < 3200
     assert not model.graph.value_info
     assert not any(node.name or node.doc_string or node.metadata_props for node in model.graph.node)
     assert [value.name for value in model.graph.input] == ["x"]

@@ -46,7 +46,7 @@ def test_a_checkpoint_becomes_two_files_and_a_manifest(checkpoint: Path) -> None
     assert sorted(path.name for path in folder.iterdir()) == ["dense.onnx", "manifest.json", "net.onnx"]
     assert manifests(checkpoint / "exports") == [(folder, manifest)]
     assert (manifest.target, manifest.precision) == ("onnx", "fp32")
-    assert manifest.encoding == "bitmask + fp32 survivors"
+    assert manifest.encoding == "Golomb-Rice + fp32 survivors"
     assert manifest.file.bytes == (folder / "net.onnx").stat().st_size < 50_000
     assert manifest.dense.bytes == (folder / "dense.onnx").stat().st_size > 300_000
     assert manifest.file.deflated_bytes < manifest.file.bytes
@@ -55,7 +55,29 @@ def test_a_checkpoint_becomes_two_files_and_a_manifest(checkpoint: Path) -> None
     assert manifest.versions["dwindle"] == dwindle.__version__
     assert manifest.versions["onnxruntime"] == version("onnxruntime")
     assert said[:2] == ["onnx: writing net.onnx", "onnx: writing dense.onnx"]
-    assert said[2].startswith("onnx: 44.0 KB, dense 311 KB; within ")
+    assert said[2].startswith("onnx: 40.0 KB, dense 311 KB; within ")
+
+
+def test_fewer_bits_and_what_they_cost(checkpoint: Path) -> None:
+    said: list[str] = []
+    (manifest,) = export(checkpoint, ["onnx"], precision="int8", progress=said.append)
+    assert (manifest.precision, manifest.dense_precision) == ("int8", "fp32")
+    assert manifest.encoding == "Golomb-Rice + int8 survivors"
+    assert manifest.file.bytes < 17_500 < 20 * manifest.file.bytes < manifest.dense.bytes * 1.2
+    assert manifest.parity.relative is not None
+    assert manifest.parity.relative < 1e-5
+    quality = manifest.quality
+    assert quality is not None
+    assert quality.sqnr is not None
+    assert 25 < quality.sqnr < 60
+    assert quality.samples == 64
+    assert quality.top1_agreement > 0.9
+    assert len(quality.tensors) == 20
+    assert min(quality.tensors.values()) > 30
+    assert said[-1].startswith(f"onnx: int8 against fp32: SQNR of the outputs {quality.sqnr:.1f} dB, of weights ")
+    assert Manifest.read(checkpoint / "exports" / "onnx") == manifest
+    with pytest.raises(UsageError, match=r"^coreml has no precision 'int3': it stores "):
+        export(checkpoint, ["coreml"], precision="int3")
 
 
 def test_an_unknown_target_is_refused_before_anything_is_written(checkpoint: Path) -> None:

@@ -1,0 +1,54 @@
+"""What fewer bits cost: the network that a file holds against the same one in fp32, tensor by tensor and as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwindle.export.fold import tensors
+from dwindle.export.parity import SAMPLES, outputs_of
+from dwindle.export.quantize import quantized, stored
+from dwindle.manifest import Quality
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def quality(shipped: nn.Module, precision: str, inputs: tuple[Tensor, ...]) -> Quality | None:
+    """None for fp32, which loses nothing.
+
+    shipped: what `fold.deployable` returns. inputs: real samples, of which the first SAMPLES are run.
+    """
+    if precision == "fp32":
+        return None
+    held = stored(shipped, precision)
+    ratios = {name: sqnr(tensor.numpy(), held[name].decoded()) for name, tensor in tensors(shipped).items()}
+    samples = tuple(tensor[:SAMPLES].cpu().float() for tensor in inputs)
+    exact, rounded = outputs_of(shipped, samples), outputs_of(quantized(shipped, held), samples)
+    classes = (outputs.reshape(len(outputs), -1).argmax(1) for outputs in (exact, rounded))
+    return Quality(
+        sqnr=sqnr(exact, rounded),
+        top1_agreement=float(np.equal(*classes).mean()),
+        samples=len(exact),
+        tensors={name: ratio for name, ratio in ratios.items() if ratio is not None},
+    )
+
+
+def sentence(found: Quality, precision: str) -> str:
+    """In a line, for people."""
+    if found.sqnr is None:
+        return f"{precision} changes no output"
+    name, ratio = min(found.tensors.items(), key=lambda entry: entry[1])
+    return (
+        f"{precision} against fp32: SQNR of the outputs {found.sqnr:.1f} dB, of weights {ratio:.1f} dB or more "
+        f"({name}); {found.top1_agreement:.1%} of {found.samples} samples in the same class"
+    )
+
+
+def sqnr(exact: NDArray[Any], approximate: NDArray[Any]) -> float | None:
+    """Signal to quantisation noise, in decibels; None where nothing was lost."""
+    signal = np.square(exact, dtype=np.float64).sum()
+    noise = np.square(np.subtract(exact, approximate, dtype=np.float64)).sum()
+    return float(10 * np.log10(signal / noise)) if noise and signal else None

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dwindle.export.quality import quality, sentence, sqnr
+
+
+def test_the_ratio_in_decibels() -> None:
+    exact = np.full(1000, 2.0, np.float32)
+    assert sqnr(exact, exact + np.float32(0.2)) == pytest.approx(20, abs=1e-4)
+    assert sqnr(exact, exact) is None
+    assert sqnr(0 * exact, exact) is None
+
+
+def test_what_int8_costs_a_layer() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(200, 30, bias=False).requires_grad_(False)
+    inputs = (torch.randn(70, 200),)
+    found = quality(layer, "int8", inputs)
+    assert found is not None
+    assert found.samples == 64
+    assert found.tensors.keys() == {"weight"}
+    assert 40 < found.tensors["weight"] < 50  # uniform weights: 6.02 · 8 − 4.77 + 4.77 − up to 0.55 for the scale
+    assert found.sqnr == pytest.approx(found.tensors["weight"], abs=2)
+    assert sentence(found, "int8").startswith("int8 against fp32: SQNR of the outputs ")
+    half = quality(layer, "fp16", inputs)
+    assert half is not None
+    assert half.tensors["weight"] > 65
+    assert quality(layer, "fp32", inputs) is None
+
+
+def test_nothing_lost_is_said() -> None:
+    layer = nn.Linear(8, 2).requires_grad_(False)
+    for parameter in layer.parameters():
+        parameter.zero_()
+    found = quality(layer, "int8", (torch.ones(3, 8),))
+    assert found is not None
+    assert (found.sqnr, found.tensors, found.top1_agreement) == (None, {}, 1)
+    assert sentence(found, "int8") == "int8 changes no output"
