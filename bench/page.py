@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from dwindle.bench.chart import frontier
 from dwindle.bench.cost_words import cost_cells, legend
 from dwindle.bench.origin import flattened
+from dwindle.bench.parts import parts
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row, blank_rows, unmeasured
-from dwindle.bench.wording import cells, drop, format_ms, gaps, runtime_name, signed
+from dwindle.bench.wording import cells, changed, drop, format_ms, gaps, runtime_name, signed, top5
 from dwindle.checkpoint import Checkpoint
 from dwindle.files import staged
 from dwindle.layers import layers
@@ -54,7 +56,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
     exported = manifests(opened.exports)
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     rows = _rows(opened.path, exported, measured)
-    budget = opened.origin.get("size")
+    budget, left = opened.origin.get("size"), layers(opened)
     return {
         "title": opened.path.name,
         "checkpoint": opened,
@@ -65,7 +67,10 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "manifests": {manifest.target: manifest for _, manifest in exported},
         "largest": max((row.artifact.bytes for row in rows), default=1),
         "bars": _once_per_file(rows),
-        "layers": layers(opened),
+        "parts": _parts(opened.path, rows),
+        "answers": _answers(rows),
+        "layers": left,
+        "widest": max((layer.before[0] for layer in left), default=1),
         "costs": [(row, shown) for row in rows if (shown := cost_cells(row))],
         "cost_legend": legend(rows),
         "gaps": gaps(rows),
@@ -136,6 +141,25 @@ def _once_per_file(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     files = {(row.target, row.role): row for row in rows}
     targets = dict.fromkeys(row.target for row in rows)
     return [(target, [files[target, role] for role in (DENSE, COMPRESSED)]) for target in targets]
+
+
+def _parts(root: Path, rows: list[Row]) -> dict[str, list[tuple[str, int, float]]]:
+    """What each target's compressed file consists of, where that is known: (part, bytes, share of the file)."""
+    found = {}
+    for row in rows:
+        if (
+            row.role == COMPRESSED
+            and row.target not in found
+            and (known := parts(row.target, root / row.artifact.path))
+        ):
+            found[row.target] = [(name, size, size / row.artifact.bytes) for name, size in asdict(known).items()]
+    return found
+
+
+def _answers(rows: list[Row]) -> list[tuple[Row, str]]:
+    """What became of the classes, in sentences."""
+    said = [(row, f"top-5 {found}. " if (found := top5(row)) else "", changed(row)) for row in rows]
+    return [(row, f"{five}{same[:1].upper()}{same[1:]}") for row, five, same in said if same]
 
 
 def _shape(sizes: tuple[int, ...]) -> str:

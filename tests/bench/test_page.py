@@ -17,10 +17,12 @@ from dwindle.bench.result import (
     COMPRESSED,
     DENSE,
     Accuracy,
+    Agreement,
     Compare,
     Cost,
     Latency,
     Machine,
+    McNemar,
     Noise,
     Row,
     RuntimeUsed,
@@ -165,8 +167,32 @@ def test_cut_layers_show_both_widths(checkpoint: Checkpoint, nets: tuple[nn.Modu
     tensors = {"weights": slim, "dense": nets[0].state_dict()}
     cut = finish(checkpoint, tensors, {"shapes": {"0.weight": [4, 1, 3, 3]}})
     text = read(report(cut))
-    assert "8×1×3×3 4×1×3×3 50.0%" in text
-    assert "10×512 whole" in text
+    assert "8×1×3×3 4×1×3×3 4 of 8 50.0%" in text
+    assert "10×512 whole 10 of 10" in text
+
+
+def test_what_a_file_consists_of_is_drawn_where_its_format_is_known(
+    checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path]
+) -> None:
+    export("onnx", *onnx_files)
+    export("unheard-of", *onnx_files)
+    page = report(checkpoint)
+    (drawn,) = re.findall(r'<div class="split">(.*?)</div>', page.read_text())
+    shares = [float(share) for share in re.findall(r"width:([\d.]+)%", drawn)]
+    assert len(shares) == 3  # no mask: these weights are plain
+    assert sum(shares) == pytest.approx(100, abs=0.05)
+    assert "values 20.8 KB" in read(page)  # (8·9 + 512·10) · 4
+
+
+def test_answers_that_changed_are_told(page: Path, checkpoint: Checkpoint) -> None:
+    assert "Answers that changed" not in read(page)
+    bench = Bench.load(checkpoint.bench_path)
+    same = Agreement("exports/onnx/dense.onnx", 98.6, (96.8, 99.4), 360, 5, (14, 122), McNemar(4, 1, 0.375))
+    rows = tuple(replace(r, agreement=same if r.accuracy and r.role != DENSE else None) for r in bench.rows)
+    replace(bench, rows=rows).save(checkpoint.bench_path)
+    text = read(report(checkpoint))
+    assert "onnx compressed in onnxruntime: 5 of 360 samples in another class than the dense file's" in text
+    assert "McNemar's exact p = 0.38." in text
 
 
 def test_an_unfinished_checkpoint_has_a_page(tmp_path: Path) -> None:

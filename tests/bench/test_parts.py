@@ -1,0 +1,90 @@
+"""Parts are read from files that the real exporters wrote, and checked against what is known to be in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import pytest
+
+from dwindle.bench.parts import Parts, parts
+from dwindle.files import raw_bytes
+
+WEIGHTS = 4 * (8 * 9 + 512 * 10)
+BIASES = 4 * (8 + 10)
+
+
+def total(found: Parts) -> int:
+    return found.mask + found.values + found.graph + found.rest
+
+
+def test_plain_onnx_is_weights_biases_and_a_graph(onnx_files: tuple[Path, Path]) -> None:
+    found = parts("onnx", onnx_files[0])
+    assert found is not None
+    assert (found.mask, found.values) == (0, WEIGHTS)
+    assert BIASES < found.rest < BIASES + 100  # names and types of tensors are in it
+    assert 0 < found.graph < 600
+    assert total(found) == onnx_files[0].stat().st_size
+
+
+def test_packed_onnx_has_a_mask_and_fewer_values(onnx_files: tuple[Path, Path], tmp_path: Path) -> None:
+    """As export packs: a call of the model's own function, which reads the mask's code and the survivors."""
+    import numpy as np
+
+    model = onnx.load(onnx_files[1])
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "3weight")
+    dense = onnx.numpy_helper.to_array(weight)
+    mask, survivors = np.packbits(dense != 0), dense[dense != 0]
+    model.graph.initializer.remove(weight)
+    named = (("m", mask), ("v", survivors), ("s", np.array(dense.shape)))
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in named)
+    model.graph.node.insert(0, onnx.helper.make_node("Fill", ["m", "v", "s"], ["3weight"], domain="own"))
+    onnx.save(model, tmp_path / "packed.onnx")
+    found = parts("onnx", tmp_path / "packed.onnx")
+    assert found is not None
+    assert (found.mask, found.values) == (512 * 10 // 8, 4 * (8 * 9 + survivors.size))
+    assert BIASES + 16 < found.rest < BIASES + 116
+    assert total(found) == (tmp_path / "packed.onnx").stat().st_size
+
+
+@pytest.mark.slow
+def test_executorch_is_a_program_with_xnnpacks_graph_and_weights(pte_files: tuple[Path, Path]) -> None:
+    found = parts("executorch", pte_files[0])
+    assert found is not None
+    assert found.mask == 0
+    assert WEIGHTS + BIASES <= found.values < WEIGHTS + BIASES + 1024  # padding to lines
+    assert 1000 < found.graph < 10_000
+    assert total(found) == pte_files[0].stat().st_size
+
+
+def test_coreml_has_masks_among_its_blobs(tmp_path: Path) -> None:
+    import struct
+
+    def record(kind: int, size: int, start: int) -> bytes:
+        return struct.pack("<IIQQ", 0xDEADBEEF, kind, size, start).ljust(64, b"\0")
+
+    blobs = [(3, 640), (1, 3000), (1, 20)]  # a mask, survivors, a bias: uint8 and float16
+    content = struct.pack("<II", len(blobs), 2).ljust(64, b"\0")
+    for kind, size in blobs:
+        content += record(kind, size, len(content) + 64) + bytes(size)
+        content += bytes(-len(content) % 64)
+    package = tmp_path / "net.mlpackage"
+    weights = package / "Data/com.apple.CoreML/weights/weight.bin"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(content)
+    (weights.parents[1] / "model.mlmodel").write_bytes(bytes(777))
+    (package / "Manifest.json").write_text("{}")
+    found = parts("coreml", package)
+    assert found is not None
+    assert (found.mask, found.values, found.graph) == (640, 3020, 777)
+    assert total(found) == raw_bytes(package)
+    weights.write_bytes(content[:64] + bytes(64) + content[128:])
+    assert parts("coreml", package) is None
+
+
+@pytest.mark.parametrize("target", ["onnx", "executorch", "unheard-of"])
+def test_what_is_not_understood_is_not_split(target: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\x93not a model" * 9)
+    assert parts(target, tmp_path / "file") is None
