@@ -73,7 +73,8 @@ def frontier(history: Sequence[Round], budget: int | None, width: int, height: i
     marks.append(_text(width - RIGHT, y(scores[0]) + (-10 if above else 20), f"dense {scores[0]:.2f}", "label", "end"))
     if last:
         kept = f"{read(sizes[-1])}, {scores[-1]:.2f}"
-        marks.append(_text(x(sizes[-1]) + 12, y(scores[-1]) + 14, kept, "kept", "start"))
+        low = y(scores[-1]) > height - BOTTOM - 20  # among the ticks of the axis
+        marks.append(_text(x(sizes[-1]) + 12, y(scores[-1]) + (-12 if low else 14), kept, "kept", "start"))
     summary = (
         f"{len(history)} points from {read(sizes[0])} at {scores[0]:.2f}% to {read(sizes[-1])} at {scores[-1]:.2f}%"
     )

@@ -123,7 +123,13 @@ def _summary(opened: Checkpoint, rows: list[Row]) -> list[tuple[str, str, str]]:
     elif dense and last and dense.bytes and last.bytes:
         found.append((format_bytes(last.bytes), "would ship", f"{dense.bytes / last.bytes:.1f}× smaller"))
     if last:
-        found.append((f"{last.density:.1%}", "of the weights left", f"after {last.index} rounds"))
+        found.append(
+            (
+                f"{last.density:.1%}",
+                "of the weights left",
+                f"after {last.index} {'round' if last.index == 1 else 'rounds'}",
+            )
+        )
     if main and (lost := drop(main, rows)) is not None and main.accuracy:
         beside = f"{signed(-lost)} points against the dense file"
         found.append((f"{main.accuracy.value:.2f}%", f"test {main.accuracy.metric} of the file", beside))
