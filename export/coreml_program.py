@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
+from dwindle.export.coreml_views import without_what_core_ml_lacks
 from dwindle.export.fold import reason, short_names, tensors, trace
 from dwindle.export.mlprogram import WEIGHTS, constants, main_block, operations
 from dwindle.export.quiet import quiet
@@ -96,7 +97,7 @@ def _converted(program: ExportedProgram) -> tuple[Model, bytes]:
     passes.remove_passes({"common::const_deduplication"})
     with patch.object(tqdm, "__init__", partialmethod(tqdm.__init__, disable=True)):
         converted = coremltools.convert(
-            program.run_decompositions({}),
+            without_what_core_ml_lacks(program.run_decompositions({})),
             minimum_deployment_target=coremltools.target.iOS16,
             pass_pipeline=passes,
             skip_model_load=True,

@@ -40,10 +40,23 @@ class BeforeNms(nn.Module):
         super().__init__()
         self.backbone, self.head = detector.backbone, detector.head
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, 3, 320, 320] to class logits and box regressions, [batch, anchors, classes or 4]."""
+    def forward(self, images: Tensor) -> Tensor:
+        """[batch, 3, 320, 320] to class logits and box regressions, [batch, anchors, classes + 4]."""
         out = self.head(list(self.backbone(images).values()))
-        return out["cls_logits"], out["bbox_regression"]
+        return torch.cat([out["cls_logits"], out["bbox_regression"]], 2)
+
+
+class Segmentation(nn.Module):
+    """torchvision's answer with a dictionary; its logits are the only entry."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[batch, 3, 224, 224] to logits, [batch, classes, 224, 224]."""
+        logits: Tensor = self.network(images)["out"]
+        return logits
 
 
 def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -54,7 +67,8 @@ def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
         detection = torchvision.models.detection
         model = BeforeNms(detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
     elif name.startswith("lraspp"):
-        model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+        segmentation = torchvision.models.segmentation
+        model = Segmentation(segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None))
     elif name in ("googlenet", "inception_v3"):
         model = torchvision.models.get_model(name, aux_logits=False, init_weights=False)
     else:

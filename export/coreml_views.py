@@ -1,0 +1,88 @@
+"""What Core ML's graph cannot hold of PyTorch's, and need not: aliases, and views of more than five dimensions.
+
+A vision transformer cuts feature maps into windows by a view of six dimensions, [batch, rows, height, columns, width,
+channels], which it permutes and views again. A file's batch is one: without the dimensions of one, five are left.
+(coremltools itself takes one permutation between two views, and no longer chain.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+RANK = 5
+"""The most dimensions that a tensor of a Core ML program has."""
+aten = torch.ops.aten
+VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+SAME = (aten.clone.default, aten.contiguous.default)
+
+
+def without_what_core_ml_lacks(program: ExportedProgram) -> ExportedProgram:
+    """The program, its graph changed in place: the same numbers at every output.
+
+    A view that cannot do with five dimensions stays, for coremltools to name.
+    """
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    kept: dict[Node, list[int]] = {}
+    for node in graph.nodes:
+        if (axes := _axes(node, kept)) is not None:
+            kept[node] = axes
+    if all(_reads_any_rank(user, kept) for node in kept for user in node.users):
+        for node, axes in kept.items():
+            _lower(node, axes, kept)
+    program.graph_module.recompile()
+    return program
+
+
+def _axes(node: Node, kept: dict[Node, list[int]]) -> list[int] | None:
+    """Which dimensions a node's value keeps; None where it keeps all."""
+    source = node.args[0] if node.args else None
+    if node.target in VIEWS:
+        shape = node.meta["val"].shape
+        return [axis for axis, size in enumerate(shape) if size != 1] if len(shape) > RANK else None
+    if source not in kept:
+        return None
+    if node.target in SAME:
+        return kept[source]
+    if (order := _order(node)) is not None:
+        return [axis for axis, origin in enumerate(order) if origin in kept[source]]
+    return None
+
+
+def _order(node: Node) -> list[int] | None:
+    """The dimensions of its input in the order of its output, where a node is a permutation."""
+    rank = node.meta["val"].dim() if isinstance(node.meta.get("val"), torch.Tensor) else 0
+    if node.target is aten.permute.default:
+        return [axis % rank for axis in node.args[1]]  # type: ignore[union-attr]
+    if node.target is aten.transpose.int:
+        one, other = (axis % rank for axis in node.args[1:3])  # type: ignore[operator]
+        order = list(range(rank))
+        order[one], order[other] = other, one
+        return order
+    return None
+
+
+def _reads_any_rank(user: Node, kept: dict[Node, list[int]]) -> bool:
+    return user in kept or user.target in VIEWS
+
+
+def _lower(node: Node, axes: list[int], kept: dict[Node, list[int]]) -> None:
+    value = node.meta["val"]
+    shape = [value.shape[axis] for axis in axes]
+    if node.target in VIEWS:
+        node.args = (node.args[0], shape)
+    elif (order := _order(node)) is not None:
+        source = kept[node.args[0]]  # type: ignore[index]
+        node.target = aten.permute.default
+        node.args = (node.args[0], [source.index(order[axis]) for axis in axes])
+    with value.fake_mode:
+        node.meta["val"] = value.reshape(shape)
