@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.bench.accuracy import EXAMPLES, Judged, agreement, judge
+from dwindle.bench.accuracy import EXAMPLES, Judged, agreement, judge, with_accuracy
 from dwindle.bench.process import Worker
+from dwindle.bench.result import Artifact, Latency, Row, RuntimeUsed
 from dwindle.task import Task
 
 
@@ -184,3 +185,69 @@ def test_few_classes_have_no_top_5(task: Task, nets: tuple[nn.Module, nn.Module]
     assert found.accuracy.top1.value == 100
     assert found.accuracy.top5 is None
     assert found.missing["accuracy.top5"] == "5 classes"
+
+
+def test_the_built_in_tasks_labels_are_in_its_own_order() -> None:
+    from dwindle.models.tasks import make_task
+
+    task = make_task({"data": "digits"})
+    images = task.inputs("test")[0]  # type: ignore[attr-defined]
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 10))
+    found = judged(task, net)
+    assert found.accuracy.top1 is not None, found.missing
+    assert found.accuracy.top1.value == pytest.approx(found.accuracy.value)
+    assert 0 < found.accuracy.value < 100
+    assert torch.equal(task.labels("test"), task.splits["test"].labels)  # type: ignore[attr-defined]
+
+
+class Opened(InProcess):
+    """A worker as `with_accuracy` starts one."""
+
+    def __enter__(self) -> "Opened":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def load(self, sample: list[np.ndarray]) -> None:
+        pass
+
+
+def fails(_: Tensor) -> Tensor:
+    raise RuntimeError("out of memory")
+
+
+def row(role: str, *, timed: bool = True) -> Row:
+    artifact = Artifact(f"{role}.onnx", role, "onnx", 1, 1)
+    latency = Latency(5.0, 2.0, 0.2, 0.21, 0.25, 0.19, 0.205, 6, 4, 240) if timed else None
+    return Row("onnx", role, "fp32", "dense", artifact, RuntimeUsed("r", "1", 1), 1.0, latency=latency)
+
+
+def filled(task: Task, dense: object, compressed: object, *, timed: bool = True) -> list[Row]:
+    files = {"dense.onnx": dense, "compressed.onnx": compressed}
+    starts = {path: lambda net=net: cast(Worker, Opened(net)) for path, net in files.items()}
+    return with_accuracy(task, [row("dense", timed=timed), row("compressed")], starts, [], lambda line: None)
+
+
+def test_rows_are_filled_in_with_what_the_pair_did(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
+    dense, compressed = filled(task, *nets)
+    assert dense.accuracy is not None
+    assert dense.accuracy.value == task.evaluate(nets[0], "test")
+    assert dense.agreement is None
+    assert dense.reasons["agreement"] == "it is the baseline"
+    assert compressed.agreement is not None
+    assert compressed.agreement.baseline == "dense.onnx"
+    assert "agreement" not in compressed.reasons
+
+
+def test_a_file_that_cannot_be_judged_costs_its_own_figures(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
+    dense, compressed = filled(task, nets[0], fails)
+    assert dense.accuracy is not None
+    assert compressed.accuracy is None
+    assert "RuntimeError: out of memory" in compressed.reasons["accuracy"] == compressed.reasons["agreement"]
+    for timed, net in ((True, fails), (False, nets[0])):
+        dense, compressed = filled(task, net, nets[1], timed=timed)
+        assert dense.accuracy is None
+        assert compressed.accuracy is not None
+        assert compressed.reasons["agreement"] == "the dense file could not be evaluated"
