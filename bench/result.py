@@ -14,6 +14,7 @@ from dwindle.manifest import Manifest
 
 SCHEMA = 1
 DENSE, COMPRESSED = "dense", "compressed"
+PORTABLE = "portable kernels"
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,20 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Operator:
+    """A step of an inference, as the runtime's own profiler times it: slower than unobserved, so shares matter."""
+
+    name: str
+    kind: str
+    ms: float
+    """Mean wall time in one inference, of the middle half of many."""
+    share: float
+    """Of all operators' time."""
+    where: str
+    """What ran it: `XNNPACK`, say, or PORTABLE for one of ExecuTorch's that no delegate took."""
+
+
+@dataclass(frozen=True)
 class Row:
     """One file in one runtime."""
 
@@ -190,6 +205,8 @@ class Row:
     """Growth of the peak resident set from loading the file and running it once."""
     noise: Noise | None = None
     cost: Cost | None = None
+    operators: tuple[Operator, ...] | None = None
+    """The slowest first; None where no profile was asked for, which is no reason to be told."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Why a figure is None, by its name (`latency`, `latency.median`, `accuracy`, …)."""
 
@@ -247,7 +264,7 @@ class Bench:
 
 def blank_rows(root: Path, exported: list[tuple[Path, Manifest]]) -> list[tuple[Row, Row]]:
     """Each target's dense and compressed file as its manifest has it, nothing measured; `root` holds all."""
-    fp32_onnx = (m.dense.bytes for _, m in exported if (m.target, m.precision) == ("onnx", "fp32"))
+    fp32_onnx = (m.dense.bytes for _, m in exported if (m.target, _precision(m, DENSE)) == ("onnx", "fp32"))
     reference = next(fp32_onnx, None)
 
     def blank(folder: Path, manifest: Manifest, role: str) -> Row:
@@ -255,7 +272,7 @@ def blank_rows(root: Path, exported: list[tuple[Path, Manifest]]) -> list[tuple[
         return Row(
             target=manifest.target,
             role=role,
-            precision=manifest.precision,
+            precision=_precision(manifest, role),
             encoding=manifest.encoding if role == COMPRESSED else DENSE,
             artifact=Artifact(
                 path=(folder / file.name).relative_to(root).as_posix(),
@@ -270,6 +287,10 @@ def blank_rows(root: Path, exported: list[tuple[Path, Manifest]]) -> list[tuple[
         )
 
     return [(blank(*export, DENSE), blank(*export, COMPRESSED)) for export in exported]
+
+
+def _precision(manifest: Manifest, role: str) -> str:
+    return (role == DENSE and manifest.dense_precision) or manifest.precision
 
 
 def unmeasured(row: Row, reason: str) -> Row:

@@ -43,6 +43,8 @@ class Request:
     """Instead of a budget: shrink as far as validation stays within so many points of the dense network's."""
     target: str = "onnx"
     """The export that `size` is counted on."""
+    precision: str | None = None
+    """What that export stores weights in, for the count: one of the target's `precisions`; None: its default."""
     granularity: str = "auto"
     """`channel`, `unstructured`, `4x1` (blocks of 4 output by 1 input channels), `2:4`; `channel+unstructured`
     removes channels down to `macs` and then prunes weights down to `size` or `density`. `auto` takes what pays for
@@ -88,10 +90,10 @@ class Request:
             raise UsageError(f"--save-every {self.save_every:g}: give minutes, 0 to save after every step")
         if self.align < 1:
             raise UsageError(f"--align {self.align} is no width: 8 suits most kernels, 1 allows any")
-        packs_zeros = targets.load(self.target).packs_zeros
+        target = targets.load(self.target, self.precision)
         name, why = self.granularity, "as asked"
         if name == "auto":
-            name, why = choose(self.target, packs_zeros, macs=self.macs is not None)
+            name, why = choose(self.target, target.packs_zeros, macs=self.macs is not None)
         retraining = method(self.method, self.rewind_to)
         if self.episodes is not None and not retraining.search:
             raise UsageError(f"--episodes are AMC's, and --method {self.method} has none: leave them out")
@@ -103,6 +105,7 @@ class Request:
         for key, value in (
             ("phases", self._phases(name)),
             ("retraining", retraining),
+            ("precision", target.precision),
             ("choice", f"granularity {name}: {why}"),
         ):
             object.__setattr__(self, key, value)
@@ -160,6 +163,7 @@ class Request:
         """What a checkpoint records, and a resumed run must repeat; model and task are added once built."""
         return {
             "target": self.target,
+            "precision": self.precision,
             "size": self.phases[-1][1].size,
             "density": self.phases[-1][1].density,
             "macs": self.phases[0][1].macs,

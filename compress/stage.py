@@ -60,7 +60,7 @@ def prepare(request: Request) -> Prepared:
     if request.weights is not None:
         load_pretrained(model, Path(request.weights))
     network = Network(model, inputs)
-    size_of = Sizer(targets.load(request.target), inputs)
+    size_of = Sizer(targets.load(request.target, request.precision), inputs)
     solvers = tuple(Solver(budget, pruning, size_of, request.target) for pruning, budget in request.phases)
     for solver in solvers:
         solver.check_feasible(network)

@@ -113,11 +113,13 @@ def parser() -> argparse.ArgumentParser:
     made = command("export", _export, "Write the packed files, each proven equal to the checkpoint.")
     checkpoint(made)
     made.add_argument("--target", default="onnx", help="one or more, comma-separated: onnx,coreml,executorch")
+    made.add_argument("--precision", metavar="P", help="of weights: fp32, fp16 or int8 (what --size was counted at)")
     as_json(made)
 
     made = command("bench", _bench, "Measure size, accuracy and latency of the exported files.")
     checkpoint(made)
     made.add_argument("--device", default="host", metavar="WHERE", help="host, arm64 (instructions, emulated) or both")
+    made.add_argument("--profile", action="store_true", help="host: the operators that take the time")
     made.add_argument("--sparse", action="store_true", help="arm64: count ExecuTorch's sparse kernels too")
     as_json(made)
 
@@ -170,6 +172,7 @@ def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share:
     budget.add_argument("--density", type=share, metavar="SHARE", help="of the weights, such as 10%%")
     budget.add_argument("--max-drop", type=float, metavar="POINTS", help="instead: as small as validation allows")
     budget.add_argument("--for", dest="target", metavar="TARGET", help="what --size is counted on (onnx)")
+    budget.add_argument("--precision", metavar="P", help="of weights there: fp32, fp16 or int8")
     pruning = to.add_argument_group("pruning")
     pruning.add_argument("--granularity", metavar="G", help="auto, channel, unstructured, 4x1, 2:4, channel+2:4 …")
     pruning.add_argument("--align", type=int, metavar="N", help="channels: widths are multiples of it (8)")
@@ -256,7 +259,7 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _export(arguments: argparse.Namespace) -> int:
     from dwindle.export import export
 
-    made = export(arguments.net, arguments.target.split(","), progress=_say)
+    made = export(arguments.net, arguments.target.split(","), precision=arguments.precision, progress=_say)
     for manifest in made:
         path = arguments.net / "exports" / manifest.target / manifest.file.name
         _say(f"{path}  {manifest.file.bytes:,} bytes  {manifest.encoding}")
@@ -274,7 +277,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     devices = arguments.device.split(",")
     if arguments.sparse and "arm64" not in devices:
         raise UsageError("--sparse counts instructions: give --device arm64 with it")
-    measured = bench(arguments.net, devices=devices, sparse=arguments.sparse, progress=_say)
+    if arguments.profile and "host" not in devices:
+        raise UsageError("--profile times operators on this machine: give --device host with it")
+    measured = bench(arguments.net, devices=devices, sparse=arguments.sparse, profile=arguments.profile, progress=_say)
     _stderr().print(bench_table(measured))
     if arguments.json:
         _print_json(dataclasses.asdict(measured))

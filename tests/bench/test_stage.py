@@ -198,6 +198,10 @@ def test_compression_needs_the_dense_fp32_onnx(
     ((dense, compressed),) = blank_rows(checkpoint.path, [(folder, manifest)])
     assert dense.compression == 1
     assert compressed.artifact.path == "exports/onnx/net.onnx"
+    small = replace(manifest, precision="int8", dense_precision="fp32")
+    ((dense, compressed),) = blank_rows(checkpoint.path, [(folder, small)])
+    assert (dense.precision, compressed.precision) == ("fp32", "int8")
+    assert dense.compression == 1
     ((dense, _),) = blank_rows(checkpoint.path, [(folder, replace(manifest, precision="fp16"))])
     assert dense.compression is None
     assert "fp32 ONNX" in dense.reasons["compression"]

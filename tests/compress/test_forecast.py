@@ -8,7 +8,7 @@ import pytest
 
 from dwindle.compress import Request, compress, plan
 from dwindle.compress.pays import choose, will_pay
-from dwindle.errors import BudgetMissed
+from dwindle.errors import BudgetMissed, UsageError
 
 
 def test_a_plan_foretells_bytes_density_and_rounds(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_plan_foretells_bytes_density_and_rounds(tmp_path: Path) -> None:
 
 def test_a_plan_refuses_what_compress_would() -> None:
     with pytest.raises(BudgetMissed, match="cannot be reached"):
-        plan(Request("zoo:resnet8", "digits", size=5_000))
+        plan(Request("zoo:resnet8", "digits", size=2_000))
 
 
 def test_unstructured_pays_where_zeros_are_packed_and_nowhere_else() -> None:
@@ -39,3 +39,22 @@ def test_auto_takes_what_pays() -> None:
     assert choose("onnx", True, macs=False)[0] == "unstructured"
     assert choose("executorch", False, macs=False)[0] == "channel"
     assert choose("onnx", True, macs=True)[0] == "channel"
+
+
+def test_fewer_bits_leave_more_weights_for_the_same_bytes() -> None:
+    whole, small = (
+        plan(Request("zoo:resnet8", {"data": "digits", "epochs": 1}, size=30_000, precision=precision))
+        for precision in (None, "int8")
+    )
+    assert small.bytes[0].dense < 0.3 * whole.bytes[0].dense
+    assert small.share > 3 * whole.share
+    assert small.bytes[0].compressed == pytest.approx(30_000, rel=0.02)
+
+
+def test_the_precision_is_part_of_what_made_a_checkpoint() -> None:
+    def origin(precision: str | None) -> dict[str, object]:
+        return Request("zoo:resnet8", "digits", size=30_000, precision=precision).origin
+
+    assert origin(None) == origin("fp32") != origin("int8")
+    with pytest.raises(UsageError, match=r"^onnx has no precision 'int3': it stores fp32 or fp16 or int8$"):
+        origin("int3")
