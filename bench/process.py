@@ -96,6 +96,11 @@ class Worker:
         """The file's outputs for one sample."""
         return self._ask("infer", inputs)[1]
 
+    def profile(self, iterations: int) -> list[tuple[str, str, float, str]]:
+        """Each operator of an inference on the sample: its name, its kind, mean milliseconds, and what ran it."""
+        header, _ = self._ask("profile", [], iterations=iterations)
+        return [(name, kind, ms, where) for name, kind, ms, where in header["operators"]]
+
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):  # it is gone, with a request still in the buffer
             self._requests.close()

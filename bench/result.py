@@ -177,7 +177,7 @@ class Operator:
     name: str
     kind: str
     ms: float
-    """Mean wall time in one inference, of the middle half of many."""
+    """Mean wall time in one inference, without the slowest twentieth of many."""
     share: float
     """Of all operators' time."""
     where: str

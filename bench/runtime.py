@@ -48,6 +48,16 @@ class Native(Protocol):
         """The program on a file; raises RuntimeUnavailable where it can't be had."""
 
 
+@runtime_checkable
+class Profiling(Protocol):
+    """What a Runtime may have besides: a profiler."""
+
+    def profile(
+        self, path: Path, threads: int, sample: list[np.ndarray], iterations: int
+    ) -> list[tuple[str, str, float, str]]:
+        """Each operator of an inference: its name, its kind, mean milliseconds, and what ran it."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """How a worker of a runtime is started on a file."""

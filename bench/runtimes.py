@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
 import platform
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dwindle.bench.result import PORTABLE
+
 if TYPE_CHECKING:
     import numpy as np
+    from onnxruntime import InferenceSession
 
     from dwindle.bench.runtime import Infer
+
+_FALLEN_BACK = "native_call_"
+"""How ExecuTorch's traces name an operator that no delegate took."""
 
 
 class OnnxRuntime:
@@ -28,9 +37,30 @@ class OnnxRuntime:
         return str(onnxruntime.__version__)
 
     def load(self, path: Path, threads: int) -> Infer:
+        return self._session(path, threads, {})[1]
+
+    def profile(
+        self, path: Path, threads: int, sample: list[np.ndarray], iterations: int
+    ) -> list[tuple[str, str, float, str]]:
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = str(Path(folder) / "profile")
+            session, infer = self._session(path, threads, {"enable_profiling": True, "profile_file_prefix": prefix})
+            for _ in range(1 + iterations):
+                infer(sample)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        spent: dict[tuple[str, str], list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                name = event["name"].removesuffix("_kernel_time")
+                spent.setdefault((name, event["args"]["op_name"]), []).append(event["dur"] / 1000)
+        return [(name, kind, _steady(times), "onnxruntime") for (name, kind), times in spent.items()]
+
+    def _session(self, path: Path, threads: int, extra: dict[str, object]) -> tuple[InferenceSession, Infer]:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
+        for name, value in extra.items():
+            setattr(options, name, value)
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -43,7 +73,7 @@ class OnnxRuntime:
         def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
             return list(session.run(None, dict(zip(names, arrays, strict=True))))
 
-        return infer
+        return session, infer
 
 
 class ExecuTorch:
@@ -85,6 +115,38 @@ class ExecuTorch:
             return [output.numpy() for output in module.run_method("forward", inputs)]
 
         return infer
+
+    def profile(
+        self, path: Path, threads: int, sample: list[np.ndarray], iterations: int
+    ) -> list[tuple[str, str, float, str]]:
+        import torch
+        from executorch.devtools import Inspector
+        from executorch.extension.pybindings import _C
+
+        module = _C._load_for_executorch(str(path), enable_etdump=True)
+        inputs = tuple(torch.from_numpy(array) for array in sample)
+        for _ in range(1 + iterations):
+            module.run_method("forward", inputs)
+        with tempfile.TemporaryDirectory() as folder:
+            trace = str(Path(folder) / "trace.etdp")
+            module.write_etdump_result_to_file(trace, "")
+            events = Inspector(etdump_path=trace).to_dataframe()
+        found = []
+        for name, times, delegated in zip(events["event_name"], events["raw"], events["is_delegated_op"], strict=True):
+            if delegated:
+                found.append((name, name.partition(" (")[0], _steady(times), "XNNPACK"))
+            elif name.startswith(_FALLEN_BACK):
+                own = name.removeprefix(_FALLEN_BACK)
+                found.append((own, own.partition(".")[0], _steady(times), PORTABLE))
+        return found
+
+
+def _steady(times: list[float]) -> float:
+    """A mean, for clocks of whole microseconds, without the first, which pays for what is done once, and without
+    the slowest twentieth, which others interrupted."""
+    ordered = sorted(times[1:])
+    kept = ordered[: max(1, len(ordered) - math.ceil(len(ordered) / 20))]
+    return sum(kept) / len(kept)
 
 
 class CoreML:

@@ -13,6 +13,7 @@ import dwindle
 from dwindle.bench import cost
 from dwindle.bench.baseline import network
 from dwindle.bench.machine import this_machine
+from dwindle.bench.profile import with_profile
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Compare, Row, RuntimeUsed, blank_rows, unmeasured
 from dwindle.bench.runtime import Progress, Runtime, all_runtimes, launch
 from dwindle.checkpoint import Checkpoint
@@ -38,6 +39,7 @@ def bench(
     *,
     devices: Sequence[str] = (HOST,),
     sparse: bool = False,
+    profile: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Bench:
@@ -45,10 +47,11 @@ def bench(
 
     `devices` are `host`, which is this machine, and `arm64`, an emulated one that counts instructions instead
     of time; what an earlier bench of the same files found on the other one is kept. `sparse` counts ExecuTorch
-    files with XNNPACK's sparse kernels too. `seed` fixes the order of rounds and the bootstrap. `progress` is
-    told what is being measured. A runtime that isn't here, or dies, leaves its figures None with the reason;
-    the others go on. Raises UsageError where nothing is exported, CheckpointError for a file that isn't its
-    manifest's, RuntimeUnavailable where the emulation is asked for and not set up.
+    files with XNNPACK's sparse kernels too. `profile` adds the time of each operator of the compressed files on
+    this machine. `seed` fixes the order of rounds and the bootstrap. `progress` is told what is being measured.
+    A runtime that isn't here, or dies, leaves its figures None with the reason; the others go on. Raises
+    UsageError where nothing is exported, CheckpointError for a file that isn't its manifest's,
+    RuntimeUnavailable where the emulation is asked for and not set up.
     """
     from dwindle.models.tasks import restore_task
 
@@ -67,6 +70,8 @@ def bench(
     result = Bench((), this_machine(), seed, made, dwindle.__version__, network(opened))
     if HOST in devices:
         rows = cost.carried(run.here(opened.path, exported), rows, opened.path)
+        if profile:
+            rows = with_profile(rows, opened.path, _sample(run.task), run.progress)
     elif before and any(row.latency for row in rows):
         result = before  # what it says of the machine and the time goes with the figures that stay
     result = replace(result, rows=tuple(rows))

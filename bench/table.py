@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dwindle.bench.cost_words import TITLE, cost_cells, legend
 from dwindle.bench.gate import Verdict
-from dwindle.bench.result import DENSE, Bench, Row
+from dwindle.bench.result import DENSE, PORTABLE, Bench, Operator, Row
 from dwindle.bench.wording import (
     ABSENT,
     amount,
@@ -45,7 +45,7 @@ def bench_table(bench: Bench) -> RenderableType:
                 _over(shown.ratio, shown.ci95) if against_dense else "",
             )
         parts += [Text.assemble((target, "bold"), f" in {runtime}"), table, *_answers(rows)]
-    parts += _costs(bench.rows)
+    parts += [*_operators(bench.rows), *_costs(bench.rows)]
     machine = bench.machine
     notes = [
         "size: installed bytes · download: deflated · smaller: than the dense fp32 ONNX file · test: on the test "
@@ -61,6 +61,40 @@ def bench_table(bench: Bench) -> RenderableType:
         if row.noise and not row.noise.quiet
     ]
     return Group(*parts, Text("\n".join(notes), style="dim"))
+
+
+_OPERATORS = 8
+"""Shown of a file, the slowest first; bench.json has them all."""
+
+
+def _operators(rows: tuple[Row, ...]) -> list[RenderableType]:
+    """Where the time goes, if that was asked for."""
+    parts: list[RenderableType] = []
+    for row in rows:
+        if not row.operators:
+            continue
+        table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
+        for width in (6, 8, 14, 34):
+            table.add_column(width=width, no_wrap=True, justify="right" if width < 10 else "left")
+        for one in row.operators[:_OPERATORS]:
+            table.add_row(f"{one.share:.1%}", format_ms(one.ms), one.kind, Text(one.name, style="dim"))
+        left = row.operators[_OPERATORS:]
+        if left:
+            table.add_row(f"{sum(one.share for one in left):.1%}", "", f"{len(left)} more", "")
+        title = Text.assemble((row.target, "bold"), f" {row.role}: operators by their share of the time")
+        parts += [title, table, *_fallen_back(row.operators)]
+    return parts
+
+
+def _fallen_back(operators: tuple[Operator, ...]) -> list[RenderableType]:
+    """Which operators the delegate did not take, where it took others."""
+    places = dict.fromkeys(one.where for one in operators)
+    slow = [one for one in operators if one.where == PORTABLE]
+    if not slow or len(places) < 2:
+        return []
+    names = ", ".join(dict.fromkeys(one.kind for one in slow))
+    line = f"{sum(one.share for one in slow):.1%} in operators that no delegate took: {names}"
+    return [Padding(Text(line, style="yellow"), (0, 0, 0, 2))]
 
 
 def _costs(rows: tuple[Row, ...]) -> list[RenderableType]:

@@ -6,6 +6,7 @@ else. Serves these requests (see `wire` for the framing; every answer may be `{"
     load + a sample's arrays  → load_ms, first_ms, version, memory_bytes (None off Linux)
     time {iterations}         → switches + arrays wall_ns, cpu_ns (int64, one entry per iteration)
     infer + input arrays      → output arrays
+    profile {iterations}      → operators: name, kind, milliseconds, what ran it (where the runtime has a profiler)
 
 It ends when its standard input does.
 """
@@ -42,6 +43,11 @@ class Session:
                 return self._load(arrays)
             case "time":
                 return self._time(header["iterations"])
+            case "profile":
+                if not isinstance(self.runtime, registry.Profiling):
+                    raise ValueError(f"{self.runtime.name} has no profiler")
+                timed = self.runtime.profile(self.path, self.threads, self.sample, header["iterations"])
+                return {"operators": timed}, []
             case "infer":
                 return {}, [np.asarray(output) for output in self.infer(arrays)]
         raise ValueError(f"no such request: {header['request']}")

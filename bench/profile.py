@@ -1,0 +1,54 @@
+"""Where an inference spends its time, operator by operator, from the runtimes' own profilers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwindle.bench.result import COMPRESSED, Operator, Row
+from dwindle.bench.runtime import Profiling, Progress, all_runtimes, python_worker
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SECONDS = 1.0
+"""Of inferences to average over."""
+FEWEST, MOST = 5, 200
+
+
+def with_profile(rows: list[Row], root: Path, sample: list[np.ndarray], progress: Progress) -> list[Row]:
+    """The rows, those of compressed files that ran with their operators or the reason why there are none."""
+    from dwindle.bench.process import Worker, WorkerFailed
+
+    runtimes = {runtime.name: runtime for runtime in all_runtimes()}
+    found = []
+    for row in rows:
+        runtime = runtimes.get(row.runtime.name or "")
+        if row.role != COMPRESSED or row.latency is None:
+            found.append(row)
+            continue
+        if not isinstance(runtime, Profiling):
+            why = f"{row.runtime.name} has no profiler here"
+            found.append(replace(row, reasons={**row.reasons, "operators": why}))
+            continue
+        progress(f"{row.runtime.name}: operators of {row.artifact.path}")
+        iterations = round(min(max(1000 * SECONDS / row.latency.cpu_median, FEWEST), MOST))
+        path = root / row.artifact.path
+        try:
+            # Not the native program: these are the same kernels, and reading its traces takes Python anyway.
+            command = python_worker(runtime.name, path, row.runtime.threads)
+            with Worker(runtime.name, path, row.runtime.threads, command=command) as worker:
+                worker.load(sample)
+                found.append(replace(row, operators=ranked(worker.profile(iterations))))
+        except WorkerFailed as error:
+            progress(str(error))
+            found.append(replace(row, reasons={**row.reasons, "operators": str(error)}))
+    return found
+
+
+def ranked(timed: list[tuple[str, str, float, str]]) -> tuple[Operator, ...]:
+    """Operators (name, kind, milliseconds, what ran it), the slowest first, with their shares."""
+    total = sum(ms for _, _, ms, _ in timed) or 1.0
+    operators = (Operator(name, kind, ms, ms / total, where) for name, kind, ms, where in timed)
+    return tuple(sorted(operators, key=lambda operator: -operator.ms))
