@@ -7,6 +7,7 @@ import pytest
 
 from dwindle.bench import Bench, gate
 from dwindle.bench.gate import Check
+from dwindle.bench.limits import KINDS
 from dwindle.bench.result import (
     COMPRESSED,
     DENSE,
@@ -21,6 +22,7 @@ from dwindle.bench.result import (
     unmeasured,
 )
 from dwindle.checkpoint import Checkpoint
+from dwindle.cli import LIMITS, main
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.manifest import Manifest, manifests
 
@@ -293,3 +295,26 @@ def test_compressed_rows_are_found_by_role(checkpoint: Checkpoint, benched: Save
     (row,) = Bench.load(checkpoint.bench_path).find("onnx", COMPRESSED)
     assert row.accuracy is not None
     assert row.accuracy.value == 96.0
+
+
+def test_on_the_command_line(
+    checkpoint: Checkpoint, benched: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benched(onnxruntime=(97.3, 96.3))
+    junit, markdown = tmp_path / "gate.xml", tmp_path / "summary.md"
+    limits = ["--max-size", "11KB", "--max-drop", "0.5", "--junit", str(junit), "--markdown", str(markdown)]
+    assert main(["gate", str(checkpoint.path), *limits, "--json"]) == 3
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert (document["passed"], document["exit_code"]) == (False, 3)
+    assert [(row["name"], row["passed"]) for row in document["rows"]] == [("max_size", True), ("max_drop", False)]
+    assert "1 of 2 limits missed" in said.err
+    assert "<failure" in junit.read_text()
+    assert "❌ miss" in markdown.read_text()
+    (tmp_path / "l.toml").write_text("[gate]\nmax_szie = 3\n")
+    assert main(["gate", str(checkpoint.path), "--limits", str(tmp_path / "l.toml")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_every_limit_is_a_flag() -> None:
+    assert list(LIMITS) == list(KINDS)
