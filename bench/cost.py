@@ -66,8 +66,7 @@ class Counting:
             self.progress(str(error))
             return replace(row, cost=None, reasons={**row.reasons, "cost": str(error)})
         if not all(np.isfinite(output).all() for output in count.outputs):
-            why = "what it computes there isn't finite"
-            return replace(row, cost=None, reasons={**row.reasons, "cost": why})
+            return replace(row, cost=None, reasons={**row.reasons, "cost": "what it computes there isn't finite"})
         sparse, missing = self._sparse(row, path)
         relative, why = self._difference(row, path, count)
         cost = Cost(

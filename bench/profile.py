@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.bench.result import COMPRESSED, Operator, Row
-from dwindle.bench.runtime import Profiling, Progress, all_runtimes, python_worker
+from dwindle.bench.runtime import Profiling, Progress, all_runtimes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,24 +21,22 @@ def with_profile(rows: list[Row], root: Path, sample: list[np.ndarray], progress
     """The rows, those of compressed files that ran with their operators or the reason why there are none."""
     from dwindle.bench.process import Worker, WorkerFailed
 
-    runtimes = {runtime.name: runtime for runtime in all_runtimes()}
+    profilers = {runtime.name for runtime in all_runtimes() if isinstance(runtime, Profiling)}
     found = []
     for row in rows:
-        runtime = runtimes.get(row.runtime.name or "")
+        name = row.runtime.name or ""
         if row.role != COMPRESSED or row.latency is None:
             found.append(row)
             continue
-        if not isinstance(runtime, Profiling):
-            why = f"{row.runtime.name} has no profiler here"
-            found.append(replace(row, reasons={**row.reasons, "operators": why}))
+        if name not in profilers:
+            found.append(replace(row, reasons={**row.reasons, "operators": f"{name} has no profiler here"}))
             continue
-        progress(f"{row.runtime.name}: operators of {row.artifact.path}")
+        progress(f"{name}: operators of {row.artifact.path}")
         iterations = round(min(max(1000 * SECONDS / row.latency.cpu_median, FEWEST), MOST))
         path = root / row.artifact.path
         try:
-            # Not the native program: these are the same kernels, and reading its traces takes Python anyway.
-            command = python_worker(runtime.name, path, row.runtime.threads)
-            with Worker(runtime.name, path, row.runtime.threads, command=command) as worker:
+            # In Python, whatever ran before: these are the same kernels, and to read traces takes Python anyway.
+            with Worker(name, path, row.runtime.threads) as worker:
                 worker.load(sample)
                 found.append(replace(row, operators=ranked(worker.profile(iterations))))
         except WorkerFailed as error:

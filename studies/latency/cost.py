@@ -41,8 +41,8 @@ TARGETS = ("executorch", "onnx")
 REPEATS = 2
 RESULTS = Path(__file__).parent / "cost.jsonl"
 HEADER = (
-    "| network | file | instructions | spread | MACs by FMLA | over the layers' | over full tiles | apart from the host "
-    "| s |\n"
+    "| network | file | instructions | spread | MACs by FMLA | over the layers' | over full tiles "
+    "| apart from the host | s |\n"
     "|---|---|---:|---:|---:|---:|---:|---:|---:|"
 )
 
