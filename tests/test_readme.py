@@ -31,5 +31,6 @@ def test_every_option_the_readme_names_exists() -> None:
     known = {
         flag for sub in dict(commands.choices).values() for action in sub._actions for flag in action.option_strings
     }  # type: ignore[call-overload]
-    named = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", README.read_text()))
+    ours = re.sub(r"torchrun .*? -m dwindle", "dwindle", README.read_text())  # what torchrun takes is its own affair
+    named = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", ours))
     assert named <= known, named - known
