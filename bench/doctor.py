@@ -148,19 +148,24 @@ def _runtime(runtime: Runtime) -> Finding:
 
 
 def _host() -> Finding:
-    import torch
+    here = this_machine()
+    found = f"{here.cpu}, {here.cores} cores, {here.system}"
+    try:
+        import torch
 
-    from dwindle.models.precision import bf16_gains
-
-    here, threads = this_machine(), torch.get_num_threads()
+        from dwindle.models.precision import bf16_gains
+    except (ImportError, OSError) as error:  # the latter for a library that it wants and doesn't find
+        return Finding("device", "host", found, f"PyTorch cannot be imported, so nothing trains: {error}")
     trains = "bfloat16" if bf16_gains(torch.device("cpu")) else "float32"
-    measured = f"training threads: {threads}, in {trains}, which was measured to be the faster"
-    return Finding("device", "host", f"{here.cpu}, {here.cores} cores, {here.system}; {measured}")
+    threads = f"training threads: {torch.get_num_threads()}"
+    return Finding("device", "host", f"{found}; {threads}, in {trains}, which was measured to be the faster")
 
 
 def _cuda() -> Finding:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError):
+        return Finding("device", "cuda", None, "PyTorch cannot be imported")
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Finding("device", "cuda", ", ".join(names))

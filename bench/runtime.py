@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dwindle import registry
-from dwindle.errors import RuntimeUnavailable
+from dwindle.errors import DwindleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ class Native(Protocol):
     bindings: str
 
     def command(self, path: Path, threads: int) -> list[str]:
-        """The program on a file; raises RuntimeUnavailable where it can't be had."""
+        """The program on a file; raises DwindleError where it can't be had."""
 
 
 @runtime_checkable
@@ -74,7 +74,7 @@ def launch(runtime: Runtime, path: Path, threads: int) -> Launch:
         return Launch(python, None)
     try:
         return Launch(runtime.command(path, threads), runtime.native)
-    except RuntimeUnavailable as error:
+    except DwindleError as error:
         return Launch(python, f"{runtime.bindings}: {error}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -91,6 +92,13 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cores" in (one(findings, "host").found or "")
     for finding in findings:
         assert finding.name in err
+
+
+def test_a_broken_torch_is_a_finding_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "PyTorch cannot be imported" in (doctor._host().reason or "")
+    assert "cores" in (doctor._host().found or "")
+    assert doctor._cuda() == Finding("device", "cuda", None, "PyTorch cannot be imported")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,17 @@ def test_without_a_compiler_executorch_runs_in_python_and_says_why(
         assert how.through.startswith("Python bindings: g++ is not installed")
 
 
+@needs_compiler
+def test_nor_does_a_cache_that_cannot_be_written_stop_it(
+    pte_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    how = runtime.launch(ExecuTorch(), pte_files[1], 1)
+    assert how.command == runtime.python_worker("executorch", pte_files[1], 1)
+    assert (how.through or "").startswith("Python bindings: cannot write")
+
+
 def test_a_runtime_with_one_way_needs_no_words_about_it(tmp_path: Path) -> None:
     how = runtime.launch(OnnxRuntime(), tmp_path / "net.onnx", 1)
     assert how == runtime.Launch(runtime.python_worker("onnxruntime", tmp_path / "net.onnx", 1), None)
