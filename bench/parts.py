@@ -65,12 +65,14 @@ def _data(tensor: onnx.TensorProto) -> int:
     return len(tensor.raw_data) or int(math.prod(tensor.dims) * tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
-_SENTINEL, _UINT8 = 0xDEADBEEF, 3
+_SENTINEL = 0xDEADBEEF
+_BITS = (3, 9)
+"""Blobs of uint8 and of uint1: a mask up to iOS 17, and from iOS 18. Values are float16 or int8."""
 
 
 def _coreml(path: Path) -> tuple[int, int, int]:
-    """The weight file's blobs, each with a record before it (coremltools, MILBlob/Blob/StorageFormat.hpp); masks
-    are its uint8 ones. The program is the graph."""
+    """The weight file's blobs, each with a record before it (coremltools, MILBlob/Blob/StorageFormat.hpp). The program
+    is the graph."""
     mask = values = graph = 0
     for file in walk(path):
         if file.suffix == ".mlmodel":
@@ -83,8 +85,8 @@ def _coreml(path: Path) -> tuple[int, int, int]:
                 sentinel, kind, size, start = struct.unpack_from("<IIQQ", content, record)
                 if sentinel != _SENTINEL:
                     raise ValueError("no record where one was to be")
-                mask += size if kind == _UINT8 else 0
-                values += size if kind != _UINT8 else 0
+                mask += size if kind in _BITS else 0
+                values += size if kind not in _BITS else 0
                 record = (start + size + 63) // 64 * 64
     return mask, values, graph
 

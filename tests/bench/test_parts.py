@@ -59,13 +59,14 @@ def test_executorch_is_a_program_with_xnnpacks_graph_and_weights(pte_files: tupl
     assert total(found) == pte_files[0].stat().st_size
 
 
-def test_coreml_has_masks_among_its_blobs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [3, 9])
+def test_coreml_has_masks_among_its_blobs(bits: int, tmp_path: Path) -> None:
     import struct
 
     def record(kind: int, size: int, start: int) -> bytes:
         return struct.pack("<IIQQ", 0xDEADBEEF, kind, size, start).ljust(64, b"\0")
 
-    blobs = [(3, 640), (1, 3000), (1, 20)]  # a mask, survivors, a bias: uint8 and float16
+    blobs = [(bits, 640), (1, 3000), (1, 20)]  # a mask, survivors, a bias: uint8 or uint1, and float16
     content = struct.pack("<II", len(blobs), 2).ljust(64, b"\0")
     for kind, size in blobs:
         content += record(kind, size, len(content) + 64) + bytes(size)
