@@ -114,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     checkpoint(made)
     made.add_argument("--target", default="onnx", help="one or more, comma-separated: onnx,coreml,executorch")
     made.add_argument("--precision", metavar="P", help="of weights: fp32, fp16 or int8 (what --size was counted at)")
+    made.add_argument("--min-os", metavar="OS", help="coreml: iOS16, iOS17 or iOS18, which alone has sparse int8")
     as_json(made)
 
     made = command("bench", _bench, "Measure size, accuracy and latency of the exported files.")
@@ -259,7 +260,8 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _export(arguments: argparse.Namespace) -> int:
     from dwindle.export import export
 
-    made = export(arguments.net, arguments.target.split(","), precision=arguments.precision, progress=_say)
+    given = {"precision": arguments.precision, "min_os": arguments.min_os}
+    made = export(arguments.net, arguments.target.split(","), **given, progress=_say)
     for manifest in made:
         path = arguments.net / "exports" / manifest.target / manifest.file.name
         _say(f"{path}  {manifest.file.bytes:,} bytes  {manifest.encoding}")

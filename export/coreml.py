@@ -1,4 +1,4 @@
-"""Core ML: an fp16 ML Program for iOS 16 and macOS 13, the sparsity packed as Core ML's own sparse constants."""
+"""Core ML: an ML Program that computes in fp16, its weights packed as Core ML's own sparse and int8 constants."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwindle.errors import RuntimeUnavailable
 from dwindle.export.fold import fold, foldable, short_names
+from dwindle.export.quantize import Stored, quantized, stored
 from dwindle.export.quiet import quiet
 from dwindle.export.target import one_by_one
 
@@ -20,39 +21,55 @@ if TYPE_CHECKING:
 
 
 class CoreML:
-    """An .mlpackage, which is a folder."""
+    """An .mlpackage, which is a folder, for iOS 16 and macOS 13, or for a later system.
+
+    Sparse int8 is iOS 18's; for an earlier system int8 weights are stored dense, or sparse in fp16, whichever takes
+    fewer bytes: the same weights in either form.
+    """
 
     name = "coreml"
     suffix = ".mlpackage"
-    precisions = ("fp16",)
+    precisions = ("fp16", "int8")
+    systems = ("iOS16", "iOS17", "iOS18")
     arithmetic = "fp16"
     packs_zeros = True
     packages = ("torch", "coremltools")
 
-    def __init__(self, precision: str = precisions[0]) -> None:
+    def __init__(self, precision: str = precisions[0], min_os: str | None = None) -> None:
         self.precision = precision
+        self.min_os = min_os or ("iOS18" if precision == "int8" else "iOS16")
+
+    @property
+    def note(self) -> str | None:
+        """What the system lacks of what was asked for."""
+        if self.precision != "int8" or self.min_os == "iOS18":
+            return None
+        return f"{self.min_os} holds no sparse int8: it is dense int8 or sparse fp16 there, whichever is smaller"
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         from dwindle.export.coreml_program import convert
         from dwindle.export.mlprogram import MODEL
 
-        files = _files(convert(module, inputs), module, pack=pack)
+        held = stored(module, self.precision)
+        files = _files(convert(quantized(module, held), inputs, self.min_os), held, pack=pack)
         for name, content in files.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(content)
-        return "bitmask + fp16 survivors" if b"constexpr_sparse_to_dense" in files[MODEL] else "dense fp16"
+        return _words(files[MODEL])
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         from dwindle.export.coreml_program import convert
 
         pairs = foldable(module, inputs)
-        program = convert(fold(module, pairs), inputs)
+        network = fold(module, pairs)
+        program = convert(quantized(network, stored(network, self.precision)), inputs, self.min_os)
 
         def packed_bytes(candidate: nn.Module) -> int:
             network = fold(candidate, pairs)
+            held = stored(network, self.precision)
             # Where coremltools computed something from a weight, only converting anew has the right bytes.
-            own = program if program.complete else convert(network, inputs)
-            return sum(map(len, _files(own, network, pack=True).values()))
+            own = program if program.complete else convert(quantized(network, held), inputs, self.min_os)
+            return sum(map(len, _files(own, held, pack=True).values()))
 
         return packed_bytes
 
@@ -75,7 +92,20 @@ class CoreML:
         return {name: held[short] for name, short in short_names(module).items() if short in held}
 
 
-def _files(program: Program, network: nn.Module, *, pack: bool) -> dict[str, bytes]:
+def _files(program: Program, held: dict[str, Stored], *, pack: bool) -> dict[str, bytes]:
     from dwindle.export.mlpackage import package
 
-    return package(program.model, program.filled(network), pack=pack)
+    coded = {name: tensor for name, tensor in held.items() if tensor.scale is not None}
+    codes = {name: coded[source] for name, source in program.sources.items() if source in coded}
+    return package(program.model, program.filled(held), codes, pack=pack)
+
+
+def _words(model: bytes) -> str:
+    """How the weights lie in a program, as in `bitmask + int8 survivors`."""
+    sparse_codes = b"constexpr_sparse_blockwise_shift_scale" in model
+    forms = {
+        "bitmask + int8 survivors": sparse_codes,
+        "dense int8": b"constexpr_blockwise_shift_scale" in model or b"constexpr_affine_dequantize" in model,
+        "bitmask + fp16 survivors": b"constexpr_sparse_to_dense" in model and not sparse_codes,
+    }
+    return " and ".join(words for words, used in forms.items() if used) or "dense fp16"

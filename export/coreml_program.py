@@ -19,6 +19,7 @@ from dwindle.errors import UsageError
 from dwindle.export.coreml_views import without_what_core_ml_lacks
 from dwindle.export.fold import reason, short_names, tensors, trace
 from dwindle.export.mlprogram import WEIGHTS, constants, main_block, operations
+from dwindle.export.quantize import Stored
 from dwindle.export.quiet import quiet
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ class Program:
     complete: bool
     """Whether every tensor that the network reads is among them, so that others can take their places."""
 
-    def filled(self, network: nn.Module) -> dict[str, NDArray[Any]]:
-        """The program's weights with those of another network of the same architecture in their places."""
-        values = half(network)
+    def filled(self, held: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
+        """The program's weights, in fp16, with those of another network of the same architecture in their places."""
+        values = {name: tensor.decoded().astype(np.float16) + np.float16(0) for name, tensor in held.items()}
         return {name: values[self.sources[name]] if name in self.sources else own for name, own in self.weights.items()}
 
 
-def convert(network: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
-    """An fp16 program for iOS 16, macOS 13 and later.
+def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str) -> Program:
+    """An fp16 program for a system (`iOS16`, and so macOS 13, `iOS17`, `iOS18`) and later ones.
 
     Raises UsageError where the network cannot be traced, has an operator that Core ML lacks, or a weight
     beyond the reach of fp16.
@@ -58,7 +59,7 @@ def convert(network: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
     program = trace(network, inputs)
     try:
         with quiet():
-            model, blobs = _converted(program)
+            model, blobs = _converted(program, min_os)
     except Exception as error:
         raise UsageError(f"{type(network).__name__} cannot be written as Core ML: {reason(error)}") from error
     found = constants(model, blobs)
@@ -88,7 +89,7 @@ def half(network: nn.Module) -> dict[str, NDArray[np.float16]]:
     return {name: (tensor.half() + 0).numpy() for name, tensor in floats.items()}  # + 0: no negative zeros
 
 
-def _converted(program: ExportedProgram) -> tuple[Model, bytes]:
+def _converted(program: ExportedProgram, min_os: str) -> tuple[Model, bytes]:
     import coremltools
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -98,7 +99,7 @@ def _converted(program: ExportedProgram) -> tuple[Model, bytes]:
     with patch.object(tqdm, "__init__", partialmethod(tqdm.__init__, disable=True)):
         converted = coremltools.convert(
             without_what_core_ml_lacks(program.run_decompositions({})),
-            minimum_deployment_target=coremltools.target.iOS16,
+            minimum_deployment_target=coremltools.target[min_os],
             pass_pipeline=passes,
             skip_model_load=True,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from coremltools.proto.MIL_pb2 import Block, Operation, Value
     from coremltools.proto.Model_pb2 import Model
 
+Array = NDArray[Any]
+
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
 SENTINEL = 0xDEADBEEF
-RECORD = struct.Struct("<IIQQ")
-"""What a blob's 64-byte record begins with: sentinel, data type, bytes, offset of the data."""
+RECORD = struct.Struct("<IIQQQ")
+"""What a blob's 64-byte record begins with: sentinel, data type, bytes, offset of the data, unused bits at its end."""
 
 _NUMPY = {
     1: "?",
@@ -41,12 +43,14 @@ _NUMPY = {
     31: "u1",
     32: "<u2",
     33: "<u4",
+    37: "?",
 }
-"""MIL.proto's DataType for the types that one array element holds."""
+"""MIL.proto's DataType for the types that one array element holds; 37 is uint1, packed eight to a byte."""
+_UINT1 = 37
 
 
 def weights(package: Path) -> dict[str, NDArray[Any]]:
-    """Every numeric constant of a package's program, sparse ones decoded, by the name its operations read.
+    """Every numeric constant of a package's program, packed ones decoded, by the name its operations read.
 
     Raises ValueError where the package is damaged or holds an encoding that dwindle doesn't write.
     """
@@ -63,18 +67,57 @@ def weights(package: Path) -> dict[str, NDArray[Any]]:
 
 def constants(model: Model, blobs: bytes) -> dict[str, NDArray[Any]]:
     """What `weights` returns, for a model in memory and the content of its weight file."""
-    found = {}
+    found: dict[str, Array] = {}
+    between: dict[str, Array] = {}
     for operation in operations(main_block(model)):
         name = operation.outputs[0].name
-        attributes = operation.attributes
-        if operation.type == "const" and _is_numeric(attributes["val"]):
-            found[name] = _array(attributes["val"], blobs)
-        elif operation.type == "constexpr_sparse_to_dense":
-            mask, survivors, shape = (_array(attributes[key], blobs) for key in ("mask", "nonzero_data", "shape"))
-            found[name] = bitmask.decode(mask, survivors, tuple(shape.tolist()))
+        if operation.type == "const" and _is_numeric(operation.attributes["val"]):
+            found[name] = _array(operation.attributes["val"], blobs)
+        elif operation.type in _DECODERS:
+            parts = {key: part for key, part in _parts(operation, blobs, between).items() if key != "name"}
+            *before, last = _DECODERS[operation.type](**parts)
+            if before:  # only another operation reads what a sparse one makes
+                between |= dict(zip((output.name for output in operation.outputs), (*before, last), strict=True))
+            else:
+                found[name] = last
         elif operation.type.startswith("constexpr_"):
             raise ValueError(f"{name} is encoded as {operation.type}")
     return found
+
+
+def _parts(operation: Operation, blobs: bytes, between: Mapping[str, Array]) -> dict[str, Array]:
+    """What an operation decodes: attributes up to iOS 17, inputs from then on."""
+    parts = {key: _array(value, blobs) for key, value in operation.attributes.items() if _is_numeric(value)}
+    for key, argument in operation.inputs.items():
+        (binding,) = argument.arguments
+        parts[key] = between[binding.name] if binding.name else _array(binding.value, blobs)
+    return parts
+
+
+def _sparse_to_dense(mask: Array, nonzero_data: Array, shape: Array | None = None) -> tuple[Array]:
+    if shape is not None:
+        return (bitmask.decode(mask, nonzero_data, tuple(shape.tolist())),)
+    return (bitmask.decode(np.packbits(mask, bitorder="little"), nonzero_data, mask.shape),)
+
+
+def _sparse_codes(data_mask: Array, nonzero_data: Array, scale: Array) -> tuple[Array, Array]:
+    if nonzero_data.size != np.count_nonzero(data_mask):
+        raise ValueError(f"the mask keeps {np.count_nonzero(data_mask)} weights, there are {nonzero_data.size}")
+    return data_mask, nonzero_data.astype(scale.dtype) * np.broadcast_to(scale, data_mask.shape)[data_mask]
+
+
+def _affine(quantized_data: Array, scale: Array, zero_point: Array, axis: Array) -> tuple[Array]:
+    along = [-1 if dimension == axis else 1 for dimension in range(quantized_data.ndim)]
+    steps = quantized_data.astype(scale.dtype) - zero_point.astype(scale.dtype).reshape(along)
+    return (steps * scale.reshape(along),)
+
+
+_DECODERS: dict[str, Callable[..., tuple[Array, ...]]] = {
+    "constexpr_sparse_to_dense": _sparse_to_dense,
+    "constexpr_sparse_blockwise_shift_scale": _sparse_codes,
+    "constexpr_blockwise_shift_scale": lambda data, scale: (data.astype(scale.dtype) * scale,),
+    "constexpr_affine_dequantize": _affine,
+}
 
 
 def main_block(model: Model) -> Block:
@@ -100,6 +143,9 @@ def _array(value: Value, blobs: bytes) -> NDArray[Any]:
     dtype = np.dtype(_NUMPY[tensor.dataType])
     shape = tuple(dimension.constant.size for dimension in tensor.dimensions)
     if value.WhichOneof("value") == "blobFileValue":
+        if tensor.dataType == _UINT1:
+            bits = _blob(blobs, value.blobFileValue.offset, np.dtype(np.uint8), (-(-math.prod(shape) // 8),))
+            return np.unpackbits(bits, bitorder="little", count=math.prod(shape)).astype(bool).reshape(shape)
         return _blob(blobs, value.blobFileValue.offset, dtype, shape)
     content = value.immediateValue.tensor
     field = content.WhichOneof("value")
@@ -109,7 +155,7 @@ def _array(value: Value, blobs: bytes) -> NDArray[Any]:
 
 
 def _blob(blobs: bytes, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    sentinel, _, size, start = RECORD.unpack_from(blobs, offset)
+    sentinel, _, size, start, _ = RECORD.unpack_from(blobs, offset)
     if sentinel != SENTINEL or size != math.prod(shape) * dtype.itemsize or start + size > len(blobs):
         raise ValueError(f"its weight file holds no tensor of shape {shape} at byte {offset}")
     return np.frombuffer(blobs, dtype, math.prod(shape), start).reshape(shape)

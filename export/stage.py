@@ -29,13 +29,15 @@ def export(
     names: Sequence[str],
     *,
     precision: str | None = None,
+    min_os: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Manifest]:
     """Writes `exports/TARGET/` in a finished checkpoint for each of the targets named.
 
     There are `net`, the compressed network, packed; `dense`, the network before pruning at the target's default
     precision; and the manifest. precision: what `net` stores weights in, by default what the checkpoint's budget
-    was counted at on that target, and the target's own on others.
+    was counted at on that target, and the target's own on others. min_os: the earliest system that must load the
+    files of a target that has a choice: `iOS16`, `iOS17`, `iOS18`.
     An earlier export of the target is replaced when both files have proven equal to their networks.
 
     Raises UsageError for an unknown target or precision, or a network that it can't hold, ParityFailed where a file
@@ -47,7 +49,7 @@ def export(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
     counted = {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
-    chosen = [targets.load(name, precision or counted.get(name)) for name in dict.fromkeys(names)]
+    chosen = [targets.load(name, precision or counted.get(name), min_os) for name in dict.fromkeys(names)]
     checkpoint.require_done()
     task = restore_task(checkpoint)
     example = task.example_inputs()
@@ -77,6 +79,8 @@ def export_networks(
     roles = {"net": target, "dense": type(target)()}
     encodings: dict[str, str] = {}
     parities: dict[str, Parity] = {}
+    if note := getattr(target, "note", None):
+        say(f"{target.name}: {note}")
     with staged(folder) as scratch:
         scratch.mkdir()
         for name, (module, shipped) in networks.items():

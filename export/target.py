@@ -58,12 +58,20 @@ class Target(Protocol):
         """
 
 
-def load(name: str, precision: str | None = None) -> Target:
-    """The target of that name at a precision, by default its own; raises UsageError for one that isn't there."""
+def load(name: str, precision: str | None = None, min_os: str | None = None) -> Target:
+    """The target of that name at a precision, by default its own; raises UsageError for one that isn't there.
+
+    min_os: the earliest system that must load its files, for a target that has `systems` to choose from.
+    """
     kind: Any = registry.resolve(GROUP, name, "target")
     if precision is not None and precision not in kind.precisions:
         raise UsageError(f"{name} has no precision {precision!r}: it stores {' or '.join(kind.precisions)}")
-    target: Target = kind(precision or kind.precisions[0])
+    options = {}
+    if min_os is not None and (systems := getattr(kind, "systems", ())):
+        if min_os not in systems:
+            raise UsageError(f"{name} has no system {min_os!r}: it writes for {', '.join(systems)}")
+        options["min_os"] = min_os
+    target: Target = kind(precision or kind.precisions[0], **options)
     return target
 
 
