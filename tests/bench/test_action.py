@@ -124,9 +124,9 @@ def test_the_gate_is_told_of_the_baseline_that_the_branch_has(
     shutil.copytree(checkpoint.path, nested / "net.dwindle", ignore=shutil.ignore_patterns("bench.json"))
     publish(repository)
 
-    def runner(name: str) -> Runner:
+    def runner(name: str, base_ref: str = "main") -> Runner:
         shutil.copy(checkpoint.bench_path, nested / "net.dwindle")
-        return Runner(repository, tmp_path / name, base_ref="main")
+        return Runner(repository, tmp_path / name, base_ref)
 
     inputs = {"checkpoint": "nets/net.dwindle", "limits": "budget with spaces.toml", "max_growth": "2%"}
     without = ("Install dwindle", "Measure")
@@ -146,6 +146,8 @@ def test_the_gate_is_told_of_the_baseline_that_the_branch_has(
     assert "❌ miss | max growth of size" in second.summary.read_text()
     assert second.values["steps.gate.outputs.exit-code"] == "3"
     assert runner("third").run(without=without, **{**inputs, "max_growth": "20%"}) == 0
+    pushed = runner("pushed", base_ref="")  # no pull request, nothing to grow from
+    assert pushed.run(without=without, **inputs) == 0, pushed.log
     absent = runner("fourth")
     assert absent.run(without=without, **inputs, options="--target coreml --max-size 1MB") == 5, absent.log
 
