@@ -30,18 +30,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module")
-def pte(nets: tuple[torch.nn.Module, torch.nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(nets[0], tmp_path_factory.mktemp("pte") / "net.pte")
+@pytest.fixture
+def pte(pte_files: tuple[Path, Path]) -> Path:
+    return pte_files[0]
 
 
-def export(net: torch.nn.Module, path: Path, delegate: bool = True) -> Path:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+def without_delegate(net: torch.nn.Module, path: Path) -> Path:
     from executorch.exir import to_edge_transform_and_lower
 
     program = torch.export.export(net, (torch.randn(1, 1, 8, 8),))
-    partitioner = [XnnpackPartitioner()] if delegate else []
-    path.write_bytes(to_edge_transform_and_lower(program, partitioner=partitioner).to_executorch().buffer)
+    path.write_bytes(to_edge_transform_and_lower(program).to_executorch().buffer)
     return path
 
 
@@ -146,7 +144,7 @@ class TestRunner:
         runner.end()
         np.testing.assert_allclose(output, nets[0](torch.from_numpy(sample)).detach().numpy(), atol=1e-5)
 
-        portable = export(nets[0], tmp_path / "portable.pte", delegate=False)
+        portable = without_delegate(nets[0], tmp_path / "portable.pte")
         runner = Runner(str(portable), "1", "--sparse")
         assert "nothing here is XNNPACK's" in runner.ask("load", [sample])[0]["error"]
         runner.end()

@@ -10,7 +10,7 @@ from torch import nn
 from dwindle.bench import Bench, bench
 from dwindle.bench.result import COMPRESSED, DENSE, Row
 from dwindle.checkpoint import Checkpoint
-from dwindle.errors import CheckpointError, RuntimeUnavailable, UsageError
+from dwindle.errors import CheckpointError, UsageError
 from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
@@ -60,37 +60,32 @@ def test_a_real_file_is_measured_through_its_runtime(
 
 
 def test_executorch_files_are_run_natively_or_it_is_said_why_not(
-    checkpoint: Checkpoint, export: Export, pte_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Checkpoint, export: Export, pte_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]
 ) -> None:
-    """Either way the same answers; which way it was stands in the row, in the table and in the file."""
+    """Which way it was stands in the row, in the file and in the table."""
+    from blobs import Blobs
     from rich.console import Console
 
-    from dwindle.bench import build
+    from dwindle.bench.runtime import launch
+    from dwindle.bench.runtimes import ExecuTorch
     from dwindle.bench.table import bench_table
 
-    def no_compiler(*_: object) -> Path:
-        raise RuntimeUnavailable("g++ is not installed")
-
     export("executorch", *pte_files)
-    native = bench(checkpoint)
-    with monkeypatch.context() as patch:
-        patch.setattr(build, "runner", no_compiler)
-        patch.setattr("dwindle.bench.measure.PROCESSES", 1)  # each imports torch
-        python = bench(checkpoint)
-    ways = {one(native, "executorch", role).runtime.through for role in (DENSE, COMPRESSED)}
-    if shutil.which("g++"):
-        assert ways == {"native runner"}
-    through = one(python, "executorch", COMPRESSED).runtime.through
-    assert through == "Python bindings: g++ is not installed"
+    found = bench(checkpoint)
+    through = launch(ExecuTorch(), pte_files[0], 1).through
+    assert through is not None
+    assert (through == "native runner") == bool(shutil.which("g++"))
+    for role, net in zip((DENSE, COMPRESSED), nets, strict=True):
+        row = one(found, "executorch", role)
+        assert row.runtime.through == through
+        assert row.latency is not None
+        assert row.accuracy is not None
+        assert row.accuracy.value == Blobs().evaluate(net, "test")
+    assert Bench.load(checkpoint.bench_path) == found
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(bench_table(python))
-    assert through in capture.get()
-    assert Bench.load(checkpoint.bench_path) == python
-    first, second = (one(found, "executorch", COMPRESSED) for found in (native, python))
-    assert first.accuracy == second.accuracy
-    assert first.latency is not None
-    assert first.runtime.version == second.runtime.version
+        console.print(bench_table(found))
+    assert f"executorch {row.runtime.version}, {through}" in capture.get()
 
 
 def test_every_none_has_its_reason(
