@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,17 +40,21 @@ class Counting:
     sparse: bool
     progress: Progress
 
-    def filled(self, rows: Iterable[Row]) -> list[Row]:
-        """The rows with their cost, or with the reason why a file has none. Call `ready` first."""
-        found, dense = [], {}
-        for row in rows:  # the dense file of a target comes first
+    def filled(self, rows: list[Row], keep: Callable[[list[Row]], None]) -> list[Row]:
+        """The rows with their cost, or with the reason why a file has none. Call `ready` first.
+
+        `keep` is told after every file, so that an interrupted count of many keeps what it has.
+        """
+        found, dense = list(rows), {}
+        for index, row in enumerate(rows):  # the dense file of a target comes first
             counted = self._counted(row) if _counts(row) else row
             if counted.cost and row.role == DENSE:
                 dense[row.target] = counted.cost.instructions["all"]
             elif counted.cost and row.target in dense:
                 ratio = counted.cost.instructions["all"] / dense[row.target]
                 counted = replace(counted, cost=replace(counted.cost, ratio=ratio))
-            found.append(counted)
+            found[index] = counted
+            keep(with_reasons(found, self.root))
         return with_reasons(found, self.root)
 
     def _counted(self, row: Row) -> Row:

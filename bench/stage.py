@@ -85,8 +85,8 @@ def bench(
             sparse=sparse,
             progress=run.progress,
         )
-        result = replace(result, rows=tuple(counting.filled(rows)))
-        result.save(opened.bench_path)
+        costed = counting.filled(rows, lambda so_far: replace(result, rows=tuple(so_far)).save(opened.bench_path))
+        result = replace(result, rows=tuple(costed))
     return result
 
 

@@ -155,6 +155,30 @@ def test_a_file_that_fails_costs_its_own_count_only(
     assert main(["bench", str(checkpoint.path), "--device", "arm64"]) == RuntimeUnavailable.exit_code
 
 
+def test_an_interrupted_count_keeps_what_it_has(
+    checkpoint: Checkpoint,
+    export: Export,
+    onnx_files: tuple[Path, Path],
+    counted: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    export("onnx", *onnx_files)
+    whole = arm64.cost
+
+    def interrupted(path: Path, *rest: Any, **options: Any) -> arm64.Cost:
+        if path.name == "net.onnx":
+            raise KeyboardInterrupt
+        return whole(path, *rest, **options)
+
+    monkeypatch.setattr(arm64, "cost", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench(checkpoint, devices=["arm64"])
+    dense, compressed = Bench.load(checkpoint.bench_path).rows
+    assert dense.cost is not None
+    assert compressed.cost is None
+    assert "cost" in compressed.reasons
+
+
 def test_a_file_that_computes_something_else_there_fails(
     checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], counted: dict[str, Any]
 ) -> None:
