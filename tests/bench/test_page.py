@@ -16,6 +16,7 @@ from dwindle.bench.chart import frontier
 from dwindle.bench.result import (
     COMPRESSED,
     DENSE,
+    PORTABLE,
     Accuracy,
     Agreement,
     Compare,
@@ -24,6 +25,7 @@ from dwindle.bench.result import (
     Machine,
     McNemar,
     Noise,
+    Operator,
     Row,
     RuntimeUsed,
     blank_rows,
@@ -137,6 +139,18 @@ def test_arm64_cost_is_shown_as_what_it_is(page: Path, checkpoint: Checkpoint) -
     assert "not a time" in text
     assert "onnx dense rt 1 121.3 M 310.0 M 1.033× 7e-08" in text
     assert "onnx compressed rt 1 45.6 M 0.376 310.0 M 1.033× 0.500 7e-08" in text
+
+
+def test_operators_are_listed_with_what_ran_them(page: Path, checkpoint: Checkpoint) -> None:
+    assert "Where the time goes" not in read(page)
+    found = Bench.load(checkpoint.bench_path)
+    operators = (Operator("conv <1>", "Conv", 0.15, 0.75, "XNNPACK"), Operator("sort", "sort", 0.05, 0.25, PORTABLE))
+    rows = tuple(replace(row, operators=operators) if row.latency else row for row in found.rows)
+    replace(found, rows=rows).save(checkpoint.bench_path)
+    text = read(report(checkpoint))
+    assert "onnx compressed: 2 operators, the slowest 75% of the time" in text
+    assert "conv <1> Conv XNNPACK 150 µs 75.0%" in text
+    assert "sort portable kernels 50.0 µs 25.0%" in text
 
 
 def test_without_bench_it_shows_sizes_and_says_what_to_run(
