@@ -56,9 +56,9 @@ class Onnx:
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         import onnx
 
-        from dwindle.export import unpack
+        from dwindle.export import onnx_read
 
-        held = unpack.tensors(onnx.load(path))
+        held = onnx_read.tensors(onnx.load(path))
         return {name: held[short] for name, short in short_names(module).items() if short in held}
 
     def _filled(self, skeleton: ModelProto, network: nn.Module, *, pack: bool) -> tuple[ModelProto, str]:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from dwindle.export.onnx_fill import fill
+from dwindle.export.onnx_read import tensors
 from dwindle.export.quantize import Stored, store
-from dwindle.export.unpack import tensors
 
 Evaluate = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
 
