@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dwindle
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import ParityFailed
+from dwindle.export import side_by_side
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
 from dwindle.export.parity import check
@@ -38,28 +39,47 @@ def export(
     precision; and the manifest. precision: what `net` stores weights in, by default what the checkpoint's budget
     was counted at on that target, and the target's own on others. min_os: the earliest system that must load the
     files of a target that has a choice: `iOS16`, `iOS17`, `iOS18`.
-    An earlier export of the target is replaced when both files have proven equal to their networks.
+    An earlier export of the target is replaced when both files have proven equal to their networks. Several
+    targets are exported side by side, each in a process of its own.
 
     Raises UsageError for an unknown target or precision, or a network that it can't hold, ParityFailed where a file
     computes something else (that file is kept beside the earlier export, as `*.rejected`), CheckpointError.
     """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint.load(checkpoint)
+    counted = {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
+    options: list[dict[str, Any]] = [
+        {"name": name, "precision": precision or counted.get(name), "min_os": min_os} for name in dict.fromkeys(names)
+    ]
+    for chosen in options:
+        targets.load(**chosen)
+    checkpoint.require_done()
+    if len(options) > 1:
+        side_by_side.run(checkpoint.path, options, progress or (lambda line: None))
+        return [Manifest.read(checkpoint.exports / chosen["name"]) for chosen in options]
+    return [export_one(checkpoint, progress=progress, **chosen) for chosen in options]
+
+
+def export_one(
+    checkpoint: Checkpoint | Path | str,
+    name: str,
+    precision: str | None,
+    min_os: str | None,
+    progress: Callable[[str], None] | None = None,
+) -> Manifest:
+    """`export` for one target, in this process."""
     from dwindle.models.build import restore, restore_dense
     from dwindle.models.tasks import restore_task
 
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
-    counted = {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
-    chosen = [targets.load(name, precision or counted.get(name), min_os) for name in dict.fromkeys(names)]
-    checkpoint.require_done()
+    target = targets.load(name, precision, min_os)
     task = restore_task(checkpoint)
     example = task.example_inputs()
     real = task.inputs("validation") if hasattr(task, "inputs") else example
     trained = {"net": restore(checkpoint), "dense": restore_dense(checkpoint)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
-    return [
-        export_networks(networks, example, real, checkpoint.exports / target.name, target, progress)
-        for target in chosen
-    ]
+    return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress)
 
 
 def export_networks(

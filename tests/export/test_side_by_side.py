@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dwindle.errors import CheckpointError, DwindleError, UsageError
+from dwindle.export import side_by_side
+
+MODULE = """
+import sys
+from dwindle import errors
+from dwindle.export import stage
+
+class Own(errors.ParityFailed):
+    pass
+
+def export_one(checkpoint, name, progress):
+    progress(f"{name}: begins {checkpoint}")
+    print("chatter")
+    if name == "bad":
+        raise errors.CheckpointError("it is damaged")
+    if name == "own":
+        raise Own("it differs")
+    if name == "dead":
+        sys.exit("no memory")
+
+stage.export_one = export_one
+"""
+
+
+@pytest.fixture(autouse=True)
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process of these tests imports a stage that only says what it would do."""
+    (tmp_path / "sitecustomize.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_every_target_reports_its_progress() -> None:
+    said: list[str] = []
+    side_by_side.run(Path("net"), [{"name": "one"}, {"name": "two"}], said.append)
+    assert sorted(said) == ["one: begins net", "two: begins net"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("bad", CheckpointError, "^it is damaged$"),
+        ("own", DwindleError, "^it differs$"),
+        ("dead", DwindleError, "^the export to dead ended with 1: no memory$"),
+    ],
+)
+def test_a_failure_comes_back_and_the_others_go_on(name: str, kind: type[DwindleError], message: str) -> None:
+    said: list[str] = []
+    with pytest.raises(kind, match=message) as failed:
+        side_by_side.run(Path("net"), [{"name": name}, {"name": "two"}], said.append)
+    assert failed.value.exit_code == (4 if name == "own" else 1)
+    assert "two: begins net" in said
+    assert not isinstance(failed.value, UsageError)
