@@ -61,12 +61,14 @@ def _bits(packed: str, bits: str) -> list[NodeProto]:
     ]
 
 
-def _counting(shape: str, numbers: str) -> list[NodeProto]:
+def _counting(length: str, numbers: str) -> list[NodeProto]:
     """int32 from 0 up."""
     return [
-        make_node("Constant", [], ["z"], value_int=0),
-        make_node("ConstantOfShape", [shape], [f"{numbers}0"], value=from_array(np.ones(1, np.int32), "")),
-        make_node("CumSum", [f"{numbers}0", "z"], [numbers], exclusive=1),
+        _constant("Z", 0, np.int32),
+        _constant("O", 1, np.int32),
+        make_node("Cast", [length], [f"{numbers}0"], to=TensorProto.INT32),
+        make_node("Squeeze", [f"{numbers}0"], [f"{numbers}1"]),
+        make_node("Range", ["Z", f"{numbers}1", "O"], [numbers]),
     ]
 
 
@@ -86,7 +88,7 @@ def _ones() -> Body:
             *_counting("b", "e"),
             make_node("Cast", ["a"], ["c"], to=TensorProto.BOOL),
             make_node("Cast", ["c"], ["d"], to=TensorProto.INT32),
-            make_node("CumSum", ["d", "z"], ["g"]),
+            make_node("CumSum", ["d", "Z"], ["g"]),
             make_node("Mul", ["d", "g"], ["h"]),
             make_node("ConstantOfShape", ["k"], ["l"], value=from_array(np.zeros(1, np.int32), "")),
             make_node("ScatterElements", ["l", "h", "e"], ["m"]),
@@ -110,18 +112,19 @@ def _gaps() -> Body:
             *_bits("l", "a"),
             make_node("Constant", [], ["y"], value_ints=[0]),
             make_node("Slice", ["a", "y", "b"], ["c"]),
-            make_node("Cast", ["c"], ["e"], to=TensorProto.BOOL),
-            make_node("Cast", ["e"], ["g"], to=TensorProto.FLOAT),
-            make_node("Reshape", ["g", "s"], ["h"]),
+            make_node("Reshape", ["c", "s"], ["e"]),
+            make_node("Cast", ["e"], ["g"], to=TensorProto.BOOL),
+            make_node("Cast", ["g"], ["h"], to=TensorProto.FLOAT),
             make_node("Cast", ["r"], ["i"], to=TensorProto.FLOAT),
             make_node("MatMul", ["i", "h"], ["j"]),
             make_node("Cast", ["j"], ["k"], to=TensorProto.INT32),
             make_node("Cast", ["d"], ["m"], to=TensorProto.INT32),
+            _constant("O", 1, np.int32),
+            make_node("Add", ["m", "O"], ["u"]),
             make_node("Sub", ["k", "m"], ["n"]),
             make_node("Constant", [], ["z"], value_int=0),
             make_node("CumSum", ["n", "z"], ["q"]),
-            make_node("Mul", ["p", "m"], ["t"]),
-            make_node("Add", ["t", "p"], ["v"]),
+            make_node("Mul", ["p", "u"], ["v"]),
             make_node("Add", ["v", "q"], ["x"]),
             make_node("Add", ["x", "m"], ["w"]),
         ],
