@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -20,10 +20,12 @@ from dwindle.errors import BudgetMissed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+Counted = Literal["MACs", "parameters"]
+
 
 @dataclass(frozen=True)
 class Channels:
-    """Removes the channels of least magnitude, over all layers; shares are shares of the MACs.
+    """Removes the channels of least magnitude, over all layers; shares are of what `counts` says.
 
     Every kept width is a multiple of `align`, or the layer's whole width: odd widths fall out of the kernels'
     vector layouts and can be slower than the dense network.
@@ -32,21 +34,29 @@ class Channels:
     align: int = 8
     layers: Layers = field(default_factory=Layers)
     score: GroupScore = score
+    counts: Counted = "MACs"
+    """What the budget limits: bytes follow the parameters, and then so should what is left of a step given back."""
     kind: Kind = field(default="channel", init=False)
     floor: float | None = field(default=None, init=False)
 
     def share(self, network: Network) -> float:
-        return network.macs / network.dense_macs
+        if self.counts == "MACs":
+            return network.macs / network.dense_macs
+        return network.parameters / network.dense_parameters
 
     def shrink(self, network: Network, share: float) -> Keep | None:
-        """Cuts in place until at most `share` of the dense network's MACs is left, or as far as alignment lets it.
+        """Cuts in place until at most `share` of the dense network's is left, or as far as alignment lets it.
 
         Proves the cut: raises ParityFailed if the smaller network computes anything else. Returns what was kept.
         """
         found = find_groups(network.model, network.inputs)
         scores, whole = self.score(found, network.model), self.whole(network.model)
         try:
-            keep = choose(found, scores, macs=share * network.dense_macs, align=self.align, whole=whole)
+            if self.counts == "MACs":
+                keep = choose(found, scores, macs=share * network.dense_macs, align=self.align, whole=whole)
+            else:
+                limit = share * network.dense_parameters
+                keep = choose(found, scores, parameters=limit, align=self.align, whole=whole)
         except BudgetMissed:
             keep = best(found, scores, least(found, align=self.align, whole=whole))
         if not keep.tensors:

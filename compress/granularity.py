@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from dwindle.compress.blocks import Blocks
-from dwindle.compress.channels import Channels
+from dwindle.compress.channels import Channels, Counted
 from dwindle.compress.layers import Layers
 from dwindle.compress.n_of_m import NofM
 from dwindle.compress.network import Granularity
@@ -13,13 +13,14 @@ from dwindle.compress.scores import Score
 from dwindle.errors import UsageError
 
 
-def granularity(name: str, score: Score, layers: Layers, align: int = 8) -> Granularity:
-    """`channel`, `unstructured`, `RxC` (blocks of R output by C input channels) or `N:M`. `align` is for channels.
+def granularity(name: str, score: Score, layers: Layers, align: int = 8, counts: Counted = "parameters") -> Granularity:
+    """`channel`, `unstructured`, `RxC` (blocks of R output by C input channels) or `N:M`. `align` and `counts`, what
+    shares are shares of, are for channels.
 
     Raises UsageError otherwise.
     """
     if name == "channel":
-        return Channels(align, layers)
+        return Channels(align, layers, counts=counts)
     if name == "unstructured":
         return Blocks(1, 1, score, layers)
     if match := re.fullmatch(r"(?:block )?(\d+)x(\d+)", name):

@@ -32,15 +32,22 @@ class Network:
     """What the last cut had to leave whole, and why."""
     dense_macs: int = 0
     dense_weights: int = 0
+    dense_parameters: int = 0
 
     def __post_init__(self) -> None:
         self.dense_macs = self.dense_macs or (self.macs if self.inputs else 0)
         self.dense_weights = self.dense_weights or self._weights()
+        self.dense_parameters = self.dense_parameters or self.parameters
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one inference; masked weights count, removed channels don't."""
         return sum(macs(self.model, self.inputs).values())
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all parameters; masked weights count, removed channels don't."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def density(self) -> float:
@@ -58,6 +65,7 @@ class Network:
             self.whole,
             self.dense_macs,
             self.dense_weights,
+            self.dense_parameters,
         )
 
     def _weights(self) -> int:

@@ -11,6 +11,7 @@ from dwindle.compress.allowance import Allowance
 from dwindle.compress.amc import allocate
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.budget import Budget
+from dwindle.compress.channels import Counted
 from dwindle.compress.granularity import granularity
 from dwindle.compress.layers import Layers
 from dwindle.compress.methods import Method, method
@@ -131,7 +132,8 @@ class Request:
     def _phases(self, name: str) -> tuple[tuple[Granularity, Budget], ...]:
         """What prunes, in order, and how far."""
         layers, score = Layers(tuple(self.include), tuple(self.exclude)), load_score(self.score)
-        steps = [granularity(part, score, layers, self.align) for part in name.split("+")]
+        counts: Counted = "parameters" if self.macs is None else "MACs"
+        steps = [granularity(part, score, layers, self.align, counts) for part in name.split("+")]
         size = parse_bytes(self.size) if isinstance(self.size, str) else self.size
         macs = parse_macs(self.macs) if isinstance(self.macs, str) else self.macs
         if len(steps) == 1:

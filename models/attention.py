@@ -91,7 +91,7 @@ class SlimShiftedWindowAttention(ShiftedWindowAttention):
         padded = x.shape[1:3]
         shift = [s if w < size else 0 for s, w, size in zip(self.shift_size, self.window_size, padded, strict=True)]
         windows = _windows(x.roll((-shift[0], -shift[1]), (1, 2)), rows, columns)
-        q, k, v = self.qkv(windows).unflatten(-1, (3, -1, self.head_dim)).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = _heads(self.qkv(windows), self.head_dim)
         scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1) + self.get_relative_position_bias()
         if any(shift):
             scores = scores + self._apart(shift, padded, x).unsqueeze(1)
@@ -117,7 +117,7 @@ class SlimRelativePositionalAttention(RelativePositionalMultiHeadAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, windows, places, features] to the same shape."""
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, -1, self.head_dim)).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = _heads(self.to_qkv(x), self.head_dim)
         scores = q @ (k * self.scale_factor).transpose(-2, -1) + self.get_relative_positional_bias()
         out: Tensor = self.merge((scores.softmax(-1) @ v).transpose(2, 3).flatten(3))
         return out
@@ -160,6 +160,11 @@ STAND_INS = (
         "n_heads",
     ),
 )
+
+
+def _heads(qkv: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """[batch, windows, tokens, 3 * heads * dim] to queries, keys and values, [batch, windows, heads, tokens, dim]."""
+    return tuple(part.unflatten(-1, (-1, dim)).transpose(2, 3) for part in qkv.chunk(3, -1))
 
 
 def slim(module: nn.Module) -> None:

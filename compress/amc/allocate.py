@@ -71,6 +71,6 @@ def _space(network: Network, pruning: Granularity, task: Task) -> Space:
     if isinstance(pruning, Channels):
         from dwindle.compress.amc.widths import Widths
 
-        return Widths(network.model, task.example_inputs(), pruning.align, pruning.whole(network.model))
+        return Widths(network.model, task.example_inputs(), pruning.align, pruning.whole(network.model), pruning.counts)
     assert isinstance(pruning, Blocks)
     return Densities(network.model, pruning.layers, task.example_inputs())

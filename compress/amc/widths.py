@@ -10,6 +10,7 @@ from torch import nn
 from dwindle.compress.amc.allocation import Layer
 from dwindle.compress.amc.arrival import group_names
 from dwindle.compress.amc.features import describe
+from dwindle.compress.channels import Counted
 from dwindle.compress.surgery.choice import best, find_groups, score, step
 from dwindle.compress.surgery.cut import cut
 from dwindle.errors import UsageError
@@ -19,18 +20,22 @@ if TYPE_CHECKING:
 
 
 class Widths:
-    """Channels: each group of channels that go together keeps those of greatest magnitude. The cost is MACs."""
-
-    currency = "MACs"
+    """Channels: each group of channels that go together keeps those of greatest magnitude."""
 
     def __init__(
-        self, model: nn.Module, inputs: tuple[Tensor, ...], align: int = 8, whole: Container[str] = ()
+        self,
+        model: nn.Module,
+        inputs: tuple[Tensor, ...],
+        align: int = 8,
+        whole: Container[str] = (),
+        currency: Counted = "MACs",
     ) -> None:
         """`inputs`: one sample as a batch of one. Groups that make channels of a tensor named in `whole` keep all.
+        `currency`: what the cost is counted in.
 
         Raises UsageError where nothing can be removed.
         """
-        self.model, self.found = model, find_groups(model, inputs)
+        self.model, self.found, self.currency = model, find_groups(model, inputs), currency
         self._scores = score(self.found, model)
         tensors, groups = dict(model.named_parameters()), self.found.groups
         makers = [next((p for p in group.places if p.writes), group.places[0]).tensor for group in groups]
@@ -48,7 +53,8 @@ class Widths:
         )
 
     def cost(self, kept: Sequence[int]) -> float:
-        return self.found.macs(self._units(kept))
+        units = self._units(kept)
+        return self.found.macs(units) if self.currency == "MACs" else self.found.parameters(units)
 
     def apply(self, kept: Sequence[int]) -> nn.Module:
         return cut(self.model, best(self.found, self._scores, self._units(kept)))

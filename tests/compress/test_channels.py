@@ -134,3 +134,15 @@ def test_excluded_layers_keep_their_channels() -> None:
     layers = dict(network.model.named_modules())
     assert isinstance(layers["stage1.0.conv1"], nn.Conv2d)
     assert layers["stage1.0.conv1"].out_channels == 16
+
+
+@pytest.mark.parametrize("share", [0.7, 0.3, 0.05])
+def test_shares_can_be_of_the_parameters(share: float) -> None:
+    torch.manual_seed(0)
+    network = Network(resnet8(in_channels=1).eval(), inputs=(torch.zeros(1, 1, 8, 8),))
+    pruning = Channels(align=1, counts="parameters")
+    pruning.shrink(network, share)
+    left = sum(parameter.numel() for parameter in network.model.parameters())
+    whole = sum(parameter.numel() for parameter in resnet8(in_channels=1).parameters())
+    assert pruning.share(network) == left / whole
+    assert share - 0.01 <= left / whole <= share
