@@ -18,9 +18,9 @@ from dwindle.export.unpack import DOMAIN, call, function
 
 _CALL = 110
 """Bytes of a graph for unpacking one string, roughly."""
-_AT_ONCE = 1 << 21
-"""Weights in one string: bounds the memory that a session needs while it is created. Beyond it, allocating takes
-longer than the nodes that a further string adds."""
+_AT_ONCE = 1 << 19
+"""Weights in one string: bounds the memory that a session needs while it is created. Where strings are longer, fresh
+pages from the system can take it twice the time; the nodes that a further string adds take less."""
 
 
 def fill(skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool) -> tuple[ModelProto, str]:
