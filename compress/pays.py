@@ -7,7 +7,7 @@ from typing import Literal
 
 Kind = Literal["weights", "n:m", "channel"]
 
-PACKED = "packed as a bit mask and its survivors; unpacked when the file is loaded, so it runs at dense speed"
+PACKED = "packed as a coded mask and its survivors; unpacked when the file is loaded, so it runs at dense speed"
 PACKED_COREML = "stored as constexpr_sparse_to_dense; what the Neural Engine makes of it has to be measured on a device"
 STORED = "the format stores zeros like any weight, and its kernels multiply by them"
 REMOVED = "what is removed is neither stored nor computed"

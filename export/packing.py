@@ -60,14 +60,11 @@ def forms(held: Stored, *, pack: bool) -> dict[Code, Form]:
     found = {plain.code: plain}
     if not pack or (kind == "plain" and (array.dtype != np.float32 or not array.ndim or not array.size)):
         return found
-    survivors = np.count_nonzero(array)
     for turn, block, flat in _orders(array):
         blocks = flat.reshape(-1, block)
         alive = blocks.any(1) if block > 1 else blocks[:, 0] != 0
         positions = np.flatnonzero(alive)
         payload = positions.size * block * array.itemsize
-        if payload > 1.25 * survivors * array.itemsize and block > 1:
-            continue
         for k, bits in enumerate(rice.bits(positions)):
             form = Form(Code("rice", array.dtype.str, k, block), blocks, positions, turn, payload + bits / 8 + _PART)
             if form.code not in found or form.size < found[form.code].size:
