@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.bench.result import COMPRESSED, DENSE, Bench, Cost, Row, RuntimeUsed, blank_rows, unmeasured
+from dwindle.bench.result import COMPRESSED, DENSE, Bench, Cost, Row, RuntimeUsed
+from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.bench.runtime import Progress, Runtime, all_runtimes, launch
 from dwindle.bench.sysroot import TARGETS, unavailable
 from dwindle.checkpoint import Checkpoint

@@ -12,7 +12,8 @@ from dwindle.bench.chart import frontier
 from dwindle.bench.cost_words import cost_cells, legend
 from dwindle.bench.origin import flattened
 from dwindle.bench.parts import parts
-from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row, blank_rows, unmeasured
+from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
+from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.bench.wording import cells, changed, drop, format_ms, gaps, runtime_name, signed, top5
 from dwindle.checkpoint import Checkpoint
 from dwindle.files import staged

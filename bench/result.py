@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -260,43 +260,6 @@ class Bench:
             (found := self.find(manifest.target, role)) and {row.artifact.sha256 for row in found} == {sha256}
             for role, sha256 in hashes.items()
         )
-
-
-def blank_rows(root: Path, exported: list[tuple[Path, Manifest]]) -> list[tuple[Row, Row]]:
-    """Each target's dense and compressed file as its manifest has it, nothing measured; `root` holds all."""
-    fp32_onnx = (m.dense.bytes for _, m in exported if (m.target, _precision(m, DENSE)) == ("onnx", "fp32"))
-    reference = next(fp32_onnx, None)
-
-    def blank(folder: Path, manifest: Manifest, role: str) -> Row:
-        file = manifest.dense if role == DENSE else manifest.file
-        return Row(
-            target=manifest.target,
-            role=role,
-            precision=_precision(manifest, role),
-            encoding=manifest.encoding if role == COMPRESSED else DENSE,
-            artifact=Artifact(
-                path=(folder / file.name).relative_to(root).as_posix(),
-                sha256=file.sha256,
-                format=manifest.target,
-                bytes=file.bytes,
-                deflated_bytes=file.deflated_bytes,
-            ),
-            runtime=RuntimeUsed(None, None, 1),
-            compression=reference / file.bytes if reference else None,
-            reasons={} if reference else {"compression": "the dense network is not exported as fp32 ONNX"},
-        )
-
-    return [(blank(*export, DENSE), blank(*export, COMPRESSED)) for export in exported]
-
-
-def _precision(manifest: Manifest, role: str) -> str:
-    return (role == DENSE and manifest.dense_precision) or manifest.precision
-
-
-def unmeasured(row: Row, reason: str) -> Row:
-    """The row with one reason for all that running the file would have told."""
-    names = ("latency", "compare", "accuracy", "agreement", "memory_bytes", "noise")
-    return replace(row, reasons={**row.reasons, **dict.fromkeys(names, reason)})
 
 
 def _read(kind: Any, value: Any) -> Any:

@@ -14,7 +14,8 @@ from dwindle.bench import cost
 from dwindle.bench.baseline import network
 from dwindle.bench.machine import this_machine
 from dwindle.bench.profile import with_profile
-from dwindle.bench.result import COMPRESSED, DENSE, Bench, Compare, Row, RuntimeUsed, blank_rows, unmeasured
+from dwindle.bench.result import COMPRESSED, DENSE, Bench, Compare, Row, RuntimeUsed
+from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.bench.runtime import Progress, Runtime, all_runtimes, launch
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import UsageError

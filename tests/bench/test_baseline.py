@@ -7,7 +7,8 @@ import pytest
 
 from dwindle.bench import Bench
 from dwindle.bench.baseline import network, read_baseline
-from dwindle.bench.result import Machine, blank_rows
+from dwindle.bench.result import Machine
+from dwindle.bench.rows import blank_rows
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import UsageError
 from dwindle.manifest import Manifest, manifests

@@ -170,7 +170,8 @@ def test_a_damaged_bench_is_named(
     damage: Callable[[str], str],
     message: str,
 ) -> None:
-    from dwindle.bench.result import Machine, blank_rows
+    from dwindle.bench.result import Machine
+    from dwindle.bench.rows import blank_rows
     from dwindle.manifest import manifests
 
     export("onnx", *onnx_files)
@@ -186,7 +187,7 @@ def test_a_damaged_bench_is_named(
 def test_compression_needs_the_dense_fp32_onnx(
     checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path]
 ) -> None:
-    from dwindle.bench.result import blank_rows
+    from dwindle.bench.rows import blank_rows
 
     manifest = export("onnx", *onnx_files)
     folder = checkpoint.exports / "onnx"
