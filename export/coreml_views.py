@@ -7,7 +7,7 @@ channels], which it permutes and views again. A file's batch is one: without the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -45,7 +45,7 @@ def without_what_core_ml_lacks(program: ExportedProgram) -> ExportedProgram:
 
 def _axes(node: Node, kept: dict[Node, list[int]]) -> list[int] | None:
     """Which dimensions a node's value keeps; None where it keeps all."""
-    source = node.args[0] if node.args else None
+    source: Any = node.args[0] if node.args else None
     if node.target in VIEWS:
         shape = node.meta["val"].shape
         return [axis for axis, size in enumerate(shape) if size != 1] if len(shape) > RANK else None
@@ -61,10 +61,11 @@ def _axes(node: Node, kept: dict[Node, list[int]]) -> list[int] | None:
 def _order(node: Node) -> list[int] | None:
     """The dimensions of its input in the order of its output, where a node is a permutation."""
     rank = node.meta["val"].dim() if isinstance(node.meta.get("val"), torch.Tensor) else 0
+    arguments: tuple[Any, ...] = node.args
     if node.target is aten.permute.default:
-        return [axis % rank for axis in node.args[1]]  # type: ignore[union-attr]
+        return [axis % rank for axis in arguments[1]]
     if node.target is aten.transpose.int:
-        one, other = (axis % rank for axis in node.args[1:3])  # type: ignore[operator]
+        one, other = (axis % rank for axis in arguments[1:3])
         order = list(range(rank))
         order[one], order[other] = other, one
         return order

@@ -35,7 +35,8 @@ class Widths:
 
         Raises UsageError where nothing can be removed.
         """
-        self.model, self.found, self.currency = model, find_groups(model, inputs), currency
+        self.model, self.found = model, find_groups(model, inputs)
+        self.currency: str = currency
         self._scores = score(self.found, model)
         tensors, groups = dict(model.named_parameters()), self.found.groups
         makers = [next((p for p in group.places if p.writes), group.places[0]).tensor for group in groups]

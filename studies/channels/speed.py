@@ -1,10 +1,12 @@
 """Aligned channels as latency: speed-up over the dense network at half the MACs, side by side in one run.
 
-    python -m studies.channels.speed [MODEL ...]
+    python -m studies.channels.speed [MODEL ...]      # adds to speed.jsonl, prints the table and writes speed.md
+    python -m studies.channels.speed --table          # the table alone
 
 torchvision networks with random weights, cut to half their MACs: widths in multiples of 16 for onnxruntime on x86, of 8
-for ExecuTorch. Dense and cut files are timed by `dwindle.bench` (fresh processes, random order, one thread, paired
-bootstrap); the figure is the ratio of thread-CPU medians with its 95% interval.
+for ExecuTorch (the default) and of 32, what its AVX-512 kernels compute at once. Dense and cut files are timed by
+`dwindle.bench` (fresh processes, random order, one thread, paired bootstrap); the figure is the ratio of thread-CPU
+medians with its 95% interval.
 """
 
 from __future__ import annotations
@@ -29,15 +31,15 @@ from studies.channels.networks import build
 
 RESULTS = Path(__file__).parent / "speed.jsonl"
 MODELS = ("resnet18", "resnet50", "mobilenet_v2")
-ALIGN = {"onnxruntime": 16, "executorch": 8}
+ALIGN = {"onnxruntime": (16,), "executorch": (8, 32)}
 
 
-def run(name: str, runtime_name: str) -> dict[str, object]:
+def run(name: str, runtime_name: str, align: int) -> dict[str, object]:
     runtime = runtimes.load(runtime_name)
     target = targets.load(runtime.target)
     model, example = build(name)
     found = find_groups(model, example)
-    keep = choose(found, score(found, model), macs=0.5 * found.macs(), align=ALIGN[runtime_name])
+    keep = choose(found, score(found, model), macs=0.5 * found.macs(), align=align)
     small = cut(model, keep).eval()
     spent = {what: sum(macs(net, example).values()) for what, net in (("dense", model), ("cut", small))}
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +53,7 @@ def run(name: str, runtime_name: str) -> dict[str, object]:
     return {
         "model": name,
         "runtime": f"{runtime_name} {runtime.version()}",
-        "align": ALIGN[runtime_name],
+        "align": align,
         "macs_ratio": spent["dense"] / spent["cut"],
         "speed_up": 1 / ratio,
         "ci95": [1 / high, 1 / low],
@@ -60,14 +62,30 @@ def run(name: str, runtime_name: str) -> dict[str, object]:
     }
 
 
+def table(rows: list[dict]) -> str:
+    lines = ["| network | runtime | widths in | fewer MACs | speed-up (95%) | of the MACs' | machine |"]
+    lines.append("|---|---|---:|---:|---:|---:|---|")
+    for row in sorted(rows, key=lambda row: (MODELS.index(row["model"]), row["runtime"], row["align"])):
+        low, high = row["ci95"]
+        lines.append(
+            f"| {row['model']} | {row['runtime']} | {row['align']} | {row['macs_ratio']:.2f}× | {row['speed_up']:.2f}× "
+            f"({low:.2f}–{high:.2f}) | {row['speed_up'] / row['macs_ratio']:.0%} | {('noisy', 'quiet')[row['quiet']]} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or MODELS:
-        for runtime_name in ALIGN:
-            row = run(name, runtime_name)
-            print(json.dumps(row), flush=True)
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+    for name in () if "--table" in sys.argv else sys.argv[1:] or MODELS:
+        for runtime_name, aligns in ALIGN.items():
+            for align in aligns:
+                row = run(name, runtime_name, align)
+                print(json.dumps(row), flush=True)
+                with RESULTS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+    text = table([json.loads(line) for line in RESULTS.read_text().splitlines()])
+    RESULTS.with_suffix(".md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

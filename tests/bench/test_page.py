@@ -28,9 +28,8 @@ from dwindle.bench.result import (
     Operator,
     Row,
     RuntimeUsed,
-    blank_rows,
-    unmeasured,
 )
+from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.checkpoint import Checkpoint, Round, finish, start
 from dwindle.errors import DwindleError
 from dwindle.manifest import Manifest, manifests

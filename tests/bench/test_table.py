@@ -18,8 +18,8 @@ from dwindle.bench.result import (
     Row,
     RuntimeUsed,
     Share,
-    unmeasured,
 )
+from dwindle.bench.rows import unmeasured
 from dwindle.bench.table import bench_table, gate_table
 from dwindle.bench.wording import format_ms, gaps, signed
 
