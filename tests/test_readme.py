@@ -24,7 +24,7 @@ def test_the_ten_lines_of_python_run(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_every_option_the_readme_names_exists() -> None:
-    from dwindle.cli import parser
+    from dwindle.grammar import parser
 
     commands = next(action for action in parser()._actions if action.dest == "COMMAND" or action.choices)
     assert commands.choices
