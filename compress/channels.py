@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,7 @@ from dwindle.compress.surgery.choice import GroupScore, best, choose, least, sco
 from dwindle.compress.surgery.cut import Keep, cut, cut_tensors
 from dwindle.compress.surgery.exactness import prove
 from dwindle.compress.surgery.find import find_groups
+from dwindle.compress.surgery.groups import Found, Group
 from dwindle.errors import BudgetMissed
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Channels:
     align: int = 8
     layers: Layers = field(default_factory=Layers)
     score: GroupScore = score
+    layer_floor: float = 0.0
+    """The share of its own channels that every layer keeps, whatever its scores."""
     counts: Counted = "MACs"
     """What the budget limits: bytes follow the parameters, and then so should what is left of a step given back."""
     kind: Kind = field(default="channel", init=False)
@@ -51,14 +55,15 @@ class Channels:
         """
         found = find_groups(network.model, network.inputs)
         scores, whole = self.score(found, network.model), self.whole(network.model)
+        floors = [self._fewest(group, found, network) for group in found.groups]
         try:
             if self.counts == "MACs":
-                keep = choose(found, scores, macs=share * network.dense_macs, align=self.align, whole=whole)
+                limits = {"macs": share * network.dense_macs}
             else:
-                limit = share * network.dense_parameters
-                keep = choose(found, scores, parameters=limit, align=self.align, whole=whole)
+                limits = {"parameters": share * network.dense_parameters}
+            keep = choose(found, scores, **limits, align=self.align, at_least=floors, whole=whole)
         except BudgetMissed:
-            keep = best(found, scores, least(found, align=self.align, whole=whole))
+            keep = best(found, scores, least(found, floors, align=self.align, whole=whole))
         if not keep.tensors:
             return None
         prove(network.model, keep, network.inputs)
@@ -66,6 +71,12 @@ class Channels:
         network.masks = cut_tensors(network.masks, keep)
         network.whole = found.whole
         return keep
+
+    def _fewest(self, group: Group, found: Found, network: Network) -> int:
+        """Units: of the dense layer's channels, of which earlier cuts may have left only some."""
+        place = next((place for place in group.places if place.writes), group.places[0])
+        left = found.sizes[place.tensor, place.dim] / network.dense_shapes[place.tensor][place.dim]
+        return max(1, min(group.units, math.ceil(self.layer_floor / left * group.units - 1e-9)))
 
     def whole(self, model: nn.Module) -> set[str]:
         """The weights whose channels the patterns protect."""

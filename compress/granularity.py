@@ -13,14 +13,16 @@ from dwindle.compress.scores import Score
 from dwindle.errors import UsageError
 
 
-def granularity(name: str, score: Score, layers: Layers, align: int = 8, counts: Counted = "parameters") -> Granularity:
-    """`channel`, `unstructured`, `RxC` (blocks of R output by C input channels) or `N:M`. `align` and `counts`, what
-    shares are shares of, are for channels.
+def granularity(
+    name: str, score: Score, layers: Layers, align: int = 8, counts: Counted = "parameters", layer_floor: float = 0.0
+) -> Granularity:
+    """`channel`, `unstructured`, `RxC` (blocks of R output by C input channels) or `N:M`.
 
+    `align`, `counts` and `layer_floor` are for channels: see `Channels`.
     Raises UsageError otherwise.
     """
     if name == "channel":
-        return Channels(align, layers, counts=counts)
+        return Channels(align, layers, counts=counts, layer_floor=layer_floor)
     if name == "unstructured":
         return Blocks(1, 1, score, layers)
     if match := re.fullmatch(r"(?:block )?(\d+)x(\d+)", name):

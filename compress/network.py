@@ -33,11 +33,14 @@ class Network:
     dense_macs: int = 0
     dense_weights: int = 0
     dense_parameters: int = 0
+    dense_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.dense_macs = self.dense_macs or (self.macs if self.inputs else 0)
         self.dense_weights = self.dense_weights or self._weights()
         self.dense_parameters = self.dense_parameters or self.parameters
+        if not self.dense_shapes:
+            self.dense_shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
 
     @property
     def macs(self) -> int:
@@ -66,6 +69,7 @@ class Network:
             self.dense_macs,
             self.dense_weights,
             self.dense_parameters,
+            self.dense_shapes,
         )
 
     def _weights(self) -> int:

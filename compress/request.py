@@ -52,6 +52,8 @@ class Request:
     this budget on this target."""
     align: int = 8
     """Channels: kept widths are multiples of it. 16 suits onnxruntime on x86; 1 is any width."""
+    layer_floor: float = 0.0
+    """Channels: the share of its channels that every layer keeps."""
     score: str = "magnitude"
     """`magnitude`, `layerwise`, `lamp`, or one from the entry-point group `dwindle.scores`."""
     include: tuple[str, ...] = ("*",)
@@ -87,6 +89,8 @@ class Request:
             raise UsageError(
                 f"--max-drop {self.max_drop:g}: give 0 points or more, and no --rounds, which it finds by itself"
             )
+        if not 0 <= self.layer_floor < 1:
+            raise UsageError(f"--layer-floor {self.layer_floor:g} is outside [0, 1): 0 is no floor")
         if not self.save_every >= 0:
             raise UsageError(f"--save-every {self.save_every:g}: give minutes, 0 to save after every step")
         if self.align < 1:
@@ -133,7 +137,7 @@ class Request:
         """What prunes, in order, and how far."""
         layers, score = Layers(tuple(self.include), tuple(self.exclude)), load_score(self.score)
         counts: Counted = "parameters" if self.macs is None else "MACs"
-        steps = [granularity(part, score, layers, self.align, counts) for part in name.split("+")]
+        steps = [granularity(part, score, layers, self.align, counts, self.layer_floor) for part in name.split("+")]
         size = parse_bytes(self.size) if isinstance(self.size, str) else self.size
         macs = parse_macs(self.macs) if isinstance(self.macs, str) else self.macs
         if len(steps) == 1:
@@ -172,6 +176,7 @@ class Request:
             "max_drop": self.max_drop,
             "granularity": self.granularity,
             "align": self.align,
+            "layer_floor": self.layer_floor,
             "score": self.score,
             "include": list(self.include),
             "exclude": list(self.exclude),

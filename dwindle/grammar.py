@@ -139,6 +139,7 @@ def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share:
     pruning = to.add_argument_group("pruning")
     pruning.add_argument("--granularity", metavar="G", help="auto, channel, unstructured, 4x1, 2:4, channel+2:4 …")
     pruning.add_argument("--align", type=int, metavar="N", help="channels: widths are multiples of it (8)")
+    pruning.add_argument("--layer-floor", type=share, metavar="SHARE", help="channels that every layer keeps (0%%)")
     pruning.add_argument("--score", help="magnitude, layerwise or lamp")
     pruning.add_argument("--include", nargs="+", metavar="PATTERN", help="the layers that may be pruned")
     pruning.add_argument("--exclude", nargs="+", metavar="PATTERN", help="the layers that may not")

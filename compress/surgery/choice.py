@@ -68,24 +68,25 @@ def choose(
     parameters: float | None = None,
     share: float | None = None,
     align: int = 8,
-    at_most: float = 1.0,
+    at_least: Sequence[int] | None = None,
     whole: Container[str] = (),
 ) -> Keep:
     """Removes the units of least score, over all groups, until the network costs no more than is asked.
 
     `macs` and `parameters` are what may be left of `found.macs()` and `found.parameters()`, `share` (0 to 1) what may
     be left of all units; all that are given hold. Every group keeps a multiple of `align` channels (1: any number) or
-    all of them; what is then left of the budget is given back, best unit first. No group loses more than `at_most`
-    (0 to 1) of its units, nor its last; groups that make channels of a tensor named in `whole` lose none.
+    all of them; what is then left of the budget is given back, best unit first. Every group keeps as many units as
+    `at_least` says (without it, one) or more; groups that make channels of a tensor named in `whole` lose none.
 
     Raises BudgetMissed where the least that can be left costs more.
     """
     order = torch.cat(list(scores)).argsort(stable=True)
+    fewest = least(found, at_least, align=align, whole=whole)
     owner = torch.repeat_interleave(torch.arange(len(found.groups)), torch.tensor(found.units))[order]
 
     def left(removed: int) -> list[int]:
         gone = torch.bincount(owner[:removed], minlength=len(found.groups)).tolist()
-        return [_left(group, n, align, at_most, whole) for group, n in zip(found.groups, gone, strict=True)]
+        return [max(_left(group, n, align), floor) for group, n, floor in zip(found.groups, gone, fewest, strict=True)]
 
     def over(units: Sequence[int]) -> str | None:
         """What is wrong with leaving so many units, if anything."""
@@ -96,7 +97,7 @@ def choose(
             return f"{kept:.0%} of the channels, not {share:.0%}"
         return None
 
-    if excess := over(left(len(order))):
+    if excess := over(fewest):
         raise BudgetMissed(
             f"removing channels down to the last multiple of {align} in every layer leaves {excess}: "
             "ask for more, align to less, or prune what is left more finely"
@@ -105,9 +106,16 @@ def choose(
     return best(found, scores, _refilled(found, scores, units, align, lambda units: over(units) is None))
 
 
-def least(found: Found, *, align: int = 8, whole: Container[str] = ()) -> list[int]:
-    """The fewest units that may be left of each group: one step, or all of it where it is `whole`."""
-    return [_left(group, group.units, align, 1.0, whole) for group in found.groups]
+def least(
+    found: Found, at_least: Sequence[int] | None = None, *, align: int = 8, whole: Container[str] = ()
+) -> list[int]:
+    """The fewest units that may be left of each group: one step or `at_least`, or all of it where it is `whole`."""
+    return [
+        group.units
+        if any(place.writes and place.tensor in whole for place in group.places)
+        else _left(group, group.units - floor, align)
+        for group, floor in zip(found.groups, at_least or [1] * len(found.groups), strict=True)
+    ]
 
 
 def best(found: Found, scores: Sequence[Tensor], units: Sequence[int]) -> Keep:
@@ -133,9 +141,7 @@ def _refilled(
     return units
 
 
-def _left(group: Group, gone: int, align: int, at_most: float, whole: Container[str]) -> int:
-    if any(place.writes and place.tensor in whole for place in group.places):
-        return group.units
+def _left(group: Group, gone: int, align: int) -> int:
+    """What aligning leaves of a group that so many units may leave."""
     unit = step(group, align)
-    wanted = max(group.units - gone, math.ceil((1 - at_most) * group.units), 1)
-    return min(group.units, math.ceil(wanted / unit) * unit)
+    return min(group.units, math.ceil(max(group.units - gone, 1) / unit) * unit)

@@ -3,9 +3,9 @@
     python studies/resume/run.py [KILLS]        # 20; about a quarter of an hour on one core
 
 Each trial starts `dwindle compress`, sends SIGKILL after a random share of the time that the undisturbed run took, and
-repeats the command, which goes on from what was saved. Every tensor of the finished checkpoint must be bit-equal to the
-undisturbed run's. The runs take turns: weights, channels, weight rewinding, averaged weights. Results are appended to
-results.jsonl beside this file, and the table is printed.
+repeats the command, which goes on from what was saved; one that was done by then doesn't count as a kill. Every tensor
+of the finished checkpoint must be bit-equal to the undisturbed run's. The runs take turns: weights, channels, weight
+rewinding, averaged weights. Results go to results.jsonl beside this file, the summary first.
 """
 
 from __future__ import annotations
@@ -70,12 +70,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         wholes = {name: Path(folder) / f"whole{i}.dwindle" for i, name in enumerate(RUNS)}
         seconds = {name: undisturbed(RUNS[name], whole) for name, whole in wholes.items()}
-        for index in range(kills):
-            name = list(RUNS)[index % len(RUNS)]
+        while sum(bool(row["killed"]) for row in rows) < kills:
+            name = list(RUNS)[len(rows) % len(RUNS)]
             after = random.uniform(0.2, 1.0) * seconds[name]  # it takes the first fifth to load torch
-            row = {"run": name, **trial(RUNS[name], Path(folder) / f"{index}.dwindle", wholes[name], after)}
+            row = {"run": name, **trial(RUNS[name], Path(folder) / f"{len(rows)}.dwindle", wholes[name], after)}
             rows.append(row)
             print(json.dumps(row), flush=True)
+            seconds[name] = min(seconds[name], after if not row["killed"] else seconds[name])  # it was done by then
     killed = [row for row in rows if row["killed"]]
     summary = {
         "command": f"python studies/resume/run.py {kills}",

@@ -146,3 +146,23 @@ def test_shares_can_be_of_the_parameters(share: float) -> None:
     whole = sum(parameter.numel() for parameter in resnet8(in_channels=1).parameters())
     assert pruning.share(network) == left / whole
     assert share - 0.01 <= left / whole <= share
+
+
+def test_no_layer_falls_below_its_floor_over_several_cuts() -> None:
+    torch.manual_seed(0)
+    network = Network(resnet8(in_channels=1).eval(), inputs=(torch.zeros(1, 1, 8, 8),))
+    with torch.no_grad():
+        network.model.stage3[0].conv1.weight[3:] *= 1e-6  # by its scores it would keep three
+    free = network.copy()
+    Channels(align=1).shrink(free, 0.3)
+    for share in (0.7, 0.5, 0.3):
+        Channels(align=1, layer_floor=0.25).shrink(network, share)
+    for name, width in widths(network).items():
+        assert width >= 0.25 * network.dense_shapes[f"{name}.weight"][0]
+    assert widths(network)["stage3.0.conv1"] == 16
+    assert widths(free)["stage3.0.conv1"] < 16
+
+
+def widths(network: Network) -> dict[str, int]:
+    modules = network.model.named_modules()
+    return {name: module.out_channels for name, module in modules if isinstance(module, nn.Conv2d)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -98,10 +100,13 @@ def test_limits_by_layer_and_on_parameters() -> None:
     assert 0.35 * count < sum(p.numel() for p in small.parameters()) <= 0.4 * count
     spared = cut(MODEL, choose(FOUND, SCORES, macs=0.4 * FOUND.macs(), align=1, whole={"0.weight"}))
     assert spared[0].out_channels == 24
-    gentle = cut(MODEL, choose(FOUND, SCORES, macs=0.6 * FOUND.macs(), align=1, at_most=0.4))
+    gentle = cut(
+        MODEL,
+        choose(FOUND, SCORES, macs=0.6 * FOUND.macs(), align=1, at_least=of_each(0.6)),
+    )
     assert all(new >= 0.6 * old for new, old in zip(widths(gentle), widths(MODEL), strict=True))
     with pytest.raises(BudgetMissed, match=r"leaves [\d,]+ MACs \(\d+%\), not"):
-        choose(FOUND, SCORES, macs=0.6 * FOUND.macs(), align=1, at_most=0.1)
+        choose(FOUND, SCORES, macs=0.6 * FOUND.macs(), align=1, at_least=of_each(0.9))
 
 
 def test_no_layer_is_ever_emptied() -> None:
@@ -114,3 +119,7 @@ def test_no_layer_is_ever_emptied() -> None:
 
 def test_a_budget_that_already_holds_removes_nothing() -> None:
     assert not choose(FOUND, SCORES, macs=FOUND.macs()).tensors
+
+
+def of_each(share: float) -> list[int]:
+    return [math.ceil(share * units) for units in FOUND.units]
