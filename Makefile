@@ -5,7 +5,7 @@ READY := .venv/.ready
 # One process per core, one thread in each; a file's tests stay together, since they share what is slow to make.
 SIDE_BY_SIDE := -n auto --dist loadfile
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all study lint clean
 
 demo: $(READY)
 	$(BIN)/dwindle demo
@@ -15,6 +15,10 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+# Hours; it goes on where it was. `$(BIN)/python -m studies.rewinding.run --quick` takes minutes.
+study: $(READY)
+	$(BIN)/python -m studies.rewinding.run
 
 lint: $(READY)
 	$(BIN)/ruff check .
