@@ -2,7 +2,7 @@
 
     python studies/budgets/run.py [BUDGETS]     # 20
 
-Networks with fresh weights, pruned in one step to a random share of the bytes that their dense file takes: the budget
+Networks with random weights, pruned in one step to a random share of the bytes that their dense file takes: the budget
 solver is the same at any moment of a training. The file is then written by the target, and its real bytes are counted.
 `--granularity auto` chooses: single weights where the target packs zeros, channels for ExecuTorch, of any width
 (`align` 1) in one half of the draws and in multiples of 8 in the other. Results go to results.jsonl, the table to
@@ -38,6 +38,9 @@ def solve(model: str, target: str, share: float, align: int) -> dict[str, object
     budget = round(share * dense)
     ready = prepare(Request(model, {"data": "digits"}, size=budget, target=target, align=align))
     solver, network = ready.solvers[0], ready.network
+    with torch.no_grad():
+        for parameter in network.model.parameters():  # training leaves no two alike, and a .pte stores equal ones once
+            parameter.add_(1e-3 * torch.randn_like(parameter))
     solver.granularity.shrink(network, solver.largest_share(network))
     inputs, format_ = ready.task.example_inputs(), targets.load(target)
     with tempfile.TemporaryDirectory() as folder:
