@@ -68,6 +68,8 @@ class Loop:
     watcher: Watcher
     fresh: Callable[[], nn.Module]
     """Builds the dense architecture anew, to put a cut network's weights back into."""
+    ships: Callable[[nn.Module], nn.Module] = lambda model: model
+    """What the file of a network will compute: that is what a compressed one is judged by."""
     aim: Callable[[Solver], Solver] = lambda solver: solver
     """Asked once the dense network is trained: what a search found out may say better what to prune."""
 
@@ -214,7 +216,7 @@ class Loop:
             index=len(history),
             density=self.network.density,
             bytes=self.solvers[-1].packed_bytes(self.network.model),
-            validation=self._judge(),
+            validation=self._judge(self.ships(self.network.model) if history else self.network.model),
             loss=loss,
             seconds=time.monotonic() - began,
             macs=self.network.macs if self.network.inputs else None,
@@ -233,8 +235,8 @@ class Loop:
     def _check_ranks_agree(self, what: str) -> None:
         ranks.check_agree(what, {**self.network.model.state_dict(), **pack_masks(self.network.masks)})
 
-    def _judge(self) -> float:
-        mine = self.task.evaluate(self.network.model, "validation")
+    def _judge(self, model: nn.Module) -> float:
+        mine = self.task.evaluate(model, "validation")
         value = ranks.told(lambda: mine)  # a user's own task may judge on each rank's share of the data
         if not isinstance(value, float) or not math.isfinite(value):
             raise UsageError(f"the task's evaluate returned {value!r}: it must return one finite float")

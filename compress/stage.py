@@ -23,6 +23,7 @@ from dwindle.compress.size import Sizer
 from dwindle.compress.state import capture, structure_of
 from dwindle.compress.watcher import Watcher, tracked
 from dwindle.export import target as targets
+from dwindle.export.quantize import as_shipped
 from dwindle.models import ranks
 from dwindle.models.build import ModelSpec, build, check_logits
 from dwindle.models.pretrained import load_pretrained
@@ -107,12 +108,13 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
     if ranks.rank() == 0:
         trackers = [JsonLines(run.path / store.HISTORY), *trackers]
     with tracked(watcher, trackers, run.path.stem, origin) as watching:
-        loop = Loop(run.path, network, task, ready.solvers, plan, watching, fresh)
+        ships = partial(as_shipped, inputs=task.example_inputs(), precision=request.precision or "fp32")
+        loop = Loop(run.path, network, task, ready.solvers, plan, watching, fresh, ships)
         if request.retraining.search:
             loop = replace(loop, aim=partial(_searched, loop, request.search))
         history = loop.run()
         dense = ranks.told(lambda: read_tensors(store.dense_round(run.path), "weights"))
-        metrics = {"test": task.evaluate(network.model, "test"), "dense_test": _test_of(spec, dense, task)}
+        metrics = {"test": task.evaluate(ships(network.model), "test"), "dense_test": _test_of(spec, dense, task)}
         watching.result(metrics)
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}

@@ -50,7 +50,8 @@ class Round:
     bytes: int | None
     """Size of the file the budget's target would ship; None without a byte budget."""
     validation: float
-    """The task's metric on the validation split, in points."""
+    """The task's metric on the validation split, in points: of the dense network as it is, and then of what will ship,
+    its weights rounded to the precision asked for."""
     loss: float | None
     """Mean training loss over the round's last 50 steps; None where it took none, the network having come trained."""
     seconds: float

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
-from dwindle.export.fold import tensors
+from dwindle.export.fold import deployable, tensors
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Precision = Literal["fp32", "fp16", "int8"]
 LARGEST = 127
@@ -64,6 +64,18 @@ def store(name: str, array: NDArray[Any], precision: str) -> Stored:
     if precision == "int8" and array.ndim > 1 and array[0].size >= _ROW:
         return _int8(array)
     return Stored(array.astype(np.float16) + np.float16(0))  # + 0: no negative zeros
+
+
+def as_shipped(module: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> nn.Module:
+    """What a file of a network as it is trained computes, in fp32: batch norm folded, weights rounded.
+
+    `inputs` are what it takes, one sample as a batch of one. The network itself at fp32, which rounds nothing.
+    Raises UsageError as `deployable` and `stored` do.
+    """
+    if precision == "fp32":
+        return module
+    network = deployable(module, inputs)
+    return quantized(network, stored(network, precision))
 
 
 def quantized(network: nn.Module, held: dict[str, Stored]) -> nn.Module:

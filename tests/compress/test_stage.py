@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dwindle.checkpoint import Checkpoint
 from dwindle.compress import Request, compress, plan
@@ -20,7 +20,9 @@ from dwindle.compress.amc.allocate import allocation
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
+from dwindle.export.quantize import as_shipped
 from dwindle.files import sha256
+from dwindle.models.build import restore, restore_dense
 from dwindle.models.tasks import make_task
 from dwindle.models.zoo import resnet8
 
@@ -207,3 +209,26 @@ def test_the_state_of_a_users_own_code_is_kept(tmp_path: Path, monkeypatch: pyte
 
     compress(ask, tmp_path / "net.dwindle", Notes())
     assert any("own_model:net has changed since this run began" in line for line in Notes.said)
+
+
+def test_a_network_is_judged_by_the_weights_that_will_ship(tmp_path: Path, weights: Path) -> None:
+    done = compress(request(weights, precision="int8"), tmp_path / "net.dwindle")
+    task, inputs = make_task(DIGITS), make_task(DIGITS).example_inputs()
+    rounded = as_shipped(restore(done), inputs, "int8")
+    assert done.history[-1].validation == task.evaluate(rounded, "validation")
+    assert done.metrics["test"] == task.evaluate(rounded, "test")
+    assert done.history[0].validation == task.evaluate(restore_dense(done), "validation")
+
+
+@torch.no_grad()
+def test_shipped_weights_are_rounded_after_folding_and_pruned_ones_stay_zero(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)).eval()
+    network[1].running_var.uniform_(0.1, 2.0)
+    network[4].weight[:, ::2] = 0
+    x = torch.randn(1, 1, 8, 8)
+    assert as_shipped(network, (x,), "fp32") is network
+    rounded = as_shipped(network, (x,), "int8")
+    zeros = [int((parameter == 0).sum()) for parameter in rounded.parameters() if parameter.shape == (10, 288)]
+    assert zeros[0] >= 1440
+    assert 1e-4 < float((rounded(x) - network(x)).abs().max()) < 0.1
