@@ -35,11 +35,11 @@ def runner(compiler: str = "g++", package: Path | None = None) -> Path:
     `package` is the unpacked wheel's `executorch` folder, by default the installed one; `compiler` makes
     programs for that wheel's machine. Raises RuntimeUnavailable where there is no compiler, or no libraries.
     """
-    package = package or _installed()
-    libraries = package / "lib"
-    if not (libraries / "libexecutorch.so").exists():
+    package = package or installed()
+    folder = package / "lib"
+    if not (folder / "libexecutorch.so").exists():
         raise RuntimeUnavailable(
-            f"executorch {version('executorch')} has no Linux libraries in {libraries}: the native runner "
+            f"executorch {version('executorch')} has no Linux libraries in {folder}: the native runner "
             "needs the wheel from PyPI, 1.5 or newer, on Linux"
         )
     return _compiled(
@@ -53,8 +53,8 @@ def runner(compiler: str = "g++", package: Path | None = None) -> Path:
             f'-DEXECUTORCH_VERSION="{version("executorch")}"',
             *(f"-D{name}" for name in _DEFINITIONS),
             *("-isystem", str(package / "include"), "-isystem", str(package / _C10)),
-            f"-L{libraries}",
-            f"-Wl,-rpath,{libraries}:$ORIGIN",  # or beside it, where both were copied to a device
+            f"-L{folder}",
+            f"-Wl,-rpath,{folder}:$ORIGIN",  # or beside it, where both were copied to a device
             "-Wl,--no-as-needed",  # kernels and delegates register themselves; nothing here refers to them
             *(f"-l{name}" for name in _LIBRARIES),
             "-ldl",
@@ -68,7 +68,13 @@ def counter() -> Path:
     return _compiled("libinsn_count.so", "gcc", [NATIVE / "insn_count.c"], flags)
 
 
-def _installed() -> Path:
+def libraries(package: Path) -> list[Path]:
+    """What a runner needs beside it on another machine, apart from the C++ library that every Linux has."""
+    return [package / "lib" / f"lib{name}.so" for name in _LIBRARIES]
+
+
+def installed() -> Path:
+    """The `executorch` folder of the wheel that is installed here; raises RuntimeUnavailable where none is."""
     spec = find_spec("executorch")
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeUnavailable("the package executorch is not installed")

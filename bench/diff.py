@@ -103,7 +103,7 @@ def _figures(opened: Checkpoint) -> Iterator[tuple[_Key, Value]]:
         yield ("size", manifest.target, None), Value(manifest.file.bytes)
         yield ("download", manifest.target, None), Value(manifest.file.deflated_bytes)
         for row in files.rows(COMPRESSED) if files.unmeasured is None else ():
-            where = (manifest.target, row.runtime.name)
+            where = (manifest.target, row.runtime.place)
             if row.accuracy:
                 yield ("accuracy", *where), Value(row.accuracy.value, row.accuracy.interval)
             if row.compare:

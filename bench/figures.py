@@ -56,15 +56,15 @@ def _download(files: Files) -> Figure:
 
 
 def _drop(files: Files) -> Figure:
-    dense = {row.runtime.name: row for row in files.rows(DENSE)}
+    dense = {row.runtime.place: row for row in files.rows(DENSE)}
 
     def of(row: Row) -> Figure:
-        baseline = dense[row.runtime.name]
+        baseline = dense[row.runtime.place]
         if not (row.accuracy and baseline.accuracy):
             missing = baseline if row.accuracy else row
             return None, missing.reasons.get("accuracy", "bench measured no accuracy")
         before, after = baseline.accuracy.value, row.accuracy.value
-        return before - after, f"{after:.2f} against {before:.2f} in {row.runtime.name}"
+        return before - after, f"{after:.2f} against {before:.2f} in {row.runtime.place}"
 
     return _worst(files, of)
 
@@ -73,7 +73,7 @@ def _accuracy(files: Files) -> Figure:
     def of(row: Row) -> Figure:
         if not row.accuracy:
             return None, row.reasons.get("accuracy", "bench measured no accuracy")
-        return row.accuracy.value, f"{row.accuracy.n} samples in {row.runtime.name}"
+        return row.accuracy.value, f"{row.accuracy.n} samples in {row.runtime.place}"
 
     return _worst(files, of, least=True)
 
@@ -82,12 +82,12 @@ def _ratio(files: Files) -> Figure:
     """The upper end of the interval, unless one of the two files met noise in any runtime."""
     for row in (*files.rows(DENSE), *files.rows(COMPRESSED)) if files.unmeasured is None else ():
         if row.noise and not row.noise.quiet:
-            return None, f"the {row.role} file's run in {row.runtime.name} was noisy: {'; '.join(row.noise.reasons)}"
+            return None, f"the {row.role} file's run in {row.runtime.place} was noisy: {'; '.join(row.noise.reasons)}"
 
     def of(row: Row) -> Figure:
         if not row.compare:
             return None, row.reasons.get("compare", "bench measured no latency")
-        return row.compare.ci95[1], f"{row.compare.ratio:.3f}, at most this by its 95% interval, in {row.runtime.name}"
+        return row.compare.ci95[1], f"{row.compare.ratio:.3f}, at most this by its 95% interval, in {row.runtime.place}"
 
     return _worst(files, of)
 

@@ -57,12 +57,40 @@ class Surroundings:
     """The one-minute load average as the measurement ended: cores' worth of work that ran or waited."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a kernel says of the machine at one moment."""
+
+    stalled: float
+    """Seconds since it started in which some runnable task had no CPU; NaN where it won't say."""
+    load: float
+
+
+def here() -> Reading:
+    """This machine's."""
+    try:
+        pressure = Path("/proc/pressure/cpu").read_text()
+    except OSError:
+        pressure = ""
+    return reading(str(os.getloadavg()[0]), pressure)
+
+
+def reading(loads: str, pressure: str) -> Reading:
+    """From /proc/loadavg, and `some` of /proc/pressure/cpu (kernel Documentation/accounting/psi.rst) or nothing."""
+    total = pressure.partition("total=")[2].split()
+    return Reading(int(total[0]) / 1e6 if total else math.nan, float(loads.split()[0]))
+
+
 def measure(
-    files: Mapping[str, Callable[[], Worker]], sample: list[np.ndarray], *, seed: int
+    files: Mapping[str, Callable[[], Worker]],
+    sample: list[np.ndarray],
+    *,
+    seed: int,
+    busy: Callable[[], Reading] = here,
 ) -> tuple[dict[str, Samples], Surroundings]:
     """Times each file on `sample` (one array per input); `files` start a worker for it each.
 
-    Raises WorkerFailed if one dies.
+    `busy` reads the machine that they run on. Raises WorkerFailed if one dies.
     """
     counts: dict[str, int] = {}
     loads, shuffler = LOADS, random.Random(seed)
@@ -80,15 +108,16 @@ def measure(
                 counts = {name: _iterations(pace) for name, pace in paces.items()}
                 round_seconds = sum(paces[name] * counts[name] * (TURNS + 1) for name in files)
                 loads = max(1, min(LOADS, int(TOTAL_SECONDS / PROCESSES / round_seconds)))
-            began, stalled_before = time.monotonic(), _stalled_seconds()
+            began, before = time.monotonic(), busy()
             for _ in range(loads):
                 for name, pieces in _round(workers, sample, counts, shuffler).items():
                     rounds[name].append(pieces)
             elapsed += time.monotonic() - began
-            stalled += _stalled_seconds() - stalled_before
+            after = busy()
+            stalled += after.stalled - before.stalled
     pressure = None if math.isnan(stalled) else stalled / elapsed
     samples = {name: _samples(loaded[name], rounds[name]) for name in files}
-    return samples, Surroundings(pressure, os.getloadavg()[0])
+    return samples, Surroundings(pressure, after.load)
 
 
 def _round(
@@ -135,11 +164,3 @@ def _samples(loaded: list[Loaded], rounds: list[list[Slice]]) -> Samples:
 
     switches = sum(piece.switches for pieces in rounds for piece in pieces)
     return Samples(tuple(loaded), shaped(lambda piece: piece.wall_ns), shaped(lambda piece: piece.cpu_ns), switches)
-
-
-def _stalled_seconds() -> float:
-    """Total of `some` in /proc/pressure/cpu (kernel Documentation/accounting/psi.rst); NaN where there is none."""
-    try:
-        return int(Path("/proc/pressure/cpu").read_text().split("total=")[1].split()[0]) / 1e6
-    except (OSError, IndexError):
-        return math.nan

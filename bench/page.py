@@ -139,7 +139,7 @@ def _summary(opened: Checkpoint, rows: list[Row]) -> list[tuple[str, str, str]]:
         found.append((f"{after:.2f}%", "test, in PyTorch", f"{signed(after - before)} points against dense"))
     if main and main.compare:
         beside = f"95%: {main.compare.ci95[0]:.3f}–{main.compare.ci95[1]:.3f}"
-        found.append((f"{main.compare.ratio:.3f}×", f"the dense file's time in {main.runtime.name}", beside))
+        found.append((f"{main.compare.ratio:.3f}×", f"the dense file's time in {main.runtime.place}", beside))
     return found
 
 

@@ -40,6 +40,15 @@ class RuntimeUsed:
     threads: int
     through: str | None = None
     """Which of a runtime's ways ran the file: `native runner`, `Python bindings: …` and why, None for the only one."""
+    device: str | None = None
+    """Where it ran, as `--device` has it: `ssh://pi@board`. None for the machine that benches."""
+    machine: Machine | None = None
+    """What that device is."""
+
+    @property
+    def place(self) -> str:
+        """The runtime and its device, which tell rows of one file apart: `executorch on ssh://pi@board`."""
+        return f"{self.name} on {self.device}" if self.device else self.name or ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from dwindle.errors import DwindleError
 if TYPE_CHECKING:
     import numpy as np
 
+    from dwindle.bench.board import Board
+
 GROUP = "dwindle.runtimes"
 Infer = Callable[[list["np.ndarray"]], list["np.ndarray"]]
 Progress = Callable[[str], None]
@@ -49,6 +51,21 @@ class Native(Protocol):
 
 
 @runtime_checkable
+class Elsewhere(Protocol):
+    """A runtime on another machine: a Runtime but for `load`, which happens there."""
+
+    name: str
+    target: str
+    board: Board
+
+    def unavailable(self) -> str | None:
+        """As a Runtime's. Copies there what runs the files."""
+
+    def launch(self, path: Path, threads: int) -> Launch:
+        """Copies the file there, and returns what starts a worker on it; raises DwindleError where that fails."""
+
+
+@runtime_checkable
 class Profiling(Protocol):
     """What a Runtime may have besides: a profiler."""
 
@@ -67,8 +84,10 @@ class Launch:
     """Which of its two ways a runtime takes, and why it isn't the native one; None where there is one way."""
 
 
-def launch(runtime: Runtime, path: Path, threads: int) -> Launch:
+def launch(runtime: Runtime | Elsewhere, path: Path, threads: int) -> Launch:
     """The runtime's own program where it has one that can be had here, and Python otherwise."""
+    if isinstance(runtime, Elsewhere):
+        return runtime.launch(path, threads)
     python = python_worker(runtime.name, path, threads)
     if not isinstance(runtime, Native):
         return Launch(python, None)

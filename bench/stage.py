@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING
 import dwindle
 from dwindle.bench import cost
 from dwindle.bench.baseline import network
+from dwindle.bench.board import Board
 from dwindle.bench.machine import this_machine
 from dwindle.bench.profile import with_profile
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Compare, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows, unmeasured
-from dwindle.bench.runtime import Progress, Runtime, all_runtimes, launch
+from dwindle.bench.runtime import Elsewhere, Progress, Runtime, all_runtimes, launch
 from dwindle.checkpoint import Checkpoint
-from dwindle.errors import UsageError
+from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.manifest import Manifest, manifests
 from dwindle.registry import unknown
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from dwindle.task import Task
 
 HOST, ARM64 = DEVICES = ("host", "arm64")
+"""And any `ssh://user@host`."""
 THREADS = 1
 Starts = dict[str, "Callable[[], Worker]"]
 """What starts a worker on each file, by its path in the checkpoint."""
@@ -47,18 +50,20 @@ def bench(
     """Measures size, accuracy and latency of every exported file, compressed and dense, and saves bench.json.
 
     `devices` are `host`, which is this machine, and `arm64`, an emulated one that counts instructions instead
-    of time; what an earlier bench of the same files found on the other one is kept. `sparse` counts ExecuTorch
+    of time, and `ssh://user@host[:port]`, any Linux machine that the user's ssh logs in to without asking; what an
+    earlier bench of the same files found on those not given is kept. `sparse` counts ExecuTorch
     files with XNNPACK's sparse kernels too. `profile` adds the time of each operator of the compressed files on
     this machine. `seed` fixes the order of rounds and the bootstrap. `progress` is told what is being measured.
     A runtime that isn't here, or dies, leaves its figures None with the reason; the others go on. Raises
     UsageError where nothing is exported, CheckpointError for a file that isn't its manifest's,
-    RuntimeUnavailable where the emulation is asked for and not set up.
+    RuntimeUnavailable where the emulation is asked for and not set up, or a device can't be reached.
     """
     from dwindle.models.tasks import restore_task
 
+    boards = [Board(device) for device in devices if "://" in device]
     for device in devices:
-        if device not in DEVICES:
-            raise UsageError(unknown("device", device, list(DEVICES)))
+        if device not in DEVICES and "://" not in device:
+            raise UsageError(unknown("device", device, [*DEVICES, "ssh://user@host"]))
     if ARM64 in devices:
         cost.ready()
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
@@ -66,17 +71,25 @@ def bench(
     if not exported:
         raise UsageError(f"{opened.path} has no exported files: run `dwindle export {opened.path}` first")
     run = _Run(restore_task(opened), seed, progress or (lambda line: None))
-    before, rows = cost.earlier(opened, exported)
-    made = datetime.now(UTC).isoformat("T", "seconds")
-    result = Bench((), this_machine(), seed, made, dwindle.__version__, network(opened))
-    if HOST in devices:
-        rows = cost.carried(run.here(opened.path, exported), rows, opened.path)
-        if profile:
-            rows = with_profile(rows, opened.path, _sample(run.task), run.progress)
-    elif before and any(row.latency for row in rows):
-        result = before  # what it says of the machine and the time goes with the figures that stay
-    result = replace(result, rows=tuple(rows))
-    result.save(opened.bench_path)
+    with ExitStack() as connected:
+        for board in boards:  # before anything else, which may take minutes
+            connected.enter_context(board)
+        before, rows = cost.earlier(opened, exported)
+        elsewhere = [row for row in rows if row.runtime.device]
+        rows = [row for row in rows if not row.runtime.device]
+        made = datetime.now(UTC).isoformat("T", "seconds")
+        result = Bench((), this_machine(), seed, made, dwindle.__version__, network(opened))
+        if HOST in devices:
+            rows = cost.carried(run.here(opened.path, exported), rows, opened.path)
+            if profile:
+                rows = with_profile(rows, opened.path, _sample(run.task), run.progress)
+        elif before and any(row.latency for row in rows):
+            result = before  # what it says of the machine and the time goes with the figures that stay
+        replace(result, rows=(*rows, *elsewhere)).save(opened.bench_path)
+        for board in boards:
+            others = [row for row in elsewhere if row.runtime.device != board.url]
+            elsewhere = [*others, *run.there(board, opened.path, exported)]
+            replace(result, rows=(*rows, *elsewhere)).save(opened.bench_path)
     if ARM64 in devices:
         counting = cost.Counting(
             root=opened.path,
@@ -86,9 +99,8 @@ def bench(
             sparse=sparse,
             progress=run.progress,
         )
-        costed = counting.filled(rows, lambda so_far: replace(result, rows=tuple(so_far)).save(opened.bench_path))
-        result = replace(result, rows=tuple(costed))
-    return result
+        rows = counting.filled(rows, lambda found: replace(result, rows=(*found, *elsewhere)).save(opened.bench_path))
+    return replace(result, rows=(*rows, *elsewhere))
 
 
 def _macs(opened: Checkpoint) -> dict[str, int | None]:
@@ -115,33 +127,50 @@ class _Run:
                 rows += self.measured(runtime, root, blank)
         return rows
 
-    def measured(self, runtime: Runtime, root: Path, blank: tuple[Row, ...]) -> list[Row]:
+    def there(self, board: Board, root: Path, exported: list[tuple[Path, Manifest]]) -> list[Row]:
+        """The rows of the files that a device's runtimes run."""
+        blanks, rows = {pair[0].target: pair for pair in blank_rows(root, exported)}, []
+        for runtime in board.runtimes():
+            if blank := blanks.get(runtime.target):
+                rows += self.measured(runtime, root, blank)
+        return rows
+
+    def measured(self, runtime: Runtime | Elsewhere, root: Path, blank: tuple[Row, ...]) -> list[Row]:
         """The rows of one target's files, filled in by one runtime."""
         from dwindle.bench.accuracy import with_accuracy
         from dwindle.bench.process import Worker
 
-        rows = [replace(row, runtime=RuntimeUsed(runtime.name, None, THREADS)) for row in blank]
+        board = runtime.board if isinstance(runtime, Elsewhere) else None
+        used = RuntimeUsed(runtime.name, None, THREADS)
+        if board:
+            used = replace(used, device=board.url, machine=board.machine)
+        rows = [replace(row, runtime=used) for row in blank]
         if reason := runtime.unavailable():
-            self.progress(f"{runtime.name}: not measured, {reason}")
+            self.progress(f"{used.place}: not measured, {reason}")
             return [unmeasured(row, reason) for row in rows]
-        self.progress(f"{runtime.name}: latency of {' and '.join(row.artifact.path for row in rows)}")
+        self.progress(f"{used.place}: latency of {' and '.join(row.artifact.path for row in rows)}")
         starts: Starts = {}
-        for index, row in enumerate(rows):
-            file = root / row.artifact.path
-            how = launch(runtime, file, THREADS)
-            rows[index] = replace(row, runtime=replace(row.runtime, through=how.through))
-            starts[row.artifact.path] = partial(Worker, runtime.name, file, THREADS, command=how.command)
-        rows = self._with_latency(root, rows, starts)
+        try:
+            for index, row in enumerate(rows):
+                file = root / row.artifact.path
+                how = launch(runtime, file, THREADS)
+                rows[index] = replace(row, runtime=replace(used, through=how.through))
+                starts[row.artifact.path] = partial(Worker, used.place, file, THREADS, command=how.command)
+            rows = self._with_latency(root, rows, starts, board)
+        except RuntimeUnavailable as error:  # a device that is gone
+            self.progress(str(error))
+            return [unmeasured(row, str(error)) for row in rows]
         return with_accuracy(self.task, rows, starts, _sample(self.task), self.progress)
 
-    def _with_latency(self, root: Path, rows: list[Row], starts: Starts) -> list[Row]:
-        from dwindle.bench.measure import measure
+    def _with_latency(self, root: Path, rows: list[Row], starts: Starts, board: Board | None) -> list[Row]:
+        from dwindle.bench.measure import here, measure
         from dwindle.bench.process import WorkerFailed
 
         sample, failed = _sample(self.task), {}
         while live := [row.artifact.path for row in rows if row.artifact.path not in failed]:
             try:
-                samples, surroundings = measure({path: starts[path] for path in live}, sample, seed=self.seed)
+                living = {path: starts[path] for path in live}
+                samples, surroundings = measure(living, sample, seed=self.seed, busy=board.busy if board else here)
                 break
             except WorkerFailed as error:  # without the culprit, then
                 self.progress(str(error))
@@ -152,12 +181,14 @@ class _Run:
         return [
             unmeasured(row, failed[row.artifact.path])
             if row.artifact.path in failed
-            else _timed(row, samples, surroundings, dense, self.seed)
+            else _timed(row, samples, surroundings, dense, self.seed, board.machine.cores if board else None)
             for row in rows
         ]
 
 
-def _timed(row: Row, samples: dict[str, Samples], surroundings: Surroundings, dense: str, seed: int) -> Row:
+def _timed(
+    row: Row, samples: dict[str, Samples], surroundings: Surroundings, dense: str, seed: int, cores: int | None
+) -> Row:
     from dwindle.bench.stats import ESTIMATOR, milliseconds, noise, paired_ratio
 
     own = samples[row.artifact.path]
@@ -181,7 +212,7 @@ def _timed(row: Row, samples: dict[str, Samples], surroundings: Surroundings, de
         latency=latency,
         compare=compare,
         memory_bytes=loaded.memory_bytes,
-        noise=noise(own, surroundings),
+        noise=noise(own, surroundings, cores),
         reasons=reasons,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dwindle.bench.gate import Check, Verdict
-from dwindle.bench.result import DENSE, Row
+from dwindle.bench.result import DENSE, Row, RuntimeUsed
 from dwindle.quantities import format_bytes
 
 ABSENT = "–"
@@ -64,8 +64,8 @@ def drop(row: Row, rows: Iterable[Row]) -> float | None:
     """Points of the metric that a compressed file lost against the dense one in the same runtime."""
     if row.role == DENSE or not row.accuracy:
         return None
-    baseline = (row.target, DENSE, row.runtime.name)
-    dense = (other for other in rows if (other.target, other.role, other.runtime.name) == baseline)
+    baseline = (row.target, DENSE, row.runtime.place)
+    dense = (other for other in rows if (other.target, other.role, other.runtime.place) == baseline)
     return next((other.accuracy.value - row.accuracy.value for other in dense if other.accuracy), None)
 
 
@@ -115,9 +115,16 @@ def format_ms(milliseconds: float) -> str:
 
 
 def runtime_name(row: Row) -> str:
-    """`onnxruntime 1.32.0`, `executorch 1.5.1, native runner`."""
-    name = " ".join(part for part in (row.runtime.name, row.runtime.version) if part)
-    return ", ".join(part for part in (name, row.runtime.through) if part) or ABSENT
+    """`onnxruntime 1.32.0`, `executorch 1.5.1, native runner, on ssh://pi@board (Cortex-A76, 4 cores, Linux 6.6)`."""
+    used = row.runtime
+    name = " ".join(part for part in (used.name, used.version) if part)
+    return ", ".join(part for part in (name, used.through, _device(used)) if part) or ABSENT
+
+
+def _device(used: RuntimeUsed) -> str | None:
+    if not (used.device and used.machine):
+        return None
+    return f"on {used.device} ({used.machine.cpu}, {used.machine.cores} cores, {used.machine.system})"
 
 
 def gaps(rows: Iterable[Row]) -> list[tuple[str, str, str]]:

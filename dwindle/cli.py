@@ -103,7 +103,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from dwindle.bench import bench
+    from dwindle.bench import bench, board
     from dwindle.bench.cost import failure
     from dwindle.bench.table import bench_table
     from dwindle.errors import UsageError
@@ -119,6 +119,9 @@ def _bench(arguments: argparse.Namespace) -> int:
         _print_json(dataclasses.asdict(measured))
     if "arm64" in devices and (wrong := failure(measured)):
         raise wrong
+    for device in devices:
+        if "://" in device and (wrong := board.failure(measured, device)):
+            raise wrong
     return 0
 
 

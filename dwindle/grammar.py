@@ -71,7 +71,12 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("bench", "Measure size, accuracy and latency of the exported files.")
     checkpoint(made)
-    made.add_argument("--device", default="host", metavar="WHERE", help="host, arm64 (instructions, emulated) or both")
+    made.add_argument(
+        "--device",
+        default="host",
+        metavar="WHERE",
+        help="one or more, comma-separated: host, arm64 (instructions, emulated), ssh://user@host[:port]",
+    )
     made.add_argument("--profile", action="store_true", help="host: the operators that take the time")
     made.add_argument("--sparse", action="store_true", help="arm64: count ExecuTorch's sparse kernels too")
     as_json(made)

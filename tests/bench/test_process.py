@@ -56,6 +56,15 @@ def test_a_hang_is_ended_after_the_patience(tmp_path: Path) -> None:
         worker.load(SAMPLE)
 
 
+def test_what_a_hung_program_said_last_is_shown(tmp_path: Path) -> None:
+    command = ["sh", "-c", "echo waiting for a lock >&2; exec sleep 600"]
+    with (
+        Worker("odd", tmp_path / "net.odd", patience=1, command=command) as worker,
+        pytest.raises(WorkerFailed, match=r"hung: no answer to 'load' within 1 s; its last words: waiting for a lock"),
+    ):
+        worker.load(SAMPLE)
+
+
 def test_a_refused_file_leaves_the_worker_able_to_answer(tmp_path: Path) -> None:
     with odd(tmp_path, "refuse") as worker:
         for _ in range(2):
