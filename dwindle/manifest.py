@@ -46,6 +46,8 @@ class Parity:
     """Tensors read back from the file and found bit-equal; None where the format keeps them out of reach."""
     not_run: str | None = None
     """Why the outputs were not compared, where they weren't."""
+    run_by: str | None = None
+    """What ran the file, where that was not the format's own runtime."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.errors import RuntimeUnavailable
 from dwindle.export.fold import fold, foldable, short_names
 from dwindle.export.quantize import Stored, quantized, stored
 from dwindle.export.quiet import quiet
@@ -73,23 +72,56 @@ class CoreML:
 
         return packed_bytes
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
-        if platform.system() != "Darwin":
-            raise RuntimeUnavailable("Core ML runs on macOS only")
-        with quiet():
-            import coremltools
+    @property
+    def stand_in(self) -> str | None:
+        """What runs its files here, where Core ML isn't."""
+        if platform.system() == "Darwin":
+            return None
+        return "dwindle's own interpreter of the file (fp16 weights, fp32 arithmetic), not Core ML itself"
 
-            model = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)
-        description = model.get_spec().description
-        names = [value.name for value in description.input]
-        output = description.output[0].name
-        return one_by_one(lambda sample: model.predict(dict(zip(names, sample, strict=True)))[output], inputs)
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+        infer = self.loaded(path)
+        return one_by_one(lambda sample: infer(sample)[0], inputs)
+
+    def loaded(self, path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+        """A file ready to run on an array per input, a batch of one: by Core ML on a Mac, else by its stand-in.
+
+        Raises RuntimeUnavailable for a file with an operation that the stand-in lacks.
+        """
+        return _by_interpreter(path) if self.stand_in else _by_core_ml(path)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         from dwindle.export.mlprogram import weights
 
         held = weights(path)
         return {name: held[short] for name, short in short_names(module).items() if short in held}
+
+
+def _by_core_ml(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    import numpy as np
+
+    with quiet():
+        import coremltools
+
+        # On the CPU: what other units a Mac has is no property of the file.
+        model = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)
+    description = model.get_spec().description
+    inputs, outputs = ([value.name for value in values] for values in (description.input, description.output))
+
+    def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        answer = model.predict(dict(zip(inputs, arrays, strict=True)))
+        return [np.asarray(answer[name]) for name in outputs]
+
+    return infer
+
+
+def _by_interpreter(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    import torch
+
+    from dwindle.export.mil_torch import Interpreter
+
+    interpreter = Interpreter(path)
+    return lambda arrays: [output.numpy() for output in interpreter(*map(torch.from_numpy, arrays))]
 
 
 def _files(program: Program, held: dict[str, Stored], *, pack: bool) -> dict[str, bytes]:

@@ -54,13 +54,18 @@ def weights(package: Path) -> dict[str, NDArray[Any]]:
 
     Raises ValueError where the package is damaged or holds an encoding that dwindle doesn't write.
     """
+    return read(package)[1]
+
+
+def read(package: Path) -> tuple[Model, dict[str, NDArray[Any]]]:
+    """A package's program, and its `weights`."""
     with quiet():
         from coremltools.proto.Model_pb2 import Model
     model = Model()
     try:
         model.ParseFromString((package / MODEL).read_bytes())
         file = package / WEIGHTS
-        return constants(model, file.read_bytes() if file.exists() else b"")
+        return model, constants(model, file.read_bytes() if file.exists() else b"")
     except Exception as error:
         raise ValueError(f"{package.name} cannot be read ({error})") from error
 

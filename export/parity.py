@@ -6,6 +6,7 @@ cost is another question, `quality`'s.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,8 @@ def check(target: Target, path: Path, module: nn.Module, shipped: nn.Module, inp
         # In two steps, then: the rounding of weights must not hide a batch norm wrongly folded.
         _compare_outputs("the network that ships", TOLERANCE["fp32"], outputs_of(shipped, samples), reference, 0)
         reference = outputs_of(held, samples)
-    return _compare_outputs(path.name, TOLERANCE[target.arithmetic], outputs, reference, len(equal))
+    compared = _compare_outputs(path.name, TOLERANCE[target.arithmetic], outputs, reference, len(equal))
+    return replace(compared, run_by=getattr(target, "stand_in", None))
 
 
 def _compare_weights(target: Target, path: Path, network: nn.Module) -> list[str]:

@@ -145,4 +145,5 @@ def _summary(manifest: Manifest) -> str:
     parity = manifest.parity
     if parity.relative is None:
         return f"{sizes}; {parity.not_run}"
-    return f"{sizes}; within {parity.relative:.1e} of the checkpoint over {parity.samples} samples"
+    by = f", run by {parity.run_by}" if parity.run_by else ""
+    return f"{sizes}; within {parity.relative:.1e} of the checkpoint over {parity.samples} samples{by}"

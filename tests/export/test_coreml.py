@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import platform
 import shutil
 import struct
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.errors import RuntimeUnavailable, UsageError
+from dwindle.errors import UsageError
 from dwindle.export.coreml import CoreML
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.mlprogram import MODEL, WEIGHTS, main_block, operations, weights
@@ -179,13 +178,6 @@ def test_a_damaged_package_is_refused(written: Written, tmp_path: Path) -> None:
         weights(damaged)
 
 
-@pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML runs here")
-def test_only_macos_runs_it(written: Written, samples: Inputs) -> None:
-    with pytest.raises(RuntimeUnavailable, match="Core ML runs on macOS only"):
-        CoreML().run(written.net, samples)
-
-
-@pytest.mark.skipif(platform.system() != "Darwin", reason="Core ML runs on macOS only")
 def test_the_file_computes_what_the_network_does(written: Written, samples: Inputs) -> None:
     outputs = CoreML().run(written.net, samples)
     np.testing.assert_allclose(outputs, written.shipped(*samples).numpy(), rtol=2e-2, atol=2e-2)
