@@ -46,8 +46,9 @@ def concat(values: list[Tensor], axis: Tensor, interleave: Maybe = None) -> Tens
 
 def split(x: Tensor, axis: Tensor, num_splits: Maybe = None, split_sizes: Maybe = None) -> tuple[Tensor, ...]:
     if split_sizes is not None:
-        return x.split(split_sizes.tolist(), int(axis))
-    return x.chunk(*ints(num_splits, []), int(axis))
+        return torch.split(x, split_sizes.tolist(), int(axis))
+    (parts,) = ints(num_splits, [])
+    return torch.chunk(x, parts, int(axis))
 
 
 def slice_by_index(
@@ -59,7 +60,7 @@ def slice_by_index(
     end_mask: Maybe = None,
     squeeze_mask: Maybe = None,
 ) -> Tensor:
-    steps, no = ints(stride, [1] * x.dim()), [False] * x.dim()
+    steps, no = ints(stride, [1] * x.dim()), [0] * x.dim()
     open_begin, open_end = ints(begin_mask, no), ints(end_mask, no)
     squeezed = ints(squeeze_mask, no)
     for axis, (first, last) in enumerate(zip(begin.tolist(), end.tolist(), strict=True)):

@@ -53,8 +53,8 @@ def check(target: Target, path: Path, module: nn.Module, shipped: nn.Module, inp
         if not equal:
             raise RuntimeUnavailable(f"{error}, and no weights can be read back from {path.name}") from error
         floats = [name for name, tensor in tensors(shipped).items() if tensor.is_floating_point()]
-        compared = f"{len(equal)} of {len(floats)} tensors were compared bit for bit instead"
-        return Parity(None, None, None, None, 0, len(equal), f"{error}; {compared}")
+        instead = f"{len(equal)} of {len(floats)} tensors were compared bit for bit instead"
+        return Parity(None, None, None, None, 0, len(equal), f"{error}; {instead}")
     except DwindleError:
         raise
     except Exception as error:  # whatever a runtime makes of a file it can't run

@@ -1,0 +1,42 @@
+"""`--precision auto`: the fewest bits per weight that cost no more accuracy than is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from dwindle.errors import BudgetMissed
+from dwindle.export.quantize import as_shipped
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dwindle.task import Task
+
+AUTO = "auto"
+BITS = {"int8": 8, "fp16": 16, "fp32": 32}
+
+
+def fewest_bits(
+    precisions: Sequence[str],
+    module: nn.Module,
+    task: Task,
+    dense: float,
+    max_drop: float,
+    say: Callable[[str], None] = lambda line: None,
+) -> str:
+    """The first of `precisions`, fewest bits first, at which `module` loses at most `max_drop` points of validation.
+
+    module: a network as it was trained. dense: what the dense network reached there. `say` hears of each that is tried.
+    Raises BudgetMissed where even the last loses more.
+    """
+    drop = 0.0
+    for precision in sorted(precisions, key=BITS.__getitem__):
+        drop = dense - task.evaluate(as_shipped(module, task.example_inputs(), precision), "validation")
+        say(f"{precision} loses {drop:.2f} points of validation against the dense network, {max_drop:g} are allowed")
+        if drop <= max_drop + 1e-9:  # 97.3 - 96.3 is not 1.0
+            return precision
+    raise BudgetMissed(
+        f"no precision stays within {max_drop:g} points: {max(precisions, key=BITS.__getitem__)} loses {drop:.2f}; "
+        "allow more, or compress less"
+    )
