@@ -55,12 +55,12 @@ def with_accuracy(
 ) -> list[Row]:
     """The rows of a dense file and of others beside it, in one runtime, with their accuracy and agreement.
 
-    `starts` begin a worker on each file, by its path; `sample` is what it is loaded with. A row that couldn't
-    be timed is left as it is: its file doesn't run.
+    `starts` begin a worker on each file, by its path; `sample` is what it is loaded with. A row that says already
+    why it has no accuracy is left as it is: its file doesn't run.
     """
     done, judged = list(rows), dict[str, Judged]()
     for index, row in enumerate(rows):
-        if row.latency is None:
+        if "accuracy" in row.reasons:
             continue
         path = row.artifact.path
         progress(f"{row.runtime.name}: accuracy of {path}")

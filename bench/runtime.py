@@ -66,6 +66,14 @@ class Elsewhere(Protocol):
 
 
 @runtime_checkable
+class Replaced(Protocol):
+    """What a Runtime may have besides: something else that runs its files where its library isn't."""
+
+    def stand_in(self) -> str | None:
+        """What that is, in words: its answers count, its time doesn't. None where the library itself is here."""
+
+
+@runtime_checkable
 class Profiling(Protocol):
     """What a Runtime may have besides: a profiler."""
 
@@ -90,7 +98,7 @@ def launch(runtime: Runtime | Elsewhere, path: Path, threads: int) -> Launch:
         return runtime.launch(path, threads)
     python = python_worker(runtime.name, path, threads)
     if not isinstance(runtime, Native):
-        return Launch(python, None)
+        return Launch(python, runtime.stand_in() if isinstance(runtime, Replaced) else None)
     try:
         return Launch(runtime.command(path, threads), runtime.native)
     except DwindleError as error:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dwindle import registry
 from dwindle.bench.result import PORTABLE
 
 if TYPE_CHECKING:
@@ -150,33 +151,30 @@ def _steady(times: list[float]) -> float:
 
 
 class CoreML:
-    """Core ML through coremltools, which reaches Apple's framework on a Mac only."""
+    """Core ML through coremltools, which reaches Apple's framework on a Mac only; elsewhere, export's interpreter."""
 
     name = "coreml"
     target = "coreml"
 
     def unavailable(self) -> str | None:
-        if platform.system() != "Darwin":
-            return "Core ML runs on Apple's systems only, and this is not a Mac"
         return None if find_spec("coremltools") else "the package coremltools is not installed"
 
+    def stand_in(self) -> str | None:
+        return None if platform.system() == "Darwin" else "dwindle's own interpreter of the file, not Core ML"
+
     def version(self) -> str:
+        if self.stand_in():
+            import torch
+
+            return f"torch {torch.__version__}"
         import coremltools
 
         return f"macOS {platform.mac_ver()[0]}, coremltools {coremltools.__version__}"
 
     def load(self, path: Path, threads: int) -> Infer:
-        # `threads` has no counterpart: Core ML schedules itself, here on the CPU so that runs compare.
-        import coremltools as ct
-        import numpy as np
+        # `threads` is for the stand-in: Core ML schedules itself, here on the CPU so that runs compare.
+        import torch
 
-        model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_ONLY)
-        description = model.get_spec().description
-        inputs = [feature.name for feature in description.input]
-        outputs = [feature.name for feature in description.output]
-
-        def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
-            answer = model.predict(dict(zip(inputs, arrays, strict=True)))
-            return [np.asarray(answer[name]) for name in outputs]
-
+        torch.set_num_threads(threads)
+        infer: Infer = registry.resolve("dwindle.targets", self.target, "target")().loaded(path)
         return infer

@@ -18,7 +18,7 @@ from dwindle.bench.machine import this_machine
 from dwindle.bench.profile import with_profile
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Compare, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows, unmeasured
-from dwindle.bench.runtime import Elsewhere, Progress, Runtime, all_runtimes, launch
+from dwindle.bench.runtime import Elsewhere, Progress, Replaced, Runtime, all_runtimes, launch
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.manifest import Manifest, manifests
@@ -124,7 +124,8 @@ class _Run:
             if not fitting:
                 rows += [unmeasured(row, f"no runtime is registered for {target}") for row in blank]
             for runtime in fitting:
-                rows += self.measured(runtime, root, blank)
+                replaced = isinstance(runtime, Replaced) and runtime.stand_in() and not runtime.unavailable()
+                rows += (self.answered if replaced else self.measured)(runtime, root, blank)
         return rows
 
     def there(self, board: Board, root: Path, exported: list[tuple[Path, Manifest]]) -> list[Row]:
@@ -160,6 +161,22 @@ class _Run:
         except RuntimeUnavailable as error:  # a device that is gone
             self.progress(str(error))
             return [unmeasured(row, str(error)) for row in rows]
+        return with_accuracy(self.task, rows, starts, _sample(self.task), self.progress)
+
+    def answered(self, runtime: Runtime, root: Path, blank: tuple[Row, ...]) -> list[Row]:
+        """As `measured`, where something else runs the files: all that depends on what they answer, and no time."""
+        from dwindle.bench.accuracy import with_accuracy
+        from dwindle.bench.process import Worker
+
+        rows, starts = [], {}
+        for row in blank:
+            file = root / row.artifact.path
+            how = launch(runtime, file, THREADS)
+            starts[row.artifact.path] = partial(Worker, runtime.name, file, THREADS, command=how.command)
+            why = f"it was run by {how.through}: only its answers mean something"
+            reasons = row.reasons | dict.fromkeys(("latency", "compare", "memory_bytes", "noise"), why)
+            used = RuntimeUsed(runtime.name, None, THREADS, how.through)
+            rows.append(replace(row, runtime=used, reasons=reasons))
         return with_accuracy(self.task, rows, starts, _sample(self.task), self.progress)
 
     def _with_latency(self, root: Path, rows: list[Row], starts: Starts, board: Board | None) -> list[Row]:

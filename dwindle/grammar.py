@@ -65,7 +65,12 @@ def parser() -> argparse.ArgumentParser:
     made = command("export", "Write the packed files, each proven equal to the checkpoint.")
     checkpoint(made)
     made.add_argument("--target", default="onnx", help="one or more, comma-separated: onnx,coreml,executorch")
-    made.add_argument("--precision", metavar="P", help="of weights: fp32, fp16 or int8 (what --size was counted at)")
+    made.add_argument(
+        "--precision", metavar="P", help="of weights: fp32, fp16, int8, auto (what --size was counted at)"
+    )
+    made.add_argument(
+        "--max-drop", type=float, metavar="POINTS", help="auto: what the fewest bits may cost on validation"
+    )
     made.add_argument("--min-os", metavar="OS", help="coreml: iOS16, iOS17 or iOS18, which alone has sparse int8")
     as_json(made)
 

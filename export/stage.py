@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import dwindle
 from dwindle.checkpoint import Checkpoint
-from dwindle.errors import ParityFailed
+from dwindle.errors import ParityFailed, UsageError
 from dwindle.export import side_by_side
 from dwindle.export import target as targets
+from dwindle.export.bits import AUTO, fewest_bits
 from dwindle.export.fold import deployable
 from dwindle.export.parity import check
 from dwindle.export.quality import quality, sentence
@@ -30,6 +31,7 @@ def export(
     names: Sequence[str],
     *,
     precision: str | None = None,
+    max_drop: float | None = None,
     min_os: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Manifest]:
@@ -37,7 +39,8 @@ def export(
 
     There are `net`, the compressed network, packed; `dense`, the network before pruning at the target's default
     precision; and the manifest. precision: what `net` stores weights in, by default what the checkpoint's budget
-    was counted at on that target, and the target's own on others. min_os: the earliest system that must load the
+    was counted at on that target, and the target's own on others; `auto` takes the fewest bits that lose at most
+    `max_drop` points of validation against the dense network. min_os: the earliest system that must load the
     files of a target that has a choice: `iOS16`, `iOS17`, `iOS18`.
     An earlier export of the target is replaced when both files have proven equal to their networks. Several
     targets are exported side by side, each in a process of its own.
@@ -47,12 +50,15 @@ def export(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
+    if (precision == AUTO) != (max_drop is not None):
+        raise UsageError("--precision auto and --max-drop need each other: so many points may it lose on validation")
     counted = {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
     options: list[dict[str, Any]] = [
-        {"name": name, "precision": precision or counted.get(name), "min_os": min_os} for name in dict.fromkeys(names)
+        {"name": name, "precision": precision or counted.get(name), "max_drop": max_drop, "min_os": min_os}
+        for name in dict.fromkeys(names)
     ]
     for chosen in options:
-        targets.load(**chosen)
+        targets.load(chosen["name"], None if max_drop is not None else chosen["precision"], min_os)
     checkpoint.require_done()
     if len(options) > 1:
         side_by_side.run(checkpoint.path, options, progress or (lambda line: None))
@@ -64,20 +70,25 @@ def export_one(
     checkpoint: Checkpoint | Path | str,
     name: str,
     precision: str | None,
+    max_drop: float | None,
     min_os: str | None,
     progress: Callable[[str], None] | None = None,
 ) -> Manifest:
     """`export` for one target, in this process."""
+    say = progress or (lambda line: None)
     from dwindle.models.build import restore, restore_dense
     from dwindle.models.tasks import restore_task
 
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
+    task, net = restore_task(checkpoint), restore(checkpoint)
+    if max_drop is not None:
+        dense, possible = checkpoint.history[0].validation, targets.load(name).precisions
+        precision = fewest_bits(possible, net, task, dense, max_drop, lambda line: say(f"{name}: {line}"))
     target = targets.load(name, precision, min_os)
-    task = restore_task(checkpoint)
     example = task.example_inputs()
     real = task.inputs("validation") if hasattr(task, "inputs") else example
-    trained = {"net": restore(checkpoint), "dense": restore_dense(checkpoint)}
+    trained = {"net": net, "dense": restore_dense(checkpoint)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
     return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress)
 

@@ -85,8 +85,10 @@ def test_every_registered_runtime_says_whether_it_can_run_here() -> None:
 
 
 @pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML is here")
-def test_core_ml_says_why_it_cannot_run() -> None:
-    assert CoreML().unavailable() == "Core ML runs on Apple's systems only, and this is not a Mac"
+def test_without_core_ml_it_says_what_runs_its_files(tmp_path: Path) -> None:
+    assert CoreML().unavailable() is None
+    through = runtime.launch(CoreML(), tmp_path / "net.mlpackage", 1).through
+    assert through == "dwindle's own interpreter of the file, not Core ML"
 
 
 def test_importing_bench_imports_nothing_heavy() -> None:

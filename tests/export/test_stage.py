@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import dwindle
 from dwindle import checkpoint as checkpoints
-from dwindle.errors import ParityFailed, UsageError
+from dwindle.errors import BudgetMissed, ParityFailed, UsageError
 from dwindle.export import export
 from dwindle.export.fold import deployable
 from dwindle.export.onnx import Onnx
@@ -34,7 +34,8 @@ def checkpoint(trained: Changed, masked: Changed, tmp_path_factory: pytest.TempP
     }
     dense = trained(resnet8(in_channels=1))
     pruned = masked(copy.deepcopy(dense), 0.1)
-    done = replace(checkpoints.start(path, origin), done=True)
+    history = (checkpoints.Round(0, 1.0, None, validation=100.0, loss=None, seconds=0.0),)
+    done = replace(checkpoints.start(path, origin), done=True, history=history)
     checkpoints.finish(done, {"weights": pruned.state_dict(), "dense": dense.state_dict()}, {})
     return path
 
@@ -133,3 +134,18 @@ def test_every_target_exports_and_silently(checkpoint: Path, capfd: pytest.Captu
     assert [manifest.precision for manifest in made] == ["fp32", "fp32", "fp16"]
     assert made[2].parity.weights_equal == 20
     assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_the_fewest_bits_within_the_allowed_drop_are_taken(checkpoint: Path) -> None:
+    said: list[str] = []
+    (manifest,) = export(checkpoint, ["onnx"], precision="auto", max_drop=100.0, progress=said.append)
+    assert manifest.precision == "int8"
+    assert said[0].endswith("100 are allowed")
+    with pytest.raises(BudgetMissed, match="no precision stays within 1 points"):
+        export(checkpoint, ["onnx"], precision="auto", max_drop=1.0)  # the fixture's dense network was never wrong
+
+
+@pytest.mark.parametrize("options", [{"precision": "auto"}, {"max_drop": 1.0}, {"precision": "int8", "max_drop": 1.0}])
+def test_auto_and_the_allowed_drop_go_together(checkpoint: Path, options: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="need each other"):
+        export(checkpoint, ["onnx"], **options)  # type: ignore[arg-type]
