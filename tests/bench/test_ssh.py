@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from torch import nn
 
@@ -85,16 +85,11 @@ class Server:
     def stop(self) -> None:
         """Connections and what runs in them included: a device that lost its power."""
         if self.process.poll() is None:
-            for child in _below(self.process.pid):
-                os.kill(child, signal.SIGKILL)
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # it may be ending by itself
+                    child.kill()
             self.process.kill()
         self.process.wait()
-
-
-def _below(pid: int) -> list[int]:
-    asked = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    children = [int(word) for word in asked.stdout.split()]
-    return [*(deeper for child in children for deeper in _below(child)), *children]
 
 
 @pytest.fixture
