@@ -118,9 +118,7 @@ class Loop:
                 )
         self._back_to(best := allowance.best(history))
         if not best.index:
-            raise BudgetMissed(
-                f"every step lost more than {allowance.points:g} points, the smallest of {rate or 0:.0%}: allow more"
-            )
+            raise BudgetMissed(f"every step lost more than {allowance.points:g} points: allow more")
         return tuple(record for record in history if allowance.holds(record, history))
 
     def _prune(self, solver: Solver, to: float) -> bool:
@@ -224,7 +222,7 @@ class Loop:
         tensors = {**state.capture(self.network, self.task), **rewind}
         structure = state.structure_of(self.network, self.fresh)
         allowance = self.solvers[-1].budget.allowance
-        best = allowance.best((*history, record)).index if allowance else record.index
+        best = allowance.best((*history, record)).index if allowance else None
         ranks.told(lambda: save_round(self.folder, record, history, structure, tensors, keep=best))
         return record
 
