@@ -66,9 +66,7 @@ def diff(before: Checkpoint | Path | str, after: Checkpoint | Path | str) -> Dif
     """What differs between two checkpoints; raises CheckpointError for damaged files."""
     a, b = (given if isinstance(given, Checkpoint) else Checkpoint.load(given) for given in (before, after))
     figures_a, figures_b = dict(_figures(a)), dict(_figures(b))
-    keys = sorted(
-        figures_a.keys() | figures_b.keys(), key=lambda key: (_ORDER.index(key[0]), key[1] or "", key[2] or "")
-    )
+    keys = sorted(figures_a.keys() | figures_b.keys(), key=_rank)
     return Diff(
         before=str(a.path),
         after=str(b.path),

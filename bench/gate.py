@@ -13,6 +13,7 @@ from dwindle.bench.result import Bench
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import BudgetMissed, RuntimeUnavailable, UsageError
 from dwindle.manifest import Manifest, manifests
+from dwindle.quantities import within
 
 TARGETS = "dwindle.targets"
 """Export's entry-point group, named here because the stages don't import each other."""
@@ -121,13 +122,10 @@ def gate(
 
 def _check(name: str, target: str, limit: float, figure: Figure) -> Check:
     measured, reason = figure
-    slack = 1e-9  # 97.3 - 96.3 is not 1.0
     if measured is None:
         holds = False
-    elif name.startswith("min_"):
-        holds = measured >= limit - slack
     else:
-        holds = measured <= limit + slack
+        holds = within(limit, measured) if name.startswith("min_") else within(measured, limit)
     return Check(name, target, limit, measured, holds, reason)
 
 

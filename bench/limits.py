@@ -10,14 +10,13 @@ max_size = "100KB"
 from __future__ import annotations
 
 import math
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dwindle import registry
 from dwindle.errors import UsageError
-from dwindle.quantities import parse_bytes
+from dwindle.quantities import parse_bytes, parse_count
 
 Quantity = int | float | str
 Limits = Mapping[str, float]
@@ -35,9 +34,8 @@ def _at_least(least: float) -> Callable[[Quantity], float]:
 
 
 def _count(value: Quantity) -> float:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)\s*", str(value), re.IGNORECASE)
-    number = float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[match[2].upper()] if match else float(value)
-    return _at_least(1)(number)
+    number = parse_count(str(value))
+    return _at_least(1)(value if number is None else number)
 
 
 def _growth(value: Quantity) -> float:

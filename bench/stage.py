@@ -124,8 +124,7 @@ class _Run:
             if not fitting:
                 rows += [unmeasured(row, f"no runtime is registered for {target}") for row in blank]
             for runtime in fitting:
-                replaced = isinstance(runtime, Replaced) and runtime.stand_in() and not runtime.unavailable()
-                rows += (self.answered if replaced else self.measured)(runtime, root, blank)
+                rows += self.measured(runtime, root, blank)
         return rows
 
     def there(self, board: Board, root: Path, exported: list[tuple[Path, Manifest]]) -> list[Row]:
@@ -137,7 +136,7 @@ class _Run:
         return rows
 
     def measured(self, runtime: Runtime | Elsewhere, root: Path, blank: tuple[Row, ...]) -> list[Row]:
-        """The rows of one target's files, filled in by one runtime."""
+        """The rows of one target's files, filled in by one runtime; without times, where something else runs them."""
         from dwindle.bench.accuracy import with_accuracy
         from dwindle.bench.process import Worker
 
@@ -149,7 +148,9 @@ class _Run:
         if reason := runtime.unavailable():
             self.progress(f"{used.place}: not measured, {reason}")
             return [unmeasured(row, reason) for row in rows]
-        self.progress(f"{used.place}: latency of {' and '.join(row.artifact.path for row in rows)}")
+        stand_in = runtime.stand_in() if isinstance(runtime, Replaced) else None
+        if not stand_in:
+            self.progress(f"{used.place}: latency of {' and '.join(row.artifact.path for row in rows)}")
         starts: Starts = {}
         try:
             for index, row in enumerate(rows):
@@ -157,26 +158,15 @@ class _Run:
                 how = launch(runtime, file, THREADS)
                 rows[index] = replace(row, runtime=replace(used, through=how.through))
                 starts[row.artifact.path] = partial(Worker, used.place, file, THREADS, command=how.command)
-            rows = self._with_latency(root, rows, starts, board)
+            if not stand_in:
+                rows = self._with_latency(root, rows, starts, board)
         except RuntimeUnavailable as error:  # a device that is gone
             self.progress(str(error))
             return [unmeasured(row, str(error)) for row in rows]
-        return with_accuracy(self.task, rows, starts, _sample(self.task), self.progress)
-
-    def answered(self, runtime: Runtime, root: Path, blank: tuple[Row, ...]) -> list[Row]:
-        """As `measured`, where something else runs the files: all that depends on what they answer, and no time."""
-        from dwindle.bench.accuracy import with_accuracy
-        from dwindle.bench.process import Worker
-
-        rows, starts = [], {}
-        for row in blank:
-            file = root / row.artifact.path
-            how = launch(runtime, file, THREADS)
-            starts[row.artifact.path] = partial(Worker, runtime.name, file, THREADS, command=how.command)
-            why = f"it was run by {how.through}: only its answers mean something"
-            reasons = row.reasons | dict.fromkeys(("latency", "compare", "memory_bytes", "noise"), why)
-            used = RuntimeUsed(runtime.name, None, THREADS, how.through)
-            rows.append(replace(row, runtime=used, reasons=reasons))
+        if stand_in:
+            why = f"it was run by {stand_in}: only its answers mean something"
+            untimed = dict.fromkeys(("latency", "compare", "memory_bytes", "noise"), why)
+            rows = [replace(row, reasons=row.reasons | untimed) for row in rows]
         return with_accuracy(self.task, rows, starts, _sample(self.task), self.progress)
 
     def _with_latency(self, root: Path, rows: list[Row], starts: Starts, board: Board | None) -> list[Row]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dwindle.checkpoint import Round
+from dwindle.quantities import within
 
 MISSES = 3
 """How many rounds may lose too much before the search ends. The last step tried is a quarter of a regular one."""
@@ -24,7 +25,7 @@ class Allowance:
         return history[0].validation - record.validation
 
     def holds(self, record: Round, history: tuple[Round, ...]) -> bool:
-        return self.drop(record, history) <= self.points + 1e-9  # 97.3 - 96.3 is not 1.0
+        return within(self.drop(record, history), self.points)
 
     def best(self, history: tuple[Round, ...]) -> Round:
         """The last round that holds: the dense one does."""

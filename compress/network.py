@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from dwindle.compress.macs import macs
@@ -31,14 +32,10 @@ class Network:
     whole: tuple[Whole, ...] = ()
     """What the last cut had to leave whole, and why."""
     dense_macs: int = 0
-    dense_weights: int = 0
-    dense_parameters: int = 0
     dense_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.dense_macs = self.dense_macs or (self.macs if self.inputs else 0)
-        self.dense_weights = self.dense_weights or self._weights()
-        self.dense_parameters = self.dense_parameters or self.parameters
         if not self.dense_shapes:
             self.dense_shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
 
@@ -53,27 +50,21 @@ class Network:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
+    def dense_parameters(self) -> int:
+        """The same of the dense network."""
+        return sum(math.prod(self.dense_shapes[name]) for name, _ in self.model.named_parameters())
+
+    @property
     def density(self) -> float:
         """Surviving share of the dense network's prunable weights, in [0, 1]: neither masked nor cut."""
         masked = sum(mask.numel() - int(mask.sum()) for mask in self.masks.values())
-        return (self._weights() - masked) / self.dense_weights
+        weights = prunable(self.model)
+        left = sum(weight.numel() for weight in weights.values()) - masked
+        return left / sum(math.prod(self.dense_shapes[name]) for name in weights)
 
     def copy(self) -> Network:
         """One whose weights and masks are its own."""
-        return Network(
-            copy.deepcopy(self.model),
-            self.inputs,
-            dict(self.masks),
-            dict(self.kept),
-            self.whole,
-            self.dense_macs,
-            self.dense_weights,
-            self.dense_parameters,
-            self.dense_shapes,
-        )
-
-    def _weights(self) -> int:
-        return sum(weight.numel() for weight in prunable(self.model).values())
+        return replace(self, model=copy.deepcopy(self.model), masks=dict(self.masks), kept=dict(self.kept))
 
 
 class Granularity(Protocol):

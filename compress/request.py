@@ -77,6 +77,8 @@ class Request:
     """Minutes between saves within a round. A resumed run may have another."""
     phases: tuple[tuple[Granularity, Budget], ...] = field(init=False)
     retraining: Method = field(init=False)
+    search: Settings | None = field(init=False)
+    """AMC's, where the method is that."""
     choice: str = field(init=False)
     """The granularity, and why `auto` took it."""
 
@@ -114,10 +116,9 @@ class Request:
             ("choice", f"granularity {name}: {why}"),
         ):
             object.__setattr__(self, key, value)
-        if retraining.search:
-            self._check_search()
+        object.__setattr__(self, "search", self._search() if retraining.search else None)
 
-    def _check_search(self) -> None:
+    def _search(self) -> Settings:
         if self.max_drop is not None:
             raise UsageError("--method amc allocates a given budget: give --size, --density or --macs, not --max-drop")
         if len(self.phases) > 1 or self.score != "magnitude":
@@ -126,11 +127,6 @@ class Request:
                 "unstructured or channel"
             )
         allocate.check(self.phases[0][0])
-        _ = self.search
-
-    @property
-    def search(self) -> Settings:
-        """Of AMC. Raises UsageError where they make no sense."""
         return Settings.of(self.episodes, self.seed)
 
     def _phases(self, name: str) -> tuple[tuple[Granularity, Budget], ...]:
@@ -184,7 +180,7 @@ class Request:
             "rewind_to": self.retraining.start,
             "prune_per_round": self.prune_per_round if self.rounds is None else None,
             "rounds": self.rounds,
-            "episodes": self.search.episodes if self.retraining.search else None,
+            "episodes": self.search.episodes if self.search else None,
             # Its content, not its path: the same weights may lie elsewhere when the run is resumed.
             "weights": sha256(Path(self.weights)) if self.weights is not None else None,
             "seed": self.seed,

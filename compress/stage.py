@@ -110,7 +110,7 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
     with tracked(watcher, trackers, run.path.stem, origin) as watching:
         ships = partial(as_shipped, inputs=task.example_inputs(), precision=request.precision or "fp32")
         loop = Loop(run.path, network, task, ready.solvers, plan, watching, fresh, ships)
-        if request.retraining.search:
+        if request.search:
             loop = replace(loop, aim=partial(_searched, loop, request.search))
         history = loop.run()
         dense = ranks.told(lambda: read_tensors(store.dense_round(run.path), "weights"))

@@ -25,6 +25,21 @@ LIMITS = {
 }
 
 
+def _quantity(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Gives argparse the parser's own sentence instead of `invalid value`."""
+
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except DwindleError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+SIZE, SHARE = _quantity(parse_bytes), _quantity(parse_share)
+
+
 def parser() -> argparse.ArgumentParser:
     """What can be said. `command` of what it parses is the name of one."""
     top = argparse.ArgumentParser(
@@ -48,16 +63,14 @@ def parser() -> argparse.ArgumentParser:
     def checkpoint(to: argparse.ArgumentParser) -> None:
         to.add_argument("net", metavar="NET.dwindle", type=Path)
 
-    size, share = _quantity(parse_bytes), _quantity(parse_share)
-
     made = command("compress", "Train, prune and retrain a network until it meets its budget.")
-    _add_request(made, size, share)
+    _add_request(made)
     made.add_argument("-o", "--out", type=Path, required=True, metavar="NET.dwindle")
     made.add_argument("--track", action="append", default=[], metavar="WHERE", help="tensorboard:DIR, mlflow:URI …")
     as_json(made)
 
     made = command("plan", "Forecast a compression: rounds, time, bytes per target, and whether it pays.")
-    _add_request(made, size, share)
+    _add_request(made)
     made.add_argument("--target", dest="targets", help="count bytes on these, comma-separated (the one of --for)")
     made.add_argument("--strict", action="store_true", help="exit 3 where the file would not get smaller")
     as_json(made)
@@ -118,12 +131,12 @@ def with_config(words: list[str]) -> list[str]:
     if words[:1] not in (["compress"], ["plan"]):
         return words
     options = argparse.ArgumentParser(add_help=False)
-    _add_request(options, str, str)
+    _add_request(options)
     names = {name.lstrip("-") for action in options._actions for name in action.option_strings}
     return expand(words, names | {"out", "track"} if words[0] == "compress" else names)
 
 
-def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share: Callable[[str], Any]) -> None:
+def _add_request(to: argparse.ArgumentParser) -> None:
     """The fields of `dwindle.compress.Request`; one that isn't given is left to its default there."""
     to.add_argument("model", metavar="MODEL", help="zoo:resnet20, torchvision:NAME or package.module:factory")
     to.add_argument("--weights", metavar="FILE", help="a trained start (safetensors or a state dict) to prune")
@@ -140,23 +153,23 @@ def _add_request(to: argparse.ArgumentParser, size: Callable[[str], Any], share:
     task.add_argument("--ema", type=float, metavar="DECAY", help="end each training on an average of its weights")
     task.add_argument("--compile", action="store_true", default=None, help="train by torch.compile's kernels")
     budget = to.add_argument_group("budget (all that are given must hold)")
-    budget.add_argument("--size", type=size, metavar="SIZE", help="shipped bytes, such as 500KB")
+    budget.add_argument("--size", type=SIZE, metavar="SIZE", help="shipped bytes, such as 500KB")
     budget.add_argument("--macs", metavar="MACS", help="of one inference, such as 50%% or 150M")
-    budget.add_argument("--density", type=share, metavar="SHARE", help="of the weights, such as 10%%")
+    budget.add_argument("--density", type=SHARE, metavar="SHARE", help="of the weights, such as 10%%")
     budget.add_argument("--max-drop", type=float, metavar="POINTS", help="instead: as small as validation allows")
     budget.add_argument("--for", dest="target", metavar="TARGET", help="what --size is counted on (onnx)")
     budget.add_argument("--precision", metavar="P", help="of weights there: fp32, fp16 or int8")
     pruning = to.add_argument_group("pruning")
     pruning.add_argument("--granularity", metavar="G", help="auto, channel, unstructured, 4x1, 2:4, channel+2:4 …")
     pruning.add_argument("--align", type=int, metavar="N", help="channels: widths are multiples of it (8)")
-    pruning.add_argument("--layer-floor", type=share, metavar="SHARE", help="channels that every layer keeps (0%%)")
+    pruning.add_argument("--layer-floor", type=SHARE, metavar="SHARE", help="channels that every layer keeps (0%%)")
     pruning.add_argument("--score", help="magnitude, layerwise or lamp")
     pruning.add_argument("--include", nargs="+", metavar="PATTERN", help="the layers that may be pruned")
     pruning.add_argument("--exclude", nargs="+", metavar="PATTERN", help="the layers that may not")
     pruning.add_argument("--method", help="lr-rewind, weight-rewind, lottery-ticket, finetune or amc")
     pruning.add_argument("--episodes", type=int, metavar="N", help="AMC: allocations that its agent tries (150)")
     pruning.add_argument("--rewind-to", type=float, metavar="FRACTION", help="of the schedule, to restart from")
-    pruning.add_argument("--prune-per-round", type=share, metavar="SHARE", help="of the survivors (20%%)")
+    pruning.add_argument("--prune-per-round", type=SHARE, metavar="SHARE", help="of the survivors (20%%)")
     pruning.add_argument("--save-every", type=float, metavar="MINUTES", help="within a round (5)")
     pruning.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
     to.add_argument("--seed", type=int)
@@ -173,15 +186,3 @@ def _add_limits(to: argparse.ArgumentParser) -> None:
     out = to.add_argument_group("output")
     out.add_argument("--junit", type=Path, metavar="FILE.xml", help="the verdict as JUnit XML")
     out.add_argument("--markdown", type=Path, metavar="FILE.md", help="as a CI job's summary (appended)")
-
-
-def _quantity(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Gives argparse the parser's own sentence instead of `invalid value`."""
-
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except DwindleError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert

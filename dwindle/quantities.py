@@ -37,11 +37,21 @@ def parse_macs(text: str) -> float:
     """
     if text.strip().endswith("%"):
         return parse_share(text)
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)\s*", text, re.IGNORECASE)
-    macs = float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[match[2].upper()] if match else 0.0
+    macs = parse_count(text) or 0.0
     if macs <= 1:
         raise UsageError(f"{text!r} is no number of MACs: write for example 50% or 150M")
     return macs
+
+
+def parse_count(text: str) -> float | None:
+    """`150M` → 150e6, `4096` → 4096.0; None for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)\s*", text, re.IGNORECASE)
+    return float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[match[2].upper()] if match else None
+
+
+def within(value: float, limit: float) -> bool:
+    """Whether a value is at most its limit, up to what subtracting leaves: 97.3 - 96.3 is not 1.0."""
+    return value <= limit + 1e-9
 
 
 def format_bytes(size: float) -> str:

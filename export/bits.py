@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwindle.errors import BudgetMissed
 from dwindle.export.quantize import as_shipped
+from dwindle.quantities import within
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +35,7 @@ def fewest_bits(
     for precision in sorted(precisions, key=BITS.__getitem__):
         drop = dense - task.evaluate(as_shipped(module, task.example_inputs(), precision), "validation")
         say(f"{precision} loses {drop:.2f} points of validation against the dense network, {max_drop:g} are allowed")
-        if drop <= max_drop + 1e-9:  # 97.3 - 96.3 is not 1.0
+        if within(drop, max_drop):
             return precision
     raise BudgetMissed(
         f"no precision stays within {max_drop:g} points: {max(precisions, key=BITS.__getitem__)} loses {drop:.2f}; "

@@ -75,10 +75,10 @@ def export_one(
     progress: Callable[[str], None] | None = None,
 ) -> Manifest:
     """`export` for one target, in this process."""
-    say = progress or (lambda line: None)
     from dwindle.models.build import restore, restore_dense
     from dwindle.models.tasks import restore_task
 
+    say = progress or (lambda line: None)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
     task, net = restore_task(checkpoint), restore(checkpoint)

@@ -24,9 +24,10 @@ def code_state(spec: str) -> str:
         return "built in"
     file = Path(source)
     state = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    commit, changes = _git(file, "rev-parse", "--short", "HEAD"), _git(file, "status", "--porcelain", "--", ".")
+    commit = _git(file, "rev-parse", "--short", "HEAD")
     if not commit:
         return f"sha256 {state}"
+    changes = _git(file, "status", "--porcelain", "--", ".")
     return f"sha256 {state}, git {commit}{' with changes' if changes else ''}"
 
 

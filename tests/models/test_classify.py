@@ -85,10 +85,8 @@ def test_resumed_is_the_same_bit_for_bit(few: Splits, monkeypatch: pytest.Monkey
     assert _fit(cut_off, other, start) != losses  # the state matters
 
 
-@pytest.mark.parametrize("cut_at", [1, 3, 4, 7])
-def test_a_state_from_the_middle_goes_on_from_there(few: Splits, cut_at: int) -> None:
-    task, network = _task(few), _network(dropout=True)
-    _fit(task, network)
+def _fit_noting(task: ImageClassification, network: nn.Module, cut_at: int) -> tuple[list[float], dict[str, Any]]:
+    """Every loss of a training, and the states of the task and the network after so many steps of it."""
     saved: dict[str, Any] = {}
     losses: list[float] = []
 
@@ -99,6 +97,14 @@ def test_a_state_from_the_middle_goes_on_from_there(few: Splits, cut_at: int) ->
             saved["network"] = {name: value.clone() for name, value in network.state_dict().items()}
 
     task.fit(network, start=0.0, on_step=on_step)
+    return losses, saved
+
+
+@pytest.mark.parametrize("cut_at", [1, 3, 4, 7])
+def test_a_state_from_the_middle_goes_on_from_there(few: Splits, cut_at: int) -> None:
+    task, network = _task(few), _network(dropout=True)
+    _fit(task, network)
+    losses, saved = _fit_noting(task, network, cut_at)
     other_task, other = _task(few), _network(seed=5, dropout=True)
     other.load_state_dict(saved["network"])
     other_task.load_state_dict(saved["task"], other)
@@ -450,16 +456,7 @@ def test_a_training_ends_on_the_average_of_its_weights(few: Splits) -> None:
 @pytest.mark.parametrize("cut_at", [1, 4, 7])
 def test_an_averaged_training_goes_on_from_its_middle(few: Splits, cut_at: int) -> None:
     task, network = _task(few, ema=0.9), _network()
-    saved: dict[str, Any] = {}
-    losses: list[float] = []
-
-    def on_step(loss: float) -> None:
-        losses.append(loss)
-        if len(losses) == cut_at:
-            saved["task"] = task.state_dict()
-            saved["network"] = {name: value.clone() for name, value in network.state_dict().items()}
-
-    task.fit(network, start=0.0, on_step=on_step)
+    losses, saved = _fit_noting(task, network, cut_at)
     other_task, other = _task(few, ema=0.9), _network(seed=5)
     other.load_state_dict(saved["network"])
     other_task.load_state_dict(saved["task"], other)
