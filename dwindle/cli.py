@@ -92,7 +92,7 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _export(arguments: argparse.Namespace) -> int:
     from dwindle.export import export
 
-    given = {"precision": arguments.precision, "max_drop": arguments.max_drop, "min_os": arguments.min_os}
+    given = {name: getattr(arguments, name) for name in ("precision", "max_drop", "min_os", "calib_samples")}
     made = export(arguments.net, arguments.target.split(","), **given, progress=_say)
     for manifest in made:
         path = arguments.net / "exports" / manifest.target / manifest.file.name

@@ -84,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--max-drop", type=float, metavar="POINTS", help="auto: what the fewest bits may cost on validation"
     )
+    made.add_argument(
+        "--calib-samples", type=int, metavar="N", help="executorch int8: training samples that set its ranges (256)"
+    )
     made.add_argument("--min-os", metavar="OS", help="coreml: iOS16, iOS17 or iOS18, which alone has sparse int8")
     as_json(made)
 

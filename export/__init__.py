@@ -18,12 +18,21 @@ def export(
     precision: str | None = None,
     max_drop: float | None = None,
     min_os: str | None = None,
+    calib_samples: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Manifest]:
     """Writes `exports/TARGET/` in a finished checkpoint for each target: see `dwindle.export.stage.export`."""
     from dwindle.export import stage
 
-    return stage.export(checkpoint, targets, precision=precision, max_drop=max_drop, min_os=min_os, progress=progress)
+    return stage.export(
+        checkpoint,
+        targets,
+        precision=precision,
+        max_drop=max_drop,
+        min_os=min_os,
+        calib_samples=calib_samples,
+        progress=progress,
+    )
 
 
 __all__ = ["export"]

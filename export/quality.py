@@ -1,4 +1,4 @@
-"""What fewer bits cost: the network that a file holds against the same one in fp32, tensor by tensor and as a whole."""
+"""What fewer bits cost: a file against the same network in fp32, tensor by tensor and as a whole."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.export.fold import tensors
-from dwindle.export.parity import SAMPLES, outputs_of
-from dwindle.export.quantize import quantized, stored
+from dwindle.export.parity import Compared
 from dwindle.manifest import Quality
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
-def quality(shipped: nn.Module, precision: str, inputs: tuple[Tensor, ...]) -> Quality | None:
+def quality(shipped: nn.Module, precision: str, compared: Compared) -> Quality | None:
     """None for fp32, which loses nothing.
 
-    shipped: what `fold.deployable` returns. inputs: real samples, of which the first SAMPLES are run.
+    shipped: what `fold.deployable` returns. compared: what parity made of its file.
     """
     if precision == "fp32":
         return None
-    held = stored(shipped, precision)
-    ratios = {name: sqnr(tensor.numpy(), held[name].decoded()) for name, tensor in tensors(shipped).items()}
-    samples = tuple(tensor[:SAMPLES].cpu().float() for tensor in inputs)
-    exact, rounded = outputs_of(shipped, samples), outputs_of(quantized(shipped, held), samples)
-    classes = (outputs.reshape(len(outputs), -1).argmax(1) for outputs in (exact, rounded))
+    held = tensors(compared.held)
+    ratios = {name: sqnr(tensor.numpy(), held[name].numpy()) for name, tensor in tensors(shipped).items()}
+    exact, outputs = compared.exact, compared.outputs
+    classes = (found.reshape(len(found), -1).argmax(1) for found in (exact, outputs))
     return Quality(
-        sqnr=sqnr(exact, rounded),
+        sqnr=sqnr(exact, outputs),
         top1_agreement=float(np.equal(*classes).mean()),
         samples=len(exact),
         tensors={name: ratio for name, ratio in ratios.items() if ratio is not None},
@@ -40,6 +38,8 @@ def sentence(found: Quality, precision: str) -> str:
     """In a line, for people."""
     if found.sqnr is None:
         return f"{precision} changes no output"
+    if not found.tensors:
+        return f"{precision} changes no weight: SQNR of the outputs {found.sqnr:.1f} dB"
     name, ratio = min(found.tensors.items(), key=lambda entry: entry[1])
     return (
         f"{precision} against fp32: SQNR of the outputs {found.sqnr:.1f} dB, of weights {ratio:.1f} dB or more "

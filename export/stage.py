@@ -15,11 +15,12 @@ from dwindle.export import side_by_side
 from dwindle.export import target as targets
 from dwindle.export.bits import AUTO, fewest_bits
 from dwindle.export.fold import deployable
-from dwindle.export.parity import check
+from dwindle.export.parity import Compared, compare
 from dwindle.export.quality import quality, sentence
+from dwindle.export.shipping import as_file, calibrated
 from dwindle.export.target import Target
 from dwindle.files import staged
-from dwindle.manifest import File, Manifest, Parity
+from dwindle.manifest import File, Manifest
 from dwindle.quantities import format_bytes
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def export(
     precision: str | None = None,
     max_drop: float | None = None,
     min_os: str | None = None,
+    calib_samples: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Manifest]:
     """Writes `exports/TARGET/` in a finished checkpoint for each of the targets named.
@@ -41,7 +43,8 @@ def export(
     precision; and the manifest. precision: what `net` stores weights in, by default what the checkpoint's budget
     was counted at on that target, and the target's own on others; `auto` takes the fewest bits that lose at most
     `max_drop` points of validation against the dense network. min_os: the earliest system that must load the
-    files of a target that has a choice: `iOS16`, `iOS17`, `iOS18`.
+    files of a target that has a choice: `iOS16`, `iOS17`, `iOS18`. calib_samples: how many samples of the training
+    split a target sees that rounds activations too (ExecuTorch's int8), by default `shipping.SAMPLES`.
     An earlier export of the target is replaced when both files have proven equal to their networks. Several
     targets are exported side by side, each in a process of its own.
 
@@ -54,7 +57,13 @@ def export(
         raise UsageError("--precision auto and --max-drop need each other: so many points may it lose on validation")
     counted = {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
     options: list[dict[str, Any]] = [
-        {"name": name, "precision": precision or counted.get(name), "max_drop": max_drop, "min_os": min_os}
+        {
+            "name": name,
+            "precision": precision or counted.get(name),
+            "max_drop": max_drop,
+            "min_os": min_os,
+            "calib_samples": calib_samples,
+        }
         for name in dict.fromkeys(names)
     ]
     for chosen in options:
@@ -72,6 +81,7 @@ def export_one(
     precision: str | None,
     max_drop: float | None,
     min_os: str | None,
+    calib_samples: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Manifest:
     """`export` for one target, in this process."""
@@ -82,11 +92,22 @@ def export_one(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
     task, net = restore_task(checkpoint), restore(checkpoint)
+    example = task.example_inputs()
+
+    def at(precision: str | None, say: Callable[[str], None]) -> Target:
+        return calibrated(targets.load(name, precision, min_os), task, calib_samples, say)
+
     if max_drop is not None:
         dense, possible = checkpoint.history[0].validation, targets.load(name).precisions
-        precision = fewest_bits(possible, net, task, dense, max_drop, lambda line: say(f"{name}: {line}"))
-    target = targets.load(name, precision, min_os)
-    example = task.example_inputs()
+        precision = fewest_bits(
+            possible,
+            lambda precision: as_file(at(precision, lambda line: None), net, example),
+            task,
+            dense,
+            max_drop,
+            lambda line: say(f"{name}: {line}"),
+        )
+    target = at(precision, lambda line: say(f"{name}: {line}"))
     real = task.inputs("validation") if hasattr(task, "inputs") else example
     trained = {"net": net, "dense": restore_dense(checkpoint)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
@@ -109,7 +130,7 @@ def export_networks(
     say = progress or (lambda line: None)
     roles = {"net": target, "dense": type(target)()}
     encodings: dict[str, str] = {}
-    parities: dict[str, Parity] = {}
+    found: dict[str, Compared] = {}
     if note := getattr(target, "note", None):
         say(f"{target.name}: {note}")
     with staged(folder) as scratch:
@@ -119,7 +140,7 @@ def export_networks(
             say(f"{target.name}: writing {path.name}")
             encodings[name] = roles[name].write(shipped, example, path, pack=name == "net")
             try:
-                parities[name] = check(roles[name], path, module, shipped, real)
+                found[name] = compare(roles[name], path, module, shipped, real)
             except ParityFailed as error:
                 rejected = _keep(path, folder)
                 raise ParityFailed(f"{target.name}: {error}; the file is kept as {rejected}") from error
@@ -129,10 +150,10 @@ def export_networks(
             encoding=encodings["net"],
             file=File.of(scratch / f"net{target.suffix}"),
             dense=File.of(scratch / f"dense{target.suffix}"),
-            parity=parities["net"],
+            parity=found["net"].parity,
             versions={"dwindle": dwindle.__version__, **{name: version(name) for name in target.packages}},
             dense_precision=roles["dense"].precision,
-            quality=quality(networks["net"][1], target.precision, real),
+            quality=quality(networks["net"][1], target.precision, found["net"]),
         )
         manifest.write(scratch)
     say(f"{target.name}: {_summary(manifest)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dwindle import registry
 from dwindle.errors import UsageError
@@ -26,7 +26,8 @@ class Target(Protocol):
     precision: str
     """The one that it was made for."""
     arithmetic: str
-    """What its runtime computes in, whatever weights are stored in: `fp32` or `fp16`. Parity's tolerance follows."""
+    """What its runtime computes in, whatever weights are stored in: `fp32`, `fp16`, or `int8` where it is `Calibrated`.
+    Parity's tolerance follows."""
     packs_zeros: bool
     """Whether a pruned weight makes the file smaller."""
     packages: tuple[str, ...]
@@ -55,6 +56,27 @@ class Target(Protocol):
         """Each tensor that can be read back from the file, as its runtime will see it, by its name in `module`.
 
         module: what was written. Its names are read, never its values. Every packed weight must be there.
+        """
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """What a target is besides, if at some precision it rounds activations too, and so has to see real ones first."""
+
+    calibrates: bool
+    """Whether it does at the precision that it was made for. If not, none of the other members is used."""
+
+    def calibrated(self, samples: tuple[Tensor, ...]) -> Target:
+        """The same target, which sees what `samples` (batched) make of each network that it writes.
+
+        Raises UsageError for samples from which no range of activations follows.
+        """
+
+    def held(self, network: nn.Module, *, activations: bool) -> nn.Module:
+        """The network that a file of `network` (what `fold.deployable` returns) holds, in torch.
+
+        activations: as the file computes, all rounding included, for a batch of one; else only with its weights
+        rounded, under the names of `network`. Raises as `write` does.
         """
 
 

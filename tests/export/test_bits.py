@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dwindle.errors import BudgetMissed
 from dwindle.export.bits import fewest_bits
+from dwindle.export.quantize import as_shipped
 
 
 class Distance:
@@ -30,15 +33,20 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
 
 
+def ships(network: nn.Module, task: Distance) -> Callable[[str], nn.Module]:
+    return lambda precision: as_shipped(network, task.example_inputs(), precision)
+
+
 def test_the_fewest_bits_that_hold_are_taken(network: nn.Module) -> None:
     task, said = Distance(network), []
     names = ("fp32", "fp16", "int8")
-    assert fewest_bits(names, network, task, 100.0, 1.0, said.append) == "int8"
+    assert fewest_bits(names, ships(network, task), task, 100.0, 1.0, said.append) == "int8"
     assert len(said) == 1
-    assert fewest_bits(names, network, task, 100.0, 1e-3, said.append) == "fp16"
-    assert fewest_bits(names, network, task, 100.0, 0.0) == "fp32"
+    assert fewest_bits(names, ships(network, task), task, 100.0, 1e-3, said.append) == "fp16"
+    assert fewest_bits(names, ships(network, task), task, 100.0, 0.0) == "fp32"
 
 
 def test_nothing_that_holds_is_a_missed_budget(network: nn.Module) -> None:
+    task = Distance(network)
     with pytest.raises(BudgetMissed, match=r"no precision stays within 0\.5 points: fp32 loses 1\.00"):
-        fewest_bits(("fp32", "fp16"), network, Distance(network), 101.0, 0.5)
+        fewest_bits(("fp32", "fp16"), ships(network, task), task, 101.0, 0.5)

@@ -1,0 +1,175 @@
+"""int8 for XNNPACK, by PyTorch 2 Export's post-training quantisation: weights and activations.
+
+Weights are symmetric with a scale per output channel, so that a pruned one stays exactly zero. Activations have a
+scale and a zero point per tensor, of the range that calibration saw. Biases are int32, in steps of their sums.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dwindle.errors import UsageError
+from dwindle.export.fold import reason, tensors, trace
+from dwindle.export.quiet import quiet
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.fx import GraphModule, Node
+    from torchao.quantization.pt2e.quantizer import QuantizationSpec
+
+_LEAST_SCALE = 2.0**-16
+"""Of a row of weights. XNNPACK's own recipe has 2⁻¹², which leaves rows that stay below 0.03, as folded batch norm
+makes them, a few of their 254 steps."""
+_INT32 = 2**31
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A network in int8."""
+
+    program: GraphModule
+    """It computes as the file does, up to how results are rounded: ready to be lowered, for a batch of one."""
+    weights_only: nn.Module
+    """The network with weights and biases as the file stores them, its activations in fp32."""
+
+
+def quantize(network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
+    """A network (`fold.deployable`'s) in int8, its activations' ranges those that `samples` take.
+
+    Raises UsageError for samples that no range follows from, and for a network that cannot be traced or quantised.
+    """
+    check_samples(samples)
+    one = tuple(tensor[:1] for tensor in samples)
+    traced = trace(network, one).module()
+    names = _names(traced)
+    try:
+        with quiet():
+            converted = _converted(traced, samples)
+    except Exception as error:
+        name = type(network).__name__
+        raise UsageError(f"{name} cannot be quantised for ExecuTorch: {reason(error)}") from error
+    return Quantized(converted, _with(network, _rounded(names, converted)))
+
+
+def check_samples(samples: tuple[Tensor, ...]) -> None:
+    """Raises UsageError for samples that no range follows from."""
+    if not samples or not all(len(tensor) for tensor in samples):
+        raise UsageError("there are no samples to calibrate int8 on: let the task's inputs('train') give some")
+    for tensor in samples:
+        if not tensor.isfinite().all():
+            raise UsageError("the samples to calibrate int8 on are not all finite: look at the task's inputs('train')")
+        if tensor.min() == tensor.max():
+            raise UsageError(
+                f"the samples to calibrate int8 on are {float(tensor.min()):g} throughout, from which no range "
+                "follows: let the task's inputs('train') give real ones"
+            )
+
+
+def _converted(traced: nn.Module, samples: tuple[Tensor, ...]) -> GraphModule:
+    import torch
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    config = get_symmetric_quantization_config(is_per_channel=True)
+    config = replace(config, weight=_finer(config.weight))
+    observed = prepare_pt2e(traced, XNNPACKQuantizer().set_global(config))
+    with torch.no_grad():
+        for sample in zip(*(tensor.split(1) for tensor in samples), strict=True):
+            observed(*sample)
+    converted: GraphModule = convert_pt2e(observed)
+    return converted
+
+
+def _finer(weight: QuantizationSpec) -> QuantizationSpec:
+    from torchao.quantization.pt2e.observer import PerChannelMinMaxObserver
+
+    return replace(weight, observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=_LEAST_SCALE))
+
+
+class _Layer(NamedTuple):
+    """A convolution or linear layer of a converted network."""
+
+    weight: str
+    """Its name in the network, as the bias's."""
+    bias: str | None
+    decoded: Node
+    """Makes the weights of int8 codes."""
+    step: float | None
+    """Of what it reads; None: not quantised."""
+
+
+def _names(traced: nn.Module) -> dict[str, list[str | None]]:
+    """The tensors of the network that each call reads beside its first argument, by the call's name.
+
+    Taken before observers are put between.
+    """
+    graph: Any = traced.graph
+    return {
+        node.name: [value.target if getattr(value, "op", None) == "get_attr" else None for value in node.args[1:]]
+        for node in graph.nodes
+        if node.op == "call_function"
+    }
+
+
+def _layers(names: dict[str, list[str | None]], converted: GraphModule) -> Iterator[_Layer]:
+    for node in converted.graph.nodes:
+        read = names.get(node.name, [])
+        if read and read[0] and _is("dequantize_per_channel", node.args[1]):
+            step = node.args[0].args[1] if _is("dequantize_per_tensor", node.args[0]) else None
+            yield _Layer(read[0], read[1] if len(read) > 1 else None, node.args[1], step)
+
+
+def _rounded(names: dict[str, list[str | None]], converted: GraphModule) -> dict[str, Tensor]:
+    """What the file holds for each tensor that it rounds. A bias that layers round apart is not among them."""
+    import torch
+
+    held: dict[str, Tensor] = {}
+    apart = set()
+    for layer in _layers(names, converted):
+        codes, scale, zero, axis, low, high, dtype = (_value(argument, converted) for argument in layer.decoded.args)
+        held[layer.weight] = torch.ops.quantized_decomposed.dequantize_per_channel(
+            codes, scale, zero, axis, low, high, dtype
+        )
+        if layer.bias is None or layer.step is None:
+            continue
+        # ExecuTorch rounds it when it lowers the program: `QuantParams.from_bias`.
+        span = (scale * layer.step, zero * 0, 0, -_INT32, _INT32 - 1, torch.int32)
+        bias = torch.ops.quantized_decomposed.quantize_per_channel(_value_of(layer.bias, converted), *span)
+        bias = torch.ops.quantized_decomposed.dequantize_per_channel(bias, *span)
+        if layer.bias in held and not torch.equal(held[layer.bias], bias):
+            apart.add(layer.bias)
+        held[layer.bias] = bias
+    return {name: tensor for name, tensor in held.items() if name not in apart}
+
+
+def _with(network: nn.Module, held: dict[str, Tensor]) -> nn.Module:
+    """A copy of the network with these tensors. Raises AssertionError should a pruned weight have come back to life."""
+    import torch
+
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, tensor in tensors(copied).items():
+            if name in held:
+                if tensor.dim() > 1:
+                    assert not ((tensor == 0) & (held[name] != 0)).any(), f"{name} was pruned, and is no longer"
+                tensor.copy_(held[name])
+    return copied
+
+
+def _is(operator: str, node: Any) -> bool:
+    return getattr(node, "op", None) == "call_function" and f".{operator}." in f".{node.target}."
+
+
+def _value(argument: Any, module: GraphModule) -> Any:
+    return _value_of(argument.target, module) if hasattr(argument, "target") else argument
+
+
+def _value_of(name: str, module: GraphModule) -> Any:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)

@@ -1,0 +1,193 @@
+"""Reading the weights of a .pte file: of what it gave to XNNPACK, the filter and bias of every layer.
+
+A .pte has no names for them. It has debug handles, which number the calls of the traced network in their order, and
+so its layers are those of the network, one by one. Formats: `exir/schema.py` and
+`backends/xnnpack/serialization/schema.fbs` in ExecuTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwindle.export.fold import trace
+from dwindle.export.quiet import quiet
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.fx import Node
+
+Array = NDArray[Any]
+
+_KINDS = {
+    "XNNConv2d": "conv",
+    "XNNDepthwiseConv2d": "conv",
+    "XNNConvTranspose2d": "transposed",
+    "XNNFullyConnected": "linear",
+}
+_CALLS = {
+    "conv1d": "conv",
+    "conv2d": "conv",
+    "conv_transpose1d": "transposed",
+    "conv_transpose2d": "transposed",
+    "linear": "linear",
+}
+"""ATen's names of the same."""
+_NUMPY = {
+    "xnn_datatype_fp32": "<f4",
+    "xnn_datatype_qcint8": "i1",
+    "xnn_datatype_qcint32": "<i4",
+}
+_NONE = 2**32 - 1
+"""XNNPACK's id of a value that isn't there."""
+
+
+class Layer(NamedTuple):
+    """A convolution or linear layer of a file, its tensors in PyTorch's layout and decoded to fp32."""
+
+    place: int
+    """Its debug handle: later layers have larger ones."""
+    kind: str
+    weight: Array
+    bias: Array | None
+
+
+def weights(path: Path, network: nn.Module) -> dict[str, Array]:
+    """The weights and biases in a .pte, by their names in the network that was written.
+
+    Layers that XNNPACK didn't take are not among them, nor any of their kind and shape, as which is which is then
+    unsaid. Raises ValueError where the file is damaged or in a form that dwindle doesn't write.
+    """
+    try:
+        inputs, graphs = _opened(path)
+        found = sorted((layer for graph, data in graphs for layer in _layers(graph, data)), key=lambda one: one.place)
+    except Exception as error:  # the parsers assert, or read beyond the end
+        raise ValueError(f"{path.name} is no .pte that can be read ({error})") from error
+    in_file, in_network = defaultdict(list), defaultdict(list)
+    for layer in found:
+        in_file[layer.kind, _core(layer.weight.shape)].append(layer)
+    for kind, shape, names in _named(network, inputs):
+        in_network[kind, _core(shape)].append((shape, names))
+    held: dict[str, list[Array]] = defaultdict(list)
+    for key, called in in_network.items():
+        if len(called) == len(in_file[key]):
+            for (shape, (weight, bias)), layer in zip(called, in_file[key], strict=True):
+                if weight:
+                    held[weight].append(layer.weight.reshape(shape))
+                if bias and layer.bias is not None:
+                    held[bias].append(layer.bias)
+    # Layers may share a tensor, of which each then has a copy; biases that were rounded apart are no one tensor.
+    return {name: first for name, (first, *more) in held.items() if all(np.array_equal(first, own) for own in more)}
+
+
+def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without dimensions of one: XNNPACK's convolutions are all of two dimensions."""
+    return tuple(size for size in shape if size > 1)
+
+
+def _named(
+    network: nn.Module, inputs: tuple[Tensor, ...]
+) -> Iterator[tuple[str, tuple[int, ...], tuple[str | None, str | None]]]:
+    """(kind, shape of the weight, (weight, bias)) of each layer called, in order; None: no tensor of the network's."""
+    program = trace(network, inputs)
+    names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
+    for node in program.graph.nodes:
+        call = str(node.target).removeprefix("aten.").partition(".")[0]
+        if call not in _CALLS:
+            continue
+        # XNNPACK folds a batch norm that dwindle didn't, and then holds other values.
+        folded = any("batch_norm" in str(user.target) for user in node.users)
+        held = [names.get(getattr(argument, "name", "")) for argument in (*node.args[1:3], None)[:2]]
+        weight: Node = node.args[1]
+        yield _CALLS[call], tuple(weight.meta["val"].shape), (None, None) if folded else (held[0], held[1])
+
+
+def _opened(path: Path) -> tuple[tuple[Tensor, ...], list[tuple[dict[str, Any], Callable[[int], bytes]]]]:
+    """Zeros in the shapes of the inputs; of each part that is XNNPACK's, its graph and what reads its constants."""
+    import torch
+
+    with quiet():
+        from executorch.exir._serialize._program import deserialize_pte_binary
+
+        file = deserialize_pte_binary(path.read_bytes())
+    (plan,) = file.program.execution_plan
+    inputs = tuple(torch.zeros(plan.values[index].val.sizes) for index in plan.inputs)
+    graphs = []
+    for delegate in plan.delegates:
+        if delegate.id == "XnnpackBackend":
+            graph = _graph(bytes(file.program.backend_delegate_data[delegate.processed.index].data))
+            graphs.append((graph, _reader(graph, file.named_data)))
+    return inputs, graphs
+
+
+def _reader(graph: dict[str, Any], named: Any) -> Callable[[int], bytes]:
+    def constant(index: int) -> bytes:
+        where = graph["constant_data"][index]
+        return bytes(named.buffers[named.pte_data[where["named_key"]].buffer_index])[: where["size"]]
+
+    return constant
+
+
+def _graph(delegate: bytes) -> dict[str, Any]:
+    """XNNPACK's graph as its schema has it, by ExecuTorch's own flatbuffer compiler."""
+    with quiet():
+        from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
+        from executorch.exir._serialize import _flatbuffer
+
+    header = xnnpack.XNNHeader.from_bytes(delegate[: xnnpack.XNNHeader.EXPECTED_LENGTH])
+    with tempfile.TemporaryDirectory() as folder:
+        schema, binary = Path(folder, "schema.fbs"), Path(folder, "graph.bin")
+        schema.write_bytes(xnnpack._get_schema_bytes())
+        binary.write_bytes(delegate[header.flatbuffer_offset :][: header.flatbuffer_size])
+        _flatbuffer._flatc_decompile(folder, str(schema), str(binary))
+        # A bound that an activation doesn't have is `inf`, which is no JSON.
+        text = re.sub(r'(?<=": )(-?)inf\b', r"\1Infinity", binary.with_suffix(".json").read_text())
+    graph: dict[str, Any] = json.loads(text)
+    return graph
+
+
+def _layers(graph: dict[str, Any], constant: Callable[[int], bytes]) -> Iterator[Layer]:
+    values = {}
+    for entry in graph["xvalues"]:
+        value = entry["xvalue_union"]
+        tensor = value.get("tensor_value", value)
+        values[tensor["id_out"]] = (tensor, value.get("quant_params"))
+    for node in graph["xnodes"]:
+        kind, call = node["xnode_union_type"], node["xnode_union"]
+        if kind in _KINDS and values[call["filter_id"]][0]["constant_buffer_idx"]:
+            weight = _as_in_torch(kind, _decoded(*values[call["filter_id"]], constant), call.get("groups", 1))
+            bias = None if call["bias_id"] == _NONE else _decoded(*values[call["bias_id"]], constant)
+            yield Layer(node["debug_handle"], _KINDS[kind], weight, bias)
+
+
+def _decoded(tensor: dict[str, Any], scales: dict[str, Any] | None, constant: Callable[[int], bytes]) -> Array:
+    """A constant as XNNPACK computes with it: its codes times their scales."""
+    held = np.frombuffer(constant(tensor["constant_buffer_idx"]), _NUMPY[tensor["datatype"]]).reshape(tensor["dims"])
+    if scales is None:
+        return held
+    if "scale_buffer_idx" not in scales:
+        raise ValueError("its weights have one scale per tensor")
+    along = [-1 if dimension == scales["channel_dim"] else 1 for dimension in range(held.ndim)]
+    scale = np.frombuffer(constant(scales["scale_buffer_idx"]), "<f4").reshape(along)
+    return np.asarray(held.astype(np.float32) * scale)
+
+
+def _as_in_torch(kind: str, filters: Array, groups: int) -> Array:
+    """XNNPACK's filters are (out, height, width, in / groups), a depthwise layer's (1, height, width, out)."""
+    if kind == "XNNConv2d":
+        return filters.transpose(0, 3, 1, 2)
+    if kind == "XNNDepthwiseConv2d":
+        return filters.transpose(3, 0, 1, 2)
+    if kind == "XNNConvTranspose2d":
+        out, height, width, inner = filters.shape
+        split = filters.reshape(groups, out // groups, height, width, inner).transpose(0, 4, 1, 2, 3)
+        return split.reshape(groups * inner, out // groups, height, width)
+    return filters

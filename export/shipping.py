@@ -1,0 +1,73 @@
+"""The network as a target's file computes it, for a task to judge before there is an export."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwindle.errors import UsageError
+from dwindle.export.fold import deployable
+from dwindle.export.quantize import as_shipped
+from dwindle.export.target import Calibrated, Target
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dwindle.task import Task
+
+SAMPLES = 256
+"""To calibrate on."""
+
+
+def calibrated(
+    target: Target, task: Task, samples: int | None = None, say: Callable[[str], None] = lambda line: None
+) -> Target:
+    """The target, calibrated on up to `samples` (SAMPLES) of the task's training split where its precision takes that.
+
+    A task without `inputs` has only its example. `say` hears of it, and of the samples. Raises UsageError for a number
+    below 1, and for samples from which no range of activations follows.
+    """
+    if samples is not None and samples < 1:
+        raise UsageError(f"calibration takes 1 sample or more, not {samples}")
+    if not isinstance(target, Calibrated) or not target.calibrates:
+        return target
+    given = getattr(task, "inputs", None)
+    real = tuple(tensor.cpu().float() for tensor in (given("train") if given else task.example_inputs()))
+    spread = tuple(_spread(tensor, samples or SAMPLES) for tensor in real)
+    if given:
+        say(f"calibrated on {len(spread[0]) if spread else 0} samples of the training split")
+    else:
+        say("calibrated on the example input alone, as the task has no `inputs`: its ranges may fit no other")
+    return target.calibrated(spread)
+
+
+def as_file(target: Target, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """What a file of a network as it is trained computes, for batches of any size.
+
+    The network with its weights rounded, or where the target rounds activations too, the file itself, run sample by
+    sample. Raises as `deployable` and the target's `write` do.
+    """
+    if not isinstance(target, Calibrated) or not target.calibrates:
+        return as_shipped(module, inputs, target.precision)
+    from torch import from_numpy, nn
+
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name, f"net{target.suffix}")
+    target.write(deployable(module, inputs), inputs, path, pack=True)
+
+    class File(nn.Module):
+        kept = folder  # it is removed with the module
+
+        def forward(self, *batch: Tensor) -> Any:
+            outputs = target.run(path, tuple(tensor.detach().cpu().float() for tensor in batch))
+            return from_numpy(outputs).to(batch[0].device)
+
+    return File()
+
+
+def _spread(tensor: Tensor, samples: int) -> Tensor:
+    import torch
+
+    return tensor[torch.linspace(0, len(tensor) - 1, min(samples, len(tensor))).long()]
