@@ -20,7 +20,9 @@ from dwindle.compress.amc.allocate import allocation
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
+from dwindle.export import export
 from dwindle.export.quantize import as_shipped
+from dwindle.export.target import load as load_target
 from dwindle.files import sha256
 from dwindle.models.build import restore, restore_dense
 from dwindle.models.tasks import make_task
@@ -218,6 +220,23 @@ def test_a_network_is_judged_by_the_weights_that_will_ship(tmp_path: Path, weigh
     assert done.history[-1].validation == task.evaluate(rounded, "validation")
     assert done.metrics["test"] == task.evaluate(rounded, "test")
     assert done.history[0].validation == task.evaluate(restore_dense(done), "validation")
+
+
+@pytest.mark.slow
+def test_where_activations_are_rounded_too_a_network_is_judged_by_the_file_itself(
+    tmp_path: Path, weights: Path
+) -> None:
+    asked = request(weights, target="executorch", precision="int8", granularity="unstructured")
+    done = compress(asked, tmp_path / "net.dwindle")
+    manifest = export(done, ["executorch"])[0]
+    assert manifest.precision == "int8"
+    path = done.exports / "executorch" / "net.pte"
+
+    class File(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.from_numpy(load_target("executorch", "int8").run(path, (images,)))
+
+    assert done.history[-1].validation == make_task(DIGITS).evaluate(File(), "validation")
 
 
 @torch.no_grad()
