@@ -52,11 +52,12 @@ def with_accuracy(
     starts: Mapping[str, Callable[[], Worker]],
     sample: list[np.ndarray],
     progress: Callable[[str], None],
+    also: Callable[[Row, Worker], Row] = lambda row, worker: row,
 ) -> list[Row]:
     """The rows of a dense file and of others beside it, in one runtime, with their accuracy and agreement.
 
-    `starts` begin a worker on each file, by its path; `sample` is what it is loaded with. A row that says already
-    why it has no accuracy is left as it is: its file doesn't run.
+    `starts` begin a worker on each file, by its path; `sample` is what it is loaded with, and `also` what else it is
+    asked. A row that says already why it has no accuracy is left as it is: its file doesn't run.
     """
     done, judged = list(rows), dict[str, Judged]()
     for index, row in enumerate(rows):
@@ -68,6 +69,7 @@ def with_accuracy(
             with starts[path]() as worker:
                 worker.load(sample)
                 judged[path] = found = judge(task, worker)
+                row = also(row, worker)
         except Exception as error:  # a user's own task may ask more of a model than outputs
             why = f"evaluating it raised {type(error).__name__}: {error}"
             done[index] = replace(row, reasons={**row.reasons, "accuracy": why, "agreement": why})

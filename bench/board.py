@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import dwindle
 from dwindle.bench import build, sysroot
-from dwindle.bench.result import Bench, Machine
+from dwindle.bench.result import Machine
 from dwindle.bench.runtime import GROUP, Launch
 from dwindle.bench.ssh import Ssh
 from dwindle.errors import DwindleError, RuntimeUnavailable
@@ -38,6 +38,8 @@ _FOLDER = 'mktemp -d "${TMPDIR:-/tmp}/dwindle.XXXXXXXX"'
 
 class Board:
     """A reachable device. A context manager: entering connects, leaving removes what was copied there."""
+
+    targets = ("executorch", "onnx")
 
     def __init__(self, url: str) -> None:
         """Raises UsageError for what is no address."""
@@ -93,7 +95,7 @@ class There:
 
     name: str
     target: str
-    board: Board
+    device: Board
     install: Callable[[Board], Program]
     """Copies the runtime there; raises RuntimeUnavailable where it can't be had for that board."""
 
@@ -107,14 +109,14 @@ class There:
     def launch(self, path: Path, threads: int) -> Launch:
         """Copies the file there, and returns what starts a worker on it."""
         name = f"{self.target}-{path.name}"
-        self.board.put({name: path})
-        words = [*self._program.words, f"{self.board.folder}/{name}", str(threads)]
+        self.device.put({name: path})
+        words = [*self._program.words, f"{self.device.folder}/{name}", str(threads)]
         variables = {**self._program.variables, "OMP_NUM_THREADS": str(threads)}
-        return Launch(self.board.way.command(words, variables), self._program.through)
+        return Launch(self.device.way.command(words, variables), self._program.through)
 
     @cached_property
     def _program(self) -> Program:
-        return self.install(self.board)
+        return self.install(self.device)
 
 
 def _native(board: Board) -> Program:
@@ -163,17 +165,3 @@ def _package() -> bytes:
             f"{described}/entry_points.txt", f"[{GROUP}]\nonnxruntime = dwindle.bench.runtimes:OnnxRuntime\n"
         )
     return packed.getvalue()
-
-
-def failure(bench: Bench, device: str) -> RuntimeUnavailable | None:
-    """What a device that was asked for hasn't told, if there is anything: it vanished, or can't run a file."""
-    rows = [row for row in bench.rows if row.runtime.device == device.rstrip("/")]
-    if not rows:
-        return RuntimeUnavailable(
-            f"nothing was measured on {device}, which takes executorch or onnx files: export them"
-        )
-    for row in rows:
-        for figure, value in (("latency", row.latency), ("accuracy", row.accuracy)):
-            if value is None:
-                return RuntimeUnavailable(f"no {figure} of {row.artifact.path} on {device}: {row.reasons[figure]}")
-    return None

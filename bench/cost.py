@@ -108,23 +108,19 @@ class Counting:
 
     def _difference(self, row: Row, path: Path, count: Count) -> tuple[float | None, str | None]:
         """How far the outputs are from what the same file computes here, or why that isn't known."""
-        import numpy as np
-
         from dwindle.bench.process import Worker, WorkerFailed
+        from dwindle.bench.reference import apart, outputs
 
         runtime = next((one for one in all_runtimes() if one.name == row.runtime.name), None)
         if why := _absent(runtime, row):
             return None, why
         assert runtime is not None
         try:
-            with Worker(runtime.name, path, command=launch(runtime, path, 1).command) as worker:
-                worker.load(self.sample)
-                outputs = worker.infer(self.sample)
+            command = launch(runtime, path, 1).command
+            here = outputs(lambda: Worker(runtime.name, path, command=command), [self.sample])
         except WorkerFailed as error:
             return None, str(error)
-        apart = max(float(np.abs(ours - there).max()) for ours, there in zip(outputs, count.outputs, strict=True))
-        largest = max(float(np.abs(ours).max()) for ours in outputs)
-        return apart / largest if largest else apart, None
+        return apart(here, count.outputs), None
 
 
 def earlier(opened: Checkpoint, exported: list[tuple[Path, Manifest]]) -> tuple[Bench | None, list[Row]]:

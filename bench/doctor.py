@@ -6,13 +6,13 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.bench import sysroot
+from dwindle.bench import sysroot, web
 from dwindle.bench.machine import this_machine
 from dwindle.bench.runtime import Runtime, all_runtimes, launch
 from dwindle.errors import RuntimeUnavailable, UsageError
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 GROUPS = ("package", "runtime", "device", "extra")
-SETUPS = ("arm64",)
+SETUPS: dict[str, Callable[[sysroot.Progress], Path]] = {"arm64": sysroot.setup, "browser": web.setup}
 """Devices that can be set up."""
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _FOR_DEVELOPMENT = "dev"
 
 
@@ -46,7 +45,8 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything dwindle can use, by group. Imports every runtime's library, each in a process of its own."""
-    return [*_packages(), *map(_runtime, all_runtimes()), _host(), _cuda(), _arm64(), _browser(), *_extras()]
+    devices = [_host(), _cuda(), _arm64(), _browser(), _ssh()]
+    return [*_packages(), *map(_runtime, all_runtimes()), *devices, *_extras()]
 
 
 def lacking(findings: list[Finding]) -> RuntimeUnavailable | None:
@@ -66,7 +66,7 @@ def setup(device: str, progress: sysroot.Progress) -> Path:
     """
     if device not in SETUPS:
         raise UsageError(unknown("device to set up", device, list(SETUPS)))
-    return sysroot.setup(progress)
+    return SETUPS[device](progress)
 
 
 def doctor_table(findings: list[Finding]) -> Table:
@@ -179,12 +179,24 @@ def _arm64() -> Finding:
     if reason is None:
         wheels = ", ".join(f"{name} {number}" for name, number in sysroot.wheels().items())
         return Finding("device", "arm64", f"{sysroot.CPU} under qemu-user, with {wheels}")
-    why, _, command = reason.rpartition(": ")
-    return Finding("device", "arm64", None, why or reason, command.removeprefix("run ") if why else None)
+    return _without("arm64", reason)
 
 
 def _browser() -> Finding:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        return Finding("device", "browser", None, "no Chromium is on the path", "apt-get install chromium")
-    return Finding("device", "browser", found)
+    if reason := web.unavailable():
+        return _without("browser", reason)
+    packages = ", ".join(f"{package.name} {package.version}" for package in web.PACKAGES)
+    return Finding("device", "browser", f"{web.browser_version()}, with {packages}")
+
+
+def _ssh() -> Finding:
+    if not shutil.which("ssh"):
+        return Finding("device", "ssh", None, "there is no ssh on the path", "apt-get install openssh-client")
+    asked = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False)
+    return Finding("device", "ssh", f"{asked.stderr.strip()}: any machine that it logs in to unasked is a device")
+
+
+def _without(device: str, reason: str) -> Finding:
+    """From `why: command` or `why: run command`, as those who set devices up say it."""
+    why, _, command = reason.rpartition(": ")
+    return Finding("device", device, None, why or reason, command.removeprefix("run ") if why else None)

@@ -42,9 +42,17 @@ class Samples:
     """The first load of each process."""
     wall: np.ndarray
     """Nanoseconds, shape (processes, loads, iterations)."""
-    cpu: np.ndarray
+    cpu: np.ndarray | None
+    """The same of thread-CPU time; None where there is no such clock."""
     switches: int
     """How often the kernel took the CPU away."""
+    waited: float | None = None
+    """Nanoseconds in which the thread wanted the CPU and hadn't it, where that is known instead of `cpu`."""
+
+    @property
+    def own(self) -> np.ndarray:
+        """The time that is least others' fault: thread-CPU time where there is a clock of it."""
+        return self.wall if self.cpu is None else self.cpu
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,8 @@ def warm_up(worker: Worker) -> float:
     while time.monotonic() - started < WARM_UP_SECONDS:
         piece = worker.time(_iterations(pace))
         pace = statistics.median(piece.wall_ns.tolist()) / 1e9
-        medians.append(statistics.median(piece.cpu_ns.tolist()))
+        own = piece.wall_ns if piece.cpu_ns is None else piece.cpu_ns
+        medians.append(statistics.median(own.tolist()))
         last = medians[-3:]
         if len(last) == 3 and max(last) <= min(last) * (1 + STABLE):
             break
@@ -158,9 +167,17 @@ def _iterations(pace: float) -> int:
 
 
 def _samples(loaded: list[Loaded], rounds: list[list[Slice]]) -> Samples:
-    def shaped(part: Callable[[Slice], np.ndarray]) -> np.ndarray:
-        stacked = np.stack([np.concatenate([part(piece) for piece in pieces]) for pieces in rounds])
+    def shaped(parts: list[list[np.ndarray]]) -> np.ndarray:
+        stacked = np.stack([np.concatenate(part) for part in parts])
         return stacked.reshape(len(loaded), -1, stacked.shape[-1])
 
-    switches = sum(piece.switches for pieces in rounds for piece in pieces)
-    return Samples(tuple(loaded), shaped(lambda piece: piece.wall_ns), shaped(lambda piece: piece.cpu_ns), switches)
+    every = [piece for pieces in rounds for piece in pieces]
+    cpu = [[piece.cpu_ns for piece in pieces if piece.cpu_ns is not None] for pieces in rounds]
+    waited = [piece.waited_ns for piece in every if piece.waited_ns is not None]
+    return Samples(
+        loaded=tuple(loaded),
+        wall=shaped([[piece.wall_ns for piece in pieces] for pieces in rounds]),
+        cpu=shaped(cpu) if all(cpu) else None,
+        switches=sum(piece.switches for piece in every),
+        waited=float(sum(waited)) if waited else None,
+    )

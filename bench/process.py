@@ -41,6 +41,8 @@ class Loaded:
     first_ms: float
     memory_bytes: int | None
     """Growth of the peak resident set over the process that has only imported the library."""
+    throttle: float = 1.0
+    """How many times slower than it is the CPU is made to look."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,12 @@ class Slice:
     """A few inferences in a row."""
 
     wall_ns: np.ndarray
-    cpu_ns: np.ndarray
-    """Of the calling thread: with one thread, all there is."""
+    cpu_ns: np.ndarray | None
+    """Of the one thread that there is. None with several, or without such a clock."""
     switches: int
     """How often the kernel took the CPU away."""
+    waited_ns: int | None = None
+    """For how long the thread wanted the CPU and hadn't it, where that is known instead of `cpu_ns`."""
 
 
 class Worker:
@@ -66,7 +70,7 @@ class Worker:
         command: Sequence[str] | None = None,
     ) -> None:
         """`command` starts anything that answers as worker.py does; by default that, on the runtime of this name."""
-        self.runtime, self.file, self.patience = runtime, file, patience
+        self.runtime, self.file, self.threads, self.patience = runtime, file, threads, patience
         self._chatter = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
         self._process = subprocess.Popen(
             command or python_worker(runtime, file, threads),
@@ -89,8 +93,9 @@ class Worker:
 
     def time(self, iterations: int) -> Slice:
         """Times so many inferences on the sample that `load` was given."""
-        header, (wall, cpu) = self._ask("time", [], iterations=iterations)
-        return Slice(wall, cpu, header["switches"])
+        header, (wall, *cpu) = self._ask("time", [], iterations=iterations)
+        alone = cpu[0] if cpu and self.threads == 1 else None  # with helpers, the calling thread's is but a part
+        return Slice(wall, alone, header["switches"], header.get("waited_ns"))
 
     def infer(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """The file's outputs for one sample."""

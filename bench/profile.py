@@ -32,7 +32,7 @@ def with_profile(rows: list[Row], root: Path, sample: list[np.ndarray], progress
             found.append(replace(row, reasons={**row.reasons, "operators": f"{name} has no profiler here"}))
             continue
         progress(f"{name}: operators of {row.artifact.path}")
-        iterations = round(min(max(1000 * SECONDS / row.latency.cpu_median, FEWEST), MOST))
+        iterations = round(min(max(1000 * SECONDS / (row.latency.typical or row.latency.min), FEWEST), MOST))
         path = root / row.artifact.path
         try:
             # In Python, whatever ran before: these are the same kernels, and to read traces takes Python anyway.

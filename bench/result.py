@@ -53,7 +53,7 @@ class RuntimeUsed:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one inference on a batch of one. Headlines: `cpu_median` and `min`."""
+    """Milliseconds of one inference on a batch of one. Headlines: `typical` and `min`."""
 
     load: float
     """In a fresh process, the library imported; median over processes, as is the next."""
@@ -61,14 +61,19 @@ class Latency:
     min: float
     median: float | None
     p95: float | None
-    cpu_min: float
-    """Of thread-CPU time, as is the next."""
-    cpu_median: float
+    cpu_min: float | None
+    """Of thread-CPU time, as is the next; None where there is no clock of it, in a browser."""
+    cpu_median: float | None
     processes: int
     loads: int
     """In each process."""
     iterations: int
     """Inferences after each load, that went into the figures."""
+
+    @property
+    def typical(self) -> float | None:
+        """The thread-CPU median, or where there is none the wall median."""
+        return self.median if self.cpu_median is None else self.cpu_median
 
 
 @dataclass(frozen=True)
@@ -138,16 +143,30 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Parity:
+    """How far what a file computes on a device is from what it computes on this machine."""
+
+    relative: float
+    """Largest difference, over the largest output."""
+    tolerance: float | None
+    """What `relative` has to stay under: the manifest's."""
+    samples: int
+    reference: str
+    """This machine's runtime."""
+
+
+@dataclass(frozen=True)
 class Noise:
     """Whether a file's times can be believed, and from what that was judged."""
 
     quiet: bool
     reasons: tuple[str, ...]
     """What speaks against them, in words; empty for a quiet run."""
-    cpu_over_wall: float
-    """Share of its time in which the measured thread had the CPU."""
-    drift: float
-    """By how much the thread's median CPU time exceeds the quickest inference's wall time, as a share."""
+    cpu_over_wall: float | None
+    """Share of its time in which the measured thread had the CPU; None where the kernel won't say."""
+    drift: float | None
+    """By how much the thread's median CPU time exceeds the quickest inference's wall time, as a share; None where a
+    throttle makes it."""
     switches_per_second: float
     pressure: float | None
     """Share of the time in which some task on the machine waited for a CPU."""
@@ -214,6 +233,8 @@ class Row:
     """Growth of the peak resident set from loading the file and running it once."""
     noise: Noise | None = None
     cost: Cost | None = None
+    parity: Parity | None = None
+    """None on this machine, where export has compared the file with the checkpoint."""
     operators: tuple[Operator, ...] | None = None
     """The slowest first; None where no profile was asked for, which is no reason to be told."""
     reasons: dict[str, str] = field(default_factory=dict)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from dwindle import registry
 from dwindle.errors import DwindleError
@@ -14,7 +15,8 @@ from dwindle.errors import DwindleError
 if TYPE_CHECKING:
     import numpy as np
 
-    from dwindle.bench.board import Board
+    from dwindle.bench.measure import Reading
+    from dwindle.bench.result import Machine
 
 GROUP = "dwindle.runtimes"
 Infer = Callable[[list["np.ndarray"]], list["np.ndarray"]]
@@ -52,17 +54,45 @@ class Native(Protocol):
 
 @runtime_checkable
 class Elsewhere(Protocol):
-    """A runtime on another machine: a Runtime but for `load`, which happens there."""
+    """A runtime on a device: a Runtime but for `load`, which happens there."""
 
-    name: str
-    target: str
-    board: Board
+    @property
+    def name(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def device(self) -> Device: ...
 
     def unavailable(self) -> str | None:
-        """As a Runtime's. Copies there what runs the files."""
+        """As a Runtime's. Brings there what runs the files."""
 
     def launch(self, path: Path, threads: int) -> Launch:
         """Copies the file there, and returns what starts a worker on it; raises DwindleError where that fails."""
+
+
+class Device(Protocol):
+    """Something that files are measured on besides this machine. A context manager: entering connects, and raises
+    RuntimeUnavailable where that fails; leaving removes what was brought there."""
+
+    url: str
+    """Its name, as `--device` has it."""
+    machine: Machine
+    """What it is; known once connected."""
+
+    @property
+    def targets(self) -> Sequence[str]:
+        """Whose files it runs."""
+
+    def busy(self) -> Reading:
+        """What its kernel says of all that runs there."""
+
+    def runtimes(self) -> Sequence[Elsewhere]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 @runtime_checkable

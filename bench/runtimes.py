@@ -150,6 +150,40 @@ def _steady(times: list[float]) -> float:
     return sum(kept) / len(kept)
 
 
+class LiteRT:
+    """LiteRT with its XNNPACK delegate, whose sparse kernels are off on x86-64 hosts with AVX."""
+
+    name = "litert"
+    target = "litert"
+
+    def unavailable(self) -> str | None:
+        if find_spec("ai_edge_litert"):
+            return None
+        return "the package ai-edge-litert is not installed: pip install 'dwindle[litert]'"
+
+    def version(self) -> str:
+        import ai_edge_litert
+        from ai_edge_litert import interpreter  # noqa: F401
+
+        return str(ai_edge_litert.__version__)
+
+    def load(self, path: Path, threads: int) -> Infer:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+        inputs = [detail["index"] for detail in interpreter.get_input_details()]
+        outputs = [detail["index"] for detail in interpreter.get_output_details()]
+
+        def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
+            for index, array in zip(inputs, arrays, strict=True):
+                interpreter.set_tensor(index, array)
+            interpreter.invoke()
+            return [interpreter.get_tensor(index) for index in outputs]
+
+        return infer
+
+
 class CoreML:
     """Core ML through coremltools, which reaches Apple's framework on a Mac only; elsewhere, export's interpreter."""
 

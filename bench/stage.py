@@ -6,23 +6,22 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dwindle
 from dwindle.bench import cost
 from dwindle.bench.baseline import network
-from dwindle.bench.board import Board
+from dwindle.bench.device import ARM64, HOST, LOCAL, reach
 from dwindle.bench.machine import this_machine
 from dwindle.bench.profile import with_profile
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Compare, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows, unmeasured
-from dwindle.bench.runtime import Elsewhere, Progress, Replaced, Runtime, all_runtimes, launch
+from dwindle.bench.runtime import Device, Elsewhere, Progress, Replaced, Runtime, all_runtimes, launch
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.manifest import Manifest, manifests
-from dwindle.registry import unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,11 +30,9 @@ if TYPE_CHECKING:
     from dwindle.bench.process import Worker
     from dwindle.task import Task
 
-HOST, ARM64 = DEVICES = ("host", "arm64")
-"""And any `ssh://user@host`."""
-THREADS = 1
 Starts = dict[str, "Callable[[], Worker]"]
 """What starts a worker on each file, by its path in the checkpoint."""
+Asking = Callable[[Row, "Worker"], Row]
 
 
 def bench(
@@ -44,36 +41,38 @@ def bench(
     devices: Sequence[str] = (HOST,),
     sparse: bool = False,
     profile: bool = False,
+    threads: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Bench:
     """Measures size, accuracy and latency of every exported file, compressed and dense, and saves bench.json.
 
-    `devices` are `host`, which is this machine, and `arm64`, an emulated one that counts instructions instead
-    of time, and `ssh://user@host[:port]`, any Linux machine that the user's ssh logs in to without asking; what an
+    `devices` are `host`, which is this machine, `arm64`, an emulated one that counts instructions instead of
+    time, `browser`, a page in this machine's Chromium (`browser:4` has its CPU throttled four times), and
+    `ssh://user@host[:port]`, any Linux machine that the user's ssh logs in to without asking; what an
     earlier bench of the same files found on those not given is kept. `sparse` counts ExecuTorch
     files with XNNPACK's sparse kernels too. `profile` adds the time of each operator of the compressed files on
-    this machine. `seed` fixes the order of rounds and the bootstrap. `progress` is told what is being measured.
+    this machine. `threads` is how many an inference may use. `seed` fixes the order of rounds and the bootstrap.
+    `progress` is told what is being measured.
     A runtime that isn't here, or dies, leaves its figures None with the reason; the others go on. Raises
     UsageError where nothing is exported, CheckpointError for a file that isn't its manifest's,
     RuntimeUnavailable where the emulation is asked for and not set up, or a device can't be reached.
     """
     from dwindle.models.tasks import restore_task
 
-    boards = [Board(device) for device in devices if "://" in device]
-    for device in devices:
-        if device not in DEVICES and "://" not in device:
-            raise UsageError(unknown("device", device, [*DEVICES, "ssh://user@host"]))
+    if threads < 1:
+        raise UsageError(f"an inference takes one thread or more, not {threads}")
+    others = [reach(name) for name in devices if name not in LOCAL]
     if ARM64 in devices:
         cost.ready()
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
     exported = manifests(opened.exports)
     if not exported:
         raise UsageError(f"{opened.path} has no exported files: run `dwindle export {opened.path}` first")
-    run = _Run(restore_task(opened), seed, progress or (lambda line: None))
+    run = _Run(restore_task(opened), threads, seed, progress or (lambda line: None))
     with ExitStack() as connected:
-        for board in boards:  # before anything else, which may take minutes
-            connected.enter_context(board)
+        for device in others:  # before anything else, which may take minutes
+            connected.enter_context(device)
         before, rows = cost.earlier(opened, exported)
         elsewhere = [row for row in rows if row.runtime.device]
         rows = [row for row in rows if not row.runtime.device]
@@ -82,18 +81,18 @@ def bench(
         if HOST in devices:
             rows = cost.carried(run.here(opened.path, exported), rows, opened.path)
             if profile:
-                rows = with_profile(rows, opened.path, _sample(run.task), run.progress)
+                rows = with_profile(rows, opened.path, run.sample, run.progress)
         elif before and any(row.latency for row in rows):
             result = before  # what it says of the machine and the time goes with the figures that stay
         replace(result, rows=(*rows, *elsewhere)).save(opened.bench_path)
-        for board in boards:
-            others = [row for row in elsewhere if row.runtime.device != board.url]
-            elsewhere = [*others, *run.there(board, opened.path, exported)]
+        for device in others:
+            kept = [row for row in elsewhere if row.runtime.device != device.url]
+            elsewhere = [*kept, *run.there(device, opened.path, exported)]
             replace(result, rows=(*rows, *elsewhere)).save(opened.bench_path)
     if ARM64 in devices:
         counting = cost.Counting(
             root=opened.path,
-            sample=_sample(run.task),
+            sample=run.sample,
             network_macs=_macs(opened),
             tolerances={manifest.target: manifest.parity.tolerance for _, manifest in exported},
             sparse=sparse,
@@ -112,8 +111,15 @@ def _macs(opened: Checkpoint) -> dict[str, int | None]:
 @dataclass(frozen=True)
 class _Run:
     task: Task
+    threads: int
     seed: int
     progress: Progress
+
+    @cached_property
+    def sample(self) -> list[np.ndarray]:
+        from dwindle.bench.reference import samples
+
+        return samples(self.task, 1)[0]
 
     def here(self, root: Path, exported: list[tuple[Path, Manifest]]) -> list[Row]:
         """The rows of all files in all runtimes of this machine."""
@@ -127,23 +133,29 @@ class _Run:
                 rows += self.measured(runtime, root, blank)
         return rows
 
-    def there(self, board: Board, root: Path, exported: list[tuple[Path, Manifest]]) -> list[Row]:
-        """The rows of the files that a device's runtimes run."""
+    def there(self, device: Device, root: Path, exported: list[tuple[Path, Manifest]]) -> list[Row]:
+        """The rows of the files that a device's runtimes run, their outputs compared with those of this machine."""
+        from dwindle.bench.reference import SAMPLES, Reference, samples
+
+        tolerances = {manifest.target: manifest.parity.tolerance for _, manifest in exported}
+        reference = Reference(root, samples(self.task, SAMPLES), tolerances)
         blanks, rows = {pair[0].target: pair for pair in blank_rows(root, exported)}, []
-        for runtime in board.runtimes():
+        for runtime in device.runtimes():
             if blank := blanks.get(runtime.target):
-                rows += self.measured(runtime, root, blank)
+                rows += self.measured(runtime, root, blank, reference.compared)
         return rows
 
-    def measured(self, runtime: Runtime | Elsewhere, root: Path, blank: tuple[Row, ...]) -> list[Row]:
+    def measured(
+        self, runtime: Runtime | Elsewhere, root: Path, blank: tuple[Row, ...], also: Asking = lambda row, worker: row
+    ) -> list[Row]:
         """The rows of one target's files, filled in by one runtime; without times, where something else runs them."""
         from dwindle.bench.accuracy import with_accuracy
         from dwindle.bench.process import Worker
 
-        board = runtime.board if isinstance(runtime, Elsewhere) else None
-        used = RuntimeUsed(runtime.name, None, THREADS)
-        if board:
-            used = replace(used, device=board.url, machine=board.machine)
+        device = runtime.device if isinstance(runtime, Elsewhere) else None
+        used = RuntimeUsed(runtime.name, None, self.threads)
+        if device:
+            used = replace(used, device=device.url, machine=device.machine)
         rows = [replace(row, runtime=used) for row in blank]
         if reason := runtime.unavailable():
             self.progress(f"{used.place}: not measured, {reason}")
@@ -155,11 +167,11 @@ class _Run:
         try:
             for index, row in enumerate(rows):
                 file = root / row.artifact.path
-                how = launch(runtime, file, THREADS)
+                how = launch(runtime, file, self.threads)
                 rows[index] = replace(row, runtime=replace(used, through=how.through))
-                starts[row.artifact.path] = partial(Worker, used.place, file, THREADS, command=how.command)
+                starts[row.artifact.path] = partial(Worker, used.place, file, self.threads, command=how.command)
             if not stand_in:
-                rows = self._with_latency(root, rows, starts, board)
+                rows = self._with_latency(root, rows, starts, device)
         except RuntimeUnavailable as error:  # a device that is gone
             self.progress(str(error))
             return [unmeasured(row, str(error)) for row in rows]
@@ -167,17 +179,19 @@ class _Run:
             why = f"it was run by {stand_in}: only its answers mean something"
             untimed = dict.fromkeys(("latency", "compare", "memory_bytes", "noise"), why)
             rows = [replace(row, reasons=row.reasons | untimed) for row in rows]
-        return with_accuracy(self.task, rows, starts, _sample(self.task), self.progress)
+        return with_accuracy(self.task, rows, starts, self.sample, self.progress, also)
 
-    def _with_latency(self, root: Path, rows: list[Row], starts: Starts, board: Board | None) -> list[Row]:
+    def _with_latency(self, root: Path, rows: list[Row], starts: Starts, device: Device | None) -> list[Row]:
         from dwindle.bench.measure import here, measure
         from dwindle.bench.process import WorkerFailed
 
-        sample, failed = _sample(self.task), {}
+        failed: dict[str, str] = {}
         while live := [row.artifact.path for row in rows if row.artifact.path not in failed]:
             try:
                 living = {path: starts[path] for path in live}
-                samples, surroundings = measure(living, sample, seed=self.seed, busy=board.busy if board else here)
+                samples, surroundings = measure(
+                    living, self.sample, seed=self.seed, busy=device.busy if device else here
+                )
                 break
             except WorkerFailed as error:  # without the culprit, then
                 self.progress(str(error))
@@ -188,7 +202,7 @@ class _Run:
         return [
             unmeasured(row, failed[row.artifact.path])
             if row.artifact.path in failed
-            else _timed(row, samples, surroundings, dense, self.seed, board.machine.cores if board else None)
+            else _timed(row, samples, surroundings, dense, self.seed, device.machine.cores if device else None)
             for row in rows
         ]
 
@@ -196,20 +210,19 @@ class _Run:
 def _timed(
     row: Row, samples: dict[str, Samples], surroundings: Surroundings, dense: str, seed: int, cores: int | None
 ) -> Row:
-    from dwindle.bench.stats import ESTIMATOR, milliseconds, noise, paired_ratio
+    from dwindle.bench.stats import estimator, milliseconds, noise, paired_ratio
 
     own = samples[row.artifact.path]
     reasons = dict(row.reasons)
-    latency, why = milliseconds(own)
-    if why:
-        reasons |= {"latency.median": why, "latency.p95": why}
+    latency, missing = milliseconds(own, row.runtime.threads)
+    reasons |= missing
     compare = None
     if row.role == DENSE:
         reasons["compare"] = "it is the baseline"
     elif dense not in samples:
         reasons["compare"] = "the dense file could not be timed beside it"
     else:
-        compare = Compare(dense, *paired_ratio(own, samples[dense], seed=seed), ESTIMATOR)
+        compare = Compare(dense, *paired_ratio(own, samples[dense], seed=seed), estimator(own))
     loaded = own.loaded[0]
     if loaded.memory_bytes is None:
         reasons["memory_bytes"] = "this system has no /proc/self/status to read the peak from"
@@ -222,9 +235,3 @@ def _timed(
         noise=noise(own, surroundings, cores),
         reasons=reasons,
     )
-
-
-def _sample(task: Task) -> list[np.ndarray]:
-    """One real test input where the task has them: zeros, say, would be slower or faster than any photo."""
-    inputs = task.inputs("test") if hasattr(task, "inputs") else task.example_inputs()
-    return [tensor[:1].detach().float().cpu().numpy() for tensor in inputs]

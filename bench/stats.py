@@ -13,7 +13,9 @@ from dwindle.bench.result import Latency, Noise
 
 Z95 = 1.959964
 """Two-sided 95% of the normal distribution."""
-ESTIMATOR = "median over rounds of the ratio of thread-CPU medians; 95% bootstrap over processes and rounds"
+_ESTIMATOR = "median over rounds of the ratio of {}; 95% bootstrap over processes and rounds"
+_NO_CPU_CLOCK = "a page has no clock of its thread's CPU time: wall time counts instead"
+_MANY_THREADS = "of several threads, none's CPU time is that of an inference: wall time counts instead"
 QUIET_CPU_SHARE = 0.95
 """Below it, wall time is mostly a measure of who else wanted the CPU."""
 QUIET_DRIFT = 0.05
@@ -27,13 +29,14 @@ def noise(samples: Samples, surroundings: Surroundings, cores: int | None = None
     cores = cores or os.cpu_count() or 1
     wall_seconds = samples.wall.sum() / 1e9
     share = _cpu_share(samples)
-    drift = float(np.median(samples.cpu) / samples.wall.min()) - 1
+    # A throttle makes it waver on purpose.
+    drift = None if _throttled(samples) else float(np.median(samples.own) / samples.wall.min()) - 1
     switches = float(samples.switches / wall_seconds)
     pressure, load = surroundings.pressure, surroundings.load
     reasons = []
-    if share < QUIET_CPU_SHARE:
+    if share is not None and share < QUIET_CPU_SHARE:
         reasons.append(f"had the CPU for {share:.0%} of the time only")
-    if drift > QUIET_DRIFT:
+    if drift is not None and drift > QUIET_DRIFT:
         reasons.append(f"the CPU's speed wavered: typically {drift:.0%} slower than at best")
     if switches > QUIET_SWITCHES:
         reasons.append(f"interrupted {switches:.0f} times a second")
@@ -44,10 +47,10 @@ def noise(samples: Samples, surroundings: Surroundings, cores: int | None = None
     return Noise(not reasons, tuple(reasons), share, drift, switches, pressure, load)
 
 
-def milliseconds(samples: Samples) -> tuple[Latency, str | None]:
-    """The latency figures, and why median and p95 of wall time aren't among them, if they aren't."""
-    share = _cpu_share(samples)
-    trusted = share >= QUIET_CPU_SHARE
+def milliseconds(samples: Samples, threads: int = 1) -> tuple[Latency, dict[str, str]]:
+    """The latency figures, and why some aren't among them, by their names in a row's reasons."""
+    share, cpu = _cpu_share(samples), samples.cpu
+    trusted = share is None or share >= QUIET_CPU_SHARE
     median, p95 = (float(v) / 1e6 for v in np.quantile(samples.wall, (0.5, 0.95)))
     latency = Latency(
         load=statistics.median(loaded.load_ms for loaded in samples.loaded),
@@ -55,14 +58,20 @@ def milliseconds(samples: Samples) -> tuple[Latency, str | None]:
         min=float(samples.wall.min()) / 1e6,
         median=median if trusted else None,
         p95=p95 if trusted else None,
-        cpu_min=float(samples.cpu.min()) / 1e6,
-        cpu_median=float(np.median(samples.cpu)) / 1e6,
+        cpu_min=None if cpu is None else float(cpu.min()) / 1e6,
+        cpu_median=None if cpu is None else float(np.median(cpu)) / 1e6,
         processes=samples.wall.shape[0],
         loads=samples.wall.shape[1],
         iterations=samples.wall.shape[2],
     )
-    why = None if trusted else f"the thread had the CPU for {share:.0%} of the time only, so wall time tells of others"
-    return latency, why
+    missing = {}
+    if not trusted:
+        why = f"the thread had the CPU for {share:.0%} of the time only, so wall time tells of others"
+        missing = {"latency.median": why, "latency.p95": why}
+    if cpu is None:
+        why = _NO_CPU_CLOCK if threads == 1 else _MANY_THREADS
+        missing |= {"latency.cpu_median": why, "latency.cpu_min": why}
+    return latency, missing
 
 
 def paired_ratio(
@@ -70,11 +79,11 @@ def paired_ratio(
 ) -> tuple[float, tuple[float, float]]:
     """How long `file` takes relative to `baseline` (both measured in the same rounds).
 
-    The median over rounds of the ratio of the rounds' thread-CPU medians, and its 95% percentile interval
+    The median over rounds of the ratio of what `estimator` says of each, and its 95% percentile interval
     from resampling processes, and rounds within each: rounds of one process are not independent.
     (Davison & Hinkley 1997, Bootstrap Methods and their Application, §3.8, on hierarchical data.)
     """
-    ratios = np.median(file.cpu, axis=2) / np.median(baseline.cpu, axis=2)
+    ratios = _typical(file) / _typical(baseline)
     processes, rounds = ratios.shape
     draw = np.random.default_rng(seed).integers
     outer = draw(0, processes, (resamples, processes, 1))
@@ -99,5 +108,29 @@ def mcnemar(lost: int, won: int) -> float:
     return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
-def _cpu_share(samples: Samples) -> float:
-    return float(samples.cpu.sum() / samples.wall.sum())
+def estimator(samples: Samples) -> str:
+    """How `paired_ratio` comes by its figure from such samples, in words."""
+    if samples.cpu is not None:
+        return _ESTIMATOR.format("thread-CPU medians")
+    return _ESTIMATOR.format("wall medians" if _throttled(samples) else "least wall times")
+
+
+def _typical(samples: Samples) -> np.ndarray:
+    """Each round's time, shape (processes, loads): what others took of it can be told in thread-CPU time only, so of
+    wall time it is the least, unless a throttle interrupts at will, and the least is what it missed."""
+    if samples.cpu is None and not _throttled(samples):
+        return np.asarray(samples.wall.min(axis=2))
+    return np.asarray(np.median(samples.own, axis=2))
+
+
+def _throttled(samples: Samples) -> bool:
+    return any(loaded.throttle > 1 for loaded in samples.loaded)
+
+
+def _cpu_share(samples: Samples) -> float | None:
+    """The share of its time in which the thread had the CPU."""
+    if samples.cpu is not None:
+        return float(samples.cpu.sum() / samples.wall.sum())
+    if samples.waited is None:
+        return None
+    return max(0.0, 1 - samples.waited / float(samples.wall.sum()))

@@ -50,8 +50,8 @@ def bench_table(bench: Bench) -> RenderableType:
     notes = [
         "size: installed bytes · download: deflated · smaller: than the dense fp32 ONNX file · test: on the test "
         "split, through the file, above its 95% interval · change: points against the dense file",
-        "time: thread-CPU median of one inference on one thread, above the least wall time · × dense: that time "
-        "over the dense file's, side by side, above its 95% interval",
+        "time: thread-CPU median of one inference on one thread, above the least wall time; where there is no such "
+        "time, the wall median · × dense: over the dense file's, side by side, above its 95% interval",
         f"on {machine.cpu}, {machine.cores} cores, {machine.system}",
     ]
     notes += [f"not measured: {figures} of {files}: {reason}" for files, figures, reason in gaps(bench.rows)]

@@ -12,6 +12,7 @@ from dwindle.quantities import format_bytes
 ABSENT = "–"
 _NAMES = {
     "memory_bytes": "memory",
+    "latency.cpu_median": "thread-CPU time",
     "compare": "latency ratio",
     "cost": "ARM64 cost",
     "cost.network_macs": "MACs of the layers",
@@ -20,7 +21,7 @@ _NAMES = {
     "accuracy.top1": "top-1",
     "accuracy.top5": "top-5",
 }
-_UNSHOWN = ("latency.median", "latency.p95")
+_UNSHOWN = ("latency.median", "latency.p95", "latency.cpu_min")
 """In bench.json only, as figures and as reasons; a noisy run's reasons say the same."""
 
 
@@ -52,7 +53,7 @@ def cells(row: Row, rows: Iterable[Row]) -> Cells:
         accuracy=f"{accuracy.value:.2f}" if accuracy else ABSENT,
         interval=interval(accuracy.interval, 1) if accuracy and accuracy.interval else "",
         change=ABSENT if (lost := drop(row, rows)) is None else signed(-lost),
-        time=format_ms(row.latency.cpu_median) if row.latency else ABSENT,
+        time=format_ms(typical) if row.latency and (typical := row.latency.typical) is not None else ABSENT,
         ratio=f"{compare.ratio:.3f}" if compare else ABSENT,
         ci95=interval(compare.ci95, 3) if compare else "",
         memory=format_bytes(row.memory_bytes) if row.memory_bytes is not None else ABSENT,
@@ -118,7 +119,8 @@ def runtime_name(row: Row) -> str:
     """`onnxruntime 1.32.0`, `executorch 1.5.1, native runner, on ssh://pi@board (Cortex-A76, 4 cores, Linux 6.6)`."""
     used = row.runtime
     name = " ".join(part for part in (used.name, used.version) if part)
-    return ", ".join(part for part in (name, used.through, _device(used)) if part) or ABSENT
+    threads = f"{used.threads} threads" if used.threads > 1 else None
+    return ", ".join(part for part in (name, used.through, threads, _device(used)) if part) or ABSENT
 
 
 def _device(used: RuntimeUsed) -> str | None:

@@ -4,7 +4,8 @@ One runtime, one file, so that neither a crash nor another library's threads and
 else. Serves these requests (see `wire` for the framing; every answer may be `{"error": …}` instead):
 
     load + a sample's arrays  → load_ms, first_ms, version, memory_bytes (None off Linux)
-    time {iterations}         → switches + arrays wall_ns, cpu_ns (int64, one entry per iteration)
+    time {iterations}         → switches + arrays wall_ns, cpu_ns (int64, one entry per iteration); without a clock of
+                                the thread's CPU time, waited_ns + the array wall_ns
     infer + input arrays      → output arrays
     profile {iterations}      → operators: name, kind, milliseconds, what ran it (where the runtime has a profiler)
 
@@ -18,6 +19,7 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +56,15 @@ class Session:
 
     def _load(self, sample: list[np.ndarray]) -> Answer:
         version = self.runtime.version()
-        _reset_peak()
-        before = _peak_bytes()
+        reset_peak()
+        before = peak_bytes()
         started = time.perf_counter_ns()
         self.infer = self.runtime.load(self.path, self.threads)
         loaded = time.perf_counter_ns()
         self.infer(sample)
         first = time.perf_counter_ns()
         self.sample = sample
-        after = _peak_bytes()
+        after = peak_bytes()
         return {
             "version": version,
             "load_ms": (loaded - started) / 1e6,
@@ -93,39 +95,44 @@ def _switches() -> int:
     return resource.getrusage(who).ru_nivcsw
 
 
-def _reset_peak() -> None:
-    """Brings VmHWM down to what is resident now: importing a library may have peaked above it."""
+def reset_peak(process: str = "self") -> None:
+    """Brings a process's VmHWM down to what is resident now: importing a library may have peaked above it."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # man proc_pid_clear_refs
+        Path(f"/proc/{process}/clear_refs").write_text("5")  # man proc_pid_clear_refs
 
 
-def _peak_bytes() -> int | None:
-    """VmHWM of this process; None where /proc isn't. (ru_maxrss won't do: it is inherited across exec.)"""
+def peak_bytes(process: str = "self") -> int | None:
+    """VmHWM of a process; None where /proc isn't. (ru_maxrss won't do: it is inherited across exec.)"""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return None
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def main() -> None:
-    name, file, threads = sys.argv[1:]
+def serve(start: Callable[[], Callable[[dict[str, Any], list[np.ndarray]], Answer]]) -> None:
+    """Has what `start` returns answer every request on standard input, and comes back when that ends."""
     # Libraries print to file descriptor 1 what they like: answers go out on a copy, chatter to stderr.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    session = Session(registry.load(name), Path(file), int(threads))
+    answering = start()
     while True:
         try:
             header, arrays = receive(requests)
         except EOFError:
             return
         try:
-            answer = session.answer(header, arrays)
+            answer = answering(header, arrays)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}, []
         send(answers, *answer)
+
+
+def main() -> None:
+    name, file, threads = sys.argv[1:]
+    serve(lambda: Session(registry.load(name), Path(file), int(threads)).answer)
 
 
 if __name__ == "__main__":

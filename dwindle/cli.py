@@ -103,7 +103,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from dwindle.bench import bench, board
+    from dwindle.bench import bench, device
     from dwindle.bench.cost import failure
     from dwindle.bench.table import bench_table
     from dwindle.errors import UsageError
@@ -113,15 +113,16 @@ def _bench(arguments: argparse.Namespace) -> int:
         raise UsageError("--sparse counts instructions: give --device arm64 with it")
     if arguments.profile and "host" not in devices:
         raise UsageError("--profile times operators on this machine: give --device host with it")
-    measured = bench(arguments.net, devices=devices, sparse=arguments.sparse, profile=arguments.profile, progress=_say)
+    given = {"sparse": arguments.sparse, "profile": arguments.profile, "threads": arguments.threads}
+    measured = bench(arguments.net, devices=devices, **given, progress=_say)
     _stderr().print(bench_table(measured))
     if arguments.json:
         _print_json(dataclasses.asdict(measured))
     if "arm64" in devices and (wrong := failure(measured)):
         raise wrong
-    for device in devices:
-        if "://" in device and (wrong := board.failure(measured, device)):
-            raise wrong
+    for name in devices:
+        if name not in device.LOCAL and (lost := device.failure(measured, name)):
+            raise lost
     return 0
 
 

@@ -96,8 +96,10 @@ def parser() -> argparse.ArgumentParser:
         "--device",
         default="host",
         metavar="WHERE",
-        help="one or more, comma-separated: host, arm64 (instructions, emulated), ssh://user@host[:port]",
+        help="one or more, comma-separated: host, arm64 (instructions, emulated), browser (browser:4 is 4 times "
+        "slower), ssh://user@host[:port]",
     )
+    made.add_argument("--threads", type=int, default=1, metavar="N", help="that an inference may use (1)")
     made.add_argument("--profile", action="store_true", help="host: the operators that take the time")
     made.add_argument("--sparse", action="store_true", help="arm64: count ExecuTorch's sparse kernels too")
     as_json(made)
@@ -121,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     as_json(made)
 
     made = command("doctor", "Say what is here to work with, and the command that adds what isn't.")
-    made.add_argument("--setup", metavar="DEVICE", help="prepare a device: arm64 (100 MB from Debian and PyPI)")
+    made.add_argument("--setup", metavar="DEVICE", help="prepare a device: arm64 (100 MB from Debian, PyPI), browser (25 MB from npm)")
     as_json(made)
 
     made = command("demo", "The whole way on handwritten digits, in a few minutes.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dwindle.bench import doctor, sysroot
+from dwindle.bench import doctor, sysroot, web
 from dwindle.bench.doctor import Finding, doctor_table, lacking
 from dwindle.cli import main
 from dwindle.errors import RuntimeUnavailable, UsageError
@@ -134,8 +134,18 @@ def test_only_some_devices_are_set_up() -> None:
         doctor.setup("arm", print)
 
 
-def test_no_browser_has_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_browser_lacks_one_thing_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert doctor._browser().command == "apt-get install chromium"
+    absent = doctor._browser()
+    assert (absent.reason, absent.command) == ("no Chromium is on the path", "apt-get install chromium")
     monkeypatch.setattr(shutil, "which", lambda name: f"/opt/{name}" if name == "google-chrome" else None)
-    assert doctor._browser().found == "/opt/google-chrome"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(web, "find_spec", lambda name: object())
+    assert doctor._browser().command == "dwindle doctor --setup browser"
+    monkeypatch.setattr(web, "find_spec", lambda name: None)
+    assert doctor._browser().command == 'pip install "dwindle[browser]"'
+
+
+def test_ssh_is_named_or_how_it_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert doctor._ssh().command == "apt-get install openssh-client"

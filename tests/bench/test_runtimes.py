@@ -1,5 +1,6 @@
 import platform
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,18 @@ def test_executorch_runs_a_real_file_in_python(pte_files: tuple[Path, Path], net
     computes("executorch", pte_files[1], nets[1])
 
 
+@pytest.mark.skipif(
+    not (find_spec("litert_torch") and find_spec("ai_edge_litert")), reason="dwindle[litert] is not installed"
+)
+def test_litert_runs_a_real_file(nets: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
+    from dwindle.export.fold import deployable
+    from dwindle.export.litert import LiteRT
+
+    example = (torch.zeros(1, 1, 8, 8),)
+    LiteRT().write(deployable(nets[1], example), example, tmp_path / "net.tflite", pack=True)
+    computes("litert", tmp_path / "net.tflite", nets[1])
+
+
 @needs_compiler
 def test_executorch_runs_a_real_file_natively(pte_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]) -> None:
     how = runtime.launch(ExecuTorch(), pte_files[1], 1)
@@ -79,7 +92,7 @@ def test_a_runtime_with_one_way_needs_no_words_about_it(tmp_path: Path) -> None:
 
 def test_every_registered_runtime_says_whether_it_can_run_here() -> None:
     found = {one.name: one.unavailable() for one in runtime.all_runtimes()}
-    assert {"onnxruntime", "executorch", "coreml"} <= found.keys()
+    assert {"onnxruntime", "executorch", "coreml", "litert"} <= found.keys()
     assert found["onnxruntime"] is None
     assert found["executorch"] is None
 

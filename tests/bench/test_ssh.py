@@ -19,7 +19,8 @@ from torch import nn
 
 from dwindle.bench import Bench, bench
 from dwindle.bench import board as boards
-from dwindle.bench.board import Board, failure
+from dwindle.bench.board import Board
+from dwindle.bench.device import failure
 from dwindle.bench.process import Worker
 from dwindle.bench.result import COMPRESSED, DENSE, Row
 from dwindle.bench.ssh import Ssh
@@ -147,6 +148,8 @@ def test_files_are_measured_on_the_other_machine(
             assert row.accuracy is not None
             assert row.accuracy.value == Blobs().evaluate(net, "test")
             assert (row.compare is None) == (role == DENSE)
+            assert row.parity is not None
+            assert row.parity.relative < 1e-5
             assert row.runtime.machine is not None
             assert row.runtime.machine.cores == os.sysconf("SC_NPROCESSORS_ONLN")
             assert row.runtime.machine.system == this_machine().system

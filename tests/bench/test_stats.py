@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dwindle.bench.measure import Samples, Surroundings
 from dwindle.bench.process import Loaded
-from dwindle.bench.stats import mcnemar, milliseconds, noise, paired_ratio, wilson
+from dwindle.bench.stats import estimator, mcnemar, milliseconds, noise, paired_ratio, wilson
 
 CALM = Surroundings(pressure=0.01, load=0.8)
 
@@ -45,6 +45,7 @@ def test_each_disturbance_alone_makes_it_noisy_and_is_named(taken: Samples, arou
 
 def test_a_cpu_that_runs_slower_for_most_of_the_time_is_noticed() -> None:
     taken = samples()
+    assert taken.cpu is not None
     taken.cpu[1:] *= 1.1  # a neighbour in the same physical core: the thread still has "the CPU"
     taken.wall[1:] *= 1.1
     judged = noise(taken, CALM, cores=2)
@@ -52,14 +53,16 @@ def test_a_cpu_that_runs_slower_for_most_of_the_time_is_noticed() -> None:
 
 
 def test_wall_median_and_p95_need_the_cpu() -> None:
-    latency, why = milliseconds(samples(share=0.96))
-    assert why is None
+    latency, missing = milliseconds(samples(share=0.96))
+    assert missing == {}
     assert latency.median == pytest.approx(2.0 / 0.96, rel=0.01)
     assert latency.p95 is not None
     assert latency.median < latency.p95
-    latency, why = milliseconds(samples(share=0.5))
+    latency, missing = milliseconds(samples(share=0.5))
     assert latency.median is latency.p95 is None
-    assert "50%" in str(why)
+    assert missing.keys() == {"latency.median", "latency.p95"}
+    assert "50%" in missing["latency.p95"]
+    assert latency.typical == latency.cpu_median
     assert latency.cpu_median == pytest.approx(2.0, rel=0.01)
     assert latency.min == pytest.approx(4.0, rel=0.02)
     assert (latency.load, latency.first) == (5.0, 3.0)
@@ -91,11 +94,53 @@ def test_the_ratio_is_that_of_the_files_whatever_slows_both() -> None:
     half = samples(cpu_ms=1.0, seed=2)
     slow = np.linspace(1, 3, 24).reshape(6, 4, 1)
     for one in (base, half):
+        assert one.cpu is not None
         one.cpu[:] *= slow
     ratio, (low, high) = paired_ratio(half, base, seed=0)
     assert ratio == pytest.approx(0.5, rel=0.005)
     assert high - low < 0.01
     assert paired_ratio(half, base, seed=0) == (ratio, (low, high))
+
+
+def in_page(ms: float, seed: int, waited: float | None = 0.0, throttle: float = 1.0) -> Samples:
+    """Without a clock of CPU time; every third inference was interrupted for as long as it took."""
+    wall = samples(cpu_ms=ms, share=1, seed=seed).wall
+    wall[:, :, ::3] *= 2
+    return Samples((Loaded("1", 5.0, 3.0, None, throttle),) * 6, wall, None, 0, waited)
+
+
+def test_of_wall_time_the_least_is_compared() -> None:
+    base, half = in_page(2.0, 1), in_page(1.0, 2)
+    half.wall[:, :, :25] *= 2  # most of the time, something else ran too
+    ratio, _ = paired_ratio(half, base, seed=0)
+    assert ratio == pytest.approx(0.5, rel=0.01)
+    assert "least wall times" in estimator(half)
+
+
+def test_under_a_throttle_the_median_is() -> None:
+    base, half = in_page(2.0, 1, throttle=4), in_page(1.0, 2, throttle=4)
+    half.wall[:, :, 0] /= 4  # what slipped through
+    ratio, _ = paired_ratio(half, base, seed=0)
+    assert ratio == pytest.approx(0.5, rel=0.01)
+    assert "wall medians" in estimator(half)
+    assert noise(half, CALM, cores=2).drift is None
+
+
+@pytest.mark.parametrize(("waited", "quiet", "share"), [(0.0, True, 1.0), (0.3, False, 0.7), (None, True, None)])
+def test_without_a_cpu_clock_the_kernel_says_how_long_it_waited(
+    waited: float | None, quiet: bool, share: float | None
+) -> None:
+    wall = samples(share=1).wall
+    taken = Samples((Loaded("1", 5.0, 3.0, None),), wall, None, 0, None if waited is None else waited * wall.sum())
+    judged = noise(taken, CALM, cores=2)
+    assert judged.quiet == quiet
+    assert judged.cpu_over_wall == (share if share is None else pytest.approx(share))
+    latency, missing = milliseconds(taken)
+    assert latency.cpu_median is latency.cpu_min is None
+    assert latency.typical == latency.median
+    assert (latency.median is not None) == quiet
+    assert "a page has no clock" in missing["latency.cpu_median"]
+    assert "several threads" in milliseconds(taken, threads=2)[1]["latency.cpu_median"]
 
 
 def test_wilson_gives_the_published_values() -> None:

@@ -1,0 +1,41 @@
+"""Devices by their names: whatever is measured on besides this machine itself and its ARM64 emulation."""
+
+from __future__ import annotations
+
+from dwindle.bench.board import Board
+from dwindle.bench.browser import BROWSER, Browser
+from dwindle.bench.result import Bench
+from dwindle.bench.runtime import Device
+from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError
+from dwindle.registry import unknown
+
+HOST, ARM64 = LOCAL = ("host", "arm64")
+
+
+def reach(name: str) -> Device:
+    """The device of that name, which entering it connects; raises UsageError for what is no name of one."""
+    if "://" in name:
+        return Board(name)
+    if name.partition(":")[0] == BROWSER:
+        return Browser(name)
+    raise UsageError(unknown("device", name, [*LOCAL, BROWSER, "ssh://user@host"]))
+
+
+def failure(bench: Bench, name: str) -> DwindleError | None:
+    """What is wrong after a device was asked for: it told nothing, vanished, can't run a file, or computes another."""
+    device = reach(name)
+    rows = [row for row in bench.rows if row.runtime.device == device.url]
+    if not rows:
+        takes = " or ".join(device.targets)
+        return RuntimeUnavailable(f"nothing was measured on {device.url}, which takes {takes} files: export them")
+    for row in rows:
+        for figure, value in (("latency", row.latency), ("accuracy", row.accuracy)):
+            if value is None:
+                return RuntimeUnavailable(f"no {figure} of {row.artifact.path} on {device.url}: {row.reasons[figure]}")
+        same = row.parity
+        if same and same.tolerance is not None and not same.relative <= same.tolerance:
+            return ParityFailed(
+                f"{row.artifact.path} computes something else on {device.url} than here: outputs differ by "
+                f"{same.relative:.1e} of the largest, and {same.tolerance:.0e} is allowed"
+            )
+    return None

@@ -1,0 +1,133 @@
+"""What runs files in a browser: packages from npm, each of one version and known by its hash, in the user's cache."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from dwindle.errors import DwindleError, RuntimeUnavailable
+from dwindle.files import staged, user_cache
+
+SETUP = "dwindle doctor --setup browser"
+EXTRA = 'pip install "dwindle[browser]"'
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Package:
+    """One of npm's, and what of it a page asks for."""
+
+    name: str
+    version: str
+    sha512: str
+    """Of its tarball, as the registry's `dist.integrity` has it."""
+    files: tuple[str, ...]
+
+
+PACKAGES = (
+    Package(
+        "onnxruntime-web",
+        "1.30.0",
+        "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+        ("dist/ort.wasm.min.mjs", "dist/ort-wasm-simd-threaded.mjs", "dist/ort-wasm-simd-threaded.wasm"),
+    ),
+)
+
+
+def root() -> Path:
+    """Holds a folder per package, named like it."""
+    return user_cache() / "browser"
+
+
+def chromium() -> str | None:
+    """The system's own; playwright's download is not needed."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def unavailable() -> str | None:
+    """Why nothing can be run in a browser here, in words, with the command that changes that; None if it can."""
+    if chromium() is None:
+        return "no Chromium is on the path: apt-get install chromium"
+    if not find_spec("playwright"):
+        return f"Chromium is driven by the package playwright, which is not installed: {EXTRA}"
+    if not _made():
+        return f"what runs files in a browser is not downloaded, or is of another version: run {SETUP}"
+    return None
+
+
+def setup(progress: Progress = lambda line: None) -> Path:
+    """Downloads PACKAGES with npm (25 MB, of which 15 stay) and returns their folder; at once if it exists.
+
+    It appears whole or not at all. Raises RuntimeUnavailable where npm isn't installed, DwindleError where a download
+    fails or isn't the package that was expected.
+    """
+    if not _made():
+        npm = shutil.which("npm")
+        if npm is None:
+            raise RuntimeUnavailable("what runs files in a browser is downloaded by npm: apt-get install npm")
+        with staged(root()) as scratch:
+            for package in PACKAGES:
+                progress(f"downloading {package.name} {package.version}")
+                _fetch(npm, package, scratch / package.name)
+            (scratch / "setup.json").write_text(json.dumps(_wanted()))
+    progress(f"what runs files in a browser is in {root()}")
+    return root()
+
+
+def _made() -> bool:
+    try:
+        return bool(json.loads((root() / "setup.json").read_text()) == _wanted())
+    except (OSError, ValueError):
+        return False
+
+
+def _wanted() -> dict[str, str]:
+    return {package.name: package.version for package in PACKAGES}
+
+
+def _fetch(npm: str, package: Package, folder: Path) -> None:
+    which = f"{package.name}@{package.version}"
+    with tempfile.TemporaryDirectory() as name:
+        command = [npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", name, which]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=name)
+        archive = next(Path(name).glob("*.tgz"), None)
+        if done.returncode or archive is None:
+            said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+            raise DwindleError(f"npm can't download {which}: {said[-1] if said else f'exit code {done.returncode}'}")
+        unpack(archive, package, folder)
+
+
+def unpack(archive: Path, package: Package, folder: Path) -> None:
+    """Puts the package's files into `folder`; raises DwindleError for a tarball that isn't the one expected."""
+    found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if found != package.sha512:
+        raise DwindleError(
+            f"what npm gave for {package.name}@{package.version} has the SHA-512 {found[:12]}…, and "
+            f"{package.sha512[:12]}… was expected: it is not used"
+        )
+    with tarfile.open(archive) as tar:
+        for name in package.files:
+            content = tar.extractfile(f"package/{name}")
+            assert content is not None  # the hash says what is in it
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.read())
+
+
+def browser_version() -> str:
+    """`Chromium 156.0.8078.79`, as it calls itself."""
+    path = chromium()
+    assert path is not None
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.split()
+    return " ".join(said[: next((i + 1 for i, word in enumerate(said) if word[:1].isdigit()), 1)]) or path

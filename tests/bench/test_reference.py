@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dwindle.bench.reference import apart, outputs_here
+
+
+def test_the_largest_difference_is_over_the_largest_output() -> None:
+    ours = [np.array([[1.0, -4.0]]), np.array([[2.0]])]
+    theirs = [np.array([[1.0, -4.0]]), np.array([[2.2]])]
+    assert apart(ours, theirs) == pytest.approx(0.05)
+    assert apart(ours, ours) == 0
+    assert apart([np.zeros(2)], [np.full(2, 0.5)]) == 0.5
+
+
+def test_nothing_is_near_a_number_that_is_none() -> None:
+    assert apart([np.ones(2)], [np.array([1.0, np.nan])]) == np.inf
+
+
+def test_without_a_runtime_here_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="no runtime of this machine runs riddle files"):
+        outputs_here(tmp_path / "net", "riddle", [])
