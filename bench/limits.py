@@ -10,12 +10,12 @@ max_size = "100KB"
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dwindle import registry
 from dwindle.errors import UsageError
+from dwindle.files import read_toml
 from dwindle.quantities import parse_bytes, parse_count
 
 Quantity = int | float | str
@@ -74,13 +74,7 @@ def read_limits(path: Path) -> tuple[Limits, dict[str, Limits]]:
 
     Raises UsageError where it can't be read, has no [gate], or has a key that is no limit.
     """
-    try:
-        document = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    except ValueError as error:  # of TOML and of UTF-8
-        raise UsageError(f"{path} is not TOML: {error}") from error
-    gate = document.get("gate")
+    gate = read_toml(path).get("gate")
     if not isinstance(gate, dict):
         raise UsageError(f"{path} has no [gate] table")
     targets = {name: entry for name, entry in gate.items() if isinstance(entry, dict)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from dwindle.errors import UsageError
+from dwindle.files import read_toml
 from dwindle.registry import unknown
 
 FLAG = "--config"
@@ -29,14 +29,8 @@ def expand(argv: Sequence[str], known: Collection[str]) -> list[str]:
         raise UsageError(f"give {FLAG} once, with a file: {FLAG} FILE.toml")
     path = Path(value if joined else rest[where + 1])
     after = rest[:where] + rest[where + (1 if joined else 2) :]
-    try:
-        options = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path} ({error}): give a TOML file of options") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not TOML ({error})") from error
     model, words = [], []
-    for name, entry in options.items():
+    for name, entry in read_toml(path).items():
         if name == "model":
             model = [str(entry)]
         else:

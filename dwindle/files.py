@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import tempfile
+import tomllib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dwindle.errors import DwindleError
+from dwindle.errors import DwindleError, UsageError
 
 
 @contextmanager
@@ -51,6 +52,16 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     """Writes `document` atomically, in a form that diffs well."""
     with staged(path) as scratch:
         scratch.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file that a user wrote; raises UsageError where it can't be read as that."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # of TOML and of UTF-8
+        raise UsageError(f"{path} is not TOML: {error}") from error
 
 
 def user_cache() -> Path:

@@ -63,7 +63,7 @@ def test_a_file_that_is_wrong_is_named_with_what_is(tmp_path: Path, text: str, s
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none\.toml can't be read: No such file"):
+    with pytest.raises(UsageError, match=r"cannot read .*none\.toml: No such file"):
         read_limits(tmp_path / "none.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="is not TOML"):
