@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -489,7 +490,16 @@ def test_an_average_keeps_pruned_weights_at_zero_from_any_start(few: Splits) -> 
     assert weight[mask].any()
 
 
+@pytest.fixture
+def no_distutils(monkeypatch: pytest.MonkeyPatch) -> None:
+    """setuptools, which torch's compiler imports, refuses to work where another test imported the standard library's
+    distutils before it. A command of ours imports neither."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "distutils"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_distutils")
 def test_compiled_trains_the_same_and_resumes_bit_for_bit(few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DWINDLE_BF16", "0")  # whose rounding differs between one kernel and another
     runs = []
