@@ -1,0 +1,158 @@
+"""Whether bench says the same twice: the ratio of a half-width network to the full one, again and again.
+
+    python -m studies.latency.repeats [--repeats 20] [--image 96]
+
+Every second repeat has neighbours: busy loops, one per core, so that whatever is measured must share. A line is
+written as each repeat is done, and what is there is not done again. On a machine that isn't otherwise idle the quiet
+repeats aren't quiet: it says so and stops (`--anyway` goes on, for trying the script out, and marks the lines).
+
+The true ratio is nobody's to know. What stands in for it is the median of the quiet repeats' ratios, for a quiet
+repeat of the other quiet ones, so that none is held against itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import psutil
+import torch
+
+from dwindle.bench.machine import this_machine
+from dwindle.bench.measure import measure
+from dwindle.bench.process import Worker
+from dwindle.bench.runtime import launch, load
+from dwindle.bench.stats import milliseconds, noise, paired_ratio
+from dwindle.export import target as targets
+from dwindle.export.fold import deployable
+
+RUNTIMES = ("onnxruntime", "executorch")
+FULL, HALF = 1.0, 0.5
+RESULTS = Path(__file__).parent / "repeats.jsonl"
+IDLE = 0.15
+"""Cores' worth of others' work up to which a machine counts as idle."""
+PATIENCE = 120.0
+"""Seconds that it may take to become so."""
+
+
+def others_work(seconds: float = 3.0) -> float:
+    """Cores' worth of what runs besides, once the neighbours of the repeat before have left the load average."""
+    deadline = time.monotonic() + PATIENCE
+    while os.getloadavg()[0] > (os.cpu_count() or 1) / 2 and time.monotonic() < deadline:
+        time.sleep(2)
+    return psutil.cpu_percent(seconds) / 100 * (os.cpu_count() or 1)
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """So many busy loops meanwhile."""
+    loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def exported(folder: Path, runtime: str, image: int) -> dict[float, Path]:
+    """MobileNetV2 at both widths as that runtime takes it; speed doesn't depend on the values of weights."""
+    from torchvision.models import mobilenet_v2
+
+    exporter, inputs = targets.load(load(runtime).target), (torch.randn(1, 3, image, image),)
+    paths = {}
+    for width in (FULL, HALF):
+        torch.manual_seed(0)
+        paths[width] = folder / f"{runtime}-{width}{exporter.suffix}"
+        exporter.write(deployable(mobilenet_v2(width_mult=width).eval(), inputs), inputs, paths[width], pack=False)
+    return paths
+
+
+def repeated(runtime: str, paths: dict[float, Path], image: int, repeat: int) -> dict[str, Any]:
+    """One measurement of both, as bench makes it."""
+    sample = [np.random.default_rng(0).standard_normal((1, 3, image, image)).astype(np.float32)]
+    command = {path: launch(load(runtime), path, 1).command for path in paths.values()}
+    starts = {str(width): partial(Worker, runtime, path, 1, command=command[path]) for width, path in paths.items()}
+    samples, surroundings = measure(starts, sample, seed=repeat)
+    full, half = (samples[str(width)] for width in (FULL, HALF))
+    ratio, interval = paired_ratio(half, full, seed=repeat)
+    judged = [noise(each, surroundings) for each in (full, half)]
+    return {
+        "ratio": ratio,
+        "ci95": interval,
+        "ms": [milliseconds(each)[0].cpu_median for each in (full, half)],
+        "version": full.loaded[0].version,
+        "quiet": all(one.quiet for one in judged),
+        "reasons": list(dict.fromkeys(reason for one in judged for reason in one.reasons)),
+    }
+
+
+def truth(lines: Sequence[dict[str, Any]], of: dict[str, Any]) -> float:
+    """What `of` should have found, as the other repeats without neighbours have it."""
+    ratios = [line["ratio"] for line in lines if not line["neighbours"] and line is not of]
+    return statistics.median(ratios) if ratios else of["ratio"]
+
+
+def table(lines: list[dict[str, Any]]) -> list[str]:
+    """What it comes to, a row per runtime and kind of repeat."""
+    rows = ["| runtime | neighbours | repeats | marked noisy | ratios | within its 95% interval | full, ms |"]
+    rows.append("|---|---:|---:|---:|---:|---:|---:|")
+    for runtime in dict.fromkeys(line["runtime"] for line in lines):
+        own = [line for line in lines if line["runtime"] == runtime]
+        for count in dict.fromkeys(line["neighbours"] for line in own):
+            some = [line for line in own if line["neighbours"] == count]
+            hits = sum(line["ci95"][0] <= truth(own, line) <= line["ci95"][1] for line in some)
+            ratios, times = ([line["ratio"] for line in some], [line["ms"][0] for line in some])
+            rows.append(
+                f"| {runtime} {some[0]['version']} | {count} | {len(some)} | {sum(not line['quiet'] for line in some)} "
+                f"| {min(ratios):.4f}–{max(ratios):.4f} | {hits} of {len(some)} | {min(times):.3f}–{max(times):.3f} |"
+            )
+    return rows
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--repeats", type=int, default=20)
+    options.add_argument("--image", type=int, default=96)
+    options.add_argument("--anyway", action="store_true", help="on a machine that is not idle too")
+    options.add_argument("--results", type=Path, default=RESULTS)
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    lines = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
+    done = {(line["runtime"], line["repeat"]) for line in lines}
+    with tempfile.TemporaryDirectory() as folder:
+        for runtime in RUNTIMES:
+            wanted = [repeat for repeat in range(given.repeats) if (runtime, repeat) not in done]
+            paths = exported(Path(folder), runtime, given.image) if wanted else {}
+            for repeat in wanted:
+                count = (os.cpu_count() or 1) if repeat % 2 else 0
+                busy = others_work()
+                if busy > IDLE and not given.anyway:
+                    sys.exit(f"something else takes {busy:.2f} cores: run this again when the machine is idle")
+                with neighbours(count):
+                    found = repeated(runtime, paths, given.image, repeat)
+                machine = this_machine()
+                about = {"runtime": runtime, "repeat": repeat, "neighbours": count, "image": given.image}
+                lines.append({**about, **found, "others": busy, "cpu": machine.cpu, "cores": machine.cores})
+                with given.results.open("a") as file:
+                    file.write(json.dumps(lines[-1]) + "\n")
+                print(f"{runtime} {repeat}: {found['ratio']:.4f} {found['ci95']}", file=sys.stderr, flush=True)
+    print("\n".join(table(lines)))
+
+
+if __name__ == "__main__":
+    main()
