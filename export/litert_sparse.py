@@ -1,0 +1,65 @@
+"""Sparse tensors as LiteRT has them: all dimensions dense but the last that is walked, which lists its survivors.
+
+Format: `SparsityParameters` of LiteRT's schema.fbs, with its example. Rows may run along the outputs or the inputs of a
+layer, whichever makes the shorter lists: XNNPACK makes its own form of either when it loads the file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A tensor's survivors."""
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    """Its dimensions in the order they are walked; the last one is sparse."""
+    values: NDArray[Any]
+    segments: NDArray[Any]
+    """Where each row begins among the survivors, and where the last ends."""
+    indices: NDArray[Any]
+    """Each survivor's place in its row."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.segments.nbytes + self.indices.nbytes
+
+
+def encode(array: NDArray[Any]) -> Sparse:
+    """The shorter of a tensor's two forms; it has at least two dimensions."""
+    ahead = tuple(range(array.ndim))
+    return min((_encode(array, order) for order in (ahead, ahead[::-1])), key=lambda form: form.nbytes)
+
+
+def decode(form: Sparse) -> NDArray[Any]:
+    """The tensor; raises ValueError where the lists do not fit its shape."""
+    walked = [form.shape[axis] for axis in form.order]
+    rows, segments, indices = math.prod(walked[:-1]), form.segments.astype(np.int64), form.indices.astype(np.int64)
+    lengths = np.diff(segments)
+    if len(lengths) != rows or segments[0] or segments[-1] != len(indices) or len(indices) != len(form.values):
+        raise ValueError(f"{len(form.values)} survivors do not fit {rows} rows of {walked[-1]}")
+    if (lengths < 0).any() or (indices >= walked[-1]).any() or (indices < 0).any():
+        raise ValueError(f"survivors lie outside of rows of {walked[-1]}")
+    dense = np.zeros((rows, walked[-1]), form.values.dtype)
+    dense[np.repeat(np.arange(rows), lengths), indices] = form.values
+    return dense.reshape(walked).transpose(np.argsort(form.order))
+
+
+def _encode(array: NDArray[Any], order: tuple[int, ...]) -> Sparse:
+    rows = np.ascontiguousarray(array.transpose(order)).reshape(-1, array.shape[order[-1]])
+    row, column = rows.nonzero()
+    segments = np.concatenate([[0], np.cumsum(np.count_nonzero(rows, axis=1))])
+    return Sparse(array.shape, order, rows[row, column], _shortest(segments), _shortest(column))
+
+
+def _shortest(numbers: NDArray[Any]) -> NDArray[Any]:
+    """In the smallest type that the format has for them."""
+    largest = int(numbers.max(initial=0))
+    return numbers.astype(np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32)
