@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dwindle.bench.board import Board
 from dwindle.bench.browser import BROWSER, Browser
-from dwindle.bench.result import Bench
+from dwindle.bench.result import HOST, Bench
 from dwindle.bench.runtime import Device
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError
 from dwindle.registry import unknown
 
-HOST, ARM64 = LOCAL = ("host", "arm64")
+ARM64 = "arm64"
+LOCAL = (HOST, ARM64)
 
 
 def reach(name: str) -> Device:

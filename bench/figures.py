@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dwindle.bench.baseline import Baseline, costs
-from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
+from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Row
 from dwindle.manifest import Manifest
 
 Figure = tuple[float | None, str | None]
@@ -21,6 +21,8 @@ class Files:
     manifest: Manifest | None
     bench: Bench | None
     baseline: Baseline | None
+    device: str | None = None
+    """Whose figures alone count, where it is not everyone's: see `dwindle.bench.device`."""
 
     @property
     def unmeasured(self) -> str | None:
@@ -31,10 +33,13 @@ class Files:
             return "nothing is measured yet: run `dwindle bench`"
         if not self.bench.describes(self.manifest):
             return "bench.json is about other files than the exported ones: run `dwindle bench` again"
+        if not self.rows(COMPRESSED):
+            return f"nothing was measured on {self.device}: run `dwindle bench --device {self.device}`"
         return None
 
     def rows(self, role: str) -> tuple[Row, ...]:
-        return self.bench.find(self.target, role) if self.bench else ()
+        rows = self.bench.find(self.target, role) if self.bench else ()
+        return tuple(row for row in rows if self.device is None or (row.runtime.device or HOST) == self.device)
 
 
 def figures(limit: str, files: Files) -> list[tuple[str, Figure]]:
@@ -80,9 +85,8 @@ def _accuracy(files: Files) -> Figure:
 
 def _ratio(files: Files) -> Figure:
     """The upper end of the interval, unless one of the two files met noise in any runtime."""
-    for row in (*files.rows(DENSE), *files.rows(COMPRESSED)) if files.unmeasured is None else ():
-        if row.noise and not row.noise.quiet:
-            return None, f"the {row.role} file's run in {row.runtime.place} was noisy: {'; '.join(row.noise.reasons)}"
+    if why := _noise(files, DENSE, COMPRESSED):
+        return None, why
 
     def of(row: Row) -> Figure:
         if not row.compare:
@@ -90,6 +94,28 @@ def _ratio(files: Files) -> Figure:
         return row.compare.ci95[1], f"{row.compare.ratio:.3f}, at most this by its 95% interval, in {row.runtime.place}"
 
     return _worst(files, of)
+
+
+def _latency(files: Files) -> Figure:
+    """The upper end of the interval of one inference's time, unless it met noise."""
+    if why := _noise(files, COMPRESSED):
+        return None, why
+
+    def of(row: Row) -> Figure:
+        if not (row.latency and row.latency.ci95 and row.latency.typical is not None):
+            return None, row.reasons.get("latency", "bench measured no latency: run `dwindle bench` again")
+        shown = f"{row.latency.typical:.3f} ms, at most this by its 95% interval, in {row.runtime.place}"
+        return row.latency.ci95[1], shown
+
+    return _worst(files, of)
+
+
+def _noise(files: Files, *roles: str) -> str | None:
+    """Which of the files' runs can't be believed, and why; None where all can."""
+    for row in (row for role in roles for row in files.rows(role)) if files.unmeasured is None else ():
+        if row.noise and not row.noise.quiet:
+            return f"the {row.role} file's run in {row.runtime.place} was noisy: {'; '.join(row.noise.reasons)}"
+    return None
 
 
 def _cost(files: Files) -> Figure:
@@ -140,5 +166,6 @@ _FIGURES: dict[str, Callable[[Files], Figure]] = {
     "max_drop": _drop,
     "min_accuracy": _accuracy,
     "max_ratio": _ratio,
+    "max_latency": _latency,
     "max_cost": _cost,
 }

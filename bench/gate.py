@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dwindle import registry
 from dwindle.bench.baseline import read_baseline
+from dwindle.bench.device import reach
 from dwindle.bench.figures import Figure, Files, figures
-from dwindle.bench.limits import KINDS, Quantity, quantity, read_limits
-from dwindle.bench.result import Bench
+from dwindle.bench.limits import KINDS, LimitsFile, Quantity, quantity, read_limits
+from dwindle.bench.result import HOST, Bench
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import BudgetMissed, RuntimeUnavailable, UsageError
 from dwindle.manifest import Manifest, manifests
@@ -24,13 +25,20 @@ class Check:
     """One limit on one target's file."""
 
     name: str
-    """A limit's, of `dwindle.bench.limits.KINDS`; growth is checked as `max_growth.size` and `max_growth.cost`."""
+    """A limit's, of `dwindle.bench.limits`; growth is checked as `max_growth.size` and `max_growth.cost`."""
     target: str
     limit: float
     measured: float | None
     passed: bool
     reason: str | None
     """Why there is no figure, or what it consists of."""
+    device: str | None = None
+    """On which it holds, where it is a limit of one."""
+
+    @property
+    def subject(self) -> str:
+        """`onnx`, `onnx on browser`."""
+        return f"{self.target} on {self.device}" if self.device else self.target
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,9 @@ def gate(
             measures nothing.
         max_growth: share by which its installed size, and its cost where both have one, may exceed the baseline's.
         limits: a TOML file with these in its table `[gate]`, or `[gate.TARGET]` for one target. What is given
-            as an argument comes first.
+            as an argument comes first. `[gate.device.NAME]` has limits on what ran on one device (`host` is this
+            machine): max_ratio, max_drop, min_accuracy, and max_latency, milliseconds of one inference, of which the
+            upper end of the 95% interval counts, and a noisy run measures nothing.
         baseline: the bench.json or the checkpoint that growth is counted from.
         target: whose files, several separated by commas; by default those that have a table of their own in
             the file of limits and, for limits of no particular target, the one it was compressed for.
@@ -99,16 +109,18 @@ def gate(
         "max_growth": max_growth,
     }
     flags = {name: quantity(name, value) for name, value in given.items() if value is not None}
-    shared, own = read_limits(Path(limits)) if limits is not None else ({}, {})
+    written = read_limits(Path(limits)) if limits is not None else LimitsFile({}, {}, {})
+    shared, own = written.shared, written.targets
+    devices = {name if name == HOST else reach(name).url: its for name, its in written.devices.items()}
     exported = {manifest.target: manifest for _, manifest in manifests(opened.exports)}
     if target is None:
         default = str(opened.origin.get("target", "onnx"))
-        names = [*([default] if flags or shared else []), *own]
+        names = [*([default] if flags or shared or (devices and not own) else []), *own]
     else:
         names = [name.strip() for name in target.split(",")]
     _require_known([*names, *own], exported)
     wanted = {name: {**shared, **own.get(name, {}), **flags} for name in names}
-    if not any(wanted.values()):
+    if not any((*wanted.values(), *devices.values())):
         flag = ", ".join(f"--{name.replace('_', '-')}" for name in KINDS)
         raise UsageError(f"nothing to check: give one or more of {flag}, or --limits FILE.toml")
     before = read_baseline(Path(baseline), opened) if baseline is not None else None
@@ -116,17 +128,21 @@ def gate(
     rows: list[Check] = []
     for name, its in wanted.items():
         files = Files(name, exported.get(name), measured, before)
-        rows += [_check(part, name, its[limit], figure) for limit in its for part, figure in figures(limit, files)]
+        rows += [_check(part, files, its[limit], figure) for limit in its for part, figure in figures(limit, files)]
+        for device, limited in devices.items():
+            there = replace(files, device=device)
+            found = [(limit, part, figure) for limit in limited for part, figure in figures(limit, there)]
+            rows += [_check(part, there, limited[limit], figure) for limit, part, figure in found]
     return Verdict(tuple(rows))
 
 
-def _check(name: str, target: str, limit: float, figure: Figure) -> Check:
+def _check(name: str, files: Files, limit: float, figure: Figure) -> Check:
     measured, reason = figure
     if measured is None:
         holds = False
     else:
         holds = within(limit, measured) if name.startswith("min_") else within(measured, limit)
-    return Check(name, target, limit, measured, holds, reason)
+    return Check(name, files.target, limit, measured, holds, reason, files.device)
 
 
 def _require_known(names: list[str], exported: dict[str, Manifest]) -> None:

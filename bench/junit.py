@@ -26,7 +26,7 @@ def write_junit(verdict: Verdict, name: str, path: Path) -> None:
     suites = Xml.Element("testsuites", counts)
     suite = Xml.SubElement(suites, "testsuite", {"name": f"dwindle gate {name}", **counts})
     for check, word in zip(verdict.rows, words, strict=True):
-        titles = {"classname": f"dwindle.gate.{check.target}", "name": limit_name(check), "time": "0"}
+        titles = {"classname": f"dwindle.gate.{check.subject}", "name": limit_name(check), "time": "0"}
         case = Xml.SubElement(suite, "testcase", titles)
         measured = "not measured" if check.measured is None else amount(check, check.measured)
         said = f"{measured}, allowed {amount(check, check.limit)}" + (f": {check.reason}" if check.reason else "")

@@ -5,13 +5,18 @@ max_drop = 1.0
 
 [gate.onnx]             # of one, over those above
 max_size = "100KB"
+
+[gate.device.browser]   # of what ran on one device, by the name that `dwindle bench --device` knows it by
+max_latency = 20        # milliseconds
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dwindle import registry
 from dwindle.errors import UsageError
@@ -53,11 +58,16 @@ KINDS: dict[str, tuple[Callable[[Quantity], float], str]] = {
     "max_growth": (_growth, "a growth: give a share such as 2%"),
 }
 """Each limit's parser and what its value is."""
+DEVICE_KINDS = {
+    "max_latency": (_at_least(0), "a latency: give milliseconds, such as 20"),
+    **{name: KINDS[name] for name in ("max_ratio", "max_drop", "min_accuracy")},
+}
+"""Of limits on one device. Milliseconds of no particular one would say nothing."""
 
 
 def quantity(name: str, value: Quantity) -> float:
     """A limit's value as a number; raises UsageError where it isn't one of its kind."""
-    parse, kind = KINDS[name]
+    parse, kind = (DEVICE_KINDS | KINDS)[name]
     number = math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
@@ -69,24 +79,44 @@ def quantity(name: str, value: Quantity) -> float:
     return number
 
 
-def read_limits(path: Path) -> tuple[Limits, dict[str, Limits]]:
-    """A file's limits: those of every target, and each target's own.
+@dataclass(frozen=True)
+class LimitsFile:
+    """What a file says."""
 
-    Raises UsageError where it can't be read, has no [gate], or has a key that is no limit.
-    """
+    shared: Limits
+    """Of every target."""
+    targets: dict[str, Limits]
+    """Each target's own."""
+    devices: dict[str, Limits]
+    """Each device's."""
+
+
+def read_limits(path: Path) -> LimitsFile:
+    """Raises UsageError where the file can't be read, has no [gate], or has a key that is no limit."""
     gate = read_toml(path).get("gate")
     if not isinstance(gate, dict):
         raise UsageError(f"{path} has no [gate] table")
-    targets = {name: entry for name, entry in gate.items() if isinstance(entry, dict)}
-    shared = {name: entry for name, entry in gate.items() if name not in targets}
-    return _table(path, "gate", shared), {name: _table(path, f"gate.{name}", entry) for name, entry in targets.items()}
+    tables = {name: entry for name, entry in gate.items() if isinstance(entry, dict)}
+    shared = {name: entry for name, entry in gate.items() if name not in tables}
+    devices = tables.pop("device", {})
+    for name, entry in devices.items():
+        if not isinstance(entry, dict):
+            raise UsageError(f"{path}, [gate.device]: {name} is in no device's table: write [gate.device.browser], say")
+    return LimitsFile(
+        _table(path, "gate", shared, KINDS),
+        {name: _table(path, f"gate.{name}", entry, KINDS) for name, entry in tables.items()},
+        {name: _table(path, f"gate.device.{name}", entry, DEVICE_KINDS) for name, entry in devices.items()},
+    )
 
 
-def _table(path: Path, title: str, table: Mapping[str, Quantity]) -> Limits:
+def _table(path: Path, title: str, table: Mapping[str, Quantity], kinds: Mapping[str, Any]) -> Limits:
     limits = {}
     for name, value in table.items():
-        if name not in KINDS:
-            raise UsageError(f"{path}, [{title}]: {registry.unknown('limit', name, list(KINDS))}")
+        if name not in kinds and name in KINDS | DEVICE_KINDS:
+            where = "one device's, [gate.device.NAME]" if name in DEVICE_KINDS else "no device's, but [gate]'s"
+            raise UsageError(f"{path}, [{title}]: {name} is {where}")
+        if name not in kinds:
+            raise UsageError(f"{path}, [{title}]: {registry.unknown('limit', name, list(kinds))}")
         try:
             limits[name] = quantity(name, value)
         except UsageError as error:

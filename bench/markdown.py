@@ -36,7 +36,7 @@ def markdown(verdict: Verdict, name: str) -> str:
     ]
     for check in verdict.rows:
         measured = ABSENT if check.measured is None else amount(check, check.measured)
-        words = (_MARKS[outcome(check)], limit_name(check), check.target, amount(check, check.limit), measured)
+        words = (_MARKS[outcome(check)], limit_name(check), check.subject, amount(check, check.limit), measured)
         lines.append(f"| {' | '.join(map(_cell, (*words, check.reason or '')))} |")
     return "\n".join([*lines, "", ""])
 

@@ -15,6 +15,8 @@ from dwindle.manifest import Manifest
 SCHEMA = 1
 DENSE, COMPRESSED = "dense", "compressed"
 PORTABLE = "portable kernels"
+HOST = "host"
+"""The machine that benches, among devices."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Latency:
     """In each process."""
     iterations: int
     """Inferences after each load, that went into the figures."""
+    ci95: tuple[float, float] | None = None
+    """Of `typical`, from how processes and loads differ; None in an older bench.json, or without `typical`."""
 
     @property
     def typical(self) -> float | None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import dwindle
 from dwindle.bench import cost
 from dwindle.bench.baseline import network
-from dwindle.bench.device import ARM64, HOST, LOCAL, reach
+from dwindle.bench.device import ARM64, LOCAL, reach
 from dwindle.bench.machine import this_machine
 from dwindle.bench.profile import with_profile
-from dwindle.bench.result import COMPRESSED, DENSE, Bench, Compare, Row, RuntimeUsed
+from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Compare, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.bench.runtime import Device, Elsewhere, Progress, Replaced, Runtime, all_runtimes, launch
 from dwindle.checkpoint import Checkpoint
@@ -214,7 +214,7 @@ def _timed(
 
     own = samples[row.artifact.path]
     reasons = dict(row.reasons)
-    latency, missing = milliseconds(own, row.runtime.threads)
+    latency, missing = milliseconds(own, threads=row.runtime.threads, seed=seed)
     reasons |= missing
     compare = None
     if row.role == DENSE:

@@ -47,7 +47,7 @@ def noise(samples: Samples, surroundings: Surroundings, cores: int | None = None
     return Noise(not reasons, tuple(reasons), share, drift, switches, pressure, load)
 
 
-def milliseconds(samples: Samples, threads: int = 1) -> tuple[Latency, dict[str, str]]:
+def milliseconds(samples: Samples, *, threads: int = 1, seed: int = 0) -> tuple[Latency, dict[str, str]]:
     """The latency figures, and why some aren't among them, by their names in a row's reasons."""
     share, cpu = _cpu_share(samples), samples.cpu
     trusted = share is None or share >= QUIET_CPU_SHARE
@@ -63,6 +63,7 @@ def milliseconds(samples: Samples, threads: int = 1) -> tuple[Latency, dict[str,
         processes=samples.wall.shape[0],
         loads=samples.wall.shape[1],
         iterations=samples.wall.shape[2],
+        ci95=_resampled(np.median(samples.own, axis=2) / 1e6, seed) if cpu is not None or trusted else None,
     )
     missing = {}
     if not trusted:
@@ -84,12 +85,17 @@ def paired_ratio(
     (Davison & Hinkley 1997, Bootstrap Methods and their Application, §3.8, on hierarchical data.)
     """
     ratios = _typical(file) / _typical(baseline)
-    processes, rounds = ratios.shape
+    return float(np.median(ratios)), _resampled(ratios, seed, resamples)
+
+
+def _resampled(figures: np.ndarray, seed: int, resamples: int = 4000) -> tuple[float, float]:
+    """95% interval of the median of figures, shape (processes, rounds)."""
+    processes, rounds = figures.shape
     draw = np.random.default_rng(seed).integers
     outer = draw(0, processes, (resamples, processes, 1))
     inner = draw(0, rounds, (resamples, processes, rounds))
-    low, high = np.quantile(np.median(ratios[outer, inner], axis=(1, 2)), (0.025, 0.975))
-    return float(np.median(ratios)), (float(low), float(high))
+    low, high = np.quantile(np.median(figures[outer, inner], axis=(1, 2)), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -139,11 +139,11 @@ def gate_table(verdict: Verdict) -> RenderableType:
         table.add_row(
             Text(word, style=_STYLES[word]),
             limit_name(row),
-            row.target,
+            row.subject,
             amount(row, row.limit),
             ABSENT if row.measured is None else amount(row, row.measured),
         )
-    notes = [f"{limit_name(row)}, {row.target}: {row.reason}" for row in verdict.rows if row.reason]
+    notes = [f"{limit_name(row)}, {row.subject}: {row.reason}" for row in verdict.rows if row.reason]
     return Group(table, *(Text(note, style="dim") for note in notes), Text(sentence(verdict), style="bold"))
 
 

@@ -49,12 +49,12 @@ PATIENCE = 120.0
 """Seconds that it may take to become so."""
 
 
-def others_work(seconds: float = 3.0) -> float:
+def others_work(patience: float) -> float:
     """Cores' worth of what runs besides, once the neighbours of the repeat before have left the load average."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while os.getloadavg()[0] > (os.cpu_count() or 1) / 2 and time.monotonic() < deadline:
         time.sleep(2)
-    return psutil.cpu_percent(seconds) / 100 * (os.cpu_count() or 1)
+    return psutil.cpu_percent(3) / 100 * (os.cpu_count() or 1)
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def main() -> None:
             paths = exported(Path(folder), runtime, given.image) if wanted else {}
             for repeat in wanted:
                 count = (os.cpu_count() or 1) if repeat % 2 else 0
-                busy = others_work()
+                busy = others_work(0 if given.anyway else PATIENCE)
                 if busy > IDLE and not given.anyway:
                     sys.exit(f"something else takes {busy:.2f} cores: run this again when the machine is idle")
                 with neighbours(count):

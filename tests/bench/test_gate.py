@@ -8,7 +8,7 @@ import pytest
 from dwindle.bench import Bench, gate
 from dwindle.bench.gate import Check
 from dwindle.bench.limits import KINDS
-from dwindle.bench.result import COMPRESSED, DENSE, Accuracy, Compare, Cost, Machine, Noise, Row, RuntimeUsed
+from dwindle.bench.result import COMPRESSED, DENSE, Accuracy, Compare, Cost, Latency, Machine, Noise, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import LIMITS, main
@@ -71,6 +71,44 @@ def test_the_worst_runtime_counts(checkpoint: Checkpoint, benched: Save) -> None
     (row,) = gate(checkpoint, max_drop=1.0).rows
     assert row.measured == pytest.approx(7.0)
     assert "in bad" in str(row.reason)
+
+
+def on_devices(row: Row, ms: float = 4.0, quiet: bool = True) -> Row:
+    """Its runtime's name says where a row is from; there it took so long."""
+    device = None if row.runtime.name == "host" else str(row.runtime.name).replace("_", ":")
+    latency = Latency(1, 1, ms, ms, ms, ms, ms, 6, 4, 9, (0.9 * ms, 1.1 * ms))
+    noise = Noise(quiet, () if quiet else ("load average 7.0",), 1.0, 0.0, 0.0, 0.0, 0.5)
+    return replace(row, runtime=replace(row.runtime, device=device), latency=latency, noise=noise)
+
+
+def test_a_device_has_limits_of_its_own(checkpoint: Checkpoint, benched: Save, tmp_path: Path) -> None:
+    benched(host=(97.0, 97.0), browser=(97.0, 96.5), browser_4=(97.0, 90.0), change=on_devices)
+    budget = tmp_path / "budget.toml"
+    budget.write_text(
+        "[gate.device.host]\nmax_drop = 0\nmax_latency = 4.4\n"
+        "[gate.device.browser]\nmax_drop = 0.5\nmax_latency = 4.39\n"
+        "[gate.device.'browser:2']\nmax_latency = 100\n"
+    )
+    verdict = gate(checkpoint, limits=budget)
+    found = {(row.subject, row.name): row for row in verdict.rows}
+    assert found["onnx on host", "max_drop"].passed
+    assert found["onnx on host", "max_latency"].passed
+    assert found["onnx on browser", "max_drop"].passed
+    missed = found["onnx on browser", "max_latency"]
+    assert not missed.passed
+    assert missed.measured == pytest.approx(4.4)  # the interval's upper end
+    absent = found["onnx on browser:2", "max_latency"]
+    assert absent.measured is None
+    assert "nothing was measured on browser:2: run `dwindle bench --device browser:2`" in str(absent.reason)
+    assert verdict.exit_code == 5
+
+
+def test_a_noisy_run_has_no_latency(checkpoint: Checkpoint, benched: Save, tmp_path: Path) -> None:
+    benched(host=(97.0, 97.0), change=lambda row: on_devices(row, quiet=False))
+    (tmp_path / "budget.toml").write_text("[gate.device.host]\nmax_latency = 1000\n")
+    (row,) = gate(checkpoint, limits=tmp_path / "budget.toml").rows
+    assert row.measured is None
+    assert "was noisy: load average 7.0" in str(row.reason)
 
 
 def test_a_gain_is_no_drop(checkpoint: Checkpoint, benched: Save) -> None:

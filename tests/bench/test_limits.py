@@ -46,6 +46,10 @@ def test_nothing_is_no_size(name: str, value: Quantity) -> None:
     [
         ("[gate]\nmax_szie = 1", "[gate]: unknown limit 'max_szie': did you mean 'max_size'?"),
         ("[gate.onnx]\nmaxdrop = 1", "[gate.onnx]: unknown limit 'maxdrop': did you mean 'max_drop'?"),
+        ("[gate]\nmax_latency = 5", "[gate]: max_latency is one device's, [gate.device.NAME]"),
+        ("[gate.device.browser]\nmax_size = 5", "[gate.device.browser]: max_size is no device's, but [gate]'s"),
+        ("[gate.device]\nmax_latency = 5", "[gate.device]: max_latency is in no device's table"),
+        ("[gate.device.browser]\nmax_latency = 'soon'", "max_latency 'soon' is not a latency"),
         ("[gate]\nmax_size = 'small'", "[gate]: max_size 'small' is not a size"),
         ("[gate]\nmax_size = 2026-01-01", "is not a size"),
         ("gate = 3", "has no [gate] table"),
