@@ -79,13 +79,16 @@ class Manifest:
     """Of the dense file; None: the same."""
     quality: Quality | None = None
     """None for a precision that keeps fp32 as it is."""
+    download: File | None = None
+    """The file compressed as a whole, for an app that unpacks it when it first starts; None where zeros are packed in
+    the file itself."""
 
     def write(self, folder: Path) -> None:
         write_json(folder / NAME, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Reads a manifest and checks that both files are the ones it describes.
+        """Reads a manifest and checks that the files are the ones it describes.
 
         Raises CheckpointError naming what is missing or altered.
         """
@@ -99,11 +102,12 @@ class Manifest:
                     "dense": File(**document["dense"]),
                     "parity": Parity(**document["parity"]),
                     "quality": Quality(**document["quality"]) if document.get("quality") else None,
+                    "download": File(**document["download"]) if document.get("download") else None,
                 }
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is missing or damaged: run `dwindle export` again") from error
-        for file in (manifest.file, manifest.dense):
+        for file in filter(None, (manifest.file, manifest.dense, manifest.download)):
             if not (folder / file.name).exists() or sha256(folder / file.name) != file.sha256:
                 raise CheckpointError(
                     f"{folder / file.name} is not the file its manifest describes: run `dwindle export` again"

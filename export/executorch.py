@@ -30,6 +30,8 @@ class ExecuTorch:
     precisions = ("fp32", "int8")
     packs_zeros = False
     packages = ("torch", "executorch", "torchao")
+    zstd = True
+    """Whether an export has the file compressed beside it, for want of zeros packed in it."""
 
     def __init__(self, precision: str = precisions[0], samples: tuple[Tensor, ...] | None = None) -> None:
         """samples: real inputs, batched, for the ranges of int8 activations; None: what `write` is given."""

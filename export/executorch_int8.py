@@ -1,7 +1,9 @@
 """int8 for XNNPACK, by PyTorch 2 Export's post-training quantisation: weights and activations.
 
-Weights are symmetric with a scale per output channel, so that a pruned one stays exactly zero. Activations have a
-scale and a zero point per tensor, of the range that calibration saw. Biases are int32, in steps of their sums.
+Weights are symmetric with a scale per output channel, so that a pruned one stays exactly zero. Scales lie on the
+grid that every int8 file of dwindle's has (`quantize.SCALES`), of which a compressed file is a seventh smaller in
+MobileNetV2's case. Activations have a scale and a zero point per tensor, of the range that calibration saw. Biases
+are int32, in steps of their sums.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from dwindle.errors import UsageError
 from dwindle.export.fold import reason, tensors, trace
+from dwindle.export.quantize import SCALES
 from dwindle.export.quiet import quiet
 
 if TYPE_CHECKING:
@@ -20,9 +25,6 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
     from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-_LEAST_SCALE = 2.0**-16
-"""Of a row of weights. XNNPACK's own recipe has 2⁻¹², which leaves rows that stay below 0.03, as folded batch norm
-makes them, a few of their 254 steps."""
 _INT32 = 2**31
 
 
@@ -77,7 +79,7 @@ def _converted(traced: nn.Module, samples: tuple[Tensor, ...]) -> GraphModule:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     config = get_symmetric_quantization_config(is_per_channel=True)
-    config = replace(config, weight=_finer(config.weight))
+    config = replace(config, weight=_on_grid(config.weight))
     observed = prepare_pt2e(traced, XNNPACKQuantizer().set_global(config))
     with torch.no_grad():
         for sample in zip(*(tensor.split(1) for tensor in samples), strict=True):
@@ -86,10 +88,23 @@ def _converted(traced: nn.Module, samples: tuple[Tensor, ...]) -> GraphModule:
     return converted
 
 
-def _finer(weight: QuantizationSpec) -> QuantizationSpec:
+def _on_grid(weight: QuantizationSpec) -> QuantizationSpec:
+    """The specification with scales of `quantize.SCALES`.
+
+    They begin at 2⁻¹⁴. XNNPACK's own recipe ends at 2⁻¹², which leaves rows that stay below 0.03, as folded batch
+    norm makes them, a few of their 254 steps.
+    """
+    import torch
     from torchao.quantization.pt2e.observer import PerChannelMinMaxObserver
 
-    return replace(weight, observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=_LEAST_SCALE))
+    grid = torch.from_numpy(SCALES.astype(np.float32))
+
+    class OnGrid(PerChannelMinMaxObserver):
+        def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+            scale, zero = super().calculate_qparams()
+            return grid[torch.searchsorted(grid, scale).clamp(max=len(grid) - 1)], zero
+
+    return replace(weight, observer_or_fake_quant_ctr=OnGrid.with_args(eps=float(grid[0])))
 
 
 class _Layer(NamedTuple):

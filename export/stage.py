@@ -26,6 +26,9 @@ from dwindle.quantities import format_bytes
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_LEVEL = 19
+"""Of Zstandard's: beyond it, unpacking takes more memory too."""
+
 
 def export(
     checkpoint: Checkpoint | Path | str,
@@ -40,11 +43,12 @@ def export(
     """Writes `exports/TARGET/` in a finished checkpoint for each of the targets named.
 
     There are `net`, the compressed network, packed; `dense`, the network before pruning at the target's default
-    precision; and the manifest. precision: what `net` stores weights in, by default what the checkpoint's budget
-    was counted at on that target, and the target's own on others; `auto` takes the fewest bits that lose at most
-    `max_drop` points of validation against the dense network. min_os: the earliest system that must load the
-    files of a target that has a choice: `iOS16`, `iOS17`, `iOS18`. calib_samples: how many samples of the training
-    split a target sees that rounds activations too (ExecuTorch's int8), by default `shipping.SAMPLES`.
+    precision; the manifest; and where the format packs no zeros, `net` compressed as a whole (`.zst`).
+    precision: what `net` stores weights in, by default what the checkpoint's budget was counted at on that target,
+    and the target's own on others; `auto` takes the fewest bits that lose at most `max_drop` points of validation
+    against the dense network. min_os: the earliest system that must load the files of a target that has a choice:
+    `iOS16`, `iOS17`, `iOS18`. calib_samples: how many samples of the training split a target sees that rounds
+    activations too (ExecuTorch's int8), by default `shipping.SAMPLES`.
     An earlier export of the target is replaced when both files have proven equal to their networks. Several
     targets are exported side by side, each in a process of its own.
 
@@ -151,6 +155,7 @@ def export_networks(
             file=File.of(scratch / f"net{target.suffix}"),
             dense=File.of(scratch / f"dense{target.suffix}"),
             parity=found["net"].parity,
+            download=_download(scratch / f"net{target.suffix}") if getattr(target, "zstd", False) else None,
             versions={"dwindle": dwindle.__version__, **{name: version(name) for name in target.packages}},
             dense_precision=roles["dense"].precision,
             quality=quality(networks["net"][1], target.precision, found["net"]),
@@ -160,6 +165,18 @@ def export_networks(
     if manifest.quality:
         say(f"{target.name}: {sentence(manifest.quality, manifest.precision)}")
     return manifest
+
+
+def _download(path: Path) -> File:
+    """Compresses a file by Zstandard, beside it; what is packed in no other way is then as small as it gets."""
+    import zstandard
+
+    content = path.read_bytes()
+    packed = path.with_name(f"{path.name}.zst")
+    packed.write_bytes(zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(content))
+    if zstandard.decompress(packed.read_bytes()) != content:
+        raise ParityFailed(f"{packed.name} does not unpack to {path.name}")
+    return File.of(packed)
 
 
 def _keep(path: Path, folder: Path) -> Path:
@@ -174,6 +191,8 @@ def _keep(path: Path, folder: Path) -> Path:
 
 def _summary(manifest: Manifest) -> str:
     sizes = f"{format_bytes(manifest.file.bytes)}, dense {format_bytes(manifest.dense.bytes)}"
+    if manifest.download:
+        sizes += f"; {format_bytes(manifest.download.bytes)} to download as {manifest.download.name}"
     parity = manifest.parity
     if parity.relative is None:
         return f"{sizes}; {parity.not_run}"

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zstandard
 from torch import Tensor, nn
 
 import dwindle
 from dwindle import checkpoint as checkpoints
-from dwindle.errors import BudgetMissed, ParityFailed, UsageError
+from dwindle.errors import BudgetMissed, CheckpointError, ParityFailed, UsageError
 from dwindle.export import export
 from dwindle.export.fold import deployable
 from dwindle.export.onnx import Onnx
@@ -19,6 +21,7 @@ from dwindle.export.stage import export_networks
 from dwindle.files import sha256
 from dwindle.manifest import Manifest, manifests
 from dwindle.models.zoo import resnet8
+from dwindle.quantities import format_bytes
 
 Inputs = tuple[Tensor, ...]
 Changed = Callable[..., nn.Module]
@@ -143,6 +146,33 @@ def test_the_fewest_bits_within_the_allowed_drop_are_taken(checkpoint: Path) -> 
     assert said[0].endswith("100 are allowed")
     with pytest.raises(BudgetMissed, match="no precision stays within 1 points"):
         export(checkpoint, ["onnx"], precision="auto", max_drop=1.0)  # the fixture's dense network was never wrong
+
+
+def test_executorch_in_int8_is_calibrated_judged_by_its_file_and_compressed(checkpoint: Path) -> None:
+    said: list[str] = []
+    options: dict[str, Any] = {"precision": "auto", "max_drop": 100.0, "calib_samples": 16}
+    (manifest,) = export(checkpoint, ["executorch"], **options, progress=said.append)
+    folder = checkpoint / "exports" / "executorch"
+    assert said[0].startswith("executorch: int8 loses ")
+    assert said[1] == "executorch: calibrated on 16 samples of the training split"
+    assert (manifest.precision, manifest.dense_precision, manifest.encoding) == ("int8", "fp32", "dense int8")
+    assert manifest.parity.weights_equal == 20
+    assert manifest.quality is not None
+    assert manifest.quality.samples == 64
+    assert manifest.download is not None
+    assert manifest.download.bytes == (folder / "net.pte.zst").stat().st_size < manifest.file.deflated_bytes
+    assert zstandard.decompress((folder / "net.pte.zst").read_bytes()) == (folder / "net.pte").read_bytes()
+    assert Manifest.read(folder) == manifest
+    assert f"{format_bytes(manifest.download.bytes)} to download as net.pte.zst; within " in said[-2]
+    (folder / "net.pte.zst").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"net\.pte\.zst is not the file its manifest describes"):
+        Manifest.read(folder)
+
+
+@pytest.mark.parametrize("samples", [0, -1])
+def test_a_calibration_needs_samples(checkpoint: Path, samples: int) -> None:
+    with pytest.raises(UsageError, match=f"calibration takes 1 sample or more, not {samples}"):
+        export(checkpoint, ["executorch"], precision="int8", calib_samples=samples)
 
 
 @pytest.mark.parametrize("options", [{"precision": "auto"}, {"max_drop": 1.0}, {"precision": "int8", "max_drop": 1.0}])
