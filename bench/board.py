@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import platform
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,32 +19,36 @@ from typing import TYPE_CHECKING, Self
 
 import dwindle
 from dwindle.bench import build, sysroot
+from dwindle.bench.adb import SCHEME as ADB
+from dwindle.bench.adb import Adb
+from dwindle.bench.conditions import SCRIPT, conditions, pinning
 from dwindle.bench.result import Machine
 from dwindle.bench.runtime import GROUP, Launch
 from dwindle.bench.ssh import Ssh
+from dwindle.bench.way import Way
 from dwindle.errors import DwindleError, RuntimeUnavailable
 
 if TYPE_CHECKING:
     from dwindle.bench.measure import Reading
 
-# Six lines: system, machine, release, cores, and the CPU's or the board's name as whoever knows it calls it. ARM
+# Five lines: system, machine, release, cores, and the CPU's or the board's name as whoever knows it calls it. ARM
 # kernels don't name the CPU in /proc/cpuinfo.
 _FACTS = """
-uname -s; uname -m; uname -r; getconf _NPROCESSORS_ONLN
-{ tr -d '\\0' </proc/device-tree/model || sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo; } 2>/dev/null | head -n 1
+uname -s; uname -m; uname -r; getconf _NPROCESSORS_ONLN 2>/dev/null || nproc
+{ getprop ro.product.model || tr -d '\\0' </proc/device-tree/model ||
+  sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo; } 2>/dev/null | head -n 1
 """
 _BUSY = "cat /proc/loadavg; cat /proc/pressure/cpu 2>/dev/null || :"
-_FOLDER = 'mktemp -d "${TMPDIR:-/tmp}/dwindle.XXXXXXXX"'
+RUNNER = "DWINDLE_ANDROID_RUNNER"
+"""The variable that says where the user's own Android build of native/runner.cpp is."""
 
 
 class Board:
     """A reachable device. A context manager: entering connects, leaving removes what was copied there."""
 
-    targets = ("executorch", "onnx")
-
     def __init__(self, url: str) -> None:
         """Raises UsageError for what is no address."""
-        self.way = Ssh.to(url)
+        self.way: Way = Adb.to(url) if url.startswith(ADB) else Ssh.to(url)
         self.url = self.way.url
 
     def __enter__(self) -> Self:
@@ -53,8 +58,10 @@ class Board:
             raise RuntimeUnavailable(f"{self.url} runs {facts[0] if facts else 'nothing known'}, and it takes Linux")
         system, self.architecture, release, cores, *name = [line.strip() for line in facts]
         cpu = name[0] if name and name[0] else self.architecture
-        self.machine = Machine(cpu, int(cores) if cores.isdigit() else 1, f"{system} {release}")
-        self.folder = self._sh(_FOLDER).strip()
+        self._said = self._sh(SCRIPT)
+        state = conditions(self._said)
+        self.machine = Machine(cpu, int(cores) if cores.isdigit() else 1, f"{system} {release}", state)
+        self.folder = self._sh(f'mktemp -d "{self.way.scratch}/dwindle.XXXXXXXX"').strip()
         return self
 
     def __exit__(
@@ -74,7 +81,17 @@ class Board:
         return reading(load, "\n".join(pressure))
 
     def runtimes(self) -> list[There]:
+        if isinstance(self.way, Adb):
+            return [There("executorch", "executorch", self, _supplied)]
         return [There("executorch", "executorch", self, _native), There("onnxruntime", "onnx", self, _python)]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(runtime.target for runtime in self.runtimes())
+
+    def pinned(self, threads: int) -> Sequence[str]:
+        """The words before a command that keep it to the fastest cores, where they differ."""
+        return pinning(self._said, threads)
 
     def _sh(self, script: str) -> str:
         return self.way.run(["sh", "-c", script])
@@ -110,9 +127,11 @@ class There:
         """Copies the file there, and returns what starts a worker on it."""
         name = f"{self.target}-{path.name}"
         self.device.put({name: path})
-        words = [*self._program.words, f"{self.device.folder}/{name}", str(threads)]
+        pinned = self.device.pinned(threads)
+        words = [*pinned, *self._program.words, f"{self.device.folder}/{name}", str(threads)]
         variables = {**self._program.variables, "OMP_NUM_THREADS": str(threads)}
-        return Launch(self.device.way.command(words, variables), self._program.through)
+        through = ", ".join(part for part in (self._program.through, " ".join(pinned)) if part) or None
+        return Launch(self.device.way.command(words, variables), through)
 
     @cached_property
     def _program(self) -> Program:
@@ -133,6 +152,20 @@ def _native(board: Board) -> Program:
         )
     runner = build.runner(compiler, package)
     board.put({"runner": runner, **{library.name: library for library in build.libraries(package)}})
+    return Program((f"{board.folder}/runner",), {}, "native runner")
+
+
+def _supplied(board: Board) -> Program:
+    """The user's own build of the runner: Android's C library isn't that of the wheel's libraries."""
+    path = os.environ.get(RUNNER)
+    if not path:
+        raise RuntimeUnavailable(
+            f"Android runs what its NDK built: build {build.NATIVE / 'runner.cpp'} with it, as README.md says, and set "
+            f"{RUNNER} to the program"
+        )
+    if not Path(path).is_file():
+        raise RuntimeUnavailable(f"{RUNNER} is {path}, and there is no such file")
+    board.put({"runner": Path(path)})
     return Program((f"{board.folder}/runner",), {}, "native runner")
 
 

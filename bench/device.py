@@ -19,7 +19,7 @@ def reach(name: str) -> Device:
         return Board(name)
     if name.partition(":")[0] == BROWSER:
         return Browser(name)
-    raise UsageError(unknown("device", name, [*LOCAL, BROWSER, "ssh://user@host"]))
+    raise UsageError(unknown("device", name, [*LOCAL, BROWSER, "ssh://user@host", "adb://serial"]))
 
 
 def failure(bench: Bench, name: str) -> DwindleError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.bench import sysroot, web
+from dwindle.bench.board import RUNNER
 from dwindle.bench.machine import this_machine
 from dwindle.bench.runtime import Runtime, all_runtimes, launch
 from dwindle.errors import RuntimeUnavailable, UsageError
@@ -45,7 +47,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything dwindle can use, by group. Imports every runtime's library, each in a process of its own."""
-    devices = [_host(), _cuda(), _arm64(), _browser(), _ssh()]
+    devices = [_host(), _cuda(), _arm64(), _browser(), _ssh(), _adb()]
     return [*_packages(), *map(_runtime, all_runtimes()), *devices, *_extras()]
 
 
@@ -194,6 +196,16 @@ def _ssh() -> Finding:
         return Finding("device", "ssh", None, "there is no ssh on the path", "apt-get install openssh-client")
     asked = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False)
     return Finding("device", "ssh", f"{asked.stderr.strip()}: any machine that it logs in to unasked is a device")
+
+
+def _adb() -> Finding:
+    if not shutil.which("adb"):
+        return Finding("device", "adb", None, "there is no adb on the path", "apt-get install adb")
+    asked = subprocess.run(["adb", "version"], capture_output=True, text=True, check=False)
+    number = asked.stdout.strip().splitlines()[:1]
+    found = f"{number[0] if number else 'adb'}: what `adb devices` lists is a device"
+    runner = None if os.environ.get(RUNNER) else f"{RUNNER} does not say where a runner built for Android is"
+    return Finding("device", "adb", found, runner)
 
 
 def _without(device: str, reason: str) -> Finding:

@@ -250,6 +250,8 @@ class Machine:
     cpu: str
     cores: int
     system: str
+    conditions: dict[str, str] = field(default_factory=dict)
+    """What its speed depends on, as it was when measuring began: `cpufreq`, `thermal`, `battery`, in words."""
 
 
 @dataclass(frozen=True)

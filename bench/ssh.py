@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 import re
 import shlex
-import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dwindle.bench.way import ask
 from dwindle.errors import RuntimeUnavailable, UsageError
 
 SCHEME = "ssh://"
-PATIENCE = 120.0
-"""Seconds for anything but measuring: 20 MB over a slow radio, say."""
 
 # Never ask; notice within 20 seconds that the other side is gone, also where no packet says so (man ssh_config).
 _OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3")
@@ -31,6 +29,7 @@ class Ssh:
     """The way to `ssh://[user@]host[:port]`, where host may be a name from the user's ssh config."""
 
     url: str
+    scratch = "${TMPDIR:-/tmp}"
 
     @classmethod
     def to(cls, url: str) -> Ssh:
@@ -40,37 +39,24 @@ class Ssh:
         return cls(url.rstrip("/"))
 
     def command(self, words: Sequence[str], variables: Mapping[str, str] | None = None) -> list[str]:
-        """What runs `words` there, its standard streams ours. `variables` are set there."""
+        """See Way."""
         there = [*(["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []), *words]
         options = [part for option in _OPTIONS for part in ("-o", option)]
         return ["ssh", "-T", *options, "--", self.url, shlex.join(there)]
 
     def run(self, words: Sequence[str], given: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
-        """What `words` print there, `given` being their standard input.
-
-        Raises RuntimeUnavailable where the machine can't be reached, or what was asked of it fails.
-        """
-        try:
-            done = subprocess.run(
-                self.command(words, variables), input=given, capture_output=True, timeout=PATIENCE, check=False
-            )
-        except FileNotFoundError:
-            raise RuntimeUnavailable(
-                f"{self.url} is reached with ssh, which is not installed here: apt-get install openssh-client"
-            ) from None
-        except subprocess.TimeoutExpired:
-            raise RuntimeUnavailable(f"{self.url} did not answer {words[0]!r} within {PATIENCE:g} s") from None
-        said = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        if done.returncode == _OWN_FAILURE:
+        """See Way."""
+        code, printed, said = ask(self.url, self.command(words, variables), given, words[0], "openssh-client")
+        if code == _OWN_FAILURE:
             why = said[-1].rstrip(".") if said else "ssh does not say why"
             raise RuntimeUnavailable(f"{self.url} can't be reached: {why}; `ssh {self.url}` must log in unasked")
-        if done.returncode:
-            why = said[-1] if said else f"exit code {done.returncode}"
+        if code:
+            why = said[-1] if said else f"exit code {code}"
             raise RuntimeUnavailable(f"{words[0]!r} failed on {self.url}: {why}")
-        return done.stdout.decode(errors="replace")
+        return printed
 
     def put(self, files: Mapping[str, Path | bytes], folder: str) -> None:
-        """Copies files, or contents, to names below a folder there. As a tar, which boards without sftp have too."""
+        """See Way. As a tar, which boards without sftp have too."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for name, source in files.items():

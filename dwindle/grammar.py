@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         default="host",
         metavar="WHERE",
         help="one or more, comma-separated: host, arm64 (instructions, emulated), browser (browser:4 is 4 times "
-        "slower), ssh://user@host[:port]",
+        "slower), ssh://user@host[:port], adb://serial",
     )
     made.add_argument("--threads", type=int, default=1, metavar="N", help="that an inference may use (1)")
     made.add_argument("--profile", action="store_true", help="host: the operators that take the time")
