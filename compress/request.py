@@ -17,6 +17,7 @@ from dwindle.compress.layers import Layers
 from dwindle.compress.methods import Method, method
 from dwindle.compress.network import Granularity
 from dwindle.compress.pays import choose
+from dwindle.compress.recipes import Recipe, recipe
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
@@ -54,8 +55,10 @@ class Request:
     """Channels: kept widths are multiples of it. 16 suits onnxruntime on x86; 1 is any width."""
     layer_floor: float = 0.0
     """Channels: the share of its channels that every layer keeps."""
-    score: str = "magnitude"
-    """`magnitude`, `layerwise`, `lamp`, or one from the entry-point group `dwindle.scores`."""
+    recipe: str | None = None
+    """`paper` or `best` (`dwindle.compress.recipes`); None: the data set's own schedule, by magnitude."""
+    score: str | None = None
+    """`magnitude`, `layerwise`, `lamp`, or one from the entry-point group `dwindle.scores`; None: the recipe's."""
     include: tuple[str, ...] = ("*",)
     """Shell patterns of the layers that may be pruned."""
     exclude: tuple[str, ...] = ()
@@ -77,6 +80,7 @@ class Request:
     """Minutes between saves within a round. A resumed run may have another."""
     phases: tuple[tuple[Granularity, Budget], ...] = field(init=False)
     retraining: Method = field(init=False)
+    followed: Recipe = field(init=False)
     search: Settings | None = field(init=False)
     """AMC's, where the method is that."""
     choice: str = field(init=False)
@@ -102,6 +106,9 @@ class Request:
         if name == "auto":
             name, why = choose(self.target, target.packs_zeros, macs=self.macs is not None)
         retraining = method(self.method, self.rewind_to)
+        followed = recipe(self.recipe) if self.recipe is not None else Recipe("magnitude")
+        if self.score is None:  # an agent's shares are of the largest weights
+            object.__setattr__(self, "score", "magnitude" if retraining.search else followed.score)
         if self.episodes is not None and not retraining.search:
             raise UsageError(f"--episodes are AMC's, and --method {self.method} has none: leave them out")
         if self.weights is not None and retraining.restore:
@@ -112,6 +119,7 @@ class Request:
         for key, value in (
             ("phases", self._phases(name)),
             ("retraining", retraining),
+            ("followed", followed),
             ("precision", target.precision),
             ("choice", f"granularity {name}: {why}"),
         ):
@@ -131,7 +139,7 @@ class Request:
 
     def _phases(self, name: str) -> tuple[tuple[Granularity, Budget], ...]:
         """What prunes, in order, and how far."""
-        layers, score = Layers(tuple(self.include), tuple(self.exclude)), load_score(self.score)
+        layers, score = Layers(tuple(self.include), tuple(self.exclude)), load_score(self.score or "magnitude")
         counts: Counted = "parameters" if self.macs is None else "MACs"
         steps = [granularity(part, score, layers, self.align, counts, self.layer_floor) for part in name.split("+")]
         size = parse_bytes(self.size) if isinstance(self.size, str) else self.size
@@ -158,7 +166,8 @@ class Request:
     @property
     def task_options(self) -> dict[str, Any]:
         options = {"data": self.task} if isinstance(self.task, str) else dict(self.task)
-        return {**options, "seed": self.seed}
+        own = {} if "task" in options else self.followed.task
+        return {**own, **options, "seed": self.seed}
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -173,6 +182,7 @@ class Request:
             "granularity": self.granularity,
             "align": self.align,
             "layer_floor": self.layer_floor,
+            "recipe": self.recipe,
             "score": self.score,
             "include": list(self.include),
             "exclude": list(self.exclude),

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
-METHODS = ("lr-rewind", "weight-rewind", "finetune", "lottery-ticket")
+from dwindle.compress import recipes
+
+METHODS = ("lr-rewind", "weight-rewind", "finetune", "lottery-ticket", "amc")
 CONTROL = "control"
 """The dense network put through as many retrainings, with nothing pruned: what more training alone is worth."""
 ONE_SHOT = (2, 4, 9, 18, 30)
 """Compression ratios of the weights."""
 SMALLEST = 0.033
 """Density at which iterative pruning ends: 30 times fewer weights."""
+DATA: dict[str, dict[str, Any]] = {
+    "digits": {"data": "digits", "crop": 1, "flip": False, "batch_size": 64},
+    "fashion-mnist-14": {"data": "studies.rewinding.data:fashion_mnist_14", "crop": 1},
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    **{name: {"score": recipe.score, **recipe.task} for name, recipe in recipes.RECIPES.items()},
+    "cosine": {"score": "magnitude", "schedule": "cosine", "warmup": 0.1},
+    "lamp": {"score": "lamp", "schedule": "step"},
+    "averaged": {"score": "magnitude", "schedule": "step", "ema": 0.99},
+}
+"""The product's, and what they are made of, each alone: the score, and options of the task."""
 
 
 @dataclass(frozen=True)
@@ -25,38 +38,70 @@ class Trial:
     method: str
     seed: int
     epochs: int
-    density: float = SMALLEST
+    density: float | None = SMALLEST
     prune_per_round: float = 0.2
     rounds: int | None = None
     """1: one-shot."""
+    macs: float | None = None
+    """Channels are pruned, to this share of the dense MACs; None: weights are, to `density`."""
+    recipe: str = "paper"
 
     @property
     def key(self) -> str:
-        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
+        """What is asked for beyond the defaults: a later field leaves the keys of earlier results as they were."""
+        asked = {field.name: getattr(self, field.name) for field in fields(self)}
+        return " ".join(
+            f"{field.name}={asked[field.name]}" for field in fields(self) if asked[field.name] != field.default
+        )
 
     @property
     def kind(self) -> str:
+        if self.macs is not None:
+            return "channels"
         return "one-shot" if self.rounds == 1 else "iterative"
 
     @property
     def task(self) -> dict[str, Any]:
         """The paper's schedule in shape (÷10 at one half and three quarters), momentum and decay; only shorter."""
-        plain = {"digits": {"crop": 1, "flip": False, "batch_size": 64}, "fashion-mnist": {"crop": 2}}[self.data]
-        return {"data": self.data, "epochs": self.epochs, "schedule": "step", **plain}
+        recipe = {name: value for name, value in RECIPES[self.recipe].items() if name != "score"}
+        return {"epochs": self.epochs, **recipe, **DATA[self.data]}
+
+    @property
+    def score(self) -> str:
+        return str(RECIPES[self.recipe]["score"])
 
 
 def quick() -> Iterator[Trial]:
-    """Minutes: digits, two steps of the paper's in one round, and one-shot at one ratio."""
-    for seed, method in product(range(4), (*METHODS, CONTROL)):
+    """Minutes: digits, two steps of the paper's in one round, one-shot at one ratio, and the recipes."""
+    for seed, method in product(range(4), (*METHODS[:4], CONTROL)):
         yield Trial("zoo:resnet8", "digits", method, seed, epochs=4, prune_per_round=0.36)
-    for seed, method in product(range(4), METHODS):
+    for seed, method in product(range(4), METHODS[:4]):
         yield Trial("zoo:resnet8", "digits", method, seed, epochs=4, density=1 / 9, rounds=1)
+    for network, seed, name in product(("zoo:resnet8", "zoo:resnet20"), range(4), RECIPES):
+        yield Trial(network, "digits", METHODS[0], seed, epochs=4, prune_per_round=0.36, recipe=name)
+
+
+def compact() -> Iterator[Trial]:
+    """An hour or two: Fashion-MNIST, two steps of the paper's in one round, resnet8 alone, seed by seed."""
+    for seed in range(3):
+        for method in (*METHODS[:4], CONTROL):
+            yield Trial("zoo:resnet8", "fashion-mnist-14", method, seed, epochs=3, prune_per_round=0.36)
+        yield _recipe("zoo:resnet8", seed, "best")
 
 
 def whole() -> Iterator[Trial]:
-    """Hours: Fashion-MNIST, every step of the paper's, and one-shot at each ratio."""
-    for network, seeds in (("zoo:resnet8", 5), ("zoo:resnet20", 3), ("zoo:mobilenetv2", 3)):
-        for seed, method in product(range(seeds), (*METHODS, CONTROL)):
-            yield Trial(network, "fashion-mnist", method, seed, epochs=4)
-        for seed, method, ratio in product(range(seeds), METHODS, ONE_SHOT):
-            yield Trial(network, "fashion-mnist", method, seed, epochs=4, density=1 / ratio, rounds=1)
+    """Hours: Fashion-MNIST, every step of the paper's, one-shot at each ratio, and channels; seed by seed."""
+    for network, seeds in (("zoo:resnet8", 5), ("zoo:resnet20", 3)):
+        for seed in range(seeds):
+            for method in (*METHODS, CONTROL):
+                yield Trial(network, "fashion-mnist-14", method, seed, epochs=3)
+        for seed in range(3):
+            for method, ratio in product(METHODS, ONE_SHOT):
+                yield Trial(network, "fashion-mnist-14", method, seed, epochs=3, density=1 / ratio, rounds=1)
+            for method in METHODS[:3]:
+                yield Trial(network, "fashion-mnist-14", method, seed, 3, density=None, macs=0.125, rounds=3)
+            yield from (_recipe(network, seed, name) for name in RECIPES)
+
+
+def _recipe(network: str, seed: int, name: str) -> Trial:
+    return Trial(network, "fashion-mnist-14", METHODS[0], seed, epochs=3, prune_per_round=0.36, recipe=name)

@@ -1,8 +1,9 @@
 """Learning-rate rewinding against what it is compared with, by the product's own loop.
 
     python -m studies.rewinding.run --quick      # minutes, on digits
+    python -m studies.rewinding.run --compact    # an hour or two, on Fashion-MNIST
     python -m studies.rewinding.run              # hours, on Fashion-MNIST; resumes trial by trial
-    python -m studies.rewinding.run --table      # only prints the tables of what there is
+    python -m studies.rewinding.run --table      # only prints and draws what there is
 
 Options: `--processes N` (1). Every finished trial is a line in results.jsonl, with what made it; a trial whose line is
 there is not run again. The network is judged on validation and on test after every round. Nothing is chosen by either,
@@ -17,8 +18,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-from studies.rewinding.grid import quick, whole
-from studies.rewinding.table import tables
+from studies.rewinding.figure import draw
+from studies.rewinding.grid import compact, quick, whole
+from studies.rewinding.table import settings, table
 from studies.rewinding.trial import run
 
 HERE = Path(__file__).parent
@@ -28,12 +30,14 @@ RESULTS = HERE / "results.jsonl"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--compact", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     known = {row["key"] for row in rows}
-    trials = [trial for trial in (quick() if options.quick else whole()) if trial.key not in known]
+    grid = quick if options.quick else compact if options.compact else whole
+    trials = [trial for trial in dict.fromkeys(grid()) if trial.key not in known]
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         running = [pool.submit(run, trial) for trial in trials if not options.table]
         for done in as_completed(running):
@@ -41,7 +45,10 @@ def main() -> None:
             with RESULTS.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             print(f"{len(rows) - len(known)} of {len(trials)}: {rows[-1]['key']}", flush=True)
-    text = tables(rows)
+    shown = settings(rows)
+    for setting in shown:
+        draw(setting, setting.names, HERE / f"{setting.title.replace(':', '-').replace(',', '').replace(' ', '-')}.svg")
+    text = "\n".join(map(table, shown))
     (HERE / "results.md").write_text(text)
     print(text)
 

@@ -4,75 +4,142 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from scipy.stats import t
 
 from studies.rewinding.grid import CONTROL, METHODS
 
-OURS = METHODS[0]
+OURS, PAPER = METHODS[0], "paper"
 
 
-def tables(rows: list[dict[str, Any]]) -> str:
-    """One for each network, data set and way of pruning: a line per compression ratio."""
-    settings = sorted(
-        {(row["network"], row["data"], row["kind"], row["epochs"]) for row in rows if row["method"] != CONTROL}
-    )
-    return "\n".join(_table(rows, *setting) for setting in settings)
+@dataclass(frozen=True)
+class Setting:
+    """All that was run of one network on one data set in one way of pruning, by one name per line: a method or, among
+    recipes, a recipe."""
+
+    network: str
+    data: str
+    kind: str
+    epochs: int
+    per_round: float
+    """Share of the surviving weights that a round prunes."""
+    rows: tuple[dict[str, Any], ...]
+    by: str = "method"
+
+    @property
+    def title(self) -> str:
+        rate = f" {self.per_round:.0%} a round" if self.kind == "iterative" else ""
+        return f"{self.network} on {self.data}, {self.kind}{rate}" + (", by recipe" if self.by == "recipe" else "")
+
+    @property
+    def what(self) -> str:
+        return "MACs" if self.kind == "channels" else "weights"
+
+    @property
+    def ours(self) -> str:
+        """The line that the others are compared with."""
+        return OURS if self.by == "method" else PAPER
+
+    @property
+    def names(self) -> list[str]:
+        found = {row[self.by] for row in self.rows}
+        known = [name for name in (*METHODS, CONTROL) if name in found] if self.by == "method" else [PAPER]
+        return known + sorted(found - set(known))
+
+    @property
+    def ratios(self) -> list[float]:
+        lines = [row for row in self.rows if row["method"] != CONTROL]
+        return sorted({self._ratio(point) for row in lines for point in row["history"][1:]})
+
+    def drops(self, name: str, ratio: float) -> dict[int, float]:
+        """By seed, the points of test accuracy gained or lost against the dense network before pruning: that of the
+        paper's recipe, where recipes are compared."""
+        before = {row["seed"]: row["history"][0]["test"] for row in self.rows if row[self.by] in (self.ours, name)}
+        before |= {row["seed"]: row["history"][0]["test"] for row in self.rows if row[self.by] == self.ours}
+        return {
+            row["seed"]: point["test"] - before[row["seed"]]
+            for row in self.rows
+            if row[self.by] == name
+            for point in row["history"][1:]
+            if math.isclose(self._ratio(point), ratio, rel_tol=0.03)
+        }
+
+    @property
+    def dense(self) -> list[float]:
+        return [row["history"][0]["test"] for row in self.rows if row[self.by] == self.ours and row["method"] == OURS]
+
+    def _ratio(self, point: dict[str, float]) -> float:
+        if self.kind != "channels":
+            return round(1 / point["density"], 1)
+        dense = next(row["history"][0]["macs"] for row in self.rows if row["history"][0]["macs"])
+        return round(dense / point["macs"], 1) if point["macs"] else 0.0
 
 
-def _table(rows: list[dict[str, Any]], network: str, data: str, kind: str, epochs: int) -> str:
-    mine = [row for row in rows if (row["network"], row["data"], row["epochs"]) == (network, data, epochs)]
-    runs = {
-        (row["method"], row["seed"], _ratio(point)): point["test"] - row["history"][0]["test"]
-        for row in mine
-        if row["kind"] == kind or row["method"] == CONTROL
-        for point in row["history"][1:]
-    }
-    ratios = sorted({ratio for method, _, ratio in runs if method != CONTROL})
-    methods = [
-        m
-        for m in (*METHODS, CONTROL)
-        if any(method == m for method, *_ in runs) and (m != CONTROL or kind == "iterative")
-    ]
-    dense = [row["history"][0]["test"] for row in mine if row["kind"] == kind and row["method"] == OURS]
+def settings(rows: Sequence[dict[str, Any]]) -> list[Setting]:
+    """Methods under the paper's recipe, and then lr-rewind under each recipe, where there is more than one."""
+    found = []
+    keys = sorted({_key(row) for row in rows})
+    for key in keys:
+        mine = [row for row in rows if _key(row) == key]
+        plain = [row for row in mine if row.get("recipe", PAPER) == PAPER]
+        for kind in ("iterative", "one-shot", "channels"):
+            own = [row for row in plain if row["kind"] == kind]
+            # One-shot is one retraining: the control of as many is the iterative trial's second training.
+            if any(row["method"] != CONTROL for row in own):
+                found.append(_setting(kind, own))
+        tried = [{"recipe": PAPER, **row} for row in mine if row["kind"] == "iterative" and row["method"] == OURS]
+        if len({row["recipe"] for row in tried}) > 1:
+            found.append(_setting("iterative", tried, by="recipe"))
+    return found
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["network"], row["data"], row["epochs"], row["prune_per_round"]
+
+
+def _setting(kind: str, rows: Sequence[dict[str, Any]], by: str = "method") -> Setting:
+    network, data, epochs, per_round = _key(rows[0])
+    return Setting(network, data, kind, epochs, per_round, tuple(rows), by)
+
+
+def table(setting: Setting) -> str:
+    """A line per compression ratio: median over seeds, and our line's lead over each other."""
+    names = setting.names
     lines = [
-        f"## {network} on {data}, {kind}",
+        f"## {setting.title}",
         "",
-        f"{epochs} epochs per training, {len(dense)} seeds, dense {statistics.mean(dense):.2f} on average.",
+        f"{setting.epochs} epochs per training, {len(setting.dense)} seeds, "
+        f"dense {statistics.mean(setting.dense):.2f} on average.",
         "",
-        f"Points of test accuracy against the dense network: median over seeds; in brackets {OURS} minus that method, "
-        "paired by seed, mean and 95% interval (bold where it excludes zero).",
+        f"Points of test accuracy against the dense network: median over seeds; in brackets {setting.ours} minus that "
+        "one, paired by seed, mean and 95% interval (bold where it excludes zero).",
         "",
-        "| fewer weights | " + " | ".join(methods) + " |",
-        "|---:|" + "---:|" * len(methods),
+        f"| fewer {setting.what} | " + " | ".join(names) + " |",
+        "|---:|" + "---:|" * len(names),
     ]
-    for ratio in ratios:
-        cells = [_cell(runs, method, ratio) for method in methods]
-        lines.append(f"| {ratio:.1f}× | " + " | ".join(cells) + " |")
+    for ratio in setting.ratios:
+        lines.append(f"| {ratio:.1f}× | " + " | ".join(_cell(setting, name, ratio) for name in names) + " |")
     return "\n".join([*lines, ""])
 
 
-def _ratio(point: dict[str, float]) -> float:
-    return round(1 / point["density"], 1)
-
-
-def _cell(runs: dict[tuple[str, int, float], float], method: str, ratio: float) -> str:
-    own = {seed: drop for (m, seed, r), drop in runs.items() if m == method and math.isclose(r, ratio, rel_tol=0.03)}
+def _cell(setting: Setting, name: str, ratio: float) -> str:
+    own = setting.drops(name, ratio)
     if not own:
         return ""
     median = f"{statistics.median(own.values()):+.2f}"
-    ours = {seed: drop for (m, seed, r), drop in runs.items() if m == OURS and r == ratio}
+    ours = setting.drops(setting.ours, ratio)
     gains = [ours[seed] - own[seed] for seed in own if seed in ours]
-    if method == OURS or len(gains) < 2:
+    if name == setting.ours or len(gains) < 2:
         return median
-    mean, half = statistics.mean(gains), _half_width(gains)
+    mean, half = statistics.mean(gains), half_width(gains)
     text = f"{mean:+.2f} ± {half:.2f}"
     return f"{median} ({f'**{text}**' if abs(mean) > half else text})"
 
 
-def _half_width(values: Iterable[float]) -> float:
+def half_width(values: Iterable[float]) -> float:
     """Of Student's 95% interval of the mean."""
     sample = list(values)
     return float(t.ppf(0.975, len(sample) - 1)) * statistics.stdev(sample) / math.sqrt(len(sample))

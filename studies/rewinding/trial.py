@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dwindle.checkpoint import Round
 from dwindle.compress import Request, compress
+from dwindle.compress.watcher import Watcher
 from dwindle.models.build import ModelSpec, build
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
@@ -22,13 +24,12 @@ TASK = "studies.rewinding.trial:task"
 
 
 class Judged(ImageClassification):
-    """Looks at the test split whenever the loop looks at validation."""
+    """Remembers the network that was judged last."""
 
-    tests: list[float]
+    judged: nn.Module
 
     def evaluate(self, model: nn.Module, split: Split) -> float:
-        if split == "validation":
-            self.tests.append(super().evaluate(model, "test"))
+        self.judged = model
         return super().evaluate(model, split)
 
 
@@ -37,48 +38,65 @@ MADE: list[Judged] = []
 
 
 def task(
-    data: str, epochs: int, schedule: str, crop: int, seed: int, flip: bool = True, batch_size: int = 128
+    data: str,
+    epochs: int,
+    schedule: str,
+    crop: int,
+    seed: int,
+    flip: bool | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    nesterov: bool | None = None,
+    warmup: float | None = None,
+    ema: float | None = None,
 ) -> Judged:
-    plain = make_task(
-        {
-            "data": data,
-            "epochs": epochs,
-            "schedule": schedule,
-            "crop": crop,
-            "flip": flip,
-            "batch_size": batch_size,
-            "seed": seed,
-        }
-    )
+    plain = make_task(dict(locals()))
     assert isinstance(plain, ImageClassification)
-    made = Judged(plain.spec, plain.splits)
-    made.tests = []
-    MADE[:] = [made]
-    return made
+    MADE[:] = [Judged(plain.spec, plain.splits)]
+    return MADE[0]
+
+
+class EveryRound(Watcher):
+    """Notes every round, and looks at the test split whenever the loop has looked at validation."""
+
+    def __init__(self) -> None:
+        self.noted: list[dict[str, float]] = []
+
+    def finished(self, record: Round, rounds: int) -> None:
+        self.noted.append(
+            {
+                "density": record.density,
+                "macs": record.macs or 0,
+                "validation": record.validation,
+                "test": MADE[0].evaluate(MADE[0].judged, "test"),
+            }
+        )
 
 
 def run(trial: Trial) -> dict[str, Any]:
     """A trial's row: after every round, its density, and validation and test accuracy."""
     torch.set_num_threads(1)
-    rounds = list(_control(trial) if trial.method == CONTROL else _compressed(trial))
+    rounds = list(_control(trial)) if trial.method == CONTROL else _compressed(trial)
     return {"key": trial.key, **asdict(trial), "kind": trial.kind, "history": rounds, "torch": torch.__version__}
 
 
-def _compressed(trial: Trial) -> Iterator[dict[str, float]]:
+def _compressed(trial: Trial) -> list[dict[str, float]]:
     request = Request(
         trial.network,
         {"task": TASK, **trial.task},
         density=trial.density,
-        granularity="unstructured",
+        macs=trial.macs,
+        granularity="unstructured" if trial.macs is None else "channel",
+        score=trial.score,
         method=trial.method,
         prune_per_round=trial.prune_per_round,
         rounds=trial.rounds,
         seed=trial.seed,
     )
+    watcher = EveryRound()
     with tempfile.TemporaryDirectory() as folder:
-        done = compress(request, Path(folder) / "net.dwindle")
-    for record, test in zip(done.history, MADE[0].tests, strict=True):
-        yield {"density": record.density, "validation": record.validation, "test": test}
+        compress(request, Path(folder) / "net.dwindle", watcher)
+    return watcher.noted
 
 
 def _control(trial: Trial) -> Iterator[dict[str, float]]:
@@ -86,7 +104,8 @@ def _control(trial: Trial) -> Iterator[dict[str, float]]:
     torch.manual_seed(trial.seed)
     model = build(ModelSpec(trial.network, own.classes, own.splits.shape))
     density = 1.0
-    while density > trial.density:
+    while density > (trial.density or 0):
         own.fit(model, start=0.0, on_step=lambda _: None)
-        yield {"density": density, "validation": own.evaluate(model, "validation"), "test": own.tests[-1]}
+        validation, test = own.evaluate(model, "validation"), own.evaluate(model, "test")
+        yield {"density": density, "macs": 0, "validation": validation, "test": test}
         density *= 1 - trial.prune_per_round

@@ -1,0 +1,34 @@
+"""Recipes: how a retraining goes and how weights are scored, under one name. An option that is given goes before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dwindle.errors import UsageError
+from dwindle.registry import unknown
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What it sets."""
+
+    score: str
+    task: Mapping[str, Any] = field(default_factory=dict)
+    """Of the built-in task's options (`dwindle.models.classify.TaskSpec`); a task of the user's own has its own."""
+
+
+RECIPES = {
+    "paper": Recipe("magnitude", {"schedule": "step", "warmup": 0.0}),
+    "best": Recipe("lamp", {"schedule": "cosine", "warmup": 0.1, "lr": 0.2, "ema": 0.99}),
+}
+"""`paper` is Renda et al. 2020, §3: global magnitude, and the dense training's schedule again, which on CIFAR divides
+by ten at one half and three quarters. `best` is what did better at equal cost in `studies/rewinding`."""
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name; raises UsageError for an unknown one."""
+    if name not in RECIPES:
+        raise UsageError(unknown("recipe", name, list(RECIPES)))
+    return RECIPES[name]

@@ -1,0 +1,55 @@
+"""The comparison as a picture: what each method loses or gains against the dense network as it shrinks."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import pyplot
+
+from studies.rewinding.table import Setting, half_width
+
+COLOURS = {
+    "lr-rewind": "#0b6e4f",
+    "weight-rewind": "#3d7ea6",
+    "lottery-ticket": "#8e6bbf",
+    "amc": "#c98a1b",
+    "finetune": "#c0392b",
+    "control": "#888888",
+}
+mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "dwindle", "font.size": 9, "axes.spines.top": False})
+
+
+def draw(setting: Setting, methods: Sequence[str], path: Path) -> None:
+    """An SVG: a line through the means over seeds, a band for the 95% interval of each mean."""
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    lowest = 0.0
+    for method in methods:
+        points = []
+        for ratio in setting.ratios:
+            drops = list(setting.drops(method, ratio).values())
+            if drops:
+                points.append((ratio, statistics.mean(drops), half_width(drops) if len(drops) > 1 else 0.0))
+        if not points:
+            continue
+        ratios, means, halves = zip(*points, strict=True)
+        colour = COLOURS.get(method)
+        style = "--" if method == "control" else "-"
+        axes.plot(ratios, means, style, color=colour, marker="o", markersize=2.5, linewidth=1.4, label=method)
+        low, high = ([mean + sign * half for mean, half in zip(means, halves, strict=True)] for sign in (-1, 1))
+        axes.fill_between(ratios, low, high, color=colour, alpha=0.12, linewidth=0)
+        lowest = min(lowest, *means)
+    axes.axhline(0, color="#444444", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xticks(setting.ratios[:: max(1, len(setting.ratios) // 8)])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axes.set_ylim(bottom=max(lowest - 1, -12))
+    axes.set_xlabel(f"fewer {setting.what}")
+    axes.set_ylabel("points of test accuracy against dense")
+    axes.set_title(setting.title, loc="left", fontsize=9)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from dwindle.compress.recipes import RECIPES
+from dwindle.compress.request import Request
+from dwindle.errors import UsageError
+from dwindle.models.classify import TaskSpec
+from dwindle.models.tasks import make_task
+
+BUDGET = {"density": 0.5}
+
+
+def test_a_recipe_goes_before_the_data_sets_defaults() -> None:
+    paper = Request("zoo:resnet8", "digits", recipe="paper", **BUDGET)
+    assert (paper.score, paper.task_options["schedule"]) == ("magnitude", "step")
+    best = Request("zoo:resnet8", "digits", recipe="best", **BUDGET)
+    assert best.score == RECIPES["best"].score
+    assert best.task_options.items() >= RECIPES["best"].task.items()
+
+
+def test_what_is_asked_for_goes_before_a_recipe() -> None:
+    asked = Request(
+        "zoo:resnet8", {"data": "digits", "schedule": "imagenet"}, recipe="best", score="layerwise", **BUDGET
+    )
+    assert (asked.score, asked.task_options["schedule"]) == ("layerwise", "imagenet")
+
+
+def test_without_a_recipe_the_data_set_says() -> None:
+    asked = Request("zoo:resnet8", "digits", **BUDGET)
+    assert (asked.score, asked.task_options) == ("magnitude", {"data": "digits", "seed": 0})
+
+
+def test_a_users_own_task_has_its_own_schedule() -> None:
+    asked = Request("zoo:resnet8", {"task": "my.module:task"}, recipe="best", **BUDGET)
+    assert (asked.score, asked.task_options) == (RECIPES["best"].score, {"task": "my.module:task", "seed": 0})
+
+
+def test_an_agent_allocates_by_magnitude_whatever_the_recipe() -> None:
+    assert Request("zoo:resnet8", "digits", recipe="best", method="amc", **BUDGET).score == "magnitude"
+
+
+def test_an_unknown_recipe_is_named_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'best'"):
+        Request("zoo:resnet8", "digits", recipe="bset", **BUDGET)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_made_of_options_that_there_are(name: str) -> None:
+    task = make_task({"data": "digits", **RECIPES[name].task})
+    assert all(getattr(task.spec, option) == value for option, value in RECIPES[name].task.items())  # type: ignore[attr-defined]
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    """Renda et al. 2020, table 1: everything but the schedule is TaskSpec's own."""
+    plain = TaskSpec("cifar10")
+    assert RECIPES["paper"].task == {"schedule": plain.schedule, "warmup": plain.warmup}
