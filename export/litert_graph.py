@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
 from dwindle.export import litert_file
-from dwindle.export.fold import reason, short_names, tensors, trace
+from dwindle.export.fold import reason, short_names, tensors
 from dwindle.export.litert_file import Place
 from dwindle.export.litert_rules import suit_sparse_kernels
 from dwindle.export.quantize import Stored
@@ -62,7 +62,7 @@ class Graph:
 
 
 def convert(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
-    """Raises UsageError where the network cannot be traced or has an operator that LiteRT lacks."""
+    """Raises UsageError where the network has an operator that LiteRT lacks."""
     return _found(_distinct(network), inputs)
 
 
@@ -102,7 +102,6 @@ def _found(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
 
 
 def _converted(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    trace(network, inputs)  # whose words for what cannot be traced are better
     try:
         with silent():
             import litert_torch

@@ -59,10 +59,10 @@ class Segmentation(nn.Module):
         return logits
 
 
-def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The network in eval mode, and a batch of one at the size it was made for."""
+def build(name: str, size: int | None = None) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The network in eval mode, and a batch of one, by default at the size it was made for."""
     torch.manual_seed(0)
-    size = {"inception_v3": 299, "ssdlite320": 320}.get(name, 224)
+    size = size or {"inception_v3": 299, "ssdlite320": 320}.get(name, 224)
     if name == "ssdlite320":
         detection = torchvision.models.detection
         model = BeforeNms(detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
