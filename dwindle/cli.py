@@ -92,7 +92,8 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _export(arguments: argparse.Namespace) -> int:
     from dwindle.export import export
 
-    given = {name: getattr(arguments, name) for name in ("precision", "max_drop", "min_os", "calib_samples")}
+    options = ("precision", "max_drop", "min_os", "calib_samples", "image_input", "classes")
+    given = {name: getattr(arguments, name) for name in options}
     made = export(arguments.net, arguments.target.split(","), **given, progress=_say)
     for manifest in made:
         path = arguments.net / "exports" / manifest.target / manifest.file.name

@@ -87,6 +87,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--calib-samples", type=int, metavar="N", help="executorch int8: training samples that set its ranges (256)"
     )
+    made.add_argument("--image-input", action="store_true", help="coreml: take an image, and normalise it inside")
+    made.add_argument(
+        "--classes", nargs="?", const="", metavar="FILE", help="coreml: class labels, the data's own or a line each"
+    )
     made.add_argument("--min-os", metavar="OS", help="coreml: iOS16, iOS17 or iOS18, which alone has sparse int8")
     as_json(made)
 

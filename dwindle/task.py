@@ -33,6 +33,9 @@ class Task(Protocol):
     - `labels(split) -> Tensor` — (N,) int64, the class of each sample in the order in which `evaluate` goes
       through them, where the network answers with a score per class. Without it bench counts neither top-5
       nor the samples that changed class.
+    - `class_names: tuple[str, ...]` — what the scores stand for. Without it a file has no class labels but your own.
+    - `normalization: tuple[Tensor, Tensor]` — mean and standard deviation of each channel of an image, on the scale 0
+      to 255, where an input is one, less the mean, over the deviation. Without it no file takes images.
     - `metric: str` — what `evaluate` gives, by name. Without it tables say accuracy.
     - `steps: int` — optimizer steps in the whole schedule. Without it there is no ETA in the first round.
     """

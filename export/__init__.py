@@ -19,6 +19,8 @@ def export(
     max_drop: float | None = None,
     min_os: str | None = None,
     calib_samples: int | None = None,
+    image_input: bool = False,
+    classes: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Manifest]:
     """Writes `exports/TARGET/` in a finished checkpoint for each target: see `dwindle.export.stage.export`."""
@@ -31,6 +33,8 @@ def export(
         max_drop=max_drop,
         min_os=min_os,
         calib_samples=calib_samples,
+        image_input=image_input,
+        classes=classes,
         progress=progress,
     )
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dwindle.export.coreml_interface import PLAIN, Interface, pixels
 from dwindle.export.fold import fold, foldable, short_names
+from dwindle.export.mlprogram import main_block
 from dwindle.export.quantize import Stored, quantized, stored
 from dwindle.export.quiet import quiet
 from dwindle.export.target import one_by_one
 
 if TYPE_CHECKING:
     import numpy as np
+    from coremltools.proto.Model_pb2 import Model
     from torch import Tensor, nn
 
     from dwindle.export.coreml_program import Program
@@ -34,7 +37,8 @@ class CoreML:
     packs_zeros = True
     packages = ("torch", "coremltools")
 
-    def __init__(self, precision: str = precisions[0], min_os: str | None = None) -> None:
+    def __init__(self, precision: str = precisions[0], min_os: str | None = None, interface: Interface = PLAIN) -> None:
+        self.interface = interface
         self.precision = precision
         self.min_os = min_os or ("iOS18" if precision == "int8" else "iOS16")
 
@@ -45,29 +49,30 @@ class CoreML:
             return None
         return f"{self.min_os} holds no sparse int8: it is dense int8 or sparse fp16 there, whichever is smaller"
 
+    def facing(self, interface: Interface) -> CoreML:
+        """The same target, whose files meet the app so."""
+        return CoreML(self.precision, self.min_os, interface)
+
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
-        from dwindle.export.coreml_program import convert
         from dwindle.export.mlprogram import MODEL
 
         held = stored(module, self.precision)
-        files = _files(convert(quantized(module, held), inputs, self.min_os), held, pack=pack)
+        files = _files(self._converted(module, held, inputs), held, pack=pack)
         for name, content in files.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(content)
         return _words(files[MODEL])
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
-        from dwindle.export.coreml_program import convert
-
         pairs = foldable(module, inputs)
         network = fold(module, pairs)
-        program = convert(quantized(network, stored(network, self.precision)), inputs, self.min_os)
+        program = self._converted(network, stored(network, self.precision), inputs)
 
         def packed_bytes(candidate: nn.Module) -> int:
             network = fold(candidate, pairs)
             held = stored(network, self.precision)
             # Where coremltools computed something from a weight, only converting anew has the right bytes.
-            own = program if program.complete else convert(quantized(network, held), inputs, self.min_os)
+            own = program if program.complete else self._converted(network, held, inputs)
             return sum(map(len, _files(own, held, pack=True).values()))
 
         return packed_bytes
@@ -86,6 +91,9 @@ class CoreML:
     def loaded(self, path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
         """A file ready to run on an array per input, a batch of one: by Core ML on a Mac, else by its stand-in.
 
+        Arrays are what the network takes: for a file that takes images they become pixels first. Of a classifier the
+        output is its scores.
+
         Raises RuntimeUnavailable for a file with an operation that the stand-in lacks.
         """
         return _by_interpreter(path) if self.stand_in else _by_core_ml(path)
@@ -96,6 +104,11 @@ class CoreML:
         held = weights(path)
         return {name: held[short] for name, short in short_names(module).items() if short in held}
 
+    def _converted(self, network: nn.Module, held: dict[str, Stored], inputs: tuple[Tensor, ...]) -> Program:
+        from dwindle.export.coreml_program import convert
+
+        return convert(quantized(network, held), inputs, self.min_os, self.interface)
+
 
 def _by_core_ml(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     import numpy as np
@@ -105,23 +118,46 @@ def _by_core_ml(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
 
         # On the CPU: what other units a Mac has is no property of the file.
         model = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)
-    description = model.get_spec().description
-    inputs, outputs = ([value.name for value in values] for values in (description.input, description.output))
+    spec = model.get_spec()
+    inputs, outputs = ([value.name for value in values] for values in (spec.description.input, spec.description.output))
+    images = {value.name for value in spec.description.input if value.type.HasField("imageType")}
+    scores, labels = spec.description.predictedProbabilitiesName, _labels(spec)
+
+    def given(name: str, array: np.ndarray) -> Any:
+        if name not in images:
+            return array
+        from PIL import Image
+
+        return Image.fromarray(pixels(spec, array)[0].transpose(1, 2, 0).squeeze().astype(np.uint8))
 
     def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        answer = model.predict(dict(zip(inputs, arrays, strict=True)))
+        answer = model.predict({name: given(name, array) for name, array in zip(inputs, arrays, strict=True)})
+        if scores:
+            return [np.array([[answer[scores][label] for label in labels]], np.float32)]
         return [np.asarray(answer[name]) for name in outputs]
 
     return infer
+
+
+def _labels(model: Model) -> list[str]:
+    """The classes of a classifier, in the order of its scores."""
+    for operation in main_block(model).operations:
+        if operation.type == "classify":
+            (classes,) = operation.inputs["classes"].arguments
+            return list(classes.value.immediateValue.tensor.strings.values)
+    return []
 
 
 def _by_interpreter(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     import torch
 
     from dwindle.export.mil_torch import Interpreter
+    from dwindle.export.mlprogram import read
 
-    interpreter = Interpreter(path)
-    return lambda arrays: [output.numpy() for output in interpreter(*map(torch.from_numpy, arrays))]
+    interpreter, (model, _) = Interpreter(path), read(path)
+    return lambda arrays: [
+        output.numpy() for output in interpreter(*(torch.from_numpy(pixels(model, array)) for array in arrays))
+    ]
 
 
 def _files(program: Program, held: dict[str, Stored], *, pack: bool) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
+from dwindle.export.coreml_interface import PLAIN, Interface
 from dwindle.export.coreml_views import without_what_core_ml_lacks
 from dwindle.export.fold import reason, short_names, tensors, trace
 from dwindle.export.mlprogram import WEIGHTS, constants, main_block, operations
@@ -47,19 +48,20 @@ class Program:
         return {name: values[self.sources[name]] if name in self.sources else own for name, own in self.weights.items()}
 
 
-def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str) -> Program:
+def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface = PLAIN) -> Program:
     """An fp16 program for a system (`iOS16`, and so macOS 13, `iOS17`, `iOS18`) and later ones.
 
-    Raises UsageError where the network cannot be traced, has an operator that Core ML lacks, or a weight
-    beyond the reach of fp16.
+    Raises UsageError for an interface that the network cannot have, where it cannot be traced or has an operator that
+    Core ML lacks, and for a weight beyond the reach of fp16.
     """
     for name, parameter in network.named_parameters():
         if not (parameter.abs() <= np.finfo(np.float16).max).all():
             raise UsageError(f"{name} has values beyond 65504, where fp16 and so Core ML ends: scale it down")
-    program = trace(network, inputs)
+    interface.check(network, inputs)
+    program = trace(interface.normalizing(network), inputs)
     try:
         with quiet():
-            model, blobs = _converted(program, min_os)
+            model, blobs = _converted(program, min_os, interface)
     except Exception as error:
         raise UsageError(f"{type(network).__name__} cannot be written as Core ML: {reason(error)}") from error
     found = constants(model, blobs)
@@ -89,7 +91,7 @@ def half(network: nn.Module) -> dict[str, NDArray[np.float16]]:
     return {name: (tensor.half() + 0).numpy() for name, tensor in floats.items()}  # + 0: no negative zeros
 
 
-def _converted(program: ExportedProgram, min_os: str) -> tuple[Model, bytes]:
+def _converted(program: ExportedProgram, min_os: str, interface: Interface) -> tuple[Model, bytes]:
     import coremltools
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -102,9 +104,11 @@ def _converted(program: ExportedProgram, min_os: str) -> tuple[Model, bytes]:
             minimum_deployment_target=coremltools.target[min_os],
             pass_pipeline=passes,
             skip_model_load=True,
+            classifier_config=coremltools.ClassifierConfig(list(interface.classes)) if interface.classes else None,
         )
     model = converted.get_spec()
     model.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
+    interface.describe(model)
     weights = Path(converted.weights_dir, Path(WEIGHTS).name)
     return model, weights.read_bytes() if weights.exists() else b""
 

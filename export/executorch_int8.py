@@ -1,9 +1,9 @@
 """int8 for XNNPACK, by PyTorch 2 Export's post-training quantisation: weights and activations.
 
 Weights are symmetric with a scale per output channel, so that a pruned one stays exactly zero. Scales lie on the
-grid that every int8 file of dwindle's has (`quantize.SCALES`), of which a compressed file is a seventh smaller in
-MobileNetV2's case. Activations have a scale and a zero point per tensor, of the range that calibration saw. Biases
-are int32, in steps of their sums.
+grid that every int8 file of dwindle's has (`quantize.SCALES`): compressed as a whole, MobileNetV2's is a tenth
+smaller for it. Activations have a scale and a zero point per tensor, of the range that calibration saw. Biases are
+int32, in steps of their sums.
 """
 
 from __future__ import annotations

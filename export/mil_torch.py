@@ -55,6 +55,8 @@ class Interpreter:
             if operation.type == "const":
                 if (name := operation.outputs[0].name) not in constants:
                     self._constants[name] = _text(operation.attributes["val"])
+            elif operation.type == "classify":  # of a classifier: its scores are the answer, whatever their names
+                self._outputs = [operation.inputs["probabilities"].arguments[0].name]
             elif not operation.type.startswith("constexpr_"):  # `read` has those decoded
                 self._steps.append(_step(operation, package.name))
 

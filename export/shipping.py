@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwindle.errors import UsageError
-from dwindle.export.fold import deployable
+from dwindle.export.coreml_interface import Interface, Normalization
+from dwindle.export.fold import deployable, reason
 from dwindle.export.quantize import as_shipped
 from dwindle.export.target import Calibrated, Target
 
@@ -41,6 +42,44 @@ def calibrated(
     else:
         say("calibrated on the example input alone, as the task has no `inputs`: its ranges may fit no other")
     return target.calibrated(spread)
+
+
+def facing(
+    target: Target, task: Task, image_input: bool, classes: str | None, say: Callable[[str], None] = lambda line: None
+) -> Target:
+    """The target with an image input, normalised as the task's, and class labels, where it has such things.
+
+    classes: a file with a label on each line, or "" for the names in the task's data; None: no labels. `say` hears
+    where the target has neither. Raises UsageError where the task or the file doesn't give what was asked for.
+    """
+    if not image_input and classes is None:
+        return target
+    face: Callable[[Interface], Target] | None = getattr(target, "facing", None)
+    if face is None:
+        say("has no image inputs and no class labels: they were left out")
+        return target
+    image = None
+    if image_input:
+        if (moments := getattr(task, "normalization", None)) is None:
+            raise UsageError("an image input takes the task's `normalization`, and it has none")
+        image = Normalization(*(tuple(float(value) for value in moment) for moment in moments))
+    return face(Interface(image, _labels(task, classes)))
+
+
+def _labels(task: Task, classes: str | None) -> tuple[str, ...]:
+    if classes is None:
+        return ()
+    if not classes:
+        if (names := getattr(task, "class_names", None)) is None:
+            raise UsageError("the task has no `class_names`: give --classes a file with a label on each line")
+        return tuple(names)
+    try:
+        labels = tuple(line.strip() for line in Path(classes).read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the class labels in {classes} cannot be read: {reason(error)}") from error
+    if not labels:
+        raise UsageError(f"{classes} has no class labels: write one on each line")
+    return labels
 
 
 def as_file(target: Target, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:

@@ -17,7 +17,7 @@ from dwindle.export.bits import AUTO, fewest_bits
 from dwindle.export.fold import deployable
 from dwindle.export.parity import Compared, compare
 from dwindle.export.quality import quality, sentence
-from dwindle.export.shipping import as_file, calibrated
+from dwindle.export.shipping import as_file, calibrated, facing
 from dwindle.export.target import Target
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest
@@ -38,6 +38,8 @@ def export(
     max_drop: float | None = None,
     min_os: str | None = None,
     calib_samples: int | None = None,
+    image_input: bool = False,
+    classes: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Manifest]:
     """Writes `exports/TARGET/` in a finished checkpoint for each of the targets named.
@@ -48,7 +50,8 @@ def export(
     and the target's own on others; `auto` takes the fewest bits that lose at most `max_drop` points of validation
     against the dense network. min_os: the earliest system that must load the files of a target that has a choice:
     `iOS16`, `iOS17`, `iOS18`. calib_samples: how many samples of the training split a target sees that rounds
-    activations too (ExecuTorch's int8), by default `shipping.SAMPLES`.
+    activations too (ExecuTorch's int8), by default `shipping.SAMPLES`. image_input, classes: for Core ML, see
+    `shipping.facing`.
     An earlier export of the target is replaced when both files have proven equal to their networks. Several
     targets are exported side by side, each in a process of its own.
 
@@ -67,6 +70,8 @@ def export(
             "max_drop": max_drop,
             "min_os": min_os,
             "calib_samples": calib_samples,
+            "image_input": image_input,
+            "classes": classes,
         }
         for name in dict.fromkeys(names)
     ]
@@ -86,6 +91,8 @@ def export_one(
     max_drop: float | None,
     min_os: str | None,
     calib_samples: int | None = None,
+    image_input: bool = False,
+    classes: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Manifest:
     """`export` for one target, in this process."""
@@ -112,6 +119,7 @@ def export_one(
             lambda line: say(f"{name}: {line}"),
         )
     target = at(precision, lambda line: say(f"{name}: {line}"))
+    target = facing(target, task, image_input, classes, lambda line: say(f"{name}: {line}"))
     real = task.inputs("validation") if hasattr(task, "inputs") else example
     trained = {"net": net, "dense": restore_dense(checkpoint)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}

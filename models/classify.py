@@ -108,6 +108,16 @@ class ImageClassification:
         return len(self.splits.classes)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the logits stand for, in their order."""
+        return self.splits.classes
+
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel, (channels,), on the scale 0 to 255: of them a sample is free."""
+        return self.splits.mean, self.splits.std
+
+    @property
     def steps(self) -> int:
         """Optimizer steps in the whole schedule. The last batch of an epoch is left out if it isn't full."""
         return self.spec.epochs * self._batches.per_epoch
