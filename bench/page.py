@@ -14,7 +14,7 @@ from dwindle.bench.origin import flattened
 from dwindle.bench.parts import parts
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
 from dwindle.bench.rows import blank_rows, unmeasured
-from dwindle.bench.wording import cells, changed, drop, format_ms, gaps, runtime_name, signed, top5
+from dwindle.bench.wording import cells, changed, compared, drop, format_ms, gaps, runtime_name, signed, top5
 from dwindle.checkpoint import Checkpoint
 from dwindle.files import staged
 from dwindle.layers import layers
@@ -166,7 +166,8 @@ def _parts(root: Path, rows: list[Row]) -> dict[str, list[tuple[str, int, float]
 def _answers(rows: list[Row]) -> list[tuple[Row, str]]:
     """What became of the classes, in sentences."""
     said = [(row, f"top-5 {found}. " if (found := top5(row)) else "", changed(row)) for row in rows]
-    return [(row, f"{five}{same[:1].upper()}{same[1:]}") for row, five, same in said if same]
+    found = [(row, f"{five}{same[:1].upper()}{same[1:]}") for row, five, same in said if same]
+    return found + [(row, same[:1].upper() + same[1:]) for row in rows if (same := compared(row))]
 
 
 def _shape(sizes: tuple[int, ...]) -> str:

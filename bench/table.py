@@ -17,6 +17,7 @@ from dwindle.bench.wording import (
     amount,
     cells,
     changed,
+    compared,
     format_ms,
     gaps,
     limit_name,
@@ -123,6 +124,7 @@ def _answers(rows: list[Row]) -> list[RenderableType]:
     fives = ", ".join(f"{row.role} {found}" for row in rows if (found := top5(row)))
     lines = [f"top-5: {fives}"] if fives else []
     lines += [said for row in rows if (said := changed(row))]
+    lines += [f"{row.role}: {said}" for row in rows if (said := compared(row))]
     return [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in lines]
 
 

@@ -15,6 +15,7 @@ _NAMES = {
     "latency.cpu_median": "thread-CPU time",
     "compare": "latency ratio",
     "cost": "ARM64 cost",
+    "parity": "outputs beside those here",
     "cost.network_macs": "MACs of the layers",
     "cost.relative": "ARM64 parity",
     "cost.sparse": "sparse kernels",
@@ -84,6 +85,14 @@ def changed(row: Row) -> str:
         f"{interval(same.interval, 1)}; samples {some}): {test.lost} now wrong, {test.won} now right, "
         f"McNemar's exact p = {test.p:.2g}"
     )
+
+
+def compared(row: Row) -> str:
+    """How far a device's outputs are from those here, in a sentence; empty where nobody looked."""
+    same = row.parity
+    if same is None:
+        return ""
+    return f"outputs within {same.relative:.0e} of {same.reference}'s here, on {same.samples} samples"
 
 
 def top5(row: Row) -> str:

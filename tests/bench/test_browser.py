@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from dwindle.bench import Bench, bench, web
+from dwindle.bench import Bench, bench, report, web
 from dwindle.bench.browser import Browser
 from dwindle.bench.device import failure
 from dwindle.bench.process import Worker, WorkerFailed
@@ -88,6 +88,8 @@ def test_files_are_measured_in_a_page(
     with console.capture() as capture:
         console.print(bench_table(found))
     assert "on browser:4 (" in capture.get()
+    assert "compressed: outputs within" in capture.get()
+    assert "of onnxruntime&#39;s here" in report(checkpoint).read_text()
 
 
 @needs_browser
