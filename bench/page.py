@@ -166,8 +166,9 @@ def _parts(root: Path, rows: list[Row]) -> dict[str, list[tuple[str, int, float]
 def _answers(rows: list[Row]) -> list[tuple[Row, str]]:
     """What became of the classes, in sentences."""
     said = [(row, f"top-5 {found}. " if (found := top5(row)) else "", changed(row)) for row in rows]
-    found = [(row, f"{five}{same[:1].upper()}{same[1:]}") for row, five, same in said if same]
-    return found + [(row, same[:1].upper() + same[1:]) for row in rows if (same := compared(row))]
+    classes = [(row, f"{five}{same[:1].upper()}{same[1:]}") for row, five, same in said if same]
+    outputs = [(row, words[:1].upper() + words[1:]) for row in rows if (words := compared(row))]
+    return classes + outputs
 
 
 def _shape(sizes: tuple[int, ...]) -> str:

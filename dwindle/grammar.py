@@ -127,7 +127,9 @@ def parser() -> argparse.ArgumentParser:
     as_json(made)
 
     made = command("doctor", "Say what is here to work with, and the command that adds what isn't.")
-    made.add_argument("--setup", metavar="DEVICE", help="prepare a device: arm64 (100 MB from Debian, PyPI), browser (25 MB from npm)")
+    made.add_argument(
+        "--setup", metavar="DEVICE", help="prepare a device: arm64 (100 MB from Debian, PyPI), browser (25 MB from npm)"
+    )
     as_json(made)
 
     made = command("demo", "The whole way on handwritten digits, in a few minutes.")
