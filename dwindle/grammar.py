@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("export", "Write the packed files, each proven equal to the checkpoint.")
     checkpoint(made)
-    made.add_argument("--target", default="onnx", help="one or more, comma-separated: onnx,coreml,executorch")
+    made.add_argument("--target", default="onnx", help="one or more, comma-separated: onnx,coreml,executorch,litert")
     made.add_argument(
         "--precision", metavar="P", help="of weights: fp32, fp16, int8, auto (what --size was counted at)"
     )
