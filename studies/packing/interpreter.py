@@ -29,7 +29,7 @@ from studies.channels.networks import NAMES, build
 
 SIZES = {"inception_v3": 107, "vgg16_bn": 224, "vit_b_16": 224, "swin_t": 224, "maxvit_t": 224, "ssdlite320": 128}
 """Pixels, where 96 won't do: VGG's pooling is none at 224, a vision transformer's windows or places are counted."""
-LIMIT_GB = 4
+LIMIT_GB = 8
 RESULTS = Path(__file__).with_suffix(".jsonl")
 
 Row = dict[str, Any]
