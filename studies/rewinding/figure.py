@@ -23,7 +23,7 @@ mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "dwindle", "font.si
 
 
 def draw(setting: Setting, methods: Sequence[str], path: Path) -> None:
-    """An SVG: a line through the means over seeds, a band for the 95% interval of each mean."""
+    """An SVG: a line through the means over seeds, a band for the 95% interval of each mean of three or more."""
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
     lowest = 0.0
     for method in methods:
@@ -31,15 +31,15 @@ def draw(setting: Setting, methods: Sequence[str], path: Path) -> None:
         for ratio in setting.ratios:
             drops = list(setting.drops(method, ratio).values())
             if drops:
-                points.append((ratio, statistics.mean(drops), half_width(drops) if len(drops) > 1 else 0.0))
+                points.append((ratio, statistics.mean(drops), half_width(drops) if len(drops) > 2 else 0.0))
         if not points:
             continue
         ratios, means, halves = zip(*points, strict=True)
-        colour = COLOURS.get(method)
         style = "--" if method == "control" else "-"
-        axes.plot(ratios, means, style, color=colour, marker="o", markersize=2.5, linewidth=1.4, label=method)
+        options = {"color": COLOURS.get(method), "marker": "o", "markersize": 2.5, "linewidth": 1.4, "label": method}
+        (line,) = axes.plot(ratios, means, style, **options)
         low, high = ([mean + sign * half for mean, half in zip(means, halves, strict=True)] for sign in (-1, 1))
-        axes.fill_between(ratios, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.fill_between(ratios, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
         lowest = min(lowest, *means)
     axes.axhline(0, color="#444444", linewidth=0.8)
     axes.set_xscale("log")

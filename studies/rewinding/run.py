@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -47,7 +48,8 @@ def main() -> None:
             print(f"{len(rows) - len(known)} of {len(trials)}: {rows[-1]['key']}", flush=True)
     shown = settings(rows)
     for setting in shown:
-        draw(setting, setting.names, HERE / f"{setting.title.replace(':', '-').replace(',', '').replace(' ', '-')}.svg")
+        name = "-".join(re.findall(r"[\w-]+", setting.title))
+        draw(setting, setting.names, HERE / f"{name}.svg")
     text = "\n".join(map(table, shown))
     (HERE / "results.md").write_text(text)
     print(text)

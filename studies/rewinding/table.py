@@ -44,6 +44,15 @@ class Setting:
         return OURS if self.by == "method" else PAPER
 
     @property
+    def before(self) -> str:
+        return "the dense network" if self.by == "method" else f"the dense network that {PAPER} trained"
+
+    @property
+    def lead(self) -> str:
+        """What the brackets say: how far a method is behind ours, how far a recipe is ahead of the paper's."""
+        return f"{OURS} minus that one" if self.by == "method" else f"that one minus {PAPER}"
+
+    @property
     def names(self) -> list[str]:
         found = {row[self.by] for row in self.rows}
         known = [name for name in (*METHODS, CONTROL) if name in found] if self.by == "method" else [PAPER]
@@ -114,8 +123,8 @@ def table(setting: Setting) -> str:
         f"{setting.epochs} epochs per training, {len(setting.dense)} seeds, "
         f"dense {statistics.mean(setting.dense):.2f} on average.",
         "",
-        f"Points of test accuracy against the dense network: median over seeds; in brackets {setting.ours} minus that "
-        "one, paired by seed, mean and 95% interval (bold where it excludes zero).",
+        f"Points of test accuracy against {setting.before}: median over seeds; in brackets {setting.lead}, paired by "
+        "seed, mean and 95% interval (bold where it excludes zero).",
         "",
         f"| fewer {setting.what} | " + " | ".join(names) + " |",
         "|---:|" + "---:|" * len(names),
@@ -131,7 +140,8 @@ def _cell(setting: Setting, name: str, ratio: float) -> str:
         return ""
     median = f"{statistics.median(own.values()):+.2f}"
     ours = setting.drops(setting.ours, ratio)
-    gains = [ours[seed] - own[seed] for seed in own if seed in ours]
+    sign = 1 if setting.by == "method" else -1
+    gains = [sign * (ours[seed] - own[seed]) for seed in own if seed in ours]
     if name == setting.ours or len(gains) < 2:
         return median
     mean, half = statistics.mean(gains), half_width(gains)
