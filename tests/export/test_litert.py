@@ -140,7 +140,7 @@ def test_what_the_converter_computes_from_weights_is_written_and_counted_too(
 @needs_extra
 @pytest.mark.slow
 def test_zeros_are_skipped_on_arm(trained: Changed, masked: Changed, tmp_path: Path) -> None:
-    """Multiplications of a network of 1×1 convolutions, by emulation; one with hard sigmoids included."""
+    """Counted by emulation. Nothing of it would run sparse were its hard sigmoid and its mean left as converted."""
     from dwindle.bench import arm64
 
     if reason := arm64.unavailable():
@@ -152,8 +152,9 @@ def test_zeros_are_skipped_on_arm(trained: Changed, masked: Changed, tmp_path: P
         path = tmp_path / f"{density}.tflite"
         LiteRT().write(deployable(network, (x,)), (x,), path, pack=True)
         counts[density] = arm64.cost(path, "litert", [x.numpy()])
-    assert counts[0.1].macs < 0.4 * counts[1].macs
-    assert counts[0.1].instructions["all"] < 0.6 * counts[1].instructions["all"]
+        np.testing.assert_allclose(counts[density].outputs[0], network(x).detach().numpy(), rtol=1e-3, atol=1e-4)
+    assert counts[0.1].macs < 0.2 * counts[1].macs
+    assert counts[0.1].instructions["all"] < 0.4 * counts[1].instructions["all"]
 
 
 class Separable(nn.Module):
