@@ -79,7 +79,7 @@ def _integers(model: Any, graph: Any, index: int) -> list[int] | None:
 
 def _kind(model: Any, operation: Any) -> int:
     code = model.operatorCodes[operation.opcodeIndex]
-    return max(code.builtinCode, code.deprecatedBuiltinCode)
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
 def _builtin(name: str) -> int:
