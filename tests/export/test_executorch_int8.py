@@ -133,7 +133,8 @@ def test_samples_that_no_range_follows_from_are_refused(samples: Inputs, words: 
         ExecuTorch("int8").calibrated(samples)
 
 
-@pytest.mark.parametrize("width", [4, pytest.param(24, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [4, 24])
 def test_the_packer_says_what_write_wrote(width: int, masked: Changed, tmp_path: Path) -> None:
     def network(seed: int) -> nn.Module:
         torch.manual_seed(seed)

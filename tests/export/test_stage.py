@@ -148,6 +148,7 @@ def test_the_fewest_bits_within_the_allowed_drop_are_taken(checkpoint: Path) -> 
         export(checkpoint, ["onnx"], precision="auto", max_drop=1.0)  # the fixture's dense network was never wrong
 
 
+@pytest.mark.slow
 def test_executorch_in_int8_is_calibrated_judged_by_its_file_and_compressed(checkpoint: Path) -> None:
     said: list[str] = []
     options: dict[str, Any] = {"precision": "auto", "max_drop": 100.0, "calib_samples": 16}
