@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dwindle.bench.way import ask
+from dwindle.bench.way import ask, line
 from dwindle.errors import RuntimeUnavailable, UsageError
 
 SCHEME = "adb://"
@@ -33,8 +32,7 @@ class Adb:
 
     def command(self, words: Sequence[str], variables: Mapping[str, str] | None = None) -> list[str]:
         """See Way. -T: no terminal, which would change bytes on their way."""
-        there = [*(["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []), *words]
-        return [*self._adb, "shell", "-T", shlex.join(there)]
+        return [*self._adb, "shell", "-T", line(words, variables)]
 
     def run(self, words: Sequence[str], given: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
         """See Way."""

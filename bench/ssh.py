@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-import shlex
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dwindle.bench.way import ask
+from dwindle.bench.way import ask, line
 from dwindle.errors import RuntimeUnavailable, UsageError
 
 SCHEME = "ssh://"
@@ -40,9 +39,8 @@ class Ssh:
 
     def command(self, words: Sequence[str], variables: Mapping[str, str] | None = None) -> list[str]:
         """See Way."""
-        there = [*(["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []), *words]
         options = [part for option in _OPTIONS for part in ("-o", option)]
-        return ["ssh", "-T", *options, "--", self.url, shlex.join(there)]
+        return ["ssh", "-T", *options, "--", self.url, line(words, variables)]
 
     def run(self, words: Sequence[str], given: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
         """See Way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,13 @@ class Way(Protocol):
 
     def put(self, files: Mapping[str, Path | bytes], folder: str) -> None:
         """Copies files, or contents, to names below a folder there. Raises as `run`."""
+
+
+def line(words: Sequence[str], variables: Mapping[str, str] | None) -> str:
+    """What a device's shell is told, to run `words` with `variables` set."""
+    return shlex.join(
+        [*(["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []), *words]
+    )
 
 
 def ask(url: str, command: Sequence[str], given: bytes, what: str, package: str) -> tuple[int, str, list[str]]:

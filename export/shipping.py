@@ -90,15 +90,20 @@ def as_file(target: Target, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn
     """
     if not isinstance(target, Calibrated) or not target.calibrates:
         return as_shipped(module, inputs, target.precision)
-    from torch import from_numpy, nn
-
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name, f"net{target.suffix}")
     target.write(deployable(module, inputs), inputs, path, pack=True)
 
-    class File(nn.Module):
-        kept = folder  # it is removed with the module
+    network = running(target, path)
+    network.folder = folder  # type: ignore[assignment]  # it is removed with the module
+    return network
 
+
+def running(target: Target, path: Path) -> nn.Module:
+    """A file as a module, run sample by sample by its target's runtime, for batches of any size."""
+    from torch import from_numpy, nn
+
+    class File(nn.Module):
         def forward(self, *batch: Tensor) -> Any:
             outputs = target.run(path, tuple(tensor.detach().cpu().float() for tensor in batch))
             return from_numpy(outputs).to(batch[0].device)

@@ -13,13 +13,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dwindle.export.fold import deployable
 from dwindle.export.quantize import as_shipped
 from dwindle.export.quiet import quiet
-from dwindle.export.shipping import calibrated
+from dwindle.export.shipping import calibrated, running
 from dwindle.export.target import Target, load
 from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.models.classify import ImageClassification
@@ -53,17 +52,8 @@ class Found:
 
 def judged(target: Target, path: Path, task: ImageClassification) -> tuple[float, float]:
     """Accuracy on validation and test of a file, by its runtime."""
-    net = _File(target, path)
+    net = running(target, path)
     return task.evaluate(net, "validation"), task.evaluate(net, "test")
-
-
-class _File(nn.Module):
-    def __init__(self, target: Target, path: Path) -> None:
-        super().__init__()
-        self.target, self.path = target, path
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self.target.run(self.path, (images,)))
 
 
 def written(kind: str, network: nn.Module, task: ImageClassification, folder: Path) -> Path:

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -23,30 +17,15 @@ from dwindle.bench.stats import milliseconds, noise
 from dwindle.export.fold import deployable
 from dwindle.export.target import load
 from dwindle.models.build import ModelSpec, build
+from studies.latency.repeats import IDLE, PATIENCE, neighbours, others_work
 
-IDLE = 0.15
-"""Cores' worth of others' work up to which the machine counts as idle."""
 SHAPE = (3, 32, 32)
 
 
 def need_an_idle_machine() -> None:
-    deadline = time.monotonic() + 120
-    while os.getloadavg()[0] > (os.cpu_count() or 1) / 2 and time.monotonic() < deadline:
-        time.sleep(2)  # an average of the last minute, which the loops of the test before are still in
-    busy = psutil.cpu_percent(interval=3) / 100 * (os.cpu_count() or 1)
+    busy = others_work(PATIENCE)
     if busy > IDLE:
         pytest.skip(f"needs an idle machine: something else takes {busy:.2f} cores of this one")
-
-
-@contextmanager
-def busy_loops(count: int) -> Iterator[None]:
-    loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +60,12 @@ def test_two_runs_on_the_same_idle_file_agree_within_2_percent(file: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, os.cpu_count() or 1, 2 * (os.cpu_count() or 1)])
-def test_beside_busy_loops_it_agrees_within_5_percent_or_says_that_it_was_noisy(file: Path, count: int) -> None:
+def test_beside_neighbours_it_agrees_within_5_percent_or_says_that_it_was_noisy(file: Path, count: int) -> None:
     need_an_idle_machine()
     alone, quiet = timed(file, 1)
     if not quiet.quiet:
         pytest.skip(f"the machine was idle before and not meanwhile: {'; '.join(quiet.reasons)}")
-    with busy_loops(count):
+    with neighbours(count):
         beside, judged = timed(file, 2)
     assert not judged.quiet or abs(beside / alone - 1) <= 0.05
     if count > (os.cpu_count() or 1):  # every core is taken twice over: nobody could have missed that

@@ -22,6 +22,7 @@ from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
 from dwindle.export import export
 from dwindle.export.quantize import as_shipped
+from dwindle.export.shipping import running
 from dwindle.export.target import load as load_target
 from dwindle.files import sha256
 from dwindle.models.build import restore, restore_dense
@@ -232,11 +233,8 @@ def test_where_activations_are_rounded_too_a_network_is_judged_by_the_file_itsel
     assert manifest.precision == "int8"
     path = done.exports / "executorch" / "net.pte"
 
-    class File(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return torch.from_numpy(load_target("executorch", "int8").run(path, (images,)))
-
-    assert done.history[-1].validation == make_task(DIGITS).evaluate(File(), "validation")
+    file = running(load_target("executorch", "int8"), path)
+    assert done.history[-1].validation == make_task(DIGITS).evaluate(file, "validation")
 
 
 @torch.no_grad()
