@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dwindle.bench.measure import Reading
 
 BROWSER = "browser"
-RUNTIMES = {"onnx": "onnxruntime-web"}
+RUNTIMES = {"onnx": "onnxruntime-web", "litert": "litert.js"}
 """By target: what runs its files in a page (see inference.html)."""
 
 

@@ -69,7 +69,8 @@ class Page:
     def _process(self) -> str:
         """The page's, which Chromium doesn't tell: of the processes that run pages the one that spins when it does."""
         asked = self._browser_tools.send("SystemInfo.getProcessInfo")["processInfo"]
-        candidates = [str(process["id"]) for process in asked if process["type"] == "renderer"]
+        renderers = [str(process["id"]) for process in asked if process["type"] == "renderer"]
+        candidates = [name for name in renderers if not _shows_chromium_itself(name)]
         before = {name: _on_cpu(name) for name in candidates}
         self._call("spin", _SPIN_MS)
         return max(candidates, key=lambda name: _on_cpu(name) - before[name])
@@ -142,6 +143,14 @@ def _scheduled(process: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return int(ran), int(waited)
+
+
+def _shows_chromium_itself(process: str) -> bool:
+    """Whether it runs a part of the browser's own face, which as that starts is as busy as a page that spins."""
+    try:
+        return b"--top-chrome-webui" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _on_cpu(process: str) -> int:

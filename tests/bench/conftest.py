@@ -90,6 +90,18 @@ def pte_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) -
     return folder / "dense.pte", folder / "net.pte"
 
 
+@pytest.fixture(scope="session")
+def tflite_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Dense and pruned, the latter's zeros packed."""
+    from dwindle.export.fold import deployable
+    from dwindle.export.litert import LiteRT
+
+    folder, example = tmp_path_factory.mktemp("tflite"), (torch.zeros(1, 1, 8, 8),)
+    for name, net in zip(("dense", "net"), nets, strict=True):
+        LiteRT().write(deployable(net, example), example, folder / f"{name}.tflite", pack=name == "net")
+    return folder / "dense.tflite", folder / "net.tflite"
+
+
 def as_onnx(net: Net) -> onnx.ModelProto:
     """Written by hand: torch's exporter takes seconds to start."""
     node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,9 @@ from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, Usage
 from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
+needs_litert = pytest.mark.skipif(
+    not (find_spec("litert_torch") and find_spec("ai_edge_litert")), reason="dwindle[litert] is not installed"
+)
 needs_browser = pytest.mark.skipif(
     web.unavailable() is not None, reason=f"no browser to measure in: {web.unavailable()}"
 )
@@ -37,8 +42,8 @@ def one(found: Bench, role: str, device: str | None) -> Row:
     return row
 
 
-def worker(file: Path, throttle: float = 1.0) -> Worker:
-    (runtime,) = Browser(f"browser:{throttle:g}").runtimes()
+def worker(file: Path, target: str = "onnx") -> Worker:
+    (runtime,) = (one for one in Browser("browser").runtimes() if one.target == target)
     return Worker(runtime.name, file, command=runtime.launch(file, 1).command)
 
 
@@ -93,6 +98,46 @@ def test_files_are_measured_in_a_page(
 
 
 @needs_browser
+@needs_litert
+@pytest.mark.usefixtures("short_slices")
+def test_litert_files_are_measured_in_a_page(
+    checkpoint: Checkpoint, export: Export, tflite_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of LiteRT's frees its tensors itself: the accuracy of 40 images makes 80 of them."""
+    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 1)
+    export("litert", *tflite_files)
+    found = bench(checkpoint, devices=["browser"])
+    for role in (DENSE, COMPRESSED):
+        (row,) = (row for row in found.find("litert", role) if row.runtime.device == "browser")
+        versions = {package.name: package.version for package in web.PACKAGES}
+        assert (row.runtime.name, row.runtime.version) == ("litert.js", versions["@litertjs/core"])
+        assert row.latency is not None
+        assert row.accuracy is not None
+        assert row.parity is not None
+        assert row.parity.relative < 1e-5
+        assert row.parity.reference == "litert"
+    assert failure(found, "browser") is None
+
+
+@needs_browser
+@needs_litert
+@pytest.mark.parametrize("threads", [1, 2])
+def test_litert_computes_in_a_page(
+    tflite_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module], threads: int
+) -> None:
+    samples = torch.randn(3, 1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    (runtime,) = (one for one in Browser("browser").runtimes() if one.target == "litert")
+    command = runtime.launch(tflite_files[1], threads).command
+    with Worker(runtime.name, tflite_files[1], threads, command=command) as page, torch.no_grad():
+        page.load([samples[0].numpy()])
+        page.load([samples[0].numpy()])  # anew, as every round does
+        assert (page.time(5).wall_ns > 0).all()
+        for sample in samples:
+            (output,) = page.infer([sample.numpy()])
+            np.testing.assert_allclose(output, nets[1](sample).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@needs_browser
 def test_a_page_computes_and_leaves_nothing_behind(
     onnx_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]
 ) -> None:
@@ -116,12 +161,13 @@ def test_a_page_computes_and_leaves_nothing_behind(
 
 
 @needs_browser
-def test_a_file_that_is_no_model_is_refused_in_words(tmp_path: Path) -> None:
-    (tmp_path / "net.onnx").write_bytes(b"not a model")
-    with (
-        worker(tmp_path / "net.onnx") as page,
-        pytest.raises(WorkerFailed, match=r"onnxruntime-web on net\.onnx failed"),
-    ):
+@pytest.mark.parametrize(
+    ("target", "name", "failed"),
+    [("onnx", "net.onnx", "onnxruntime-web on net.onnx"), ("litert", "net.tflite", "litert.js on net.tflite")],
+)
+def test_a_file_that_is_no_model_is_refused_in_words(tmp_path: Path, target: str, name: str, failed: str) -> None:
+    (tmp_path / name).write_bytes(b"not a model")
+    with worker(tmp_path / name, target) as page, pytest.raises(WorkerFailed, match=f"{re.escape(failed)} failed: "):
         page.load([np.zeros((1, 1, 8, 8), np.float32)])
 
 

@@ -46,13 +46,8 @@ def test_executorch_runs_a_real_file_in_python(pte_files: tuple[Path, Path], net
 @pytest.mark.skipif(
     not (find_spec("litert_torch") and find_spec("ai_edge_litert")), reason="dwindle[litert] is not installed"
 )
-def test_litert_runs_a_real_file(nets: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
-    from dwindle.export.fold import deployable
-    from dwindle.export.litert import LiteRT
-
-    example = (torch.zeros(1, 1, 8, 8),)
-    LiteRT().write(deployable(nets[1], example), example, tmp_path / "net.tflite", pack=True)
-    computes("litert", tmp_path / "net.tflite", nets[1])
+def test_litert_runs_a_real_file(nets: tuple[nn.Module, nn.Module], tflite_files: tuple[Path, Path]) -> None:
+    computes("litert", tflite_files[1], nets[1])
 
 
 @needs_compiler
