@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto
 from onnx.helper import make_node, make_opsetid
 from onnx.numpy_helper import from_array
 
-from dwindle.export import rice, two_of_four
+from dwindle.export import nibbles, rice, two_of_four
 from dwindle.export.packing import Array, Code, Form, choose, forms
-from dwindle.export.quantize import SCALES, Stored
+from dwindle.export.quantize import FOUR_BITS, SCALES, Stored
 from dwindle.export.unpack import DOMAIN, call, function
 
+CODES = ("int8", *FOUR_BITS)
+_LOWEST = {"int4": -8, "palette4": 0}
+"""The code that four zero bits stand for."""
 _CALL = 110
 """Bytes of a graph for unpacking one string, roughly."""
 _AT_ONCE = 1 << 19
@@ -53,7 +56,7 @@ def _filled(skeleton: ModelProto, held: Mapping[str, Stored], plan: Mapping[str,
     model.CopyFrom(skeleton)
     rest = list(model.graph.node)
     del model.graph.node[:]  # what unpacks a weight comes before what reads it
-    scales = _scales(model.graph, {name: tensor.scale for name, tensor in held.items() if tensor.scale is not None})
+    tables = _Tables(_scales(model.graph, held), _palettes(model.graph, held))
     strings: dict[Code, list[list[str]]] = {}
     for name, form in plan.items():
         if form.code.kind == "plain":
@@ -64,7 +67,7 @@ def _filled(skeleton: ModelProto, held: Mapping[str, Stored], plan: Mapping[str,
             lists.append([])
         lists[-1].append(name)
     for names in (names for lists in strings.values() for names in lists if names):
-        _string(model.graph, {name: plan[name] for name in names}, {name: held[name] for name in names}, scales)
+        _string(model.graph, {name: plan[name] for name in names}, {name: held[name] for name in names}, tables)
     called = dict.fromkeys(node.op_type for node in model.graph.node if node.domain == DOMAIN)
     model.graph.node.extend(rest)
     if called:
@@ -73,9 +76,14 @@ def _filled(skeleton: ModelProto, held: Mapping[str, Stored], plan: Mapping[str,
     return model
 
 
-def _string(
-    graph: GraphProto, members: Mapping[str, Form], held: Mapping[str, Stored], scales: Mapping[str, str]
-) -> None:
+class _Tables(NamedTuple):
+    """What codes are looked up in, by tensor: the names of their scales and palettes."""
+
+    scales: dict[str, str]
+    palettes: dict[str, str]
+
+
+def _string(graph: GraphProto, members: Mapping[str, Form], held: Mapping[str, Stored], tables: _Tables) -> None:
     """The tensors of one code: their bytes, the calls that unpack them, and what makes each of its part."""
     code, tag = next(iter(members.values())).code, next(iter(members))
     flat = _unpacked(graph, code, list(members.values()), tag)
@@ -83,16 +91,16 @@ def _string(
     parts = {name: name if name in finished else f"{name}p" for name in members}
     _split(graph, flat, list(parts.values()), [form.values.size for form in members.values()])
     for name in members.keys() - finished:
-        _part(graph, parts[name], name, members[name], held[name].values.shape, scales.get(name))
+        _part(graph, parts[name], name, members[name], held[name], tables)
 
 
 def _unpacked(graph: GraphProto, code: Code, members: Sequence[Form], tag: str) -> str:
-    """The name of all values of these tensors in a row: fp32, or the codes of int8 weights."""
+    """The name of all values of these tensors in a row: fp32, or integer codes."""
     blocks = np.concatenate([form.values for form in members])
     flat, values, positions = f"{tag}f", f"{tag}v", f"{tag}o"
     if code.kind == "dense":
-        graph.initializer.append(from_array(blocks.reshape(-1), values))
-        if blocks.dtype == np.int8:
+        _values(graph, code, blocks.reshape(-1), values)
+        if code.values != "fp16":
             return values
         graph.node.append(call("Float", [values], flat))
         return flat
@@ -114,26 +122,60 @@ def _unpacked(graph: GraphProto, code: Code, members: Sequence[Form], tag: str) 
             constants = {"b": [code.k * places.size], "s": [code.k, -1], "r": powers, "d": [sum(powers)]}
             graph.node.append(call("Gaps", [positions, f"{tag}l"], f"{tag}g", **constants))
             positions = f"{tag}g"
-    graph.initializer.append(from_array(blocks[places] if code.block > 1 else blocks[places, 0], values))
     shape = list(blocks.shape) if code.block > 1 else [blocks.size]
+    _values(graph, code, blocks[places] if code.block > 1 else blocks[places, 0], values)
     graph.node.append(call(_put(code), [positions, values], flat, n=shape))
     return flat
 
 
-def _part(graph: GraphProto, part: str, name: str, form: Form, shape: tuple[int, ...], scale: str | None) -> None:
-    sizes = list(shape)
+def _values(graph: GraphProto, code: Code, array: Array, name: str) -> None:
+    """Values as they are packed, under that name in the graph."""
+    if code.values not in FOUR_BITS:
+        graph.initializer.append(from_array(array, name))
+        return
+    lowest = _LOWEST[code.values]
+    graph.initializer.append(from_array(nibbles.encode(array.reshape(-1) - np.int8(lowest)), f"{name}4"))
+    flat = f"{name}5" if code.block > 1 else name
+    graph.node.append(call("Nibbles", [f"{name}4"], flat, n=[array.size], d=[lowest]))
+    if code.block > 1:
+        graph.node.append(call("View", [flat], name, s=list(array.shape)))
+
+
+def _part(graph: GraphProto, part: str, name: str, form: Form, held: Stored, tables: _Tables) -> None:
+    """The steps from a tensor's part of a string to the tensor."""
+    sizes = list(held.values.shape)
+    steps: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
     if form.turn is not None:
-        turned = f"{name}t" if scale else name
-        graph.node.append(call("Turn", [part], turned, t=list(form.turn), s=sizes))
-        part = turned
-    if scale is not None:
-        graph.node.append(call("Scaled", [part, scale], name, s=sizes))
-    elif form.turn is None:
-        graph.node.append(call("View", [part], name, s=sizes))
+        steps.append(("Turn", (), {"t": list(form.turn), "s": sizes}))
+    if name in tables.palettes:
+        steps.append(("Look", (tables.palettes[name],), {"s": sizes}))
+    if held.scale is not None:
+        blocks = [held.scale.size, -1, *sizes[2:]]
+        steps.append(("Scaled", (tables.scales[name],), {"s": blocks}))
+        if held.scale.shape[1] > 1:
+            steps.append(("View", (), {"s": sizes}))
+    for index, (step, others, attributes) in enumerate(steps or [("View", (), {"s": sizes})], start=1):
+        made = name if index >= len(steps) else f"{name}{'tuv'[index - 1]}"
+        graph.node.append(call(step, [part, *others], made, **attributes))
+        part = made
 
 
-def _scales(graph: GraphProto, codes: Mapping[str, NDArray[np.uint8]]) -> dict[str, str]:
-    """The names of the scales of int8 tensors, those of equal rank as one string of bytes."""
+def _palettes(graph: GraphProto, held: Mapping[str, Stored]) -> dict[str, str]:
+    """The names of the palettes, all of them one string."""
+    own = {name: tensor.palette for name, tensor in held.items() if tensor.palette is not None}
+    if own:
+        graph.initializer.append(from_array(np.concatenate(list(own.values())), "_p"))
+        _split(graph, "_p", [f"{name}i" for name in own], [palette.size for palette in own.values()])
+    return {name: f"{name}i" for name in own}
+
+
+def _scales(graph: GraphProto, held: Mapping[str, Stored]) -> dict[str, str]:
+    """The names of the scales, those of tensors of equal rank as one string of bytes."""
+    codes = {
+        name: tensor.scale.reshape(-1, *[1] * (tensor.scale.ndim - 1))
+        for name, tensor in held.items()
+        if tensor.scale is not None
+    }
     if not codes:
         return {}
     lowest = min(int(code.min()) for code in codes.values())
@@ -160,27 +202,28 @@ def _split(graph: GraphProto, whole: str, parts: Sequence[str], sizes: Sequence[
 
 
 def _put(code: Code) -> str:
-    if code.dtype == "|i1":
+    if code.values in CODES:
         return "PutCodes" if code.block == 1 else "PutCodeBlocks"
     return "Put" if code.block == 1 else "PutBlocks"
 
 
 def _functions(code: Code) -> tuple[str, ...]:
     """What its tensors are unpacked by, all in all."""
-    part = ("Scaled",) if code.dtype == "|i1" else ("View",)
+    part = ("Look", "Scaled") if code.values == "palette4" else ("Scaled",) if code.values in CODES else ("View",)
+    unpack = ("Nibbles",) if code.values in FOUR_BITS else ()
     turn = ("Turn",) if code.block > 1 or code.kind == "pairs" else ()
     return {
         "plain": (),
-        "dense": () if code.dtype == "|i1" else ("Float",),
-        "rice": ("Ones", *(("Gaps",) if code.k else ()), _put(code), *part, *turn),
-        "pairs": ("Pairs", _put(code), *part, *turn),
+        "dense": (*unpack, *part) if code.values in CODES else ("Float", *part),
+        "rice": ("Ones", *(("Gaps",) if code.k else ()), *unpack, _put(code), *part, *turn),
+        "pairs": ("Pairs", *unpack, _put(code), *part, *turn),
     }[code.kind]
 
 
 def _words(plan: Mapping[str, Form], held: Mapping[str, Stored]) -> str:
     """As in `Golomb-Rice mask + int8 survivors`."""
-    largest: Array = max((tensor.values for tensor in held.values()), key=lambda array: array.size, default=np.zeros(0))
-    values = {"f4": "fp32", "f2": "fp16", "i1": "int8"}.get(largest.dtype.str[1:], largest.dtype.name)
+    largest = max(plan, key=lambda name: held[name].values.size, default=None)
+    values = plan[largest].code.values if largest else "fp32"
     codes = {form.code for form in plan.values()}
     masks = [
         words

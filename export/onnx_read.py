@@ -11,7 +11,7 @@ from onnx import ModelProto
 from onnx.helper import get_attribute_value
 from onnx.numpy_helper import to_array
 
-from dwindle.export import rice, two_of_four
+from dwindle.export import nibbles, rice, two_of_four
 from dwindle.export.unpack import DOMAIN, PUT
 
 Array = NDArray[Any]
@@ -29,7 +29,7 @@ def tensors(model: ModelProto) -> dict[str, Array]:
         if node.domain == DOMAIN:
             attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
             held[node.output[0]] = _DECODERS[node.op_type](*inputs, **attributes)
-            whole |= {node.output[0]} if node.op_type in (*PUT, "Float", "Scales") else set()
+            whole |= {node.output[0]} if node.op_type in (*PUT, "Float", "Nibbles", "Scales") else set()
         elif node.op_type == "Split" and node.input[0] in whole:
             array, sizes = inputs
             held |= zip(node.output, np.split(array, np.cumsum(sizes)[:-1]), strict=True)
@@ -59,6 +59,8 @@ _DECODERS: dict[str, Callable[..., Array]] = {
     "Pairs": lambda codes, g, n: two_of_four.decode(codes, n[0]),
     **dict.fromkeys(PUT, _decode_put),
     "Float": lambda values: values.astype(np.float32),
+    "Nibbles": lambda packed, n, d: nibbles.decode(packed, n[0]) + np.int8(d[0]),
+    "Look": lambda part, palette, s: palette.astype(np.float32)[part.reshape(s)],
     "Scales": lambda codes, table: table.astype(np.float32)[codes],
     "View": lambda part, s: part.reshape(s),
     "Scaled": lambda part, scale, s: part.reshape(s).astype(np.float32) * scale,

@@ -27,7 +27,8 @@ class Code(NamedTuple):
 
     kind: str
     """`plain` (a tensor by itself), `dense` (all values in one string), `rice` or `pairs` (2:4)."""
-    dtype: str
+    values: str
+    """`fp32`, `fp16`, `int8`, `int4`, `palette4`; of what is stored as it came, the dtype's name."""
     k: int = 0
     """The parameter of `rice`; 0 is a bit mask."""
     block: int = 1
@@ -51,12 +52,11 @@ class Form:
 
 def forms(held: Stored, *, pack: bool) -> dict[Code, Form]:
     """Every form worth a thought for a tensor, by its code. Without `pack`, only those that keep zeros."""
-    array = held.values
+    array, values = held.values, _values(held)
     none = np.zeros(0, np.intp)
     kind = "plain" if array.dtype not in (np.float16, np.int8) else "dense"
-    plain = Form(
-        Code(kind, array.dtype.str), array.reshape(-1, 1), none, None, array.nbytes + _PART * (kind == "dense")
-    )
+    size = array.size * held.bits / 8 + _PART * (kind == "dense")
+    plain = Form(Code(kind, values), array.reshape(-1, 1), none, None, size)
     found = {plain.code: plain}
     if not pack or (kind == "plain" and (array.dtype != np.float32 or not array.ndim or not array.size)):
         return found
@@ -64,12 +64,12 @@ def forms(held: Stored, *, pack: bool) -> dict[Code, Form]:
         blocks = flat.reshape(-1, block)
         alive = blocks.any(1) if block > 1 else blocks[:, 0] != 0
         positions = np.flatnonzero(alive)
-        payload = positions.size * block * array.itemsize
+        payload = positions.size * block * held.bits / 8
         for k, bits in enumerate(rice.bits(positions)):
-            form = Form(Code("rice", array.dtype.str, k, block), blocks, positions, turn, payload + bits / 8 + _PART)
+            form = Form(Code("rice", values, k, block), blocks, positions, turn, payload + bits / 8 + _PART)
             if form.code not in found or form.size < found[form.code].size:
                 found[form.code] = form
-    if pairs := _pairs(array):
+    if pairs := _pairs(held):
         found[pairs.code] = pairs
     return found
 
@@ -131,7 +131,12 @@ def _orders(array: Array) -> Iterable[tuple[tuple[int, int, int] | None, int, Ar
             yield (turned.shape[0], turned.shape[1], turned.shape[2]), block, flat
 
 
-def _pairs(array: Array) -> Form | None:
+def _values(held: Stored) -> str:
+    return held.kind or {"float32": "fp32", "float16": "fp16"}.get(held.values.dtype.name, held.values.dtype.name)
+
+
+def _pairs(held: Stored) -> Form | None:
+    array = held.values
     if array.ndim < 2 or array.shape[1] % 4:
         return None
     turned = array.reshape(*array.shape[:2], -1).transpose(0, 2, 1)
@@ -139,6 +144,11 @@ def _pairs(array: Array) -> Form | None:
     if not two_of_four.fits(groups != 0):
         return None
     codes, positions = two_of_four.encode(groups != 0)
-    size = codes.size + positions.size * array.itemsize + _PART
-    code = Code("pairs", array.dtype.str)
-    return Form(code, groups.reshape(-1, 1), positions, (turned.shape[0], turned.shape[1], turned.shape[2]), size)
+    size = codes.size + positions.size * held.bits / 8 + _PART
+    return Form(
+        Code("pairs", _values(held)),
+        groups.reshape(-1, 1),
+        positions,
+        (turned.shape[0], turned.shape[1], turned.shape[2]),
+        size,
+    )

@@ -2,12 +2,16 @@
 
 int8 is symmetric, with a scale per row of the first dimension (a convolution's or linear layer's output
 channel), so that a pruned weight stays exactly zero. Scales lie on a grid of 256: a byte each in a file.
+
+At four bits what is small and costs most keeps more of them: the first layer, and rows that are short, such as a
+depthwise convolution's, are int8. int4 has a scale for every 32 or so surviving weights: blocks of a row's input
+channels. palette4 has sixteen values per tensor (`palette`), times a scale per row where that is worth its byte.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,13 +19,16 @@ from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
 from dwindle.export.fold import deployable, tensors
+from dwindle.export.palette import palettize
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4", "palette4"]
+FOUR_BITS = ("int4", "palette4")
 LARGEST = 127
 """Of an int8 code; −128 is left out, as the range is symmetric."""
+LARGEST_INT4 = 7
 SCALES = np.geomspace(2.0**-14, 65504 / LARGEST, 256).astype(np.float16)
 """Every scale there is: from fp16's smallest normal number up to where int8 covers the whole of fp16.
 
@@ -29,6 +36,12 @@ Steps of 6.5% cost a quarter of a decibel on average. Fp16 holds each exactly, a
 """
 _ROW = 8
 """Weights that a row must have for a scale of its own to be worth its byte."""
+_LONG_ROW = 64
+"""Weights that a row must have to be stored in four bits."""
+_BLOCK = 32
+"""Surviving weights, or more, that share a scale of int4, where the row has that many."""
+_DECIBELS = 6.02
+"""Of signal over noise that a bit per weight is worth: 20 log₁₀ 2."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +49,38 @@ class Stored:
     """A tensor as a file holds it."""
 
     values: NDArray[Any]
+    """As they are; or integer codes, of which 0 is zero: int8, int4 from −7 up, or places in `palette`."""
     scale: NDArray[np.uint8] | None = None
-    """For int8 values: the place in SCALES of each row's scale, shape (rows, 1, …)."""
+    """For codes: the place in SCALES of each scale, shape (rows, blocks of input channels, 1, …)."""
+    palette: NDArray[np.float16] | None = None
+    kind: str = ""
+    """`int4` or `palette4`; for anything else the dtype says it."""
+
+    @property
+    def bits(self) -> int:
+        """Of a value."""
+        return 4 if self.kind in FOUR_BITS else 8 * self.values.itemsize
 
     def decoded(self) -> NDArray[Any]:
         """The tensor that a runtime computes with: fp32, or what isn't float unchanged."""
+        values = self.values if self.palette is None else self.palette[self.values]
         if self.scale is not None:
-            return self.values.astype(np.float32) * SCALES.astype(np.float32)[self.scale]
-        return self.values.astype(np.float32) if self.values.dtype == np.float16 else self.values
+            return values.astype(np.float32) * spread(SCALES[self.scale], values.shape).astype(np.float32)
+        return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def stored(network: nn.Module, precision: str) -> dict[str, Stored]:
     """Every parameter and buffer of a network (`fold.deployable`'s) at a precision, by name.
 
-    At int8, what has no rows long enough for a scale (biases, norms) is fp16. Raises UsageError for a weight
+    At int8 and below, what has no rows long enough for a scale (biases, norms) is fp16. Raises UsageError for a weight
     beyond the reach of the precision.
     """
-    return {name: store(name, tensor.numpy(), precision) for name, tensor in tensors(network).items()}
+    held = tensors(network)
+    first = next((name for name, tensor in held.items() if tensor.is_floating_point() and tensor.dim() > 1), None)
+    return {
+        name: store(name, tensor.numpy(), "int8" if name == first and precision in FOUR_BITS else precision)
+        for name, tensor in held.items()
+    }
 
 
 def store(name: str, array: NDArray[Any], precision: str) -> Stored:
@@ -61,7 +89,12 @@ def store(name: str, array: NDArray[Any], precision: str) -> Stored:
         return Stored(array)
     if not (np.abs(array) <= np.finfo(np.float16).max).all():
         raise UsageError(f"{name} has values beyond 65504, where {precision} ends: scale it down")
-    if precision == "int8" and array.ndim > 1 and array[0].size >= _ROW:
+    if precision in FOUR_BITS and array.ndim > 1 and array[0].size >= _LONG_ROW:
+        if precision == "palette4":
+            return _palette4(array)
+        if np.abs(array).max() <= LARGEST_INT4 * SCALES[-1]:
+            return _int4(array)
+    if precision in ("int8", *FOUR_BITS) and array.ndim > 1 and array[0].size >= _ROW:
         return _int8(array)
     return Stored(array.astype(np.float16) + np.float16(0))  # + 0: no negative zeros
 
@@ -94,10 +127,53 @@ def quantized(network: nn.Module, held: dict[str, Stored]) -> nn.Module:
     return copied
 
 
+def spread(scale: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A scale for each block, as one for each input channel: what broadcasts to a tensor of that shape."""
+    return np.repeat(scale, shape[1] // scale.shape[1], 1)
+
+
 def _int8(array: NDArray[np.float32]) -> Stored:
+    return _scaled(array, 1, LARGEST)
+
+
+def _int4(array: NDArray[np.float32]) -> Stored:
+    most = np.count_nonzero(array) // (_BLOCK * len(array))
+    blocks = max((count for count in range(1, most + 1) if array.shape[1] % count == 0), default=1)
+    return replace(_scaled(array, blocks, LARGEST_INT4), kind="int4")
+
+
+def _scaled(array: NDArray[np.float32], blocks: int, largest: int) -> Stored:
+    """Codes up to `largest`, each block of a row's input channels over the smallest scale that holds it."""
+    rows = array.reshape(len(array) * blocks, -1)
+    scale = _scales(np.abs(rows).max(1) / largest)
+    codes = np.rint(rows / SCALES.astype(np.float32)[scale, None]).clip(-largest, largest).astype(np.int8)
+    return Stored(codes.reshape(array.shape), scale.reshape(len(array), blocks, *[1] * (array.ndim - 2)))
+
+
+def _palette4(array: NDArray[np.float32]) -> Stored:
+    """With scales where they lower the noise by more than the bits that they take would, spent on the weights."""
+    codes, palette = palettize(array)
+    plain = Stored(codes, None, palette, "palette4")
     rows = array.reshape(len(array), -1)
-    needed = np.abs(rows).max(1) / LARGEST
-    scale = np.minimum(np.searchsorted(SCALES.astype(np.float32), needed), SCALES.size - 1)
-    codes = np.rint(rows / SCALES.astype(np.float32)[scale, None]).clip(-LARGEST, LARGEST).astype(np.int8)
-    column = scale.astype(np.uint8).reshape(-1, *[1] * (array.ndim - 1))
-    return Stored(codes.reshape(array.shape), column)
+    alive = np.count_nonzero(rows, 1)
+    worth = _DECIBELS * 8 * len(rows) / max(alive.sum(), 1)
+    if worth > _DECIBELS:
+        return plain
+    size = np.sqrt(np.square(rows, dtype=np.float64).sum(1) / np.maximum(alive, 1))
+    scale = _scales(np.where(alive, size, size.max())).reshape(-1, *[1] * (array.ndim - 1))
+    codes, palette = palettize(array / SCALES.astype(np.float32)[scale])
+    levels, steps = np.abs(palette[palette != 0]).astype(np.float32), SCALES[scale].astype(np.float32)
+    if not (levels.size and levels.min() * steps.min() >= SCALES[0] and levels.max() * steps.max() < 2**15):
+        return plain  # a product might leave what fp16 holds
+    scaled = Stored(codes, scale, palette, "palette4")
+    return scaled if _noise(array, plain) > 10 ** (worth / 10) * _noise(array, scaled) else plain
+
+
+def _noise(array: NDArray[np.float32], held: Stored) -> float:
+    return float(np.square(array - held.decoded(), dtype=np.float64).sum())
+
+
+def _scales(needed: NDArray[Any]) -> NDArray[np.uint8]:
+    """The places of the smallest scales that are as large, or of the largest there is."""
+    found = np.searchsorted(SCALES.astype(np.float32), needed)
+    return np.minimum(found, SCALES.size - 1).astype(np.uint8)

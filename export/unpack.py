@@ -8,9 +8,11 @@ are not computed ahead.) Each unpacks many tensors at once: what a session spend
     Gaps    the positions of survivors, from those and from `rice`'s low part
     Pairs   the same, from the codes of `two_of_four`
     Put     values at positions among zeros, as fp32; PutBlocks: blocks of several values;
-            PutCodes, PutCodeBlocks: the codes of int8 weights, which stay codes
+            PutCodes, PutCodeBlocks: integer codes, which stay such
     Float   values as fp32
-    Scales  the scales of int8 rows, from a byte each
+    Nibbles codes of four bits, two from each byte
+    Look    places in a palette, as its values in fp32
+    Scales  the scales of rows or blocks, from a byte each
     View    a part of what was unpacked, in its shape; Scaled: times its scales; Turn: its last two axes swapped
 """
 
@@ -191,7 +193,7 @@ def _put_blocks(dtype: int) -> Body:
 
 
 def _scales() -> Body:
-    """c: uint8 (rows, 1, …). t: fp16, the scales that are used."""
+    """c: uint8 (scales, 1, …). t: fp16, the scales that are used."""
     return (
         ["c", "t"],
         [],
@@ -199,6 +201,41 @@ def _scales() -> Body:
             make_node("Cast", ["c"], ["a"], to=TensorProto.INT32),
             make_node("Gather", ["t", "a"], ["b"]),
             make_node("Cast", ["b"], ["w"], to=TensorProto.FLOAT),
+        ],
+    )
+
+
+def _nibbles() -> Body:
+    """v: uint8, the first half of the codes in the low bits, the second in the high. n: codes. d: what 0 stands for."""
+    return (
+        ["v"],
+        ["n", "d"],
+        [
+            _constant("a", 15, np.uint8),
+            make_node("BitwiseAnd", ["v", "a"], ["b"]),
+            _constant("c", 4, np.uint8),
+            make_node("BitShift", ["v", "c"], ["e"], direction="RIGHT"),
+            make_node("Concat", ["b", "e"], ["f"], axis=0),
+            make_node("Constant", [], ["y"], value_ints=[0]),
+            make_node("Slice", ["f", "y", "n"], ["g"]),
+            make_node("Cast", ["g"], ["h"], to=TensorProto.INT32),
+            make_node("Cast", ["d"], ["i"], to=TensorProto.INT32),
+            make_node("Add", ["h", "i"], ["j"]),
+            make_node("Cast", ["j"], ["w"], to=TensorProto.INT8),
+        ],
+    )
+
+
+def _look() -> Body:
+    """x: places. p: fp16 (16,)."""
+    return (
+        ["x", "p"],
+        ["s"],
+        [
+            make_node("Reshape", ["x", "s"], ["a"]),
+            make_node("Cast", ["a"], ["b"], to=TensorProto.INT32),
+            make_node("Gather", ["p", "b"], ["c"]),
+            make_node("Cast", ["c"], ["w"], to=TensorProto.FLOAT),
         ],
     )
 
@@ -224,6 +261,8 @@ _BODIES: dict[str, Callable[[], Body]] = {
     "PutBlocks": lambda: _put_blocks(TensorProto.FLOAT),
     "PutCodeBlocks": lambda: _put_blocks(TensorProto.INT8),
     "Float": lambda: (["v"], [], [make_node("Cast", ["v"], ["w"], to=TensorProto.FLOAT)]),
+    "Nibbles": _nibbles,
+    "Look": _look,
     "Scales": _scales,
     "View": lambda: (["x"], ["s"], [make_node("Reshape", ["x", "s"], ["w"])]),
     "Scaled": lambda: (

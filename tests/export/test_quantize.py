@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from dwindle.errors import UsageError
 from dwindle.export.fold import tensors
-from dwindle.export.quantize import LARGEST, SCALES, quantized, store, stored
+from dwindle.export.quantize import FOUR_BITS, LARGEST, LARGEST_INT4, SCALES, quantized, spread, store, stored
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=9)
 
@@ -50,6 +50,73 @@ def test_a_product_of_code_and_scale_is_exact(array: np.ndarray) -> None:
         np.testing.assert_array_equal(held.decoded(), exact)
 
 
+@st.composite
+def long_rows(draw: st.DrawFn) -> np.ndarray:
+    """Rows long enough for four bits, of few sizes or many, some dead, at any density."""
+    shape = draw(st.sampled_from([(9, 64), (4, 96, 3), (5, 12, 3, 3), (3, 130), (1, 64)]))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    reach = draw(st.sampled_from([0, 3, 14]))
+    rows = 2.0 ** generator.integers(-reach, reach + 1, (shape[0], *[1] * (len(shape) - 1)))
+    alive = generator.random(shape) < draw(st.sampled_from([0, 0.01, 0.1, 0.5, 1]))
+    alive[generator.random(shape[0]) < draw(st.sampled_from([0, 0.5]))] = False
+    return (generator.laplace(size=shape) * rows * alive).clip(-65504, 65504).astype(np.float32)
+
+
+@settings(deadline=None)
+@given(long_rows())
+def test_int4_keeps_zeros_and_stays_within_half_a_step_of_its_block(array: np.ndarray) -> None:
+    held = store("w", array, "int4")
+    assert held.scale is not None
+    if np.abs(array).max() > LARGEST_INT4 * SCALES[-1]:
+        assert held.bits == 8  # beyond what int4's scales reach
+        return
+    assert (held.kind, held.bits) == ("int4", 4)
+    assert np.abs(held.values).max() <= LARGEST_INT4
+    assert not held.values[array == 0].any()
+    assert array.shape[1] % held.scale.shape[1] == 0
+    assert held.scale.shape[1] == 1 or np.count_nonzero(array) >= 32 * held.scale.size
+    steps = spread(SCALES[held.scale], array.shape).astype(np.float32)
+    assert (np.abs(held.decoded() - array) <= steps / 2 * (1 + 1e-6)).all()
+
+
+@settings(deadline=None)
+@given(long_rows())
+def test_palette4_keeps_zeros_and_fp16_holds_what_it_decodes_to(array: np.ndarray) -> None:
+    held = store("w", array, "palette4")
+    assert held.palette is not None
+    assert (held.kind, held.bits) == ("palette4", 4)
+    decoded = held.decoded()
+    assert not held.values[array == 0].any()
+    assert ((held.values == 0) == (decoded == 0)).all()
+    half = decoded.astype(np.float16)
+    assert np.isfinite(half).all()
+    if held.scale is not None:
+        assert ((half == 0) == (decoded == 0)).all()
+        exact = held.palette.astype(np.float64)[held.values] * SCALES.astype(np.float64)[held.scale]
+        np.testing.assert_array_equal(decoded, exact)
+
+
+def test_rows_of_a_palette_have_scales_where_they_differ() -> None:
+    generator = np.random.default_rng(0)
+    alike = generator.standard_normal((50, 400)).astype(np.float32)
+    unlike = alike * 2.0 ** generator.uniform(-5, 5, (50, 1)).astype(np.float32)
+    assert store("w", alike, "palette4").scale is None
+    scaled = store("w", unlike, "palette4")
+    assert scaled.scale is not None
+    ratios = np.square(unlike).sum(1) / np.square(unlike - scaled.decoded()).sum(1)
+    assert 10 * np.log10(ratios.min()) > 15  # the smallest rows too
+
+
+def test_at_four_bits_the_first_layer_and_short_rows_keep_eight() -> None:
+    network = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 16, 3))
+    for precision in FOUR_BITS:
+        held = stored(network.requires_grad_(False), precision)
+        assert [held[f"{index}.weight"].kind or held[f"{index}.weight"].values.dtype.name for index in range(3)] == [
+            "int8", "int8", precision,
+        ]  # fmt: skip
+        assert held["2.bias"].values.dtype == np.float16
+
+
 def test_scales_rise_evenly_and_reach_all_of_fp16() -> None:
     scales = SCALES.astype(np.float64)
     assert scales.size == 256
@@ -86,7 +153,7 @@ def test_the_network_that_a_file_holds() -> None:
         quantized(network, {**held, "weight": store("weight", np.ones((3, 20), np.float32), "fp32")})
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4", "palette4"])
 @pytest.mark.parametrize("value", [7e4, np.inf, np.nan])
 def test_a_weight_out_of_reach_is_refused(precision: str, value: float) -> None:
     array = np.full((2, 9), value, np.float32)
