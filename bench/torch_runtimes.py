@@ -1,0 +1,118 @@
+"""PyTorch as a runtime of its own files, eager and compiled. Imported in a worker's process only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwindle import registry
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from dwindle.bench.runtime import Infer
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""Where torch.compile keeps its kernels."""
+
+
+class Torch:
+    """The program as torch.export wrote it, one operator after the other."""
+
+    name = "torch"
+    target = "pytorch"
+
+    def unavailable(self) -> str | None:
+        return None if find_spec("torch") else "the package torch is not installed"
+
+    def version(self) -> str:
+        import torch
+        import torch.export.pt2_archive._package  # noqa: F401  imported late by torch.export.load
+
+        return str(torch.__version__)
+
+    def load(self, path: Path, threads: int) -> Infer:
+        import torch
+
+        torch.set_num_threads(threads)
+        return inferring(self.prepared(module_of(path), path))
+
+    def prepared(self, module: nn.Module, path: Path) -> nn.Module:
+        return module
+
+
+class TorchCompiled(Torch):
+    """The same program by torch.compile, whose first call compiles it."""
+
+    name = "torch-compiled"
+    compiles = True
+
+    def unavailable(self) -> str | None:
+        compiler = os.environ.get("CXX") or "g++"
+        if not shutil.which(compiler):
+            return f"torch.compile needs a C++ compiler, and {compiler} is not installed: apt-get install g++"
+        return super().unavailable()
+
+    def version(self) -> str:
+        import torch._inductor.compile_fx  # noqa: F401  torch.compile imports it at its first call
+
+        return super().version()
+
+    def prepared(self, module: nn.Module, path: Path) -> nn.Module:
+        return compiled(module, path)
+
+
+def module_of(path: Path) -> nn.Module:
+    """A file's program, on the CPU, read by the target that wrote it: it refuses one with pickles in it."""
+    module: nn.Module = registry.resolve("dwindle.targets", Torch.target, "target")().loaded(path)
+    return module
+
+
+def compiled(module: nn.Module, path: Path) -> nn.Module:
+    """The module by torch.compile, its kernels kept apart from those of other files: two of one architecture would
+    share them, and the second seem to compile at once."""
+    import torch
+
+    os.environ[CACHE] = str(_kernels() / path.stem)
+    torch._dynamo.reset()  # of a file loaded once more there would be two variants of one function
+    done: nn.Module = torch.compile(module)
+    return done
+
+
+@cache
+def _kernels() -> Path:
+    """Where this process began to keep them."""
+    return Path(os.environ.get(CACHE) or tempfile.mkdtemp())
+
+
+@contextmanager
+def compiled_anew() -> Iterator[None]:
+    """While it lasts, worker processes share what they compile, and find nothing compiled before."""
+    before = os.environ.get(CACHE)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[CACHE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[CACHE]
+            if before is not None:
+                os.environ[CACHE] = before
+
+
+def inferring(module: nn.Module) -> Infer:
+    """Runs a module on arrays, on the CPU."""
+    import torch
+
+    def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [module(*map(torch.from_numpy, arrays)).numpy()]
+
+    return infer
