@@ -21,7 +21,7 @@ class Onnx:
 
     name = "onnx"
     suffix = ".onnx"
-    precisions = ("fp32", "fp16", "int8")
+    precisions = ("fp32", "fp16", "int8", "int4", "palette4")
     arithmetic = "fp32"
     packs_zeros = True
     packages = ("torch", "onnx", "onnxscript", "onnxruntime")

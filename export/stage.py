@@ -13,7 +13,7 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.errors import ParityFailed, UsageError
 from dwindle.export import side_by_side
 from dwindle.export import target as targets
-from dwindle.export.bits import AUTO, fewest_bits
+from dwindle.export.auto import AUTO, smallest
 from dwindle.export.fold import deployable
 from dwindle.export.parity import Compared, compare
 from dwindle.export.quality import quality, sentence
@@ -47,7 +47,7 @@ def export(
     There are `net`, the compressed network, packed; `dense`, the network before pruning at the target's default
     precision; the manifest; and where the format packs no zeros, `net` compressed as a whole (`.zst`).
     precision: what `net` stores weights in, by default what the checkpoint's budget was counted at on that target,
-    and the target's own on others; `auto` takes the fewest bits that lose at most `max_drop` points of validation
+    and the target's own on others; `auto` takes the smallest file that loses at most `max_drop` points of validation
     against the dense network. min_os: the earliest system that must load the files of a target that has a choice:
     `iOS16`, `iOS17`, `iOS18`. calib_samples: how many samples of the training split a target sees that rounds
     activations too (ExecuTorch's int8), by default `shipping.SAMPLES`. image_input, classes: for Core ML, see
@@ -110,9 +110,10 @@ def export_one(
 
     if max_drop is not None:
         dense, possible = checkpoint.history[0].validation, targets.load(name).precisions
-        precision = fewest_bits(
-            possible,
-            lambda precision: as_file(at(precision, lambda line: None), net, example),
+        silent = {kind: at(kind, lambda line: None) for kind in possible}
+        precision = smallest(
+            {kind: target.packer(net, example)(net) for kind, target in silent.items()},
+            lambda kind: as_file(silent[kind], net, example),
             task,
             dense,
             max_drop,

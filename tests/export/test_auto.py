@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import BudgetMissed
-from dwindle.export.bits import fewest_bits
+from dwindle.export.auto import smallest
 from dwindle.export.quantize import as_shipped
 
 
@@ -37,16 +37,25 @@ def ships(network: nn.Module, task: Distance) -> Callable[[str], nn.Module]:
     return lambda precision: as_shipped(network, task.example_inputs(), precision)
 
 
-def test_the_fewest_bits_that_hold_are_taken(network: nn.Module) -> None:
+SIZES = {"fp32": 400, "fp16": 200, "int8": 100}
+
+
+def test_the_smallest_file_that_holds_is_taken(network: nn.Module) -> None:
     task, said = Distance(network), []
-    names = ("fp32", "fp16", "int8")
-    assert fewest_bits(names, ships(network, task), task, 100.0, 1.0, said.append) == "int8"
+    assert smallest(SIZES, ships(network, task), task, 100.0, 1.0, said.append) == "int8"
+    assert said[0].startswith("int8 (100 B) loses 0.0")
     assert len(said) == 1
-    assert fewest_bits(names, ships(network, task), task, 100.0, 1e-3, said.append) == "fp16"
-    assert fewest_bits(names, ships(network, task), task, 100.0, 0.0) == "fp32"
+    assert smallest(SIZES, ships(network, task), task, 100.0, 1e-3, said.append) == "fp16"
+    assert smallest(SIZES, ships(network, task), task, 100.0, 0.0) == "fp32"
+
+
+def test_bytes_decide_and_not_bits(network: nn.Module) -> None:
+    task = Distance(network)
+    assert smallest({"fp16": 100, "int8": 101}, ships(network, task), task, 100.0, 1.0) == "fp16"
+    assert smallest({"fp16": 100, "int8": 100}, ships(network, task), task, 100.0, 1.0) == "fp16"
 
 
 def test_nothing_that_holds_is_a_missed_budget(network: nn.Module) -> None:
     task = Distance(network)
     with pytest.raises(BudgetMissed, match=r"no precision stays within 0\.5 points: fp32 loses 1\.00"):
-        fewest_bits(("fp32", "fp16"), ships(network, task), task, 101.0, 0.5)
+        smallest({"fp32": 400, "fp16": 200}, ships(network, task), task, 101.0, 0.5)
