@@ -43,6 +43,9 @@ _REQUESTS: tuple[tuple[str, dict[str, int]], ...] = (
 answering takes drops out."""
 _INFERENCES = (1, 2, 7, 8)
 """Run after each request."""
+_ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Of util-linux, which every Debian has: it becomes the command after it, which the kernel ends when we are killed
+(PR_SET_PDEATHSIG, prctl(2)). That reads a file, so that nothing else would tell it."""
 
 Progress = Callable[[str], None]
 
@@ -126,7 +129,7 @@ def _emulate(
         plugin = ["-plugin", f"{build.counter()},out={counts}"]
         with (folder / "requests").open() as stdin, answers.open("w") as stdout, chatter.open("w") as stderr:
             process = subprocess.Popen(
-                sysroot.emulated(program, sysroot.root(), plugin),
+                [*_ENDS_WITH_US, *sysroot.emulated(program, sysroot.root(), plugin)],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,

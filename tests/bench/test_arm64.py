@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -214,6 +217,32 @@ def export(tmp_path: Path, image: np.ndarray) -> Export:
         return path
 
     return write
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import numpy as np
+from dwindle.bench import arm64
+arm64._REQUESTS = (("load", {}), ("time", {"iterations": 10**9}))
+arm64.cost(Path(sys.argv[1]), "onnx", [np.zeros((1, 1, 8, 8), np.float32)])
+"""
+
+
+@needs_emulation
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_bench_leaves_no_emulator(onnx_files: tuple[Path, Path], how: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(onnx_files[1])]) as killed:
+        own, deadline = psutil.Process(killed.pid), time.monotonic() + 60
+        while not (started := [one for one in own.children() if one.name() == "qemu-aarch64"]):
+            assert time.monotonic() < deadline
+            assert killed.poll() is None
+            time.sleep(0.02)
+        killed.send_signal(how)
+    _, alive = psutil.wait_procs(started, timeout=10)
+    for process in alive:
+        process.kill()
+    assert alive == []
 
 
 @pytest.mark.slow
