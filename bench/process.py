@@ -43,6 +43,10 @@ class Loaded:
     """Growth of the peak resident set over the process that has only imported the library."""
     throttle: float = 1.0
     """How many times slower than it is the CPU is made to look."""
+    compiles: bool = False
+    """Whether the first inference compiled the file, unless an earlier process had."""
+    accelerator: str | None = None
+    """What computed while the thread waited for it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Slice:
 
     wall_ns: np.ndarray
     cpu_ns: np.ndarray | None
-    """Of the one thread that there is. None with several, or without such a clock."""
+    """Of the one thread that there is. None with several, without such a clock, or where an accelerator computes."""
     switches: int
     """How often the kernel took the CPU away."""
     waited_ns: int | None = None

@@ -29,14 +29,17 @@ class Reference:
     tolerances: Mapping[str, float | None]
     """By target: the manifests'."""
 
-    def compared(self, row: Row, worker: Worker) -> Row:
-        """The row of the file that a device's worker has loaded, with how far its outputs are from those here."""
+    def compared(self, row: Row, worker: Worker, within: float | None = None) -> Row:
+        """The row of the file that a device's worker has loaded, with how far its outputs are from those here.
+
+        within: the tolerance, where it isn't the manifest's.
+        """
         try:
             here, name = outputs_here(self.root / row.artifact.path, row.target, self.inputs)
             there = [output for arrays in self.inputs for output in worker.infer(arrays)]
         except (WorkerFailed, LookupError) as error:
             return replace(row, reasons={**row.reasons, "parity": str(error)})
-        found = Parity(apart(here, there), self.tolerances[row.target], len(self.inputs), name)
+        found = Parity(apart(here, there), within or self.tolerances[row.target], len(self.inputs), name)
         return replace(row, parity=found)
 
 

@@ -60,6 +60,7 @@ class Latency:
     load: float
     """In a fresh process, the library imported; median over processes, as is the next."""
     first: float
+    """The first inference; where it compiles the file, that of the process that found nothing compiled yet."""
     min: float
     median: float | None
     p95: float | None

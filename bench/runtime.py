@@ -113,6 +113,32 @@ class Profiling(Protocol):
         """Each operator of an inference: its name, its kind, mean milliseconds, and what ran it."""
 
 
+@runtime_checkable
+class Compiling(Protocol):
+    """What a Runtime may have besides: a first inference that compiles the file, and keeps what it made for others."""
+
+    compiles: bool
+
+
+@runtime_checkable
+class Accelerated(Protocol):
+    """What a Runtime may have besides: something else than the CPU that computes, so that wall time counts."""
+
+    accelerator: str
+    """Its name. An inference ends when the outputs are in the CPU's memory."""
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """What an Elsewhere may have besides: files that it is not meant for, and arithmetic of its own."""
+
+    tolerance: float | None
+    """How far its outputs may be from those here, over the largest; None: what the manifest allows."""
+
+    def concerns(self, path: Path) -> bool:
+        """Whether it has anything to show of a compressed file."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """How a worker of a runtime is started on a file."""

@@ -18,7 +18,8 @@ from dwindle.bench.machine import this_machine
 from dwindle.bench.profile import with_profile
 from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Compare, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows, unmeasured
-from dwindle.bench.runtime import Device, Elsewhere, Progress, Replaced, Runtime, all_runtimes, launch
+from dwindle.bench.runtime import Device, Elsewhere, Particular, Progress, Replaced, Runtime, all_runtimes, launch
+from dwindle.bench.torch_runtimes import compiled_anew
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.manifest import Manifest, manifests
@@ -71,6 +72,7 @@ def bench(
         raise UsageError(f"{opened.path} has no exported files: run `dwindle export {opened.path}` first")
     run = _Run(restore_task(opened), threads, seed, progress or (lambda line: None))
     with ExitStack() as connected:
+        connected.enter_context(compiled_anew())
         for device in others:  # before anything else, which may take minutes
             connected.enter_context(device)
         before, rows = cost.earlier(opened, exported)
@@ -141,8 +143,12 @@ class _Run:
         reference = Reference(root, samples(self.task, SAMPLES), tolerances)
         blanks, rows = {pair[0].target: pair for pair in blank_rows(root, exported)}, []
         for runtime in device.runtimes():
-            if blank := blanks.get(runtime.target):
-                rows += self.measured(runtime, root, blank, reference.compared)
+            blank, compared = blanks.get(runtime.target), reference.compared
+            if isinstance(runtime, Particular):
+                compared = partial(compared, within=runtime.tolerance)
+                blank = blank if blank and runtime.concerns(root / blank[1].artifact.path) else None
+            if blank:
+                rows += self.measured(runtime, root, blank, compared)
         return rows
 
     def measured(

@@ -16,6 +16,7 @@ Z95 = 1.959964
 _ESTIMATOR = "median over rounds of the ratio of {}; 95% bootstrap over processes and rounds"
 _NO_CPU_CLOCK = "a page has no clock of its thread's CPU time: wall time counts instead"
 _MANY_THREADS = "of several threads, none's CPU time is that of an inference: wall time counts instead"
+_ACCELERATED = "the thread waits while the {} computes: wall time counts instead"
 QUIET_CPU_SHARE = 0.95
 """Below it, wall time is mostly a measure of who else wanted the CPU."""
 QUIET_DRIFT = 0.05
@@ -54,7 +55,7 @@ def milliseconds(samples: Samples, *, threads: int = 1, seed: int = 0) -> tuple[
     median, p95 = (float(v) / 1e6 for v in np.quantile(samples.wall, (0.5, 0.95)))
     latency = Latency(
         load=statistics.median(loaded.load_ms for loaded in samples.loaded),
-        first=statistics.median(loaded.first_ms for loaded in samples.loaded),
+        first=(max if samples.loaded[0].compiles else statistics.median)(one.first_ms for one in samples.loaded),
         min=float(samples.wall.min()) / 1e6,
         median=median if trusted else None,
         p95=p95 if trusted else None,
@@ -70,7 +71,8 @@ def milliseconds(samples: Samples, *, threads: int = 1, seed: int = 0) -> tuple[
         why = f"the thread had the CPU for {share:.0%} of the time only, so wall time tells of others"
         missing = {"latency.median": why, "latency.p95": why}
     if cpu is None:
-        why = _NO_CPU_CLOCK if threads == 1 else _MANY_THREADS
+        accelerator = samples.loaded[0].accelerator
+        why = _ACCELERATED.format(accelerator) if accelerator else _NO_CPU_CLOCK if threads == 1 else _MANY_THREADS
         missing |= {"latency.cpu_median": why, "latency.cpu_min": why}
     return latency, missing
 

@@ -35,7 +35,7 @@ class Torch:
 
     def version(self) -> str:
         import torch
-        import torch.export.pt2_archive._package  # noqa: F401  imported late by torch.export.load
+        import torch.export.pt2_archive._package  # torch.export.load imports it late
 
         return str(torch.__version__)
 
@@ -83,8 +83,8 @@ def compiled(module: nn.Module, path: Path) -> nn.Module:
 
     os.environ[CACHE] = str(_kernels() / path.stem)
     torch._dynamo.reset()  # of a file loaded once more there would be two variants of one function
-    done: nn.Module = torch.compile(module)
-    return done
+    module.compile()
+    return module
 
 
 @cache

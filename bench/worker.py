@@ -3,9 +3,10 @@
 One runtime, one file, so that neither a crash nor another library's threads and memory reach anyone
 else. Serves these requests (see `wire` for the framing; every answer may be `{"error": …}` instead):
 
-    load + a sample's arrays  → load_ms, first_ms, version, memory_bytes (None off Linux)
+    load + a sample's arrays  → load_ms, first_ms, version, memory_bytes (None off Linux); where they are not what they
+                                are by default, compiles, accelerator (see `process.Loaded`)
     time {iterations}         → switches + arrays wall_ns, cpu_ns (int64, one entry per iteration); without a clock of
-                                the thread's CPU time, waited_ns + the array wall_ns
+                                the thread's CPU time, waited_ns + the array wall_ns; of an accelerator, the array alone
     infer + input arrays      → output arrays
     profile {iterations}      → operators: name, kind, milliseconds, what ran it (where the runtime has a profiler)
 
@@ -70,6 +71,8 @@ class Session:
             "load_ms": (loaded - started) / 1e6,
             "first_ms": (first - loaded) / 1e6,
             "memory_bytes": None if before is None or after is None else after - before,
+            "compiles": isinstance(self.runtime, registry.Compiling),
+            "accelerator": self.runtime.accelerator if isinstance(self.runtime, registry.Accelerated) else None,
         }, []
 
     def _time(self, iterations: int) -> Answer:
@@ -84,7 +87,8 @@ class Session:
             cpu_end, wall_end = time.thread_time_ns(), time.perf_counter_ns()
             cpu[index], wall[index] = cpu_end - cpu_start, wall_end - wall_start
         gc.enable()
-        return {"switches": _switches() - switches}, [wall, cpu]
+        waits = isinstance(self.runtime, registry.Accelerated)  # and the thread's own time is not an inference's
+        return {"switches": _switches() - switches}, [wall] if waits else [wall, cpu]
 
 
 def _switches() -> int:
