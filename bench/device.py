@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from dwindle.bench import apple, qualcomm
 from dwindle.bench.board import Board
 from dwindle.bench.browser import BROWSER, Browser
+from dwindle.bench.cuda import CUDA, Cuda
 from dwindle.bench.result import HOST, Bench
-from dwindle.bench.runtime import Device
+from dwindle.bench.runtime import Device, TimedOnly
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError
 from dwindle.registry import unknown
 
 ARM64 = "arm64"
 LOCAL = (HOST, ARM64)
+SCHEMES: dict[str, Callable[[str], Device]] = {apple.SCHEME: apple.Apple, qualcomm.SCHEME: qualcomm.AIHub}
 
 
 def reach(name: str) -> Device:
     """The device of that name, which entering it connects; raises UsageError for what is no name of one."""
+    for scheme, device in SCHEMES.items():
+        if name.startswith(scheme):
+            return device(name)
     if "://" in name:
         return Board(name)
     if name.partition(":")[0] == BROWSER:
         return Browser(name)
-    raise UsageError(unknown("device", name, [*LOCAL, BROWSER, "ssh://user@host", "adb://serial"]))
+    if name == CUDA:
+        return Cuda()
+    raise UsageError(unknown("device", name, [*LOCAL, CUDA, BROWSER, "ssh://user@host", "adb://serial", "apple://mac", "qualcomm://name"]))
 
 
 def failure(bench: Bench, name: str) -> DwindleError | None:
@@ -29,9 +39,10 @@ def failure(bench: Bench, name: str) -> DwindleError | None:
     if not rows:
         takes = " or ".join(device.targets)
         return RuntimeUnavailable(f"nothing was measured on {device.url}, which takes {takes} files: export them")
+    untold = device.unanswered if isinstance(device, TimedOnly) else {}
     for row in rows:
         for figure, value in (("latency", row.latency), ("accuracy", row.accuracy)):
-            if value is None:
+            if value is None and figure not in untold:
                 return RuntimeUnavailable(f"no {figure} of {row.artifact.path} on {device.url}: {row.reasons[figure]}")
         same = row.parity
         if same and same.tolerance is not None and not same.relative <= same.tolerance:

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.bench import sysroot, web
+from dwindle.bench import cuda, sysroot, web
 from dwindle.bench.board import RUNNER
 from dwindle.bench.machine import this_machine
 from dwindle.bench.runtime import Runtime, all_runtimes, launch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 GROUPS = ("package", "runtime", "device", "extra")
-SETUPS: dict[str, Callable[[sysroot.Progress], Path]] = {"arm64": sysroot.setup, "browser": web.setup}
+SETUPS: dict[str, Callable[[sysroot.Progress], Path]] = {"arm64": sysroot.setup, "browser": web.setup, "qualcomm": qualcomm.setup}
 """Devices that can be set up."""
 _FOR_DEVELOPMENT = "dev"
 
@@ -47,7 +47,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything dwindle can use, by group. Imports every runtime's library, each in a process of its own."""
-    devices = [_host(), _cuda(), _arm64(), _browser(), _ssh(), _adb()]
+    devices = [_host(), _cuda(), _arm64(), _browser(), _ssh(), _adb(), _apple(), _qualcomm()]
     return [*_packages(), *map(_runtime, all_runtimes()), *devices, *_extras()]
 
 
@@ -164,16 +164,13 @@ def _host() -> Finding:
 
 
 def _cuda() -> Finding:
-    try:
-        import torch
-    except (ImportError, OSError):
-        return Finding("device", "cuda", None, "PyTorch cannot be imported")
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return Finding("device", "cuda", ", ".join(names))
-    if torch.version.cuda is None:
-        return Finding("device", "cuda", None, f"PyTorch {torch.__version__} is built without CUDA")
-    return Finding("device", "cuda", None, f"PyTorch is built for CUDA {torch.version.cuda} and finds no NVIDIA GPU")
+    if reason := cuda.unavailable():
+        return Finding("device", "cuda", None, reason)
+    import torch
+
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    lacking = [f"{one.name}: {why}" for one in cuda.every(cuda.Cuda()) if (why := one.unavailable())]
+    return Finding("device", "cuda", ", ".join(names), "; ".join(lacking) or None)
 
 
 def _arm64() -> Finding:
@@ -206,6 +203,19 @@ def _adb() -> Finding:
     found = f"{number[0] if number else 'adb'}: what `adb devices` lists is a device"
     runner = None if os.environ.get(RUNNER) else f"{RUNNER} does not say where a runner built for Android is"
     return Finding("device", "adb", found, runner)
+
+
+def _apple() -> Finding:
+    if reason := apple.unavailable():
+        return Finding("device", "apple", None, f"{reason}; has not been run on Apple hardware")
+    return Finding("device", "apple", f"{apple.SCHEME}{apple.MAC}, and what is connected to it")
+
+
+def _qualcomm() -> Finding:
+    if reason := qualcomm.unavailable():
+        why, _, command = reason.rpartition(": run ")
+        return Finding("device", "qualcomm", None, f"{why}; has not been run on Qualcomm hardware", command)
+    return Finding("device", "qualcomm", f"{qualcomm.CLIENT}: what its `list-devices` prints is a device")
 
 
 def _without(device: str, reason: str) -> Finding:

@@ -24,10 +24,11 @@ _FALLEN_BACK = "native_call_"
 
 
 class OnnxRuntime:
-    """onnxruntime on the CPU."""
+    """onnxruntime, on the CPU unless `providers` name another place."""
 
     name = "onnxruntime"
     target = "onnx"
+    providers: tuple[object, ...] = ("CPUExecutionProvider",)
 
     def unavailable(self) -> str | None:
         return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
@@ -68,7 +69,7 @@ class OnnxRuntime:
         # Idle threads would otherwise burn the CPU time that is being measured.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=list(self.providers))
         names = [node.name for node in session.get_inputs()]
 
         def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from dwindle import registry
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
+    from torch.fx import GraphModule
 
     from dwindle.bench.runtime import Infer
 
@@ -43,9 +44,16 @@ class Torch:
         import torch
 
         torch.set_num_threads(threads)
-        return inferring(self.prepared(module_of(path), path))
+        module = self.prepared(module_of(path), path)
 
-    def prepared(self, module: nn.Module, path: Path) -> nn.Module:
+        def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
+            with torch.inference_mode():
+                return [module(*map(torch.from_numpy, arrays)).numpy()]
+
+        return infer
+
+    def prepared(self, module: GraphModule, path: Path) -> nn.Module:
+        """A file's module as this runtime runs it."""
         return module
 
 
@@ -66,13 +74,13 @@ class TorchCompiled(Torch):
 
         return super().version()
 
-    def prepared(self, module: nn.Module, path: Path) -> nn.Module:
+    def prepared(self, module: GraphModule, path: Path) -> nn.Module:
         return compiled(module, path)
 
 
-def module_of(path: Path) -> nn.Module:
+def module_of(path: Path) -> GraphModule:
     """A file's program, on the CPU, read by the target that wrote it: it refuses one with pickles in it."""
-    module: nn.Module = registry.resolve("dwindle.targets", Torch.target, "target")().loaded(path)
+    module: GraphModule = registry.resolve("dwindle.targets", Torch.target, "target")().loaded(path)
     return module
 
 
@@ -105,14 +113,3 @@ def compiled_anew() -> Iterator[None]:
             del os.environ[CACHE]
             if before is not None:
                 os.environ[CACHE] = before
-
-
-def inferring(module: nn.Module) -> Infer:
-    """Runs a module on arrays, on the CPU."""
-    import torch
-
-    def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        with torch.inference_mode():
-            return [module(*map(torch.from_numpy, arrays)).numpy()]
-
-    return infer

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule
 
 
 class PyTorch:
@@ -59,7 +60,7 @@ class PyTorch:
         held = {**program.state_dict, **program.constants}
         return {name: held[name].numpy() for name in tensors(module) if name in held}
 
-    def loaded(self, path: Path) -> nn.Module:
+    def loaded(self, path: Path) -> GraphModule:
         """The file's program as a module, on the CPU, for its runtimes. Raises as `read` does."""
         return read(path).module()
 
