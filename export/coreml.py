@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 class CoreML:
     """An .mlpackage, which is a folder, for iOS 16 and macOS 13, or for a later system.
 
-    Sparse int8 is iOS 18's; for an earlier system int8 weights are stored dense, or sparse in fp16, whichever takes
+    Sparse codes are iOS 18's; for an earlier system such weights are stored dense, or sparse in fp16, whichever takes
     fewer bytes: the same weights in either form.
     """
 
     name = "coreml"
     suffix = ".mlpackage"
-    precisions = ("fp16", "int8")
+    precisions = ("fp16", "int8", "int4", "palette4")
     systems = ("iOS16", "iOS17", "iOS18")
     arithmetic = "fp16"
     packs_zeros = True
@@ -40,28 +40,33 @@ class CoreML:
     def __init__(self, precision: str = precisions[0], min_os: str | None = None, interface: Interface = PLAIN) -> None:
         self.interface = interface
         self.precision = precision
-        self.min_os = min_os or ("iOS18" if precision == "int8" else "iOS16")
+        self.min_os = min_os or ("iOS16" if precision == "fp16" else "iOS18")
 
     @property
     def note(self) -> str | None:
         """What the system lacks of what was asked for."""
-        if self.precision != "int8" or self.min_os == "iOS18":
+        if self.precision == "fp16" or self.min_os == "iOS18":
             return None
-        return f"{self.min_os} holds no sparse int8: it is dense int8 or sparse fp16 there, whichever is smaller"
+        dense = {
+            "int8": "dense int8",
+            "int4": "dense int8 where a row has one scale, dense fp16",
+            "palette4": "a dense palette where rows have no scales, dense fp16",
+        }[self.precision]
+        return (
+            f"{self.min_os} holds no sparse {self.precision}: it is {dense} or sparse fp16 there, whichever is smaller"
+        )
 
     def facing(self, interface: Interface) -> CoreML:
         """The same target, whose files meet the app so."""
         return CoreML(self.precision, self.min_os, interface)
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
-        from dwindle.export.mlprogram import MODEL
-
         held = stored(module, self.precision)
-        files = _files(self._converted(module, held, inputs), held, pack=pack)
+        files, words = _files(self._converted(module, held, inputs), held, pack=pack)
         for name, content in files.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(content)
-        return _words(files[MODEL])
+        return words
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         pairs = foldable(module, inputs)
@@ -73,7 +78,7 @@ class CoreML:
             held = stored(network, self.precision)
             # Where coremltools computed something from a weight, only converting anew has the right bytes.
             own = program if program.complete else self._converted(network, held, inputs)
-            return sum(map(len, _files(own, held, pack=True).values()))
+            return sum(map(len, _files(own, held, pack=True)[0].values()))
 
         return packed_bytes
 
@@ -160,20 +165,9 @@ def _by_interpreter(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]
     ]
 
 
-def _files(program: Program, held: dict[str, Stored], *, pack: bool) -> dict[str, bytes]:
+def _files(program: Program, held: dict[str, Stored], *, pack: bool) -> tuple[dict[str, bytes], str]:
     from dwindle.export.mlpackage import package
 
-    coded = {name: tensor for name, tensor in held.items() if tensor.scale is not None}
+    coded = {name: tensor for name, tensor in held.items() if tensor.scale is not None or tensor.palette is not None}
     codes = {name: coded[source] for name, source in program.sources.items() if source in coded}
     return package(program.model, program.filled(held), codes, pack=pack)
-
-
-def _words(model: bytes) -> str:
-    """How the weights lie in a program, as in `bitmask + int8 survivors`."""
-    sparse_codes = b"constexpr_sparse_blockwise_shift_scale" in model
-    forms = {
-        "bitmask + int8 survivors": sparse_codes,
-        "dense int8": b"constexpr_blockwise_shift_scale" in model or b"constexpr_affine_dequantize" in model,
-        "bitmask + fp16 survivors": b"constexpr_sparse_to_dense" in model and not sparse_codes,
-    }
-    return " and ".join(words for words, used in forms.items() if used) or "dense fp16"

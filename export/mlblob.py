@@ -21,18 +21,22 @@ LINE = 64
 INLINE = 10
 """Tensors of fewer elements lie in the program itself."""
 _TYPES = {
-    "<f2": (10, 1),
-    "<f4": (11, 2),
-    "|i1": (21, 4),
-    "|u1": (31, 3),
-    "<u4": (33, 0),
-    "|b1": (37, 9),
-    "<i4": (23, 0),
+    "float16": (10, 1),
+    "float32": (11, 2),
+    "int8": (21, 4),
+    "uint8": (31, 3),
+    "uint32": (33, 0),
+    "bool": (37, 9),
+    "int32": (23, 0),
+    "int4": (25, 8),
+    "uint4": (35, 11),
 }
 """For each element type that is written: its number in MIL.proto and in the records of the weight file.
 
-A boolean is `uint1`, eight to a byte, the first in the lowest bit.
+A boolean is `uint1`, eight to a byte, the first in the lowest bits; of four bits there are two to a byte.
 """
+_BITS = {"bool": 1, "int4": 4, "uint4": 4}
+"""Of the types that are less than a byte."""
 
 
 class WeightFile:
@@ -47,10 +51,9 @@ class WeightFile:
         self._blobs += 1
         self._content += bytes(-len(self._content) % LINE)
         offset = len(self._content)
-        packed = array.dtype == np.bool_
-        data = (np.packbits(array, bitorder="little") if packed else array).tobytes()
-        unused = -array.size % 8 if packed else 0
-        record = RECORD.pack(SENTINEL, _TYPES[array.dtype.str][1], len(data), offset + LINE, unused)
+        data = (packed(array) if array.dtype.name in _BITS else array).tobytes()
+        unused = -array.size * _BITS.get(array.dtype.name, 8) % 8
+        record = RECORD.pack(SENTINEL, _TYPES[array.dtype.name][1], len(data), offset + LINE, unused)
         self._content += record.ljust(LINE, b"\0") + data
         return offset
 
@@ -60,12 +63,21 @@ class WeightFile:
         return bytes(self._content)
 
 
+def packed(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes of booleans, or of `ml_dtypes`' integers of four bits, the first in the lowest bits."""
+    if array.dtype == np.bool_:
+        return np.packbits(array, bitorder="little")
+    codes = array.reshape(-1).astype(np.int8).view(np.uint8) & 15
+    low, high = np.pad(codes, (0, codes.size % 2)).reshape(-1, 2).T
+    return np.asarray(low | high << 4)
+
+
 def tensor_type(dtype: np.dtype[Any], shape: tuple[int, ...]) -> ValueType:
     """The type of a tensor."""
     from coremltools.proto.MIL_pb2 import ValueType
 
     made = ValueType()
-    made.tensorType.dataType, _ = _TYPES[dtype.str]
+    made.tensorType.dataType, _ = _TYPES[dtype.name]
     made.tensorType.rank = len(shape)
     for size in shape:
         made.tensorType.dimensions.add().constant.size = size
@@ -79,7 +91,7 @@ def value(array: NDArray[Any], file: WeightFile) -> Value:
     made = Value(type=tensor_type(array.dtype, array.shape))
     if array.dtype == np.int32:
         made.immediateValue.tensor.ints.values.extend(array.reshape(-1).tolist())
-    elif array.size < INLINE and array.dtype not in (np.float32, np.bool_):
+    elif array.size < INLINE and array.dtype.name not in ("float32", *_BITS):
         made.immediateValue.tensor.bytes.values = array.tobytes()
     else:
         made.blobFileValue.fileName = f"@model_path/{WEIGHTS.removeprefix('Data/com.apple.CoreML/')}"

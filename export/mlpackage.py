@@ -1,23 +1,19 @@
-"""Writing a Core ML package: a program's constants laid down anew, each in the form that takes fewest bytes.
-
-Forms and layout are coremltools' own, byte for byte: a plain `const`; `constexpr_sparse_to_dense` (a bit mask and
-its survivors, from iOS 16); int8 with a scale per row, dense as `constexpr_affine_dequantize` (from iOS 16) or
-`constexpr_blockwise_shift_scale` (from iOS 18), sparse as `constexpr_sparse_blockwise_shift_scale` (from iOS 18).
-"""
+"""Writing a Core ML package: a program's constants laid down anew, each in the form that takes fewest bytes."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dwindle.export import bitmask
-from dwindle.export.mlblob import INLINE, WeightFile, tensor_type, value
+from dwindle.export.mlblob import WeightFile, tensor_type, value
+from dwindle.export.mlforms import PLAIN, Step, forms
 from dwindle.export.mlprogram import MODEL, WEIGHTS, main_block, operations
-from dwindle.export.quantize import SCALES, Stored
+from dwindle.export.quantize import Stored
 
 if TYPE_CHECKING:
     from coremltools.proto.MIL_pb2 import Block, Operation
@@ -25,111 +21,54 @@ if TYPE_CHECKING:
 
 _STRING = 2
 _FROM_IOS_18 = 9
-"""specificationVersion from which a program may hold sparse int8, and constants are inputs of what decodes them."""
+"""specificationVersion from which a program may hold sparse codes, and constants are inputs of what decodes them."""
 
 
 def package(
     model: Model, weights: Mapping[str, NDArray[Any]], codes: Mapping[str, Stored], *, pack: bool
-) -> dict[str, bytes]:
-    """The files of an .mlpackage, by their paths in it: `model` with these constants, by output name.
+) -> tuple[dict[str, bytes], str]:
+    """The files of an .mlpackage, by their paths in it: `model` with these constants, by output name; and how most of
+    the weights lie in it, in words.
 
-    codes: the int8 form of those that have one. Without `pack` no form is one for zeros.
+    codes: the codes of those that have such. Without `pack` no form is one for zeros.
     """
     filled = type(model)()
     filled.CopyFrom(model)
     file = WeightFile()
     modern = model.specificationVersion >= _FROM_IOS_18
+    used: Counter[str] = Counter()
     for block in _blocks(main_block(filled)):
         laid: list[Operation] = []
         for operation in block.operations:
             name = operation.outputs[0].name
             if name in weights:
-                laid += _smallest(name, weights[name], codes.get(name), modern, file, pack=pack)
+                found = forms(name, weights[name], codes.get(name), modern, pack=pack)
+                words = _smallest(found, modern)
+                laid += [_operation(step, modern, file) for step in found[words]]
+                used[words] += int(np.count_nonzero(weights[name]))
             else:
                 laid.append(operation)
         laid = [type(operation).FromString(operation.SerializeToString()) for operation in laid]
         del block.operations[:]
         block.operations.extend(laid)
-    return {
+    files = {
         "Manifest.json": json.dumps(_manifest()).encode(),
         MODEL: filled.SerializeToString(deterministic=True),
         WEIGHTS: file.content(),
     }
+    return files, " and ".join(words for words, _ in used.most_common() if words != PLAIN) or PLAIN
 
 
-class _Step(NamedTuple):
-    """An operation of a form. The last one makes the tensor, those before it what that needs."""
-
-    kind: str
-    parts: dict[str, NDArray[Any] | str]
-    """Its constants, and the outputs of other steps by name."""
-    outputs: dict[str, NDArray[Any]]
-    """Arrays of the type and shape of what it makes."""
-
-
-def _smallest(
-    name: str, array: NDArray[Any], held: Stored | None, modern: bool, file: WeightFile, *, pack: bool
-) -> list[Operation]:
-    forms = [[_Step("const", {"val": array}, {name: array})]]
-    if pack and array.dtype == np.float16 and array.size >= INLINE:
-        forms.append([_sparse(name, array, modern)])
-    if held is not None and array.size >= INLINE:
-        forms.append([_dense_codes(name, array, held, modern)])
-        if pack and modern:
-            forms.append(_sparse_codes(name, array, held))
-
-    def cost(form: list[_Step]) -> int:
+def _smallest(found: dict[str, list[Step]], modern: bool) -> str:
+    def cost(words: str) -> int:
         scratch = WeightFile()
-        in_program: int = sum(_operation(step, modern, scratch).ByteSize() for step in form)
+        in_program: int = sum(_operation(step, modern, scratch).ByteSize() for step in found[words])
         return in_program + len(scratch.content())
 
-    return [_operation(step, modern, file) for step in min(forms, key=cost)]
+    return min(found, key=cost)
 
 
-def _sparse(name: str, array: NDArray[Any], modern: bool) -> _Step:
-    alive = _alive(array)
-    parts: dict[str, NDArray[Any] | str] = {"nonzero_data": array[alive], "mask": alive}
-    if not modern:
-        mask, _ = bitmask.encode(alive)
-        parts = {"nonzero_data": array[alive], "mask": mask, "shape": np.array(array.shape, np.uint32)}
-    return _Step("constexpr_sparse_to_dense", parts, {name: array})
-
-
-def _sparse_codes(name: str, array: NDArray[Any], held: Stored) -> list[_Step]:
-    alive = _alive(held.values)
-    mask, survivors = f"{name}m", f"{name}v"
-    parts: dict[str, NDArray[Any] | str] = {
-        "data_mask": alive,
-        "nonzero_data": held.values[alive],
-        "scale": SCALES[held.scale],
-    }
-    return [
-        _Step("constexpr_sparse_blockwise_shift_scale", parts, {mask: alive, survivors: array[alive]}),
-        _Step("constexpr_sparse_to_dense", {"nonzero_data": survivors, "mask": mask}, {name: array}),
-    ]
-
-
-def _dense_codes(name: str, array: NDArray[Any], held: Stored, modern: bool) -> _Step:
-    scale = SCALES[held.scale]
-    if modern:
-        return _Step("constexpr_blockwise_shift_scale", {"data": held.values, "scale": scale}, {name: array})
-    parts: dict[str, NDArray[Any] | str] = {
-        "quantized_data": held.values,
-        "scale": scale.reshape(-1),
-        "zero_point": np.zeros(len(scale), np.int8),
-        "axis": np.array(0, np.int32),
-    }
-    return _Step("constexpr_affine_dequantize", parts, {name: array})
-
-
-def _alive(array: NDArray[Any]) -> NDArray[np.bool_]:
-    alive = np.asarray(array != 0)
-    if not alive.any():
-        alive.flat[0] = True  # a tensor without elements is legal on paper only: let the first zero survive
-    return alive
-
-
-def _operation(step: _Step, modern: bool, file: WeightFile) -> Operation:
+def _operation(step: Step, modern: bool, file: WeightFile) -> Operation:
     from coremltools.proto.MIL_pb2 import Operation
 
     operation = Operation(type=step.kind)

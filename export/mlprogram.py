@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,10 +44,15 @@ _NUMPY = {
     31: "u1",
     32: "<u2",
     33: "<u4",
+    25: "i1",
+    35: "u1",
     37: "?",
 }
-"""MIL.proto's DataType for the types that one array element holds; 37 is uint1, packed eight to a byte."""
+"""MIL.proto's DataType for the types that one array element holds."""
+_FOUR_BITS = (25, 35)
+"""int4 and uint4, two to a byte."""
 _UINT1 = 37
+"""Eight to a byte."""
 
 
 def weights(package: Path) -> dict[str, NDArray[Any]]:
@@ -74,12 +80,13 @@ def constants(model: Model, blobs: bytes) -> dict[str, NDArray[Any]]:
     """What `weights` returns, for a model in memory and the content of its weight file."""
     found: dict[str, Array] = {}
     between: dict[str, Array] = {}
+    made = ChainMap(between, found)
     for operation in operations(main_block(model)):
         name = operation.outputs[0].name
         if operation.type == "const" and _is_numeric(operation.attributes["val"]):
             found[name] = _array(operation.attributes["val"], blobs)
         elif operation.type in _DECODERS:
-            parts = {key: part for key, part in _parts(operation, blobs, between).items() if key != "name"}
+            parts = {key: part for key, part in _parts(operation, blobs, made).items() if key != "name"}
             *before, last = _DECODERS[operation.type](**parts)
             if before:  # only another operation reads what a sparse one makes
                 between |= dict(zip((output.name for output in operation.outputs), (*before, last), strict=True))
@@ -90,12 +97,12 @@ def constants(model: Model, blobs: bytes) -> dict[str, NDArray[Any]]:
     return found
 
 
-def _parts(operation: Operation, blobs: bytes, between: Mapping[str, Array]) -> dict[str, Array]:
+def _parts(operation: Operation, blobs: bytes, made: Mapping[str, Array]) -> dict[str, Array]:
     """What an operation decodes: attributes up to iOS 17, inputs from then on."""
     parts = {key: _array(value, blobs) for key, value in operation.attributes.items() if _is_numeric(value)}
     for key, argument in operation.inputs.items():
         (binding,) = argument.arguments
-        parts[key] = between[binding.name] if binding.name else _array(binding.value, blobs)
+        parts[key] = made[binding.name] if binding.name else _array(binding.value, blobs)
     return parts
 
 
@@ -108,7 +115,42 @@ def _sparse_to_dense(mask: Array, nonzero_data: Array, shape: Array | None = Non
 def _sparse_codes(data_mask: Array, nonzero_data: Array, scale: Array) -> tuple[Array, Array]:
     if nonzero_data.size != np.count_nonzero(data_mask):
         raise ValueError(f"the mask keeps {np.count_nonzero(data_mask)} weights, there are {nonzero_data.size}")
-    return data_mask, nonzero_data.astype(scale.dtype) * np.broadcast_to(scale, data_mask.shape)[data_mask]
+    return data_mask, nonzero_data.astype(scale.dtype) * _spread(scale, data_mask.shape)[data_mask]
+
+
+def _scaled(data: Array, scale: Array) -> tuple[Array]:
+    return (data.astype(scale.dtype) * _spread(scale, data.shape),)
+
+
+def _spread(scale: Array, shape: tuple[int, ...]) -> Array:
+    """A scale for each element: along every axis of `shape` there is one for each block of equal size."""
+    for axis, (size, blocks) in enumerate(zip(shape, scale.shape, strict=True)):
+        scale = scale.repeat(size // blocks, axis)
+    if scale.shape != shape:
+        raise ValueError(f"scales for {scale.shape} are not for a tensor of shape {shape}")
+    return scale
+
+
+def _lut_to_sparse(indices_mask: Array, indices_nonzero_data: Array, lut: Array) -> tuple[Array, Array]:
+    if indices_nonzero_data.size != np.count_nonzero(indices_mask):
+        kept = np.count_nonzero(indices_mask)
+        raise ValueError(f"the mask keeps {kept} weights, there are {indices_nonzero_data.size}")
+    return indices_mask, _palettes(lut, 1)[0][indices_nonzero_data]
+
+
+def _lut_to_dense(indices: Array, lut: Array, shape: Array | None = None) -> tuple[Array]:
+    if shape is not None:  # up to iOS 17, in bytes of two
+        sizes = tuple(shape.tolist())
+        return (lut[_four_bits(indices, math.prod(sizes), np.dtype(np.uint8)).reshape(sizes)],)
+    rows = _palettes(lut, len(indices))
+    return (np.take_along_axis(rows, indices.reshape(len(rows), -1), 1).reshape(indices.shape),)
+
+
+def _palettes(lut: Array, rows: int) -> Array:
+    """One for all of a tensor, or one for each of its rows."""
+    if lut.shape[0] not in (1, rows) or lut.size != lut.shape[0] * lut.shape[-2]:
+        raise ValueError(f"it has palettes of shape {lut.shape}")
+    return lut.reshape(lut.shape[0], lut.shape[-2])
 
 
 def _affine(quantized_data: Array, scale: Array, zero_point: Array, axis: Array) -> tuple[Array]:
@@ -120,7 +162,9 @@ def _affine(quantized_data: Array, scale: Array, zero_point: Array, axis: Array)
 _DECODERS: dict[str, Callable[..., tuple[Array, ...]]] = {
     "constexpr_sparse_to_dense": _sparse_to_dense,
     "constexpr_sparse_blockwise_shift_scale": _sparse_codes,
-    "constexpr_blockwise_shift_scale": lambda data, scale: (data.astype(scale.dtype) * scale,),
+    "constexpr_blockwise_shift_scale": _scaled,
+    "constexpr_lut_to_sparse": _lut_to_sparse,
+    "constexpr_lut_to_dense": _lut_to_dense,
     "constexpr_affine_dequantize": _affine,
 }
 
@@ -151,12 +195,24 @@ def _array(value: Value, blobs: bytes) -> NDArray[Any]:
         if tensor.dataType == _UINT1:
             bits = _blob(blobs, value.blobFileValue.offset, np.dtype(np.uint8), (-(-math.prod(shape) // 8),))
             return np.unpackbits(bits, bitorder="little", count=math.prod(shape)).astype(bool).reshape(shape)
+        if tensor.dataType in _FOUR_BITS:
+            two = _blob(blobs, value.blobFileValue.offset, np.dtype(np.uint8), (-(-math.prod(shape) // 2),))
+            return _four_bits(two, math.prod(shape), dtype).reshape(shape)
         return _blob(blobs, value.blobFileValue.offset, dtype, shape)
     content = value.immediateValue.tensor
     field = content.WhichOneof("value")
     if field == "bytes":
         return np.frombuffer(content.bytes.values, dtype).reshape(shape)
     return np.array(getattr(content, field).values, dtype).reshape(shape)
+
+
+def _four_bits(packed: Array, count: int, dtype: np.dtype[Any]) -> Array:
+    if packed.size != -(-count // 2):
+        raise ValueError(f"{packed.size} bytes are not {count} numbers of four bits")
+    codes = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[:count]
+    if dtype == np.uint8:
+        return codes
+    return np.asarray((codes ^ 8).astype(np.int8) - np.int8(8))  # the sign is the highest bit
 
 
 def _blob(blobs: bytes, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:

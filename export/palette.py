@@ -39,9 +39,9 @@ def _centres(weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     order = np.argsort(values)
     values, counts = values[order][values[order] != 0], counts[order][values[order] != 0]
     if values.size < ENTRIES:
-        return values
-    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
-    from threadpoolctl import threadpool_limits
+        return np.asarray(values)
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     quantiles = (np.arange(ENTRIES - 1) + 0.5) / (ENTRIES - 1)
     start = np.unique(values[np.searchsorted(np.cumsum(counts) / counts.sum(), quantiles)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -16,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch import Tensor, nn
 
+from dwindle.export.mlprogram import MODEL, WEIGHTS, main_block, operations
 from dwindle.models.zoo import resnet8
 
 
@@ -94,6 +96,63 @@ def by_reference() -> Callable[[onnx.ModelProto, np.ndarray], np.ndarray]:
         return ReferenceEvaluator(inlined, new_ops=[GatherElements]).run(None, {"x": x})[0]
 
     return run
+
+
+def _coremltools_weights(path: Path) -> list[np.ndarray]:
+    """What coremltools' own loader makes of the weights of convolutions and linear layers."""
+    import coremltools
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
+    program = load(spec, spec.specificationVersion, str((path / WEIGHTS).parent))
+    steps = [step for step in program.functions["main"].operations if step.op_type in ("conv", "linear")]
+    sources = [step.weight.op for step in steps]
+    return [source.val.val if source.op_type == "const" else _decoded(source) for source in sources]
+
+
+def _decoded(source: object) -> np.ndarray:
+    found = source.materialized_val_inference()  # type: ignore[attr-defined]
+    return found[-1] if isinstance(found, tuple | list) else found
+
+
+def _packed_operations(package: Path) -> list[tuple[bytes, ...]]:
+    """Each packed constant as it is serialized, and the records and data it leads to, offsets and names aside."""
+    from coremltools.proto.Model_pb2 import Model
+
+    model, blobs = Model(), (package / WEIGHTS).read_bytes()
+    model.ParseFromString((package / MODEL).read_bytes())
+    found = []
+    for operation in operations(main_block(model)):
+        if not operation.type.startswith("constexpr_"):
+            continue
+        values = [argument.value for key in operation.inputs for argument in operation.inputs[key].arguments]
+        values += [operation.attributes[key] for key in operation.attributes if key != "name"]
+        parts = []
+        for value in values:
+            if value.WhichOneof("value") == "blobFileValue":
+                record = blobs[value.blobFileValue.offset : value.blobFileValue.offset + 64]
+                size, start = struct.unpack_from("<QQ", record, 8)
+                parts += [record[:16] + record[24:] + blobs[start : start + size]]
+                value.blobFileValue.offset = 0
+        del operation.attributes["name"]
+        for output in operation.outputs:
+            output.name = ""
+        for key in operation.inputs:
+            for argument in operation.inputs[key].arguments:
+                if argument.name:
+                    argument.name = "another's"
+        found.append((*sorted(parts), operation.SerializeToString(deterministic=True)))
+    return found
+
+
+@pytest.fixture(scope="session")
+def coremltools_weights() -> Callable[[Path], list[np.ndarray]]:
+    return _coremltools_weights
+
+
+@pytest.fixture(scope="session")
+def packed_operations() -> Callable[[Path], list[tuple[bytes, ...]]]:
+    return _packed_operations
 
 
 @pytest.fixture
