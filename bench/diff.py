@@ -99,7 +99,7 @@ def _figures(opened: Checkpoint) -> Iterator[tuple[_Key, Value]]:
     for _, manifest in manifests(opened.exports):
         files = Files(manifest.target, manifest, measured, None)
         yield ("size", manifest.target, None), Value(manifest.file.bytes)
-        yield ("download", manifest.target, None), Value(manifest.file.deflated_bytes)
+        yield ("download", manifest.target, None), Value(manifest.fetched[0])
         for row in files.rows(COMPRESSED) if files.unmeasured is None else ():
             where = (manifest.target, row.runtime.place)
             if row.accuracy:

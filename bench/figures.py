@@ -57,7 +57,10 @@ def _size(files: Files) -> Figure:
 
 
 def _download(files: Files) -> Figure:
-    return (files.manifest.file.deflated_bytes, None) if files.manifest else (None, files.unmeasured)
+    if not files.manifest:
+        return None, files.unmeasured
+    size, name = files.manifest.fetched
+    return size, f"as {name}, which the app unpacks" if name else None
 
 
 def _drop(files: Files) -> Figure:

@@ -79,7 +79,7 @@ def gate(
 
     Args:
         max_size: installed bytes that the compressed file may have.
-        max_download: the same, deflated.
+        max_download: bytes that a device downloads: the file deflated, or the `.zst` beside it where that is smaller.
         max_drop: points of the task's metric on the test split that it may lose against the dense file in the
             same runtime.
         min_accuracy: points of the metric that it must reach.

@@ -50,7 +50,7 @@ def _growth(value: Quantity) -> float:
 
 KINDS: dict[str, tuple[Callable[[Quantity], float], str]] = {
     "max_size": (_size, "a size: give installed bytes such as 500KB"),
-    "max_download": (_size, "a size: give deflated bytes such as 500KB"),
+    "max_download": (_size, "a size: give downloaded bytes such as 500KB"),
     "max_drop": (_at_least(0), "a drop: give points, 0 or more"),
     "min_accuracy": (_at_least(0), "an accuracy: give points, such as 92.5"),
     "max_cost": (_count, "a cost: give ARM64 instructions per inference, such as 150M"),

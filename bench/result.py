@@ -31,7 +31,12 @@ class Artifact:
     bytes: int
     """Installed size."""
     deflated_bytes: int
-    """Download size."""
+    fetched: tuple[int, str | None] | None = None
+    """What a device downloads, see Manifest; None of a dense file, and in an older bench.json: the file deflated."""
+
+    @property
+    def download_bytes(self) -> int:
+        return self.fetched[0] if self.fetched else self.deflated_bytes
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ def blank_rows(root: Path, exported: list[tuple[Path, Manifest]]) -> list[tuple[
                 format=manifest.target,
                 bytes=file.bytes,
                 deflated_bytes=file.deflated_bytes,
+                fetched=manifest.fetched if role == COMPRESSED else None,
             ),
             runtime=RuntimeUsed(None, None, 1),
             compression=reference / file.bytes if reference else None,

@@ -38,7 +38,7 @@ def bench_table(bench: Bench) -> RenderableType:
             table.add_row(
                 f"  {row.role}",
                 shown.bytes,
-                shown.download,
+                _over(shown.download, shown.fetched),
                 shown.smaller,
                 _over(shown.accuracy, shown.interval),
                 shown.change if against_dense else "",
@@ -49,8 +49,9 @@ def bench_table(bench: Bench) -> RenderableType:
     parts += [*_operators(bench.rows), *_costs(bench.rows)]
     machine = bench.machine
     notes = [
-        "size: installed bytes · download: deflated · smaller: than the dense fp32 ONNX file · test: on the test "
-        "split, through the file, above its 95% interval · change: points against the dense file",
+        "size: installed bytes · download: deflated, or as the .zst named below it · smaller: than the dense fp32 ONNX "
+        "file · test: on the test split, through the file, above its 95% interval · change: points against the dense "
+        "file",
         "time: thread-CPU median of one inference on one thread, above the least wall time; where there is no such "
         "time, the wall median · × dense: over the dense file's, side by side, above its 95% interval",
         f"on {machine.cpu}, {machine.cores} cores, {machine.system}",

@@ -32,6 +32,8 @@ class Cells:
 
     bytes: str
     download: str
+    fetched: str
+    """As what it is downloaded, where that isn't the file deflated: `pte.zst`."""
     smaller: str
     accuracy: str
     interval: str
@@ -49,7 +51,8 @@ def cells(row: Row, rows: Iterable[Row]) -> Cells:
     accuracy, compare, noise = row.accuracy, row.compare, row.noise
     return Cells(
         bytes=format_bytes(row.artifact.bytes),
-        download=format_bytes(row.artifact.deflated_bytes),
+        download=format_bytes(row.artifact.download_bytes),
+        fetched=(name.partition(".")[2] if row.artifact.fetched and (name := row.artifact.fetched[1]) else ""),
         smaller=f"{row.compression:.1f}×" if row.compression else ABSENT,
         accuracy=f"{accuracy.value:.2f}" if accuracy else ABSENT,
         interval=interval(accuracy.interval, 1) if accuracy and accuracy.interval else "",

@@ -22,7 +22,7 @@ class File:
     bytes: int
     """Installed size."""
     deflated_bytes: int
-    """Download size: each file deflated at level 9, as an app store's zip does."""
+    """Each file deflated at level 9, as an app store's zip does."""
 
     @classmethod
     def of(cls, path: Path) -> File:
@@ -82,6 +82,14 @@ class Manifest:
     download: File | None = None
     """The file compressed as a whole, for an app that unpacks it when it first starts; None where zeros are packed in
     the file itself."""
+
+    @property
+    def fetched(self) -> tuple[int, str | None]:
+        """Bytes of the compressed file as a device downloads it: deflated, or compressed as a whole where that is
+        smaller, and then under which name."""
+        if self.download and self.download.bytes < self.file.deflated_bytes:
+            return self.download.bytes, self.download.name
+        return self.file.deflated_bytes, None
 
     def write(self, folder: Path) -> None:
         write_json(folder / NAME, asdict(self))
