@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dwindle.bench import apple, qualcomm
 from dwindle.bench.board import Board
 from dwindle.bench.browser import BROWSER, Browser
 from dwindle.bench.cuda import CUDA, Cuda
-from dwindle.bench.result import HOST, Bench
-from dwindle.bench.runtime import Device, TimedOnly
+from dwindle.bench.result import HOST, Bench, Row
+from dwindle.bench.runtime import Device, untold
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError
 from dwindle.registry import unknown
 
@@ -29,7 +29,11 @@ def reach(name: str) -> Device:
         return Browser(name)
     if name == CUDA:
         return Cuda()
-    raise UsageError(unknown("device", name, [*LOCAL, CUDA, BROWSER, "ssh://user@host", "adb://serial", "apple://mac", "qualcomm://name"]))
+    raise UsageError(
+        unknown(
+            "device", name, [*LOCAL, CUDA, BROWSER, "ssh://user@host", "adb://serial", "apple://mac", "qualcomm://name"]
+        )
+    )
 
 
 def failure(bench: Bench, name: str) -> DwindleError | None:
@@ -39,10 +43,9 @@ def failure(bench: Bench, name: str) -> DwindleError | None:
     if not rows:
         takes = " or ".join(device.targets)
         return RuntimeUnavailable(f"nothing was measured on {device.url}, which takes {takes} files: export them")
-    untold = device.unanswered if isinstance(device, TimedOnly) else {}
     for row in rows:
         for figure, value in (("latency", row.latency), ("accuracy", row.accuracy)):
-            if value is None and figure not in untold:
+            if value is None and figure not in untold(device):
                 return RuntimeUnavailable(f"no {figure} of {row.artifact.path} on {device.url}: {row.reasons[figure]}")
         same = row.parity
         if same and same.tolerance is not None and not same.relative <= same.tolerance:
@@ -51,3 +54,18 @@ def failure(bench: Bench, name: str) -> DwindleError | None:
                 f"{same.relative:.1e} of the largest, and {same.tolerance:.0e} is allowed"
             )
     return None
+
+
+def unreached(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """The files that phones of these makers would run and that none has, as `wording.gaps` lists what is missing."""
+    found = []
+    for scheme, hardware, targets, reason in (
+        (apple.SCHEME, "Apple", (apple.TARGET,), apple.unavailable()),
+        (qualcomm.SCHEME, "Qualcomm", tuple(qualcomm.RUNTIMES), qualcomm.unavailable()),
+    ):
+        files = dict.fromkeys(row.target for row in rows if row.target in targets)
+        if files and not any((row.runtime.device or "").startswith(scheme) for row in rows):
+            why = reason or f"run `dwindle bench --device {scheme}NAME`"
+            why = f"it has not been run on {hardware} hardware: {why}"
+            found.append((", ".join(files), f"all on {hardware} devices", why))
+    return found

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.bench import cuda, sysroot, web
+from dwindle.bench import apple, cuda, qualcomm, sysroot, web
 from dwindle.bench.board import RUNNER
 from dwindle.bench.machine import this_machine
 from dwindle.bench.runtime import Runtime, all_runtimes, launch
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 GROUPS = ("package", "runtime", "device", "extra")
-SETUPS: dict[str, Callable[[sysroot.Progress], Path]] = {"arm64": sysroot.setup, "browser": web.setup, "qualcomm": qualcomm.setup}
+SETUPS: dict[str, Callable[[sysroot.Progress], Path]] = {
+    "arm64": sysroot.setup,
+    "browser": web.setup,
+    "qualcomm": qualcomm.setup,
+}
 """Devices that can be set up."""
 _FOR_DEVELOPMENT = "dev"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from dwindle.bench.chart import frontier
 from dwindle.bench.cost_words import cost_cells, legend
+from dwindle.bench.device import unreached
 from dwindle.bench.origin import flattened
 from dwindle.bench.parts import parts
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
@@ -74,7 +75,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "widest": max((layer.before[0] for layer in left), default=1),
         "costs": [(row, shown) for row in rows if (shown := cost_cells(row))],
         "cost_legend": legend(rows),
-        "gaps": gaps(rows),
+        "gaps": [*gaps(rows), *unreached(rows)],
         "machine": measured.machine if measured else None,
         "made": measured.made if measured else None,
         "command": _command(opened),

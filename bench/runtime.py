@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -96,6 +96,14 @@ class Device(Protocol):
 
 
 @runtime_checkable
+class TimedOnly(Protocol):
+    """What a Device may have besides: figures of its rows that it can't tell."""
+
+    unanswered: Mapping[str, str]
+    """Why not, by their names in a row's reasons."""
+
+
+@runtime_checkable
 class Replaced(Protocol):
     """What a Runtime may have besides: something else that runs its files where its library isn't."""
 
@@ -146,6 +154,13 @@ class Launch:
     command: list[str]
     through: str | None
     """Which of its two ways a runtime takes, and why it isn't the native one; None where there is one way."""
+    patience: float | None = None
+    """Seconds that an answer may take, where that isn't `process.PATIENCE`."""
+
+
+def untold(device: Device | None) -> Mapping[str, str]:
+    """What a device can't tell of a row, and why."""
+    return device.unanswered if isinstance(device, TimedOnly) else {}
 
 
 def launch(runtime: Runtime | Elsewhere, path: Path, threads: int) -> Launch:

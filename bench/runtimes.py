@@ -195,7 +195,9 @@ class CoreML:
         return None if find_spec("coremltools") else "the package coremltools is not installed"
 
     def stand_in(self) -> str | None:
-        return None if platform.system() == "Darwin" else "dwindle's own interpreter of the file, not Core ML"
+        if platform.system() == "Darwin":
+            return None
+        return "dwindle's own interpreter of the file, which has not been run on Apple hardware"
 
     def version(self) -> str:
         if self.stand_in():

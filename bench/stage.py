@@ -18,7 +18,17 @@ from dwindle.bench.machine import this_machine
 from dwindle.bench.profile import with_profile
 from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Compare, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows, unmeasured
-from dwindle.bench.runtime import Device, Elsewhere, Particular, Progress, Replaced, Runtime, all_runtimes, launch
+from dwindle.bench.runtime import (
+    Device,
+    Elsewhere,
+    Particular,
+    Progress,
+    Replaced,
+    Runtime,
+    all_runtimes,
+    launch,
+    untold,
+)
 from dwindle.bench.torch_runtimes import compiled_anew
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import RuntimeUnavailable, UsageError
@@ -156,13 +166,13 @@ class _Run:
     ) -> list[Row]:
         """The rows of one target's files, filled in by one runtime; without times, where something else runs them."""
         from dwindle.bench.accuracy import with_accuracy
-        from dwindle.bench.process import Worker
+        from dwindle.bench.process import PATIENCE, Worker
 
         device = runtime.device if isinstance(runtime, Elsewhere) else None
         used = RuntimeUsed(runtime.name, None, self.threads)
         if device:
             used = replace(used, device=device.url, machine=device.machine)
-        rows = [replace(row, runtime=used) for row in blank]
+        rows = [replace(row, runtime=used, reasons={**row.reasons, **untold(device)}) for row in blank]
         if reason := runtime.unavailable():
             self.progress(f"{used.place}: not measured, {reason}")
             return [unmeasured(row, reason) for row in rows]
@@ -175,7 +185,9 @@ class _Run:
                 file = root / row.artifact.path
                 how = launch(runtime, file, self.threads)
                 rows[index] = replace(row, runtime=replace(used, through=how.through))
-                starts[row.artifact.path] = partial(Worker, used.place, file, self.threads, command=how.command)
+                starts[row.artifact.path] = partial(
+                    Worker, used.place, file, self.threads, how.patience or PATIENCE, command=how.command
+                )
             if not stand_in:
                 rows = self._with_latency(root, rows, starts, device)
         except RuntimeUnavailable as error:  # a device that is gone
@@ -231,7 +243,7 @@ def _timed(
         compare = Compare(dense, *paired_ratio(own, samples[dense], seed=seed), estimator(own))
     loaded = own.loaded[0]
     if loaded.memory_bytes is None:
-        reasons["memory_bytes"] = "this system has no /proc/self/status to read the peak from"
+        reasons.setdefault("memory_bytes", "this system has no /proc/self/status to read the peak from")
     return replace(
         row,
         runtime=replace(row.runtime, version=loaded.version),
