@@ -215,3 +215,19 @@ class CoreML:
         torch.set_num_threads(threads)
         infer: Infer = registry.resolve("dwindle.targets", self.target, "target")().loaded(path)
         return infer
+
+
+class ExecuTorchCoreML(CoreML):
+    """ExecuTorch files whose work Core ML does: on a Mac by ExecuTorch's delegate; elsewhere, export's interpreter."""
+
+    name = "executorch-coreml"
+    target = "executorch-coreml"
+
+    def unavailable(self) -> str | None:
+        return ExecuTorch().unavailable()
+
+    def version(self) -> str:
+        return super().version() if self.stand_in() else ExecuTorch().version()
+
+    def load(self, path: Path, threads: int) -> Infer:
+        return super().load(path, threads) if self.stand_in() else ExecuTorch().load(path, threads)

@@ -61,26 +61,35 @@ class CoreML:
         return CoreML(self.precision, self.min_os, interface)
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
-        held = stored(module, self.precision)
-        files, words = _files(self._converted(module, held, inputs), held, pack=pack)
+        files, words = self.files(module, inputs, pack=pack)
         for name, content in files.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(content)
         return words
 
+    def files(self, module: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool) -> tuple[dict[str, bytes], str]:
+        """What `write` writes, by the paths in the package, and the encoding in words."""
+        held = stored(module, self.precision)
+        return _files(self._converted(module, held, inputs), held, pack=pack)
+
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
+        packed = self.packed(module, inputs)
+        return lambda candidate: sum(map(len, packed(candidate).values()))
+
+    def packed(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], dict[str, bytes]]:
+        """A function from a module of the same architecture to its package's files, by their paths in it."""
         pairs = foldable(module, inputs)
         network = fold(module, pairs)
         program = self._converted(network, stored(network, self.precision), inputs)
 
-        def packed_bytes(candidate: nn.Module) -> int:
+        def files(candidate: nn.Module) -> dict[str, bytes]:
             network = fold(candidate, pairs)
             held = stored(network, self.precision)
             # Where coremltools computed something from a weight, only converting anew has the right bytes.
             own = program if program.complete else self._converted(network, held, inputs)
-            return sum(map(len, _files(own, held, pack=True)[0].values()))
+            return _files(own, held, pack=True)[0]
 
-        return packed_bytes
+        return files
 
     @property
     def stand_in(self) -> str | None:

@@ -87,7 +87,15 @@ def test_a_runtime_with_one_way_needs_no_words_about_it(tmp_path: Path) -> None:
 
 def test_every_registered_runtime_says_whether_it_can_run_here() -> None:
     found = {one.name: one.unavailable() for one in runtime.all_runtimes()}
-    assert {"onnxruntime", "executorch", "coreml", "litert"} <= found.keys()
+    assert {
+        "onnxruntime",
+        "executorch",
+        "coreml",
+        "executorch-coreml",
+        "litert",
+        "torch",
+        "torch-compiled",
+    } <= found.keys()
     assert found["onnxruntime"] is None
     assert found["executorch"] is None
 
