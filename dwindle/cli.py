@@ -91,10 +91,11 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 def _export(arguments: argparse.Namespace) -> int:
     from dwindle.export import export
+    from dwindle.export.target import delegated
 
     options = ("precision", "max_drop", "min_os", "calib_samples", "image_input", "classes")
     given = {name: getattr(arguments, name) for name in options}
-    made = export(arguments.net, arguments.target.split(","), **given, progress=_say)
+    made = export(arguments.net, delegated(arguments.target.split(","), arguments.delegate), **given, progress=_say)
     for manifest in made:
         path = arguments.net / "exports" / manifest.target / manifest.file.name
         _say(f"{path}  {manifest.file.bytes:,} bytes  {manifest.encoding}")

@@ -16,7 +16,7 @@ EXIT_CODES = """exit codes:
   0 fine · 1 error · 2 usage · 3 budget missed · 4 parity failed · 5 runtime unavailable · 130 interrupted"""
 LIMITS = {
     "max_size": ("SIZE", "installed bytes of the file"),
-    "max_download": ("SIZE", "the same, deflated"),
+    "max_download": ("SIZE", "as it is downloaded, deflated or as .zst"),
     "max_drop": ("POINTS", "test accuracy lost against dense"),
     "min_accuracy": ("POINTS", "test accuracy that it must reach"),
     "max_cost": ("COUNT", "ARM64 instructions per inference, such as 150M"),
@@ -77,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("export", "Write the packed files, each proven equal to the checkpoint.")
     checkpoint(made)
-    made.add_argument("--target", default="onnx", help="one or more, comma-separated: onnx,coreml,executorch,litert")
+    made.add_argument("--target", default="onnx", help="one or more: onnx,coreml,executorch,litert,pytorch")
+    made.add_argument("--delegate", metavar="D", help="of executorch files: xnnpack, or coreml, which packs zeros")
     made.add_argument(
         "--precision", metavar="P", help="of weights: fp32, fp16, int8, auto (what --size was counted at)"
     )
@@ -100,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
         "--device",
         default="host",
         metavar="WHERE",
-        help="one or more, comma-separated: host, arm64 (instructions, emulated), browser (browser:4 is 4 times "
+        help="one or more, comma-separated: host, cuda, arm64 (instructions, emulated), browser (browser:4 is 4 times "
         "slower), ssh://user@host[:port], adb://serial",
     )
     made.add_argument("--threads", type=int, default=1, metavar="N", help="that an inference may use (1)")

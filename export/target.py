@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -95,6 +95,21 @@ def load(name: str, precision: str | None = None, min_os: str | None = None) -> 
         options["min_os"] = min_os
     target: Target = kind(precision or kind.precisions[0], **options)
     return target
+
+
+DELEGATES = {"xnnpack": "executorch", "coreml": "executorch-coreml"}
+"""What an ExecuTorch file may give its work to, and the target that writes such."""
+
+
+def delegated(names: Sequence[str], delegate: str | None) -> list[str]:
+    """Names of targets with ExecuTorch's for that delegate. Raises UsageError for an unknown one, or of no target."""
+    if delegate is None:
+        return list(names)
+    if delegate not in DELEGATES:
+        raise UsageError(registry.unknown("delegate", delegate, list(DELEGATES)))
+    if DELEGATES["xnnpack"] not in names:
+        raise UsageError("--delegate says what an ExecuTorch file gives its work to: give --target executorch with it")
+    return [DELEGATES[delegate] if name == DELEGATES["xnnpack"] else name for name in names]
 
 
 def one_by_one(infer: Callable[[list[np.ndarray]], np.ndarray], inputs: tuple[Tensor, ...]) -> np.ndarray:
