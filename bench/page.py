@@ -36,19 +36,29 @@ def report(checkpoint: Checkpoint | Path | str, out: Path | str | None = None) -
     What has not been exported or measured yet is said on the page. Raises CheckpointError for damaged
     files and DwindleError where `out` cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return render("page.html.jinja", _facts(opened), Path(out) if out is not None else opened.path / "report.html")
+
+
+def render(template: str, facts: dict[str, Any], path: Path) -> Path:
+    """Writes one of this folder's pages, filled in; raises DwindleError where it can't be written."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    ours = files(__package__)
+    environment = Environment(
+        loader=FunctionLoader(lambda name: (ours / name).read_text()),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
         "shape": _shape,
         "size": format_bytes,
         "ms": format_ms,
         "seconds": format_seconds,
     }
-    template = environment.from_string((files(__package__) / "page.html.jinja").read_text())
-    page = template.render(_facts(opened))
-    path = Path(out) if out is not None else opened.path / "report.html"
+    page = environment.get_template(template).render(facts)
     with staged(path) as scratch:
         scratch.write_text(page)
     return path
@@ -64,7 +74,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "checkpoint": opened,
         "lead": _lead(opened),
         "summary": _summary(opened, rows),
-        "charts": [frontier(opened.history, budget, *size) for size in _CHARTS] if opened.history else [],
+        "charts": [frontier(opened.history, budget, *size) for size in CHARTS] if opened.history else [],
         "rows": [(row, cells(row, rows), runtime_name(row)) for row in rows],
         "manifests": {manifest.target: manifest for _, manifest in exported},
         "largest": max((row.artifact.bytes for row in rows), default=1),
@@ -83,7 +93,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
     }
 
 
-_CHARTS = ((1030, 420, "wide"), (400, 340, "narrow"))
+CHARTS = ((1030, 420, "wide"), (400, 340, "narrow"))
 """Text in an SVG shrinks with it, so a phone gets its own."""
 
 

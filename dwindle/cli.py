@@ -158,9 +158,11 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from dwindle.bench import report
+    from dwindle.bench import frontier_report, report
 
-    _say(f"wrote {report(arguments.net, arguments.out)}")
+    first, *others = arguments.nets
+    out = frontier_report(arguments.nets, arguments.out or "frontier.html") if others else report(first, arguments.out)
+    _say(f"wrote {out}")
     return 0
 
 

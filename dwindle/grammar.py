@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         default="host",
         metavar="WHERE",
         help="one or more, comma-separated: host, cuda, arm64 (instructions, emulated), browser (browser:4 is 4 times "
-        "slower), ssh://user@host[:port], adb://serial",
+        "slower), ssh://user@host[:port], adb://serial, apple://mac or a device's name, qualcomm://name",
     )
     made.add_argument("--threads", type=int, default=1, metavar="N", help="that an inference may use (1)")
     made.add_argument("--profile", action="store_true", help="host: the operators that take the time")
@@ -114,9 +114,9 @@ def parser() -> argparse.ArgumentParser:
     _add_limits(made)
     as_json(made)
 
-    made = command("report", "Write one self-contained HTML page about a checkpoint.")
-    checkpoint(made)
-    made.add_argument("-o", "--out", type=Path, metavar="FILE.html", help="NET.dwindle/report.html")
+    made = command("report", "Write one self-contained HTML page about a checkpoint, or about several of one task.")
+    made.add_argument("nets", metavar="NET.dwindle", nargs="+", type=Path, help="several: their frontiers, by method")
+    made.add_argument("-o", "--out", type=Path, metavar="FILE.html", help="NET.dwindle/report.html; frontier.html")
 
     made = command("show", "Print what a checkpoint is and how it came to be.")
     checkpoint(made)
@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("doctor", "Say what is here to work with, and the command that adds what isn't.")
     made.add_argument(
-        "--setup", metavar="DEVICE", help="prepare a device: arm64 (100 MB from Debian, PyPI), browser (25 MB from npm)"
+        "--setup", metavar="DEVICE", help="prepare a device: arm64 (100 MB from Debian, PyPI), browser (37 MB from npm)"
     )
     as_json(made)
 
