@@ -23,7 +23,7 @@ RANK = os.environ.get("RANK", "0")
 """Of this process among those that torchrun started: the first speaks for all."""
 FIRST_RANK = RANK == "0"
 TASK_OPTIONS = (
-    "data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule", "warmup", "ema", "compile",
+    "data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule", "warmup", "ema", "compile", "record",
 )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from dwindle.export import export
     from dwindle.export.target import delegated
 
-    options = ("precision", "max_drop", "min_os", "calib_samples", "image_input", "classes")
+    options = ("precision", "max_drop", "min_os", "calib_samples", "packing", "image_input", "classes")
     given = {name: getattr(arguments, name) for name in options}
     made = export(arguments.net, delegated(arguments.target.split(","), arguments.delegate), **given, progress=_say)
     for manifest in made:
@@ -172,10 +172,13 @@ def _show(arguments: argparse.Namespace) -> int:
     from dwindle.compress.amc.view import result_view
     from dwindle.layers import layers
     from dwindle.live import layers_table, rounds_table
+    from dwindle.shipped import shipped, shipped_table
 
     found = Checkpoint.load(arguments.net)
+    exports, damaged = shipped(found.exports)
     if arguments.json:
-        _print_json(_facts(found))
+        listed = [dataclasses.asdict(export) for export in exports]
+        _print_json({**_facts(found), "exports": listed, "damaged_exports": damaged})
         return 0
     console = _stderr()
     console.print(rounds_table(found.history, found.origin["target"]))
@@ -185,6 +188,10 @@ def _show(arguments: argparse.Namespace) -> int:
         console.print(result_view(searched))
     for whole in found.pinned:
         _say("kept whole: {channels} of {of} channels of {layer}, {reason}".format(**whole))
+    if exports:
+        console.print(shipped_table(exports))
+    for sentence in (*damaged, *(line for export in exports for line in export.altered)):
+        _say(f"warning: {sentence}")
     _say(_summary(found))
     return 0
 

@@ -18,6 +18,7 @@ from dwindle.models.batches import DROPOUT, Batches
 from dwindle.models.data import Splits
 from dwindle.models.factory import one_line
 from dwindle.models.precision import bf16_gains
+from dwindle.models.recorded import Recorded, Step
 from dwindle.task import Split
 
 EVALUATION_BATCH = 256
@@ -55,6 +56,9 @@ class TaskSpec:
     compile: bool = False
     """Whether torch.compile makes the training's kernels: a minute or more at each new width of the network, so
     that it takes a long training to pay, where it pays at all (on a CPU it mostly doesn't: studies/trainer)."""
+    record: bool = True
+    """Whether a GPU replays one recorded step (`dwindle.models.recorded`). Off for a network whose forward decides
+    anything in Python while it trains, such as which layers to skip."""
     seed: int = 0
     """Of the order of samples, their augmentation and dropout; the initial weights are the model's affair."""
 
@@ -142,8 +146,7 @@ class ImageClassification:
             self.optimizer = self._fresh_optimizer(model)
         began = min(round(start * self.steps), self.steps - 1)
         first = self._position if self._position >= 0 else began
-        forward = self._compiled(model) if self.spec.compile else model
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=ranks.told(lambda: bf16_gains(device)))
+        bf16 = ranks.told(lambda: bf16_gains(device))
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         try:
             with (
@@ -153,21 +156,13 @@ class ImageClassification:
                 forked,
             ):
                 average = self._begin_average(model, resumed=first > began)
+                train = self._step(model, device, bf16)
                 for step, batch in self._batches.each(self._fits, range(first, self.steps)):
                     if average and step > began:  # after `on_step`, which put the masks on and may have saved it
                         average.update(step - began)
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = self.learning_rate(self.steps - 1 if last_lr else step)
-                    images, labels = ranks.mine(batch.images), ranks.mine(batch.labels)
+                    rate = self.learning_rate(self.steps - 1 if last_lr else step)
                     torch.manual_seed(self._batches.stream(DROPOUT, self._fits, step) + ranks.rank())
-                    with autocast:
-                        logits = forward(self._normalized(images, device))
-                    share = len(images) / len(batch)
-                    loss = share * functional.cross_entropy(logits.float(), labels.to(device))
-                    self.optimizer.zero_grad()
-                    loss.backward()
-                    loss = ranks.sum_gradients(model.parameters(), loss)
-                    self.optimizer.step()
+                    loss = train(batch.images, batch.labels, rate)
                     self._position = step + 1
                     on_step(loss.item())
                 if average:
@@ -235,6 +230,31 @@ class ImageClassification:
             model, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov
         )
 
+    def _step(self, model: nn.Module, device: torch.device, bf16: bool) -> Step:
+        """One step of training on a batch, which may be on the CPU; returns its mean loss."""
+        optimizer, forward = self.optimizer, self._compiled(model) if self.spec.compile else model
+        assert optimizer is not None
+        mean, std = self._moments(device)
+        # A recorded step can't have casts of weights that were made before it.
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=device.type != "cuda")
+
+        def step(images: Tensor, labels: Tensor, rate: float | Tensor) -> Tensor:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            mine = ranks.mine(images)
+            with autocast:
+                logits = forward((mine.to(device).float() - mean) / std)
+            share = len(mine) / len(images)
+            loss = share * functional.cross_entropy(logits.float(), ranks.mine(labels).to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            loss = ranks.sum_gradients(model.parameters(), loss)
+            optimizer.step()
+            return loss.detach()
+
+        alone = device.type == "cuda" and ranks.world() == 1 and not self.spec.compile
+        return Recorded(step, device) if alone and self.spec.record else step
+
     def _begin_average(self, model: nn.Module, *, resumed: bool) -> Average | None:
         if self.spec.ema is None:
             return None
@@ -257,8 +277,12 @@ class ImageClassification:
 
         return forward
 
-    def _normalized(self, images: Tensor, device: torch.device) -> Tensor:
+    def _moments(self, device: torch.device) -> tuple[Tensor, Tensor]:
         mean, std = (moment.to(device)[:, None, None] for moment in (self.splits.mean, self.splits.std))
+        return mean, std
+
+    def _normalized(self, images: Tensor, device: torch.device) -> Tensor:
+        mean, std = self._moments(device)
         return (images.to(device).float() - mean) / std
 
 
