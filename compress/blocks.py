@@ -44,7 +44,7 @@ class Blocks:
         """
         weights = self.layers.of(network.model)
         total = sum(weight.numel() for weight in weights.values())
-        scores = {name: self._pool(score) for name, score in self.score(weights).items()}
+        scores = {name: self._pool(score).cpu() for name, score in self.score(weights).items()}
         sizes = {name: self._count(weight) for name, weight in weights.items()}
         alive = {name: self._pool(mask.to(torch.float32)) > 0 for name, mask in network.masks.items()}
         kept = keep_highest(scores, sizes, alive, round(share * total))
@@ -84,7 +84,7 @@ def keep_highest(
     every machine.
     """
     flat = torch.cat(
-        [(score.masked_fill(~alive[name], -1) if alive else score).reshape(-1).cpu() for name, score in scores.items()]
+        [(score.masked_fill(~alive[name], -1) if alive else score).reshape(-1) for name, score in scores.items()]
     )
     weights = torch.cat([sizes[name].reshape(-1) for name in scores])
     order = flat.argsort(descending=True, stable=True)

@@ -71,7 +71,7 @@ class Solver:
 
     def excess_at(self, network: Network, share: float) -> float:
         """The excess that a copy of the network, shrunk to `share`, would have."""
-        return self.excess(self._shrunk(network, share))
+        return self.excess(self.shrunk(network, share))
 
     def largest_share(self, network: Network) -> float:
         """The largest share that meets the budget, within SLACK of the limit where the granularity allows.
@@ -104,7 +104,7 @@ class Solver:
                 f"nothing to prune: the dense network takes {self._bytes(network)} as {self.target}, "
                 "which is within the budget; ask for less"
             )
-        size, floor = self.budget.size, self._shrunk(network, 0.0)
+        size, floor = self.budget.size, self.shrunk(network, 0.0)
         if size and self.packed_bytes(floor.model) > size:
             raise BudgetMissed(
                 f"{format_bytes(size)} cannot be reached: with everything gone that can be pruned, the rest takes "
@@ -116,7 +116,8 @@ class Solver:
                 f"granularity and alignment, is {floor.macs:,}; ask for more, or align to less"
             )
 
-    def _shrunk(self, network: Network, share: float) -> Network:
+    def shrunk(self, network: Network, share: float) -> Network:
+        """A copy of the network, pruned to `share`."""
         candidate = network.copy()
         self.granularity.shrink(candidate, share)
         return candidate

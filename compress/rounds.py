@@ -24,6 +24,7 @@ from dwindle.compress import state
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.budget import Solver
 from dwindle.compress.channels import carry
+from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import held, holder
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
@@ -49,6 +50,8 @@ class Plan:
     """Share of what survives that each round removes."""
     rounds: int | None
     """A fixed number of rounds, of equal rate; None: as many as the rate needs."""
+    gradual: float = 0.0
+    """The share of a retraining's steps over which its round's weights go; 0: all at once, before the first."""
     save_every: float = 300.0
     """Seconds between saves within a round."""
     pretrained: bool = False
@@ -85,18 +88,19 @@ class Loop:
         if interrupted := ranks.told(lambda: partial_round(self.folder, len(history))):
             document, folder = interrupted
             self._restore(folder, document["structure"])
-            history = self._report((*history, self._train(history, Progress(**document["progress"]))))
+            history = self._report((*history, self._train(history, Progress.of(document["progress"]))))
         if not history:
             history = self._report((self._as_it_came() if self.plan.pretrained else self._train(()),))
         for solver in self.solvers:
             aimed = self.aim(solver) if solver.excess(self.network) > 1 else solver
             while aimed.excess(self.network) > 1:
-                if not self._prune(aimed, self._next_share(aimed, history)):
+                after = self._round(aimed, self._next_share(aimed, history), history)
+                if after is None:
                     raise BudgetMissed(
                         f"nothing more can be pruned: the smallest is {history[-1].bytes:,} bytes, at round "
                         f"{history[-1].index}; ask for that, or for a finer granularity"
                     )
-                history = self._report((*history, self._train(history)))
+                history = after
             if allowance := solver.budget.allowance:
                 history = self._as_far_as(allowance, solver, history)
         return history
@@ -106,9 +110,10 @@ class Loop:
         while (rate := allowance.rate(history, self.plan.prune_per_round)) is not None:
             if (best := allowance.best(history)) != history[-1]:
                 self._back_to(best)
-            if not self._prune(solver, solver.granularity.share(self.network) * (1 - rate)):
+            after = self._round(solver, solver.granularity.share(self.network) * (1 - rate), history)
+            if after is None:
                 break
-            history = self._report((*history, self._train(history)))
+            history = after
             if not allowance.holds(history[-1], history):
                 lost = allowance.drop(history[-1], history)
                 best = allowance.best(history)
@@ -120,6 +125,22 @@ class Loop:
         if not best.index:
             raise BudgetMissed(f"every step lost more than {allowance.points:g} points: allow more")
         return tuple(record for record in history if allowance.holds(record, history))
+
+    def _round(self, solver: Solver, to: float, history: tuple[Round, ...]) -> tuple[Round, ...] | None:
+        """Prunes to a share and retrains; None where nothing more can go."""
+        ramp = self._ramp(solver, to)
+        if ramp is None and not self._prune(solver, to):
+            return None
+        return self._report((*history, self._train(history, Progress(ramp=ramp))))
+
+    def _ramp(self, solver: Solver, to: float) -> Ramp | None:
+        """How the retraining prunes, where it does that itself and there is anything to prune."""
+        whole: int = getattr(self.task, "steps", None) or 0
+        steps = round(self.plan.gradual * whole * (1 - self.plan.method.start))
+        share, shrunk = solver.granularity.share(self.network), solver.shrunk(self.network, to)
+        if solver.granularity.kind != "weights" or not steps or solver.granularity.share(shrunk) >= share:
+            return None
+        return Ramp(share, to, steps, last=not solver.budget.allowance and solver.excess(shrunk) <= 1)
 
     def _prune(self, solver: Solver, to: float) -> bool:
         """Prunes to a share, and sets back what the method sets back; False where nothing more can go."""
@@ -175,7 +196,7 @@ class Loop:
         rewind = self._rewind_state(progress, point)
 
         def on_step(loss: float) -> None:
-            nonlocal rewind, saved
+            nonlocal hold, rewind, saved
             now = time.monotonic()
             progress.step(loss, now - began)
             if not math.isfinite(loss):
@@ -184,6 +205,8 @@ class Loop:
                     f"the loss became {loss} in round {index} at step {progress.steps}; {kept}: train with a "
                     "smaller learning rate into another -o"
                 )
+            if progress.ramp and progress.ramp.prune(progress.steps, self.network, self.solvers[-1]):
+                hold = holder(self.network.model, self.network.masks)
             hold()
             if progress.steps == point:
                 rewind = state.capture_rewind(self.network, self.task)
@@ -196,6 +219,11 @@ class Loop:
         # Only fine-tuning asks a task for more than the protocol's two arguments.
         options = {"last_lr": True} if method.last_lr else {}
         self.task.fit(self.network.model, start=method.start, on_step=on_step, **options)
+        if progress.ramp and progress.steps < progress.ramp.steps:
+            raise UsageError(
+                f"the task's fit called on_step {progress.steps} times, too few to prune over {progress.ramp.steps} "
+                "steps: its `steps` must be how many it takes, or leave out --gradual"
+            )
         if progress.steps == 0 or not held(self.network.model, self.network.masks):
             raise UsageError(
                 f"the task's fit called on_step {progress.steps} times and left pruned weights non-zero: it must "
@@ -282,6 +310,14 @@ class Progress:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     """The last RECENT of them: what is reported is where training ended, not where it began."""
+    ramp: Ramp | None = None
+    """How the round prunes while it trains; None: it was pruned before."""
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Progress:
+        """As `asdict` wrote it."""
+        ramp = document.get("ramp")
+        return cls(**{**document, "ramp": ramp and Ramp(**ramp)})
 
     def step(self, loss: float, seconds: float) -> None:
         self.steps, self.seconds = self.steps + 1, seconds

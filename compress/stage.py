@@ -101,6 +101,7 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
         request.retraining,
         request.prune_per_round,
         request.rounds,
+        request.gradual or 0.0,
         save_every=60 * request.save_every,
         pretrained=request.weights is not None,
     )

@@ -80,11 +80,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--target", default="onnx", help="one or more: onnx,coreml,executorch,litert,pytorch")
     made.add_argument("--delegate", metavar="D", help="of executorch files: xnnpack, or coreml, which packs zeros")
     made.add_argument(
-        "--precision", metavar="P", help="of weights: fp32, fp16, int8, auto (what --size was counted at)"
+        "--precision",
+        metavar="P",
+        help="of weights: fp32, fp16, int8, int4, palette4, auto (what --size was counted at)",
     )
     made.add_argument(
-        "--max-drop", type=float, metavar="POINTS", help="auto: what the fewest bits may cost on validation"
+        "--max-drop", type=float, metavar="POINTS", help="auto: what the smallest file may cost on validation"
     )
+    made.add_argument("--packing", default="auto", metavar="HOW", help="none: a plain dense file")
     made.add_argument(
         "--calib-samples", type=int, metavar="N", help="executorch int8: training samples that set its ranges (256)"
     )
@@ -92,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--classes", nargs="?", const="", metavar="FILE", help="coreml: class labels, the data's own or a line each"
     )
-    made.add_argument("--min-os", metavar="OS", help="coreml: iOS16, iOS17 or iOS18, which alone has sparse int8")
+    made.add_argument("--min-os", metavar="OS", help="coreml: iOS16, iOS17 or iOS18, which alone has sparse codes")
     as_json(made)
 
     made = command("bench", "Measure size, accuracy and latency of the exported files.")
@@ -164,13 +167,20 @@ def _add_request(to: argparse.ArgumentParser) -> None:
     task.add_argument("--warmup", type=float, metavar="FRACTION", help="of the schedule, to climb to --lr")
     task.add_argument("--ema", type=float, metavar="DECAY", help="end each training on an average of its weights")
     task.add_argument("--compile", action="store_true", default=None, help="train by torch.compile's kernels")
+    task.add_argument(
+        "--no-record",
+        dest="record",
+        action="store_false",
+        default=None,
+        help="on a GPU, launch every step's kernels anew instead of replaying a recording of them",
+    )
     budget = to.add_argument_group("budget (all that are given must hold)")
     budget.add_argument("--size", type=SIZE, metavar="SIZE", help="shipped bytes, such as 500KB")
     budget.add_argument("--macs", metavar="MACS", help="of one inference, such as 50%% or 150M")
     budget.add_argument("--density", type=SHARE, metavar="SHARE", help="of the weights, such as 10%%")
     budget.add_argument("--max-drop", type=float, metavar="POINTS", help="instead: as small as validation allows")
     budget.add_argument("--for", dest="target", metavar="TARGET", help="what --size is counted on (onnx)")
-    budget.add_argument("--precision", metavar="P", help="of weights there: fp32, fp16 or int8")
+    budget.add_argument("--precision", metavar="P", help="of weights there: fp32, fp16, int8, int4, palette4")
     pruning = to.add_argument_group("pruning")
     pruning.add_argument("--granularity", metavar="G", help="auto, channel, unstructured, 4x1, 2:4, channel+2:4 …")
     pruning.add_argument("--align", type=int, metavar="N", help="channels: widths are multiples of it (8)")
@@ -183,6 +193,7 @@ def _add_request(to: argparse.ArgumentParser) -> None:
     pruning.add_argument("--episodes", type=int, metavar="N", help="AMC: allocations that its agent tries (150)")
     pruning.add_argument("--rewind-to", type=float, metavar="FRACTION", help="of the schedule, to restart from")
     pruning.add_argument("--prune-per-round", type=SHARE, metavar="SHARE", help="of the survivors (20%%)")
+    pruning.add_argument("--gradual", type=SHARE, metavar="SHARE", help="of a retraining, to prune over (0%%)")
     pruning.add_argument("--save-every", type=float, metavar="MINUTES", help="within a round (5)")
     pruning.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
     to.add_argument("--seed", type=int)

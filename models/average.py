@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Average:
     """The exponential average of a model's floating-point parameters and buffers, batch norm's statistics included.
 
-    It is taken of weights with their masks on, from weights with their masks on: what is pruned is zero in it too.
+    A weight that is zero when it settles was pruned, before or since it began: it stays zero.
     """
 
     def __init__(self, model: nn.Module, decay: float, tensors: Mapping[str, Tensor] | None = None) -> None:
@@ -29,4 +29,5 @@ class Average:
     @torch.no_grad()
     def settle(self) -> None:
         """Makes the average the model's weights."""
-        torch._foreach_copy_(list(self.live.values()), list(self.tensors.values()))
+        for name, live in self.live.items():
+            live.copy_(torch.where(live == 0, live, self.tensors[name]))

@@ -209,7 +209,7 @@ class Kill(Watcher):
 DIGITS = {"data": "digits", "epochs": 1, "batch_size": 128}
 
 
-def digits_loop(folder: Path, name: str, watcher: Watcher | None = None) -> Loop:
+def digits_loop(folder: Path, name: str, watcher: Watcher | None = None, gradual: float = 0.0) -> Loop:
     from dwindle.models.tasks import make_task
 
     if not folder.exists():
@@ -219,20 +219,28 @@ def digits_loop(folder: Path, name: str, watcher: Watcher | None = None) -> Loop
         nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Dropout(), nn.Linear(32, 10))
     )
     solver = Solver(Budget(density=0.3), Blocks(), nonzero_bytes, "onnx")
-    plan = Plan(method(name), 0.2, rounds=2, save_every=0.0)
-    return Loop(folder, network, make_task(DIGITS), (solver,), plan, watcher or Watcher(), no_fresh)
+    plan = Plan(method(name), 0.2, rounds=2, save_every=0.0, gradual=gradual)
+    return Loop(
+        folder,
+        network,
+        make_task({**DIGITS, "ema": 0.9 if gradual else None}),
+        (solver,),
+        plan,
+        watcher or Watcher(),
+        no_fresh,
+    )
 
 
-@pytest.mark.parametrize("name", ["lr-rewind", "weight-rewind"])
+@pytest.mark.parametrize(("name", "gradual"), [("lr-rewind", 0.0), ("lr-rewind", 0.8), ("weight-rewind", 0.0)])
 @pytest.mark.parametrize(("index", "at"), [(0, 1), (0, 6), (1, 4), (2, 7)])
 def test_a_round_cut_off_in_the_middle_goes_on_to_the_same_weights(
-    tmp_path: Path, name: str, index: int, at: int
+    tmp_path: Path, name: str, gradual: float, index: int, at: int
 ) -> None:
-    undisturbed = digits_loop(tmp_path / "a", name)
+    undisturbed = digits_loop(tmp_path / "a", name, gradual=gradual)
     expected = undisturbed.run()
     with pytest.raises(KeyboardInterrupt):
-        digits_loop(tmp_path / "b", name, Kill(index, at)).run()
-    resumed = digits_loop(tmp_path / "b", name)
+        digits_loop(tmp_path / "b", name, Kill(index, at), gradual).run()
+    resumed = digits_loop(tmp_path / "b", name, gradual=gradual)
     history = resumed.run()
     assert [(r.validation, r.loss) for r in history] == [(r.validation, r.loss) for r in expected]
     for key, value in undisturbed.network.model.state_dict().items():
