@@ -9,8 +9,11 @@ from typing import Any
 
 from dwindle.errors import CheckpointError
 from dwindle.files import deflated_bytes, raw_bytes, sha256, write_json
+from dwindle.quantities import format_bytes
 
 NAME = "manifest.json"
+_INFLATED = 1.1
+"""How much larger a file is whose weights were unpacked, at the least: packing that saves less isn't worth a word."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,10 @@ class Manifest:
     download: File | None = None
     """The file compressed as a whole, for an app that unpacks it when it first starts; None where zeros are packed in
     the file itself."""
+    packing: str = "auto"
+    """`none` where it was asked that zeros be stored like any weight."""
+    calibration_samples: int | None = None
+    """How many samples set the ranges of activations; None where those aren't rounded."""
 
     @property
     def fetched(self) -> tuple[int, str | None]:
@@ -94,16 +101,29 @@ class Manifest:
     def write(self, folder: Path) -> None:
         write_json(folder / NAME, asdict(self))
 
+    @property
+    def files(self) -> tuple[File, ...]:
+        return tuple(filter(None, (self.file, self.dense, self.download)))
+
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Reads a manifest and checks that the files are the ones it describes.
 
         Raises CheckpointError naming what is missing or altered.
         """
+        manifest = cls.parsed(folder)
+        for file in manifest.files:
+            if reason := altered(folder, file):
+                raise CheckpointError(reason)
+        return manifest
+
+    @classmethod
+    def parsed(cls, folder: Path) -> Manifest:
+        """Reads a manifest alone; raises CheckpointError where it can't be."""
         path = folder / NAME
         try:
             document: dict[str, Any] = json.loads(path.read_text())
-            manifest = cls(
+            return cls(
                 **{
                     **document,
                     "file": File(**document["file"]),
@@ -115,12 +135,20 @@ class Manifest:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is missing or damaged: run `dwindle export` again") from error
-        for file in filter(None, (manifest.file, manifest.dense, manifest.download)):
-            if not (folder / file.name).exists() or sha256(folder / file.name) != file.sha256:
-                raise CheckpointError(
-                    f"{folder / file.name} is not the file its manifest describes: run `dwindle export` again"
-                )
-        return manifest
+
+
+def altered(folder: Path, file: File) -> str | None:
+    """What has become of an exported file, in a sentence; None: it is as it was."""
+    path = folder / file.name
+    if path.exists() and sha256(path) == file.sha256:
+        return None
+    if path.exists() and (size := raw_bytes(path)) > _INFLATED * file.bytes:
+        return (
+            f"{path} is not the file its manifest describes: it was exported with {format_bytes(file.bytes)} and has "
+            f"{format_bytes(size)} now, as if a tool that folds constants had unpacked its weights; run "
+            "`dwindle export` again, and let no such tool write the file"
+        )
+    return f"{path} is not the file its manifest describes: run `dwindle export` again"
 
 
 def manifests(exports: Path) -> list[tuple[Path, Manifest]]:

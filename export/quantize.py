@@ -4,7 +4,7 @@ int8 is symmetric, with a scale per row of the first dimension (a convolution's 
 channel), so that a pruned weight stays exactly zero. Scales lie on a grid of 256: a byte each in a file.
 
 At four bits what is small and costs most keeps more of them: the first layer, and rows that are short, such as a
-depthwise convolution's, are int8. int4 has a scale for every 32 or so surviving weights: blocks of a row's input
+depthwise convolution's, are int8. int4 has a scale for every 64 or so surviving weights: blocks of a row's input
 channels. palette4 has sixteen values per tensor (`palette`), times a scale per row where that is worth its byte.
 """
 
@@ -38,8 +38,9 @@ _ROW = 8
 """Weights that a row must have for a scale of its own to be worth its byte."""
 _LONG_ROW = 64
 """Weights that a row must have to be stored in four bits."""
-_BLOCK = 32
-"""Surviving weights, or more, that share a scale of int4, where the row has that many."""
+_BLOCK = 64
+"""Surviving weights, or more, that share a scale of int4, where the row has that many: with fewer, of normal weights,
+a decibel gained takes more bits of scales than it would take of weights."""
 _DECIBELS = 6.02
 """Of signal over noise that a bit per weight is worth: 20 log₁₀ 2."""
 

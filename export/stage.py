@@ -18,7 +18,7 @@ from dwindle.export.fold import deployable
 from dwindle.export.parity import Compared, compare
 from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, facing
-from dwindle.export.target import Target
+from dwindle.export.target import Calibrated, Target
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest
 from dwindle.quantities import format_bytes
@@ -26,6 +26,9 @@ from dwindle.quantities import format_bytes
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+NO_PACKING = "none"
+PACKINGS = ("auto", NO_PACKING)
+"""How zeros are stored: as each target packs them, or like any weight."""
 _LEVEL = 19
 """Of Zstandard's: beyond it, unpacking takes more memory too."""
 
@@ -38,6 +41,7 @@ def export(
     max_drop: float | None = None,
     min_os: str | None = None,
     calib_samples: int | None = None,
+    packing: str = PACKINGS[0],
     image_input: bool = False,
     classes: str | None = None,
     progress: Callable[[str], None] | None = None,
@@ -50,8 +54,9 @@ def export(
     and the target's own on others; `auto` takes the smallest file that loses at most `max_drop` points of validation
     against the dense network. min_os: the earliest system that must load the files of a target that has a choice:
     `iOS16`, `iOS17`, `iOS18`. calib_samples: how many samples of the training split a target sees that rounds
-    activations too (ExecuTorch's int8), by default `shipping.SAMPLES`. image_input, classes: for Core ML, see
-    `shipping.facing`.
+    activations too (ExecuTorch's int8), by default `shipping.SAMPLES`. packing: `none` stores zeros in `net` like any
+    weight, for tools that take no packed file, and weights at the target's own precision unless one is given.
+    image_input, classes: for Core ML, see `shipping.facing`.
     An earlier export of the target is replaced when both files have proven equal to their networks. Several
     targets are exported side by side, each in a process of its own.
 
@@ -62,7 +67,11 @@ def export(
         checkpoint = Checkpoint.load(checkpoint)
     if (precision == AUTO) != (max_drop is not None):
         raise UsageError("--precision auto and --max-drop need each other: so many points may it lose on validation")
-    counted = {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
+    if packing not in PACKINGS:
+        raise UsageError(f"there is no packing {packing!r}: choose {' or '.join(PACKINGS)}")
+    if precision == AUTO and packing == NO_PACKING:
+        raise UsageError("--precision auto compares packed files: with --packing none, say which precision")
+    counted = {} if packing == NO_PACKING else {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
     options: list[dict[str, Any]] = [
         {
             "name": name,
@@ -70,6 +79,7 @@ def export(
             "max_drop": max_drop,
             "min_os": min_os,
             "calib_samples": calib_samples,
+            "packing": packing,
             "image_input": image_input,
             "classes": classes,
         }
@@ -91,6 +101,7 @@ def export_one(
     max_drop: float | None,
     min_os: str | None,
     calib_samples: int | None = None,
+    packing: str = PACKINGS[0],
     image_input: bool = False,
     classes: str | None = None,
     progress: Callable[[str], None] | None = None,
@@ -124,7 +135,7 @@ def export_one(
     real = task.inputs("validation") if hasattr(task, "inputs") else example
     trained = {"net": net, "dense": restore_dense(checkpoint)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
-    return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress)
+    return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress, packing)
 
 
 def export_networks(
@@ -134,6 +145,7 @@ def export_networks(
     folder: Path,
     target: Target,
     progress: Callable[[str], None] | None = None,
+    packing: str = PACKINGS[0],
 ) -> Manifest:
     """Writes one target's folder.
 
@@ -142,6 +154,7 @@ def export_networks(
     """
     say = progress or (lambda line: None)
     roles = {"net": target, "dense": type(target)()}
+    packs = {"net": packing != NO_PACKING, "dense": False}
     encodings: dict[str, str] = {}
     found: dict[str, Compared] = {}
     if note := getattr(target, "note", None):
@@ -151,7 +164,7 @@ def export_networks(
         for name, (module, shipped) in networks.items():
             path = scratch / f"{name}{target.suffix}"
             say(f"{target.name}: writing {path.name}")
-            encodings[name] = roles[name].write(shipped, example, path, pack=name == "net")
+            encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
             try:
                 found[name] = compare(roles[name], path, module, shipped, real)
             except ParityFailed as error:
@@ -167,6 +180,8 @@ def export_networks(
             download=_download(scratch / f"net{target.suffix}") if getattr(target, "zstd", False) else None,
             versions={"dwindle": dwindle.__version__, **{name: version(name) for name in target.packages}},
             dense_precision=roles["dense"].precision,
+            packing=packing,
+            calibration_samples=_calibrated_on(target),
             quality=quality(networks["net"][1], target.precision, found["net"]),
         )
         manifest.write(scratch)
@@ -174,6 +189,12 @@ def export_networks(
     if manifest.quality:
         say(f"{target.name}: {sentence(manifest.quality, manifest.precision)}")
     return manifest
+
+
+def _calibrated_on(target: Target) -> int | None:
+    if not isinstance(target, Calibrated) or not target.calibrates or target.samples is None:
+        return None
+    return len(target.samples[0])
 
 
 def _download(path: Path) -> File:

@@ -36,7 +36,7 @@ class Target(Protocol):
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         """Writes `module` (what `fold.deployable` returns), its batch that of `inputs`.
 
-        Returns the encoding in words. With `pack` off, zeros are stored like any weight.
+        Returns the encoding in words. With `pack` off, zeros are stored like any weight, as other tools expect.
         Raises UsageError for a network that the format cannot hold.
         """
 
@@ -65,6 +65,8 @@ class Calibrated(Protocol):
 
     calibrates: bool
     """Whether it does at the precision that it was made for. If not, none of the other members is used."""
+    samples: tuple[Tensor, ...] | None
+    """What it was calibrated on, batched; None before."""
 
     def calibrated(self, samples: tuple[Tensor, ...]) -> Target:
         """The same target, which sees what `samples` (batched) make of each network that it writes.

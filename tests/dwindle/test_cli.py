@@ -117,6 +117,17 @@ def test_compress_then_show(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert said.err.count("\n") >= 4, "a line per round and a summary"
     assert main(["show", "net.dwindle"]) == 0
     assert "× smaller" in capsys.readouterr().err
+    assert main(["export", "net.dwindle", "--packing", "none"]) == 0
+    assert main(["show", "net.dwindle", "--json"]) == 0
+    said = capsys.readouterr()
+    (exported,) = json.loads(said.out)["exports"]
+    assert (exported["encoding"], exported["precision"], exported["altered"]) == ("dense fp32", "fp32", [])
+    with (here / exported["path"]).open("ab") as file:
+        file.write(bytes(exported["bytes"]))
+    assert main(["show", "net.dwindle"]) == 0
+    said = capsys.readouterr()
+    assert "onnx/net.onnx" in said.err
+    assert f"warning: {exported['path']} is not the file its manifest describes: it was exported with" in said.err
     weights = (here / "net.dwindle/weights.safetensors").stat().st_mtime_ns
     assert main(command) == 0, "finished work is not done again"
     assert (here / "net.dwindle/weights.safetensors").stat().st_mtime_ns == weights

@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnxruntime
 import pytest
 import zstandard
 from torch import Tensor, nn
@@ -161,6 +163,7 @@ def test_executorch_in_int8_is_calibrated_judged_by_its_file_and_compressed(chec
     assert said[1] == "executorch: calibrated on 16 samples of the training split"
     assert (manifest.precision, manifest.dense_precision, manifest.encoding) == ("int8", "fp32", "dense int8")
     assert manifest.parity.weights_equal == 20
+    assert manifest.calibration_samples == 16
     assert manifest.quality is not None
     assert manifest.quality.samples == 64
     assert manifest.download is not None
@@ -171,6 +174,45 @@ def test_executorch_in_int8_is_calibrated_judged_by_its_file_and_compressed(chec
     (folder / "net.pte.zst").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"net\.pte\.zst is not the file its manifest describes"):
         Manifest.read(folder)
+
+
+def test_without_packing_the_file_is_plain(checkpoint: Path) -> None:
+    (manifest,) = export(checkpoint, ["onnx"], packing="none")
+    assert (manifest.packing, manifest.precision, manifest.encoding) == ("none", "fp32", "dense fp32")
+    assert manifest.file.bytes == manifest.dense.bytes
+    assert manifest.parity.weights_equal == 20
+    assert manifest.calibration_samples is None
+    model = onnx.load(checkpoint / "exports" / "onnx" / "net.onnx")
+    assert not model.functions
+    assert {node.domain for node in model.graph.node} == {""}
+    (packed,) = export(checkpoint, ["onnx"])
+    assert (packed.packing, Manifest.read(checkpoint / "exports" / "onnx")) == ("auto", packed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"packing": "zip"}, "there is no packing 'zip': choose auto or none"),
+        ({"packing": "none", "precision": "auto", "max_drop": 1.0}, "auto compares packed files"),
+        ({"precision": "int3"}, "onnx has no precision 'int3': it stores fp32 or fp16 or int8 or int4 or palette4"),
+    ],
+)
+def test_other_packings_and_precisions_are_refused(checkpoint: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        export(checkpoint, ["onnx"], **options)
+
+
+def test_a_file_that_a_tool_has_folded_is_seen(checkpoint: Path) -> None:
+    export(checkpoint, ["onnx"], precision="palette4")
+    path = checkpoint / "exports" / "onnx" / "net.onnx"
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    with pytest.raises(
+        CheckpointError, match=r"net\.onnx .* as if a tool that folds constants had unpacked its weights"
+    ):
+        Manifest.read(path.parent)
 
 
 @pytest.mark.parametrize("samples", [0, -1])

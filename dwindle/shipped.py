@@ -1,0 +1,74 @@
+"""What lies in a checkpoint's `exports/`: its files, what they weigh, and whether they are still what was exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwindle.errors import CheckpointError
+from dwindle.manifest import NAME, Manifest, altered
+from dwindle.quantities import format_bytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """An exported network."""
+
+    path: Path
+    precision: str
+    encoding: str
+    bytes: int
+    """Installed, when it was exported."""
+    download: int
+    """Deflated, or compressed as a whole where that is smaller."""
+    download_name: str | None
+    """Of the file that is compressed as a whole, where that is what is downloaded."""
+    dense_bytes: int
+    """Of the dense file beside it, installed."""
+    altered: tuple[str, ...]
+    """A sentence for each file of this export that is no longer what was exported."""
+
+
+def shipped(exports: Path) -> tuple[list[Shipped], list[str]]:
+    """Every export by target name, and a sentence for each that can't be read."""
+    found, damaged = [], []
+    for path in sorted(exports.glob(f"*/{NAME}")):
+        try:
+            manifest = Manifest.parsed(path.parent)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        download, name = manifest.fetched
+        found.append(
+            Shipped(
+                path=path.parent / manifest.file.name,
+                precision=manifest.precision,
+                encoding=manifest.encoding,
+                bytes=manifest.file.bytes,
+                download=download,
+                download_name=name,
+                dense_bytes=manifest.dense.bytes,
+                altered=tuple(filter(None, (altered(path.parent, file) for file in manifest.files))),
+            )
+        )
+    return found, damaged
+
+
+def shipped_table(found: Sequence[Shipped]) -> Table:
+    """A row per export."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("export", "weights", "installed", "download", "smaller than dense"):
+        table.add_column(title, justify="left" if title in ("export", "weights") else "right")
+    for export in found:
+        download = format_bytes(export.download) + (f" as {export.download_name}" if export.download_name else "")
+        smaller = f"{export.dense_bytes / export.bytes:.1f}×"
+        name = f"{export.path.parent.name}/{export.path.name}"
+        table.add_row(name, export.encoding, format_bytes(export.bytes), download, smaller)
+    return table
