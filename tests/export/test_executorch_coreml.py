@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from dwindle.errors import ParityFailed, RuntimeUnavailable, UsageError
 from dwindle.export import executorch_coreml, target
 from dwindle.export.coreml import CoreML
-from dwindle.export.executorch import ExecuTorch
 from dwindle.export.executorch_coreml import ExecuTorchCoreML
 from dwindle.export.fold import deployable
 from dwindle.export.mlprogram import MODEL, read
@@ -86,12 +85,10 @@ def test_executorch_reads_one_call_of_core_ml_and_what_it_needs_to_make_it(writt
 
 
 def test_zeros_are_packed(written: Written, example: Inputs, trained: Changed, masked: Changed, tmp_path: Path) -> None:
-    dense, by_xnnpack = tmp_path / "dense.pte", tmp_path / "xnnpack.pte"
+    dense = tmp_path / "dense.pte"
     assert ExecuTorchCoreML().write(written.shipped, example, dense, pack=False) == "dense fp16"
-    ExecuTorch().write(written.shipped, example, by_xnnpack, pack=True)
     size = written.net.stat().st_size
     assert 4 * size < dense.stat().st_size
-    assert 8 * size < by_xnnpack.stat().st_size
     packed_bytes = ExecuTorchCoreML().packer(trained(resnet8(in_channels=1), seed=5), example)
     assert packed_bytes(written.network) == size
     sparser = masked(trained(resnet8(in_channels=1), seed=3), 0.02)
