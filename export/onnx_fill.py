@@ -150,7 +150,7 @@ def _part(graph: GraphProto, part: str, name: str, form: Form, held: Stored, tab
     if name in tables.palettes:
         steps.append(("Look", (tables.palettes[name],), {"s": sizes}))
     if held.scale is not None:
-        blocks = [held.scale.size, -1, *sizes[2:]]
+        blocks = [held.scale.size, sizes[1] // held.scale.shape[1], *sizes[2:]]
         steps.append(("Scaled", (tables.scales[name],), {"s": blocks}))
         if held.scale.shape[1] > 1:
             steps.append(("View", (), {"s": sizes}))
