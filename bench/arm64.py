@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from dwindle import litert
 from dwindle.bench import build, sysroot, wire
 from dwindle.bench.process import WorkerFailed
 from dwindle.bench.sysroot import CPU, TARGETS, setup, unavailable
@@ -113,7 +114,8 @@ def _executorch(path: Path, sparse: bool) -> list[str]:
 
 
 def _python(path: Path) -> list[str]:
-    return [*sysroot.python(sysroot.root()), str(build.NATIVE / "guest.py"), wire.__file__, str(path.absolute())]
+    shared = (wire.__file__, litert.__file__)
+    return [*sysroot.python(sysroot.root()), str(build.NATIVE / "guest.py"), *shared, str(path.absolute())]
 
 
 def _emulate(

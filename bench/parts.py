@@ -30,7 +30,7 @@ class Parts:
 
 def parts(target: str, path: Path) -> Parts | None:
     """An exported file's parts; None for a format that isn't known here, or not in this version of it."""
-    read = {"onnx": _onnx, "coreml": _coreml, "executorch": _executorch}.get(target)
+    read = {"onnx": _onnx, "coreml": _coreml, "executorch": _executorch, "litert": _litert}.get(target)
     if read is None:
         return None
     try:
@@ -104,3 +104,22 @@ def _executorch(path: Path) -> tuple[int, int, int]:
         graphs += offset + size
         at = content.find(b"XH00", at + 4)
     return 0, segments - graphs, program + graphs
+
+
+def _litert(path: Path) -> tuple[int, int, int]:
+    """Buffers hold weights and other constants; a sparse tensor's rows and places lie in the graph (schema.fbs)."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = path.read_bytes()
+    if content[4:8] != b"TFL3":
+        raise ValueError("no LiteRT file")
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    sizes = [0 if buffer.data is None else len(buffer.data) for buffer in model.buffers]
+    mask = values = 0
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        if tensor.shape is not None and len(tensor.shape) > 1:
+            values += sizes[tensor.buffer]
+        for dimension in tensor.sparsity.dimMetadata if tensor.sparsity else ():
+            lists = (dimension.arraySegments, dimension.arrayIndices)
+            mask += sum(vector.values.nbytes for vector in lists if vector is not None)
+    return mask, values, len(content) - sum(sizes) - mask

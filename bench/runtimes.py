@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle import registry
+from dwindle import litert, registry
 from dwindle.bench.result import PORTABLE
 
 if TYPE_CHECKING:
@@ -169,20 +169,7 @@ class LiteRT:
         return str(ai_edge_litert.__version__)
 
     def load(self, path: Path, threads: int) -> Infer:
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(str(path), num_threads=threads)
-        interpreter.allocate_tensors()
-        inputs = [detail["index"] for detail in interpreter.get_input_details()]
-        outputs = [detail["index"] for detail in interpreter.get_output_details()]
-
-        def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
-            for index, array in zip(inputs, arrays, strict=True):
-                interpreter.set_tensor(index, array)
-            interpreter.invoke()
-            return [interpreter.get_tensor(index) for index in outputs]
-
-        return infer
+        return litert.loaded(str(path), threads)
 
 
 class CoreML:

@@ -16,6 +16,7 @@ from dwindle.export.fold import fold, foldable
 from dwindle.export.quantize import quantized, stored
 from dwindle.export.quiet import silent
 from dwindle.export.target import one_by_one
+from dwindle.litert import loaded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,21 +57,8 @@ class LiteRT:
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
         # Native code reports on stderr how it is going to compute.
         with silent():
-            from ai_edge_litert.interpreter import Interpreter
-
-            interpreter = Interpreter(str(path), num_threads=1)
-            interpreter.allocate_tensors()
-        places = [detail["index"] for detail in interpreter.get_input_details()]
-        (output,) = (detail["index"] for detail in interpreter.get_output_details())
-
-        def infer(sample: list[np.ndarray]) -> np.ndarray:
-            for place, array in zip(places, sample, strict=True):
-                interpreter.set_tensor(place, array)
-            interpreter.invoke()
-            made: np.ndarray = interpreter.get_tensor(output)
-            return made
-
-        return one_by_one(infer, inputs)
+            infer = loaded(str(path), threads=1)
+        return one_by_one(lambda sample: infer(sample)[0], inputs)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         from dwindle.export.litert_graph import read

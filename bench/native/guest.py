@@ -1,6 +1,6 @@
 """One .onnx or .tflite file behind the messages of bench/wire.py, in a Python that has only the runtime.
 
-    python guest.py WIRE.PY FILE
+    python guest.py WIRE.PY LITERT.PY FILE
 
 Runs under the emulator, where dwindle isn't installed; serves `load`, `time` and `infer` as bench/worker.py
 does, without the clocks.
@@ -33,27 +33,15 @@ def onnxruntime(path: str) -> tuple[str, Infer]:
 
 def litert(path: str) -> tuple[str, Infer]:
     import ai_edge_litert
-    from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(path, num_threads=1)
-    interpreter.allocate_tensors()
-    inputs = [node["index"] for node in interpreter.get_input_details()]
-    outputs = [node["index"] for node in interpreter.get_output_details()]
-
-    def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        for index, array in zip(inputs, arrays, strict=True):
-            interpreter.set_tensor(index, array)
-        interpreter.invoke()
-        return [interpreter.get_tensor(index) for index in outputs]
-
-    return ai_edge_litert.__version__, infer
+    return ai_edge_litert.__version__, run_path(sys.argv[2])["loaded"](path, 1)
 
 
 RUNTIMES = {".onnx": onnxruntime, ".tflite": litert}
 
 
 def main() -> None:
-    wire_path, path = sys.argv[1:]
+    wire_path, _, path = sys.argv[1:]
     wire = run_path(wire_path)
     gc.disable()  # a collection is a million instructions, and not the file's
     requests, answers = sys.stdin.buffer, sys.stdout.buffer

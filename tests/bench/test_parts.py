@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
 import onnx.helper
 import onnx.numpy_helper
 import pytest
+from torch import nn
 
 from dwindle.bench.parts import Parts, parts
 from dwindle.files import raw_bytes
@@ -59,6 +61,30 @@ def test_executorch_is_a_program_with_xnnpacks_graph_and_weights(pte_files: tupl
     assert total(found) == pte_files[0].stat().st_size
 
 
+@pytest.mark.skipif(not find_spec("litert_torch"), reason="dwindle[litert] is not installed")
+def test_litert_has_rows_and_places_in_its_graph(nets: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
+    import torch
+
+    from dwindle.export.fold import deployable
+    from dwindle.export.litert import LiteRT
+    from dwindle.export.litert_sparse import encode
+
+    example, path = (torch.zeros(1, 1, 8, 8),), tmp_path / "net.tflite"
+    for pack in (False, True):
+        network = deployable(nets[1], example)
+        LiteRT().write(network, example, path, pack=pack)
+        found = parts("litert", path)
+        assert found is not None
+        # the linear layer alone is sparse; as the file has it, its 512 inputs in another order
+        form = encode(network[3].weight.reshape(10, 8, 64).transpose(1, 2).reshape(10, 512).numpy())
+        masks = form.segments.nbytes + form.indices.nbytes
+        assert found.mask == (masks if pack else 0)
+        assert found.values == (4 * 8 * 9 + form.values.nbytes if pack else WEIGHTS)
+        assert BIASES <= found.rest < BIASES + 200
+        assert 0 < found.graph < 4000
+        assert total(found) == path.stat().st_size
+
+
 @pytest.mark.parametrize("bits", [3, 9])
 def test_coreml_has_masks_among_its_blobs(bits: int, tmp_path: Path) -> None:
     import struct
@@ -85,7 +111,7 @@ def test_coreml_has_masks_among_its_blobs(bits: int, tmp_path: Path) -> None:
     assert parts("coreml", package) is None
 
 
-@pytest.mark.parametrize("target", ["onnx", "executorch", "unheard-of"])
+@pytest.mark.parametrize("target", ["onnx", "executorch", "litert", "unheard-of"])
 def test_what_is_not_understood_is_not_split(target: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"\x93not a model" * 9)
     assert parts(target, tmp_path / "file") is None

@@ -1,0 +1,28 @@
+"""LiteRT's interpreter set up, once for all that run its files: export, bench, and the emulated ARM64 machine, where
+this file is read alone and imports nothing of dwindle's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def loaded(path: str, threads: int) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """A file ready to run: from an array per input, a batch of one, to one per output."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path, num_threads=threads)
+    interpreter.allocate_tensors()
+    inputs = [detail["index"] for detail in interpreter.get_input_details()]
+    outputs = [detail["index"] for detail in interpreter.get_output_details()]
+
+    def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        for index, array in zip(inputs, arrays, strict=True):
+            interpreter.set_tensor(index, array)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in outputs]
+
+    return infer
