@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dwindle.export.executorch import ExecuTorch
 from dwindle.export.onnx import Onnx
-from dwindle.export.shipping import as_file, calibrated
+from dwindle.export.shipping import as_file, calibrated, shipper
 
 
 class OneSample:
@@ -44,6 +47,27 @@ def test_a_task_without_inputs_is_said_to_have_only_its_example() -> None:
 @pytest.mark.parametrize("target", [Onnx("int8"), ExecuTorch("fp32")])
 def test_what_rounds_no_activations_takes_no_samples(target: Onnx | ExecuTorch) -> None:
     assert calibrated(target, Real(), 3, pytest.fail) is target
+
+
+def test_a_file_is_written_once_for_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    written: list[str] = []
+    write = ExecuTorch.write
+
+    def counting(self: ExecuTorch, module: nn.Module, *given: Any, **options: Any) -> str:
+        written.append(type(module).__name__)
+        return write(self, module, *given, **options)
+
+    monkeypatch.setattr(ExecuTorch, "write", counting)
+    network, batch = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval(), torch.randn(7, 16)
+    ships = shipper(ExecuTorch("int8").calibrated((batch,)), (batch[:1],))
+    first = ships(network)(batch)
+    assert torch.equal(ships(copy.deepcopy(network).train())(batch), first)
+    assert len(written) == 1
+    with torch.no_grad():
+        network[0].weight[0] += 1
+    assert not torch.equal(ships(network)(batch), first)
+    assert len(written) == 2
 
 
 def test_a_task_judges_the_file_itself_in_batches_of_any_size() -> None:
