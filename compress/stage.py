@@ -23,7 +23,7 @@ from dwindle.compress.size import Sizer
 from dwindle.compress.state import capture, structure_of
 from dwindle.compress.watcher import Watcher, tracked
 from dwindle.export import target as targets
-from dwindle.export.shipping import as_file, calibrated
+from dwindle.export.shipping import calibrated, shipper
 from dwindle.models import ranks
 from dwindle.models.build import ModelSpec, build, check_logits
 from dwindle.models.pretrained import load_pretrained
@@ -110,7 +110,7 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
         trackers = [JsonLines(run.path / store.HISTORY), *trackers]
     with tracked(watcher, trackers, run.path.stem, origin) as watching:
         target = calibrated(targets.load(request.target, request.precision), task, say=watching.note)
-        ships = partial(as_file, target, inputs=task.example_inputs())
+        ships = shipper(target, task.example_inputs())
         loop = Loop(run.path, network, task, ready.solvers, plan, watching, fresh, ships)
         if request.search:
             loop = replace(loop, aim=partial(_searched, loop, request.search))
