@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,34 +43,44 @@ def main() -> None:
 def rows(name: str, size: int) -> None:
     """Prints the rows of one network, the dense one first."""
     from dwindle.bench import arm64
+    from dwindle.files import deflated_bytes
+
+    dense = 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for pruned, path, shipped, example in files(name, size, Path(folder), PRUNED):
+            cost = arm64.cost(path, "litert", [tensor.numpy() for tensor in example])
+            sizes = path.stat().st_size, deflated_bytes(path)
+            instructions = cost.instructions["all"]
+            if not pruned:
+                dense = sizes[0], instructions
+            expected = shipped(*example).numpy()
+            error = abs(cost.outputs[0] - expected).max() / abs(expected).max()
+            print(
+                f"| {name}, {size}² | {pruned:.0%} | {sizes[0]:,} | {sizes[0] / dense[0]:.3f} | {sizes[1]:,} "
+                f"| {instructions / 1e6:.1f} | {instructions / dense[1]:.3f} | {cost.macs / 1e6:.1f}M | {error:.0e} |",
+                flush=True,
+            )
+
+
+def files(
+    name: str, size: int, folder: Path, shares: Sequence[float]
+) -> Iterator[tuple[float, Path, torch.nn.Module, tuple[torch.Tensor, ...]]]:
+    """A network's LiteRT file at each share of zeros, packed where there are any: the share, the file, the network in
+    it and an example of its inputs."""
     from dwindle.export.fold import fold, foldable
     from dwindle.export.litert_graph import convert, convert_as_is
     from dwindle.export.quantize import stored
-    from dwindle.files import deflated_bytes
 
     network, example = build(name, size)
     pairs = foldable(network, example)
     graph = convert(fold(network, pairs), example)
-    dense = 0, 0
-    for pruned in PRUNED:
+    for pruned in shares:
         prune(network, pruned)
         shipped = fold(network, pairs)
         own = graph if graph.complete else convert_as_is(shipped, example)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "net.tflite"
-            path.write_bytes(own.filled(stored(shipped, "fp32"), pack=pruned > 0)[0])
-            cost = arm64.cost(path, "litert", [tensor.numpy() for tensor in example])
-            sizes = path.stat().st_size, deflated_bytes(path)
-        instructions = cost.instructions["all"]
-        if not pruned:
-            dense = sizes[0], instructions
-        expected = shipped(*example).numpy()
-        error = abs(cost.outputs[0] - expected).max() / abs(expected).max()
-        print(
-            f"| {name}, {size}² | {pruned:.0%} | {sizes[0]:,} | {sizes[0] / dense[0]:.3f} | {sizes[1]:,} "
-            f"| {instructions / 1e6:.1f} | {instructions / dense[1]:.3f} | {cost.macs / 1e6:.1f}M | {error:.0e} |",
-            flush=True,
-        )
+        path = folder / f"{pruned:g}.tflite"
+        path.write_bytes(own.filled(stored(shipped, "fp32"), pack=pruned > 0)[0])
+        yield pruned, path, shipped, example
 
 
 def prune(network: torch.nn.Module, share: float) -> None:
