@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_ten_lines_of_python_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def test_the_lines_of_python_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code = "".join(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL))
     # The same lines on a shorter training, so that the fast suite stays fast.
     quick = code.replace('task="digits"', 'task={"data": "digits", "epochs": 4}, rounds=2')
     assert quick != code
@@ -20,6 +21,7 @@ def test_the_ten_lines_of_python_run(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     exec(quick, ran)
     assert (tmp_path / "net.dwindle/exports/onnx/net.onnx").stat().st_size <= 25_000
     assert ran["page"]
+    assert isinstance(ran["network"], torch.nn.Module)
     assert Path(str(ran["page"])).exists()
 
 
