@@ -8,6 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from dwindle.bench.chart import frontier
 from dwindle.bench.cost_words import cost_cells, legend
 from dwindle.bench.device import unreached
@@ -15,7 +17,20 @@ from dwindle.bench.origin import flattened
 from dwindle.bench.parts import parts
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
 from dwindle.bench.rows import blank_rows, unmeasured
-from dwindle.bench.wording import cells, changed, compared, drop, format_ms, gaps, runtime_name, signed, top5
+from dwindle.bench.wording import (
+    cells,
+    changed,
+    compared,
+    drop,
+    format_ms,
+    gaps,
+    machines,
+    noisy,
+    runtime_briefly,
+    signed,
+    together,
+    top5,
+)
 from dwindle.checkpoint import Checkpoint
 from dwindle.files import staged
 from dwindle.layers import layers
@@ -53,6 +68,8 @@ def render(template: str, facts: dict[str, Any], path: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "code": _code,
+        "id": id,
         "shape": _shape,
         "size": format_bytes,
         "ms": format_ms,
@@ -75,7 +92,10 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "lead": _lead(opened),
         "summary": _summary(opened, rows),
         "charts": [frontier(opened.history, budget, *size) for size in CHARTS] if opened.history else [],
-        "rows": [(row, cells(row, rows), runtime_name(row)) for row in rows],
+        "rows": [(row, cells(row, rows), runtime_briefly(row)) for row in rows],
+        "first": {id(row) for row in {(row.target, row.role): row for row in reversed(rows)}.values()},
+        "machines": machines(rows),
+        "noisy": noisy(rows),
         "manifests": {manifest.target: manifest for _, manifest in exported},
         "largest": max((row.artifact.bytes for row in rows), default=1),
         "bars": _once_per_file(rows),
@@ -174,12 +194,22 @@ def _parts(root: Path, rows: list[Row]) -> dict[str, list[tuple[str, int, float]
     return found
 
 
-def _answers(rows: list[Row]) -> list[tuple[Row, str]]:
-    """What became of the classes, in sentences."""
+def _answers(rows: list[Row]) -> list[tuple[str, str]]:
+    """What became of the classes and of the outputs, in sentences with the files that each is true of."""
     said = [(row, f"top-5 {found}. " if (found := top5(row)) else "", changed(row)) for row in rows]
-    classes = [(row, f"{five}{same[:1].upper()}{same[1:]}") for row, five, same in said if same]
-    outputs = [(row, words[:1].upper() + words[1:]) for row in rows if (words := compared(row))]
-    return classes + outputs
+    classes = [(_file(row), f"{five}{same[:1].upper()}{same[1:]}") for row, five, same in said if same]
+    outputs = [(_file(row), words[:1].upper() + words[1:]) for row in rows if (words := compared(row))]
+    return together(classes + outputs)
+
+
+def _file(row: Row) -> str:
+    return f"{row.target} {row.role} in {row.runtime.place}" if row.runtime.place else f"{row.target} {row.role}"
+
+
+def _code(said: str) -> Markup:
+    """A sentence whose `commands` are shown as such."""
+    pieces = (escape(piece) for piece in said.split("`"))
+    return Markup("".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces)))
 
 
 def _shape(sizes: tuple[int, ...]) -> str:

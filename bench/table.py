@@ -21,6 +21,7 @@ from dwindle.bench.wording import (
     format_ms,
     gaps,
     limit_name,
+    noisy,
     outcome,
     runtime_name,
     sentence,
@@ -57,11 +58,7 @@ def bench_table(bench: Bench) -> RenderableType:
         f"on {machine.cpu}, {machine.cores} cores, {machine.system}",
     ]
     notes += [f"not measured: {figures} of {files}: {reason}" for files, figures, reason in gaps(bench.rows)]
-    notes += [
-        f"noisy: {row.target} {row.role}: {'; '.join(row.noise.reasons)}"
-        for row in bench.rows
-        if row.noise and not row.noise.quiet
-    ]
+    notes += [f"noisy: {files}: {reasons}" for files, reasons in noisy(bench.rows)]
     return Group(*parts, Text("\n".join(notes), style="dim"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dwindle.bench.gate import Check, Verdict
 from dwindle.bench.result import DENSE, Row, RuntimeUsed
@@ -95,7 +95,30 @@ def compared(row: Row) -> str:
     same = row.parity
     if same is None:
         return ""
+    if same.relative == 0:
+        return f"outputs equal to {same.reference}'s here, on {same.samples} samples"
     return f"outputs within {same.relative:.0e} of {same.reference}'s here, on {same.samples} samples"
+
+
+def together(said: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Who said what, each sentence once with all who said it."""
+    found: dict[str, list[str]] = {}
+    for who, what in said:
+        found.setdefault(what, []).append(who)
+    return [(", ".join(dict.fromkeys(who)), what) for what, who in found.items()]
+
+
+def noisy(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Whose runs can't be believed, and why: a pair of files met the same."""
+    runs: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.noise and not row.noise.quiet:
+            runs.setdefault((row.target, row.runtime.place), []).append(row)
+    return [
+        (f"{target} {who} in {place}", what)
+        for (target, place), own in runs.items()
+        for who, what in together((row.role, "; ".join(row.noise.reasons)) for row in own if row.noise)
+    ]
 
 
 def top5(row: Row) -> str:
@@ -135,9 +158,22 @@ def runtime_name(row: Row) -> str:
     return ", ".join(part for part in (name, used.through, threads, _device(used)) if part) or ABSENT
 
 
+def runtime_briefly(row: Row) -> str:
+    """As `runtime_name`, without what its device is."""
+    return runtime_name(replace(row, runtime=replace(row.runtime, machine=None)))
+
+
+def machines(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """The devices that rows are of, and what each is."""
+    found = {row.runtime.device: row.runtime.machine for row in rows if row.runtime.device and row.runtime.machine}
+    return [(device, f"{one.cpu}, {one.cores} cores, {one.system}") for device, one in found.items()]
+
+
 def _device(used: RuntimeUsed) -> str | None:
-    if not (used.device and used.machine):
+    if not used.device:
         return None
+    if not used.machine:
+        return f"on {used.device}"
     return f"on {used.device} ({used.machine.cpu}, {used.machine.cores} cores, {used.machine.system})"
 
 

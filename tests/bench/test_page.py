@@ -157,7 +157,8 @@ def test_without_bench_it_shows_sizes_and_says_what_to_run(
 ) -> None:
     export("onnx", *onnx_files)
     text = read(report(checkpoint))
-    assert "not benched yet: run `dwindle bench" in text.replace("Not", "not")
+    assert "Not benched yet: run dwindle bench" in text
+    assert "<code>dwindle bench" in (checkpoint.path / "report.html").read_text()
     assert "test, in PyTorch" in text
     assert "−0.50 points" in text
 

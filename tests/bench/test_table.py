@@ -62,7 +62,7 @@ def test_the_bench_table_has_every_headline() -> None:
     assert "onnx in onnxruntime 1.32.0" in text
     figures = "latency, latency ratio, accuracy, agreement, memory, noise"
     assert f"not measured: {figures} of coreml compressed: no Mac" in text
-    assert "noisy: onnx compressed: had the CPU for 80% of the time only" in text
+    assert "noisy: onnx compressed in onnxruntime: had the CPU for 80% of the time only" in text
 
 
 def test_below_the_files_stands_what_became_of_the_classes() -> None:
