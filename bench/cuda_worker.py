@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class TorchOnCuda(Torch):
-    """In fp32 throughout: TensorFloat-32, cuDNN's default, rounds to 10 bits and would be another arithmetic."""
+    """In fp32 throughout: TensorFloat-32, the default of convolutions, rounds to 10 bits: another arithmetic."""
 
     accelerator = "GPU"
     half = False
@@ -40,7 +40,6 @@ class TorchOnCuda(Torch):
 
         torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
         module = self.prepared(module_of(path), path)
 
         def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
