@@ -41,6 +41,10 @@ def parts(target: str, path: Path) -> Parts | None:
     return Parts(mask, values, graph, rest) if rest >= 0 else None
 
 
+_OF_VALUES = ("Nibbles", "Scales")
+"""Functions that read bytes which belong to values: two codes of four bits, the place of a scale."""
+
+
 def _onnx(path: Path) -> tuple[int, int, int]:
     """Packed tensors are read by calls of the model's own functions: codes of the mask as uint8, values as they are."""
     import onnx
@@ -48,11 +52,12 @@ def _onnx(path: Path) -> tuple[int, int, int]:
     model = onnx.load(path)
     calls = [node for node in model.graph.node if node.domain not in ("", "ai.onnx")]
     packed = {name for node in calls for name in node.input}
+    whole = {name for node in calls if node.op_type in _OF_VALUES for name in node.input}
     mask = values = stored = 0
     for tensor in model.graph.initializer:
         stored += tensor.ByteSize()
         size = _data(tensor)
-        if tensor.name in packed and tensor.data_type == onnx.TensorProto.UINT8:
+        if tensor.name in packed - whole and tensor.data_type == onnx.TensorProto.UINT8:
             mask += size
         elif tensor.data_type != onnx.TensorProto.INT64 and (tensor.name in packed or len(tensor.dims) > 1):
             values += size

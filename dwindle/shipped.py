@@ -60,12 +60,14 @@ def shipped(exports: Path) -> tuple[list[Shipped], list[str]]:
 
 
 def shipped_table(found: Sequence[Shipped]) -> Table:
-    """A row per export."""
+    """A row per export; `smaller` than the dense file beside it."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("export", "weights", "installed", "download", "smaller than dense"):
-        table.add_column(title, justify="left" if title in ("export", "weights") else "right")
+    for title in ("export", "weights", "installed", "download", "smaller"):
+        table.add_column(
+            title, justify="left" if title in ("export", "weights") else "right", no_wrap=title == "export"
+        )
     for export in found:
         download = format_bytes(export.download) + (f" as {export.download_name}" if export.download_name else "")
         smaller = f"{export.dense_bytes / export.bytes:.1f}×"

@@ -51,6 +51,25 @@ def test_packed_onnx_has_a_mask_and_fewer_values(onnx_files: tuple[Path, Path], 
     assert total(found) == (tmp_path / "packed.onnx").stat().st_size
 
 
+def test_codes_of_four_bits_are_values(tmp_path: Path) -> None:
+    import torch
+
+    from dwindle.export.fold import deployable
+    from dwindle.export.onnx import Onnx
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(70, 80), torch.nn.Linear(80, 90)).requires_grad_(False)
+    for layer in network:
+        layer.weight *= torch.rand(layer.weight.shape) < 0.2
+    survivors = [int(torch.count_nonzero(layer.weight)) for layer in network]
+    example, path = (torch.zeros(1, 70),), tmp_path / "net.onnx"
+    Onnx("palette4").write(deployable(network, example), example, path, pack=True)
+    found = parts("onnx", path)
+    assert found is not None
+    assert found.values - (survivors[0] + survivors[1] / 2) < 80 + 340 + 400  # scales, biases in fp16, tables
+    assert 0.7 / 8 * (70 * 80 + 80 * 90) < found.mask < (70 * 80 + 80 * 90) / 8
+
+
 @pytest.mark.slow
 def test_executorch_is_a_program_with_xnnpacks_graph_and_weights(pte_files: tuple[Path, Path]) -> None:
     found = parts("executorch", pte_files[0])
