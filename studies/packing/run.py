@@ -5,8 +5,8 @@
 MobileNetV2 and ResNet-18 (224², untrained: normal weights), all but the first of their convolutions and linear
 layers pruned by magnitude, each layer to the same density; depthwise convolutions stay whole. *Bound*: for each
 tensor the entropy of its mask at its density, and its survivors at the bits they are stored in; graph, scales and
-headers are not in it. At int8 *bound, rest fp16* counts what isn't pruned (depthwise convolutions, the stem,
-biases) at two bytes a weight.
+headers, scales and palettes are not in it. Below fp16 *bound, rest fp16* counts what isn't pruned (depthwise
+convolutions, the stem, biases) at two bytes a weight. *SQNR* is that of all weights together, in decibels.
 
 Session creation and latency are ratios to the dense fp32 ONNX file's, of the least CPU time of the thread over
 interleaved repetitions, one thread, onnxruntime.
@@ -35,6 +35,7 @@ from torch import nn
 from dwindle.export import target as targets
 from dwindle.export.executorch import ExecuTorch
 from dwindle.export.fold import deployable, tensors
+from dwindle.export.quality import sqnr
 from dwindle.export.quantize import stored
 from dwindle.files import deflated_bytes, raw_bytes
 
@@ -53,9 +54,9 @@ def main() -> None:
     print(f"See `run.py` for what is measured. {versions}.\n")
     print(
         "| network | pruned | file | encoding | bytes | smaller than dense fp32 ONNX | / bound | / bound, rest fp16 "
-        "| deflated / bound | session creation | latency |"
+        "| deflated / bound | SQNR | session creation | latency |"
     )
-    print("|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    print("|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name in ("mobilenet_v2", "resnet18"):
             for pruned in (0.8, 0.9):
@@ -91,17 +92,22 @@ def rows(name: str, pruned: float, folder: Path) -> None:
         ("onnx", "fp32"),
         ("onnx", "fp16"),
         ("onnx", "int8"),
+        ("onnx", "int4"),
+        ("onnx", "palette4"),
         ("coreml", "fp16"),
         ("coreml", "int8"),
+        ("coreml", "int4"),
+        ("coreml", "palette4"),
     ):
         target = targets.load(kind, precision)
         path = folder / f"net{target.suffix}"
         encoding = target.write(shipped, INPUT, path, pack=True)
         size, limit, half = raw_bytes(path), bound(shipped, precision), bound(shipped, precision, prunable)
         creation, latency = cost(path, dense) if kind == "onnx" else ("", "")
+        shares = f"{size / limit:.3f} | {size / half:.3f} | {deflated_bytes(path) / limit:.3f}"
         print(
             f"| {name} | {pruned:.0%} | {kind} {precision} | {encoding} | {size:,} | {raw_bytes(dense) / size:.1f}× "
-            f"| {size / limit:.3f} | {size / half:.3f} | {deflated_bytes(path) / limit:.3f} | {creation} | {latency} |",
+            f"| {shares} | {decibels(shipped, precision)} | {creation} | {latency} |",
             flush=True,
         )
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -128,20 +134,30 @@ def masked(name: str, pruned: float) -> tuple[nn.Module, set[str]]:
 
 
 def bound(shipped: nn.Module, precision: str, pruned: set[str] | None = None) -> float:
-    """Bytes. pruned: with it, the tensors that aren't among these count two bytes a weight, at int8."""
+    """Bytes. pruned: with it, the tensors that aren't among these count two bytes a weight, below fp16."""
     held = stored(shipped, precision)
     total = 0.0
     for name, tensor in tensors(shipped).items():
         values = held[name].values
         if not tensor.is_floating_point():
             continue
-        if pruned is not None and precision == "int8" and name not in pruned:
+        if pruned is not None and precision not in ("fp32", "fp16") and name not in pruned:
             total += 2 * values.size
             continue
         share = np.count_nonzero(values) / values.size
         entropy = -sum(part * np.log2(part) for part in (share, 1 - share) if part)
-        total += values.size * (entropy / 8 + share * values.itemsize)
+        total += values.size * (entropy + share * held[name].bits) / 8
     return total
+
+
+def decibels(shipped: nn.Module, precision: str) -> str:
+    """The SQNR of all weights together; nothing where none is lost."""
+    exact = {name: tensor.numpy() for name, tensor in tensors(shipped).items() if tensor.is_floating_point()}
+    held = stored(shipped, precision)
+    found = sqnr(*(np.concatenate([own[name].reshape(-1) for name in exact]) for own in (
+        exact, {name: held[name].decoded() for name in exact}
+    )))  # fmt: skip
+    return f"{found:.1f}" if found else ""
 
 
 def cost(path: Path, dense: Path) -> tuple[str, str]:
