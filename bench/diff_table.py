@@ -82,7 +82,7 @@ def _words(value: Any) -> str:
         return ABSENT
     if isinstance(value, tuple):
         return "×".join(map(str, value))
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def _narrower(change: Change) -> str:

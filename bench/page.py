@@ -18,9 +18,8 @@ from dwindle.bench.parts import parts
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
 from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.bench.wording import (
+    answers,
     cells,
-    changed,
-    compared,
     drop,
     format_ms,
     gaps,
@@ -28,8 +27,6 @@ from dwindle.bench.wording import (
     noisy,
     runtime_briefly,
     signed,
-    together,
-    top5,
 )
 from dwindle.checkpoint import Checkpoint
 from dwindle.files import staged
@@ -100,7 +97,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "largest": max((row.artifact.bytes for row in rows), default=1),
         "bars": _once_per_file(rows),
         "parts": _parts(opened.path, rows),
-        "answers": _answers(rows),
+        "answers": answers(rows),
         "layers": left,
         "widest": max((layer.before[0] for layer in left), default=1),
         "costs": [(row, shown) for row in rows if (shown := cost_cells(row))],
@@ -192,18 +189,6 @@ def _parts(root: Path, rows: list[Row]) -> dict[str, list[tuple[str, int, float]
         ):
             found[row.target] = [(name, size, size / row.artifact.bytes) for name, size in asdict(known).items()]
     return found
-
-
-def _answers(rows: list[Row]) -> list[tuple[str, str]]:
-    """What became of the classes and of the outputs, in sentences with the files that each is true of."""
-    said = [(row, f"top-5 {found}. " if (found := top5(row)) else "", changed(row)) for row in rows]
-    classes = [(_file(row), f"{five}{same[:1].upper()}{same[1:]}") for row, five, same in said if same]
-    outputs = [(_file(row), words[:1].upper() + words[1:]) for row in rows if (words := compared(row))]
-    return together(classes + outputs)
-
-
-def _file(row: Row) -> str:
-    return f"{row.target} {row.role} in {row.runtime.place}" if row.runtime.place else f"{row.target} {row.role}"
 
 
 def _code(said: str) -> Markup:

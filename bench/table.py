@@ -15,9 +15,8 @@ from dwindle.bench.result import DENSE, PORTABLE, Bench, Operator, Row
 from dwindle.bench.wording import (
     ABSENT,
     amount,
+    answers,
     cells,
-    changed,
-    compared,
     format_ms,
     gaps,
     limit_name,
@@ -25,7 +24,6 @@ from dwindle.bench.wording import (
     outcome,
     runtime_name,
     sentence,
-    top5,
 )
 
 
@@ -46,8 +44,8 @@ def bench_table(bench: Bench) -> RenderableType:
                 _over(shown.time, format_ms(row.latency.min) if row.latency else ""),
                 _over(shown.ratio, shown.ci95) if against_dense else "",
             )
-        parts += [Text.assemble((target, "bold"), f" in {runtime}"), table, *_answers(rows)]
-    parts += [*_operators(bench.rows), *_costs(bench.rows)]
+        parts += [Text.assemble((target, "bold"), f" in {runtime}"), table]
+    parts += [*_answers(bench.rows), *_operators(bench.rows), *_costs(bench.rows)]
     machine = bench.machine
     notes = [
         "size: installed bytes · download: deflated, or as the .zst named below it · smaller: than the dense fp32 ONNX "
@@ -117,13 +115,10 @@ def _costs(rows: tuple[Row, ...]) -> list[RenderableType]:
     return [Text(TITLE, style="bold"), table, Text(legend(rows), style="dim")] if table.row_count else []
 
 
-def _answers(rows: list[Row]) -> list[RenderableType]:
-    """What became of the classes, below a runtime's files."""
-    fives = ", ".join(f"{row.role} {found}" for row in rows if (found := top5(row)))
-    lines = [f"top-5: {fives}"] if fives else []
-    lines += [said for row in rows if (said := changed(row))]
-    lines += [f"{row.role}: {said}" for row in rows if (said := compared(row))]
-    return [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in lines]
+def _answers(rows: tuple[Row, ...]) -> list[RenderableType]:
+    """What became of the classes and of the outputs."""
+    lines = [Padding(Text(f"{files}: {said}", style="dim"), (0, 0, 0, 2)) for files, said in answers(rows)]
+    return [Text("answers", style="bold"), *lines] if lines else []
 
 
 _STYLES = {"pass": "green", "miss": "red", "unmeasured": "yellow"}

@@ -74,7 +74,18 @@ def drop(row: Row, rows: Iterable[Row]) -> float | None:
     return next((other.accuracy.value - row.accuracy.value for other in dense if other.accuracy), None)
 
 
-def changed(row: Row) -> str:
+def answers(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """What became of the classes and of the outputs, each sentence once with the files that it is true of."""
+    listed = list(rows)
+    return together(
+        (f"{row.target} {row.role} in {row.runtime.place}" if row.runtime.place else f"{row.target} {row.role}", said)
+        for say in (_top5, _changed, _compared)
+        for row in listed
+        if (said := say(row))
+    )
+
+
+def _changed(row: Row) -> str:
     """How far a file's classes are the dense file's, in a sentence; empty where it isn't known."""
     same = row.agreement
     if same is None:
@@ -90,7 +101,7 @@ def changed(row: Row) -> str:
     )
 
 
-def compared(row: Row) -> str:
+def _compared(row: Row) -> str:
     """How far a device's outputs are from those here, in a sentence; empty where nobody looked."""
     same = row.parity
     if same is None:
@@ -121,10 +132,10 @@ def noisy(rows: Iterable[Row]) -> list[tuple[str, str]]:
     ]
 
 
-def top5(row: Row) -> str:
-    """`99.72 (98.4–100.0)`; empty where it isn't known."""
+def _top5(row: Row) -> str:
+    """`top-5 99.72 (98.4–100.0)`; empty where it isn't known."""
     share = row.accuracy.top5 if row.accuracy else None
-    return f"{share.value:.2f} ({interval(share.interval, 1)})" if share else ""
+    return f"top-5 {share.value:.2f} ({interval(share.interval, 1)})" if share else ""
 
 
 def signed(points: float) -> str:

@@ -158,12 +158,13 @@ COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")
 def row(record: Round, dense: Round) -> tuple[str, ...]:
     """A round's cells, under COLUMNS."""
     smaller = f"{dense.bytes / record.bytes:.1f}×" if record.index and record.bytes and dense.bytes else ""
+    change = f" ({record.validation - dense.validation:+.2f})".replace("-", "−") if record.index else ""
     return (
         str(record.index) if record.index else "dense",
         f"{record.density:.1%}",
         format_bytes(record.bytes) if record.bytes else "",
         smaller,
-        f"{record.validation:.2f}" + (f" ({record.validation - dense.validation:+.2f})" if record.index else ""),
+        f"{record.validation:.2f}" + change,
         f"{record.loss:.3f}" if record.loss is not None else "",
         format_seconds(record.seconds),
     )

@@ -93,7 +93,7 @@ def test_files_are_measured_in_a_page(
     with console.capture() as capture:
         console.print(bench_table(found))
     assert "on browser:4 (" in capture.get()
-    assert "compressed: outputs within" in capture.get()
+    assert "onnx compressed in onnxruntime-web on browser:4: outputs within" in capture.get()
     assert "of onnxruntime&#39;s here" in report(checkpoint).read_text()
 
 

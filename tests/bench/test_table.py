@@ -75,7 +75,8 @@ def test_below_the_files_stands_what_became_of_the_classes() -> None:
         replace(COMPRESSED, target="coreml", agreement=replace(agreement, changed=0, samples=())),
     )
     text = " ".join(shown(bench_table(Bench(rows, Machine("CPU", 2, "Linux"), 0, "now", "0.1"))).split())
-    assert "top-5: dense 99.50 (98.1–99.9) 5 of 360 samples in another class" in text
+    assert "onnx dense in onnxruntime: top-5 99.50 (98.1–99.9)" in text
+    assert "onnx compressed in onnxruntime: 5 of 360 samples in another class" in text
     assert "98.60%, 96.8–99.4; samples 14, 122, …): 4 now wrong, 1 now right, McNemar's exact p = 0.38" in text
     assert "every one of 360 samples in the dense file's class" in text
 
