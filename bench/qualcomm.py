@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from dwindle.bench import build, wire
+from dwindle.bench import build
 from dwindle.bench.result import Machine
 from dwindle.bench.runtime import Launch
 from dwindle.errors import DwindleError, RuntimeUnavailable, UsageError
@@ -126,6 +126,8 @@ class InAIHub:
         return unavailable()
 
     def launch(self, path: Path, threads: int) -> Launch:
+        from dwindle.bench import wire
+
         # AI Hub chooses the unit and its threads.
         python, worker = root() / "bin" / "python", build.NATIVE / "aihub.py"
         return Launch([str(python), "-P", str(worker), wire.__file__, str(path), self.device.name], None, PATIENCE)
