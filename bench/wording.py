@@ -77,11 +77,24 @@ def drop(row: Row, rows: Iterable[Row]) -> float | None:
 def answers(rows: Iterable[Row]) -> list[tuple[str, str]]:
     """What became of the classes and of the outputs, each sentence once with the files that it is true of."""
     listed = list(rows)
-    return together(
-        (f"{row.target} {row.role} in {row.runtime.place}" if row.runtime.place else f"{row.target} {row.role}", said)
-        for say in (_top5, _changed, _compared)
-        for row in listed
-        if (said := say(row))
+    found: dict[str, list[Row]] = {}
+    for say in (_top5, _changed, _compared):
+        for row in listed:
+            if said := say(row):
+                found.setdefault(said, []).append(row)
+    return [(_whose(own, listed), said) for said, own in found.items()]
+
+
+def _whose(some: list[Row], rows: list[Row]) -> str:
+    """Which rows those are, of several."""
+    compressed = [row for row in rows if row.role != DENSE]
+    if len(rows) > 2 and some == rows:
+        return "every file"
+    if len(compressed) > 1 and some == compressed:
+        return "every compressed file"
+    return ", ".join(
+        f"{row.target} {row.role} in {row.runtime.place}" if row.runtime.place else f"{row.target} {row.role}"
+        for row in some
     )
 
 
