@@ -1,4 +1,4 @@
-"""Recipes: how a round goes and how weights are scored, under one name. An option that is given goes before it."""
+"""Recipes: how a retraining goes and how weights are scored, under one name. An option that is given goes before it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ class Recipe:
     """What it sets."""
 
     score: str
-    gradual: float = 0.0
-    """The share of a retraining over which weights are pruned."""
     task: Mapping[str, Any] = field(default_factory=dict)
     """Of the built-in task's options (`dwindle.models.classify.TaskSpec`); a task of the user's own has its own."""
 
 
 RECIPES = {
-    "paper": Recipe("magnitude", task={"schedule": "step", "warmup": 0.0}),
-    "best": Recipe("lamp", gradual=0.5, task={"schedule": "cosine", "warmup": 0.1, "lr": 0.2, "ema": 0.99}),
+    "paper": Recipe("magnitude", {"schedule": "step", "warmup": 0.0}),
+    "best": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1, "lr": 0.2}),
 }
 """`paper` is Renda et al. 2020, §3: global magnitude, and the dense training's schedule again, which on CIFAR divides
 by ten at one half and three quarters. `best` was ahead of it in `studies/rewinding` on Fashion-MNIST, and level with it

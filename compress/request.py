@@ -72,9 +72,9 @@ class Request:
     """Where retraining restarts, as a fraction of the schedule; None: the method's own."""
     prune_per_round: float = 0.2
     """Share of the surviving weights that a round removes (Renda et al. 2020 use 20%)."""
-    gradual: float | None = None
+    gradual: float = 0.0
     """The share of a retraining over which its round's weights go (`dwindle.compress.gradual`); 0: before it, all at
-    once. None: the recipe's, where it goes with the rest."""
+    once."""
     rounds: int | None = None
     """Instead, a fixed number of rounds; 1 is one-shot."""
     weights: str | None = None
@@ -113,15 +113,13 @@ class Request:
         followed = recipe(self.recipe) if self.recipe is not None else Recipe("magnitude")
         if self.score is None:  # an agent's shares are of the largest weights
             object.__setattr__(self, "score", "magnitude" if retraining.search else followed.score)
-        if self.gradual is not None and not 0 <= self.gradual <= 1:
+        if not 0 <= self.gradual <= 1:
             raise UsageError(f"--gradual {self.gradual:g} is outside [0, 1]: 0.5 prunes over half of each retraining")
         at_once = retraining.search or retraining.restore or retraining.last_lr
         if self.gradual and at_once:
             raise UsageError(
                 f"--method {self.method} prunes before it retrains: leave out --gradual, or use --method lr-rewind"
             )
-        if self.gradual is None:
-            object.__setattr__(self, "gradual", 0.0 if at_once else followed.gradual)
         if self.episodes is not None and not retraining.search:
             raise UsageError(f"--episodes are AMC's, and --method {self.method} has none: leave them out")
         if self.weights is not None and retraining.restore:
@@ -129,8 +127,11 @@ class Request:
                 f"--method {self.method} goes back to an earlier state of the dense training, and --weights come "
                 "without one: use lr-rewind or finetune, or train the dense network here"
             )
+        phases = self._phases(name)
+        if self.gradual and phases[-1][0].kind != "weights":
+            raise UsageError(f"--granularity {name} prunes before it retrains: leave out --gradual")
         for key, value in (
-            ("phases", self._phases(name)),
+            ("phases", phases),
             ("retraining", retraining),
             ("followed", followed),
             ("precision", target.precision),

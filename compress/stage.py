@@ -102,7 +102,7 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
         request.retraining,
         request.prune_per_round,
         request.rounds,
-        request.gradual or 0.0,
+        request.gradual,
         request.score in BY_GRADIENT,
         save_every=60 * request.save_every,
         pretrained=request.weights is not None,

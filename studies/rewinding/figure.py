@@ -44,7 +44,7 @@ def draw(setting: Setting, methods: Sequence[str], path: Path) -> None:
     axes.axhline(0, color="#444444", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xticks(setting.ratios[:: max(1, len(setting.ratios) // 8)])
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1f}×")
     axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     axes.set_ylim(bottom=max(lowest - 1, -12))
     axes.set_xlabel(f"fewer {setting.what}")

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from dwindle.compress import recipes
+from dwindle.compress.recipes import Recipe
 
 METHODS = ("lr-rewind", "weight-rewind", "finetune", "lottery-ticket", "amc")
 CONTROL = "control"
@@ -20,13 +21,17 @@ DATA: dict[str, dict[str, Any]] = {
     "digits": {"data": "digits", "crop": 1, "flip": False, "batch_size": 64},
     "fashion-mnist-14": {"data": "studies.rewinding.data:fashion_mnist_14", "crop": 1},
 }
-RECIPES: dict[str, dict[str, Any]] = {
-    **{name: {"score": recipe.score, **recipe.task} for name, recipe in recipes.RECIPES.items()},
-    "cosine": {"score": "magnitude", "schedule": "cosine", "warmup": 0.1},
-    "lamp": {"score": "lamp", "schedule": "step"},
-    "averaged": {"score": "magnitude", "schedule": "step", "ema": 0.99},
+RECIPES: dict[str, Recipe] = {
+    **recipes.RECIPES,
+    "cosine": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1}),
+    "lamp": Recipe("lamp", {"schedule": "step"}),
+    "averaged": Recipe("magnitude", {"schedule": "step", "ema": 0.99}),
+    "gradual": Recipe("magnitude", {"schedule": "step"}),
+    "fisher": Recipe("fisher", {"schedule": "step"}),
 }
-"""The product's, and what they are made of, each alone: the score, and options of the task."""
+"""The product's, and what else may help, each alone."""
+GRADUAL = {"gradual": 0.5}
+"""The share of a retraining over which these prune."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,7 @@ class Trial:
     @property
     def task(self) -> dict[str, Any]:
         """The paper's schedule in shape (÷10 at one half and three quarters), momentum and decay; only shorter."""
-        recipe = {name: value for name, value in RECIPES[self.recipe].items() if name != "score"}
-        return {"epochs": self.epochs, **recipe, **DATA[self.data]}
-
-    @property
-    def score(self) -> str:
-        return str(RECIPES[self.recipe]["score"])
+        return {"epochs": self.epochs, **RECIPES[self.recipe].task, **DATA[self.data]}
 
 
 def quick() -> Iterator[Trial]:
@@ -86,12 +86,12 @@ def compact() -> Iterator[Trial]:
     for seed in range(3):
         for method in (*METHODS[:4], CONTROL):
             yield Trial("zoo:resnet8", "fashion-mnist-14", method, seed, epochs=3, prune_per_round=0.36)
-        yield _recipe("zoo:resnet8", seed, "best")
 
 
 def whole() -> Iterator[Trial]:
     """Hours: Fashion-MNIST, every step of the paper's, one-shot at each ratio, and channels; seed by seed."""
-    for network, seeds in (("zoo:resnet8", 5), ("zoo:resnet20", 3)):
+    # An eighth of its MACs is 24 fewer than resnet8 has with every layer 8 wide.
+    for network, seeds, macs in (("zoo:resnet8", 5, 0.13), ("zoo:resnet20", 3, 0.125)):
         for seed in range(seeds):
             for method in (*METHODS, CONTROL):
                 yield Trial(network, "fashion-mnist-14", method, seed, epochs=3)
@@ -99,9 +99,6 @@ def whole() -> Iterator[Trial]:
             for method, ratio in product(METHODS, ONE_SHOT):
                 yield Trial(network, "fashion-mnist-14", method, seed, epochs=3, density=1 / ratio, rounds=1)
             for method in METHODS[:3]:
-                yield Trial(network, "fashion-mnist-14", method, seed, 3, density=None, macs=0.125, rounds=3)
-            yield from (_recipe(network, seed, name) for name in RECIPES)
-
-
-def _recipe(network: str, seed: int, name: str) -> Trial:
-    return Trial(network, "fashion-mnist-14", METHODS[0], seed, epochs=3, prune_per_round=0.36, recipe=name)
+                yield Trial(network, "fashion-mnist-14", method, seed, 3, density=None, macs=macs, rounds=3)
+        for seed, name in product(range(seeds), RECIPES):
+            yield Trial(network, "fashion-mnist-14", METHODS[0], seed, epochs=3, recipe=name)

@@ -2,12 +2,12 @@
 
     python -m studies.rewinding.run --quick      # minutes, on digits
     python -m studies.rewinding.run --compact    # an hour or two, on Fashion-MNIST
-    python -m studies.rewinding.run              # hours, on Fashion-MNIST; resumes trial by trial
+    python -m studies.rewinding.run              # hours on a CPU, on Fashion-MNIST; resumes trial by trial
     python -m studies.rewinding.run --table      # only prints and draws what there is
 
-Options: `--processes N` (1). Every finished trial is a line in results.jsonl, with what made it; a trial whose line is
-there is not run again. The network is judged on validation and on test after every round. Nothing is chosen by either,
-so that both are honest; the tables are of the test split.
+Options: `--processes N` (1; an H100 takes 15, under MPS). Every finished trial is a line in results.jsonl, with what
+made it; a trial whose line is there is not run again. The network is judged on validation and on test after every
+round. Nothing is chosen by either, so that both are honest; the tables are of the test split.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from scipy.stats import t
 from studies.rewinding.grid import CONTROL, METHODS
 
 OURS, PAPER = METHODS[0], "paper"
+SAME = 0.04
+"""Ratios that differ by so little are one."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,13 @@ class Setting:
 
     @property
     def ratios(self) -> list[float]:
+        """Those that were reached, each once: budgets in MACs are met within a few percent."""
         lines = [row for row in self.rows if row["method"] != CONTROL]
-        return sorted({self._ratio(point) for row in lines for point in row["history"][1:]})
+        found: list[float] = []
+        for ratio in sorted(self._ratio(point) for row in lines for point in row["history"][1:]):
+            if not found or not math.isclose(ratio, found[-1], rel_tol=SAME):
+                found.append(ratio)
+        return found
 
     def drops(self, name: str, ratio: float) -> dict[int, float]:
         """By seed, the points of test accuracy gained or lost against the dense network before pruning: that of the
@@ -73,8 +80,12 @@ class Setting:
             for row in self.rows
             if row[self.by] == name
             for point in row["history"][1:]
-            if math.isclose(self._ratio(point), ratio, rel_tol=0.03)
+            if math.isclose(self._ratio(point), ratio, rel_tol=SAME)
         }
+
+    @property
+    def seeds(self) -> int:
+        return len({row["seed"] for row in self.rows if row[self.by] == self.ours and row["method"] == OURS})
 
     @property
     def dense(self) -> list[float]:
@@ -82,9 +93,9 @@ class Setting:
 
     def _ratio(self, point: dict[str, float]) -> float:
         if self.kind != "channels":
-            return round(1 / point["density"], 1)
+            return 1 / point["density"]
         dense = next(row["history"][0]["macs"] for row in self.rows if row["history"][0]["macs"])
-        return round(dense / point["macs"], 1) if point["macs"] else 0.0
+        return dense / point["macs"] if point["macs"] else 0.0
 
 
 def settings(rows: Sequence[dict[str, Any]]) -> list[Setting]:
@@ -99,9 +110,9 @@ def settings(rows: Sequence[dict[str, Any]]) -> list[Setting]:
             # One-shot is one retraining: the control of as many is the iterative trial's second training.
             if any(row["method"] != CONTROL for row in own):
                 found.append(_setting(kind, own))
-        tried = [{"recipe": PAPER, **row} for row in mine if row["kind"] == "iterative" and row["method"] == OURS]
-        if len({row["recipe"] for row in tried}) > 1:
-            found.append(_setting("iterative", tried, by="recipe"))
+            tried = [{"recipe": PAPER, **row} for row in mine if row["kind"] == kind and row["method"] == OURS]
+            if len({row["recipe"] for row in tried}) > 1:
+                found.append(_setting(kind, tried, by="recipe"))
     return found
 
 
@@ -120,7 +131,7 @@ def table(setting: Setting) -> str:
     lines = [
         f"## {setting.title}",
         "",
-        f"{setting.epochs} epochs per training, {len(setting.dense)} seeds, "
+        f"{setting.epochs} epochs per training, {setting.seeds} seeds, "
         f"dense {statistics.mean(setting.dense):.2f} on average.",
         "",
         f"Points of test accuracy against {setting.before}: median over seeds; in brackets {setting.lead}, paired by "

@@ -18,7 +18,7 @@ from dwindle.models.build import ModelSpec, build
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
 from dwindle.task import Split
-from studies.rewinding.grid import CONTROL, Trial
+from studies.rewinding.grid import CONTROL, GRADUAL, RECIPES, Trial
 
 TASK = "studies.rewinding.trial:task"
 
@@ -77,7 +77,9 @@ def run(trial: Trial) -> dict[str, Any]:
     """A trial's row: after every round, its density, and validation and test accuracy."""
     torch.set_num_threads(1)
     rounds = list(_control(trial)) if trial.method == CONTROL else _compressed(trial)
-    return {"key": trial.key, **asdict(trial), "kind": trial.kind, "history": rounds, "torch": torch.__version__}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    made_by = {"torch": torch.__version__, "device": device}
+    return {"key": trial.key, **asdict(trial), "kind": trial.kind, "history": rounds, **made_by}
 
 
 def _compressed(trial: Trial) -> list[dict[str, float]]:
@@ -87,7 +89,8 @@ def _compressed(trial: Trial) -> list[dict[str, float]]:
         density=trial.density,
         macs=trial.macs,
         granularity="unstructured" if trial.macs is None else "channel",
-        score=trial.score,
+        score=RECIPES[trial.recipe].score,
+        gradual=GRADUAL.get(trial.recipe, 0.0),
         method=trial.method,
         prune_per_round=trial.prune_per_round,
         rounds=trial.rounds,

@@ -59,20 +59,16 @@ def test_compress_prunes_while_it_retrains_and_ends_on_the_budget(tmp_path: Path
     assert 98_000 <= done.history[-1].bytes <= 100_000
 
 
-def test_channels_go_before_the_retraining_whatever_the_recipe(tmp_path: Path) -> None:
-    request = Request(
-        "zoo:resnet8", {"data": "digits", "epochs": 1, "batch_size": 256}, macs=0.5, rounds=1, recipe="best"
-    )
-    assert request.gradual
-    done = compress(request, tmp_path / "net.dwindle")
-    assert len(done.history) == 2
+@pytest.mark.parametrize(("granularity", "budget"), [("channel", {"macs": 0.5}), ("2:4", {})])
+def test_channels_and_patterns_go_before_the_retraining(granularity: str, budget: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=f"--granularity {granularity} prunes before it retrains"):
+        Request("zoo:resnet8", "digits", granularity=granularity, gradual=0.5, **budget)
 
 
 @pytest.mark.parametrize("method", ["amc", "weight-rewind", "lottery-ticket", "finetune"])
 def test_what_prunes_first_says_so(method: str) -> None:
     with pytest.raises(UsageError, match="leave out --gradual"):
         Request("zoo:resnet8", "digits", density=0.5, method=method, gradual=0.5)
-    assert Request("zoo:resnet8", "digits", density=0.5, method=method, recipe="best").gradual == 0
 
 
 def test_a_share_outside_its_range_is_refused() -> None:

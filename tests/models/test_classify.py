@@ -548,6 +548,7 @@ def test_a_gpu_trains_under_the_masks_and_gives_the_network_back(few: Splits) ->
 
 def test_gradients_are_those_of_the_training_and_change_nothing(few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dwindle.models.classify.GRADIENT_BATCHES", 3)
+    monkeypatch.setattr("dwindle.models.classify._device", lambda: torch.device("cpu"))
     task, network = _task(few), _network(dropout=True)
     _fit(task, network)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
