@@ -54,7 +54,8 @@ class Recorded:
         return loss
 
     def _record(self, images: Tensor, labels: Tensor) -> None:
-        graph, self.images, self.labels = torch.cuda.CUDAGraph(), images.to(self.device), labels.to(self.device)
+        graph = torch.cuda.CUDAGraph()
+        self.images, self.labels = (tensor.to(self.device, copy=True) for tensor in (images, labels))
         try:
             with torch.cuda.graph(graph, stream=self.stream):
                 self.loss = self.step(self.images, self.labels, self.rate)
