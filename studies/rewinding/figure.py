@@ -25,7 +25,7 @@ mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "dwindle", "font.si
 def draw(setting: Setting, methods: Sequence[str], path: Path) -> None:
     """An SVG: a line through the means over seeds, a band for the 95% interval of each mean of three or more."""
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
-    lowest = 0.0
+    lowest = highest = 0.0
     for method in methods:
         points = []
         for ratio in setting.ratios:
@@ -40,13 +40,13 @@ def draw(setting: Setting, methods: Sequence[str], path: Path) -> None:
         (line,) = axes.plot(ratios, means, style, **options)
         low, high = ([mean + sign * half for mean, half in zip(means, halves, strict=True)] for sign in (-1, 1))
         axes.fill_between(ratios, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
-        lowest = min(lowest, *means)
+        lowest, highest = min(lowest, *means), max(highest, *means)
     axes.axhline(0, color="#444444", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xticks(setting.ratios[:: max(1, len(setting.ratios) // 8)])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1f}×")
     axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    axes.set_ylim(bottom=max(lowest - 1, -12))
+    axes.set_ylim(max(lowest - 1, -12), highest + 1)
     axes.set_xlabel(f"fewer {setting.what}")
     axes.set_ylabel("points of test accuracy against dense")
     axes.set_title(setting.title, loc="left", fontsize=9)
