@@ -149,7 +149,8 @@ class Worker:
         finally:
             timer.cancel()
         if "error" in header:
-            raise self._failed(f"failed: {header['error']}")
+            said, *_ = header["error"].strip().splitlines() or ["it doesn't say why"]  # the rest is for who wrote it
+            raise self._failed(f"failed: {said}")
         return header, answer
 
     def _failed(self, how: str) -> WorkerFailed:

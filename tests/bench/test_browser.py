@@ -171,6 +171,37 @@ def test_a_file_that_is_no_model_is_refused_in_words(tmp_path: Path, target: str
         page.load([np.zeros((1, 1, 8, 8), np.float32)])
 
 
+@needs_browser
+@pytest.mark.usefixtures("short_slices")
+def test_of_a_browser_that_dies_what_it_told_is_kept(
+    checkpoint: Checkpoint,
+    export: Export,
+    onnx_files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the middle of the second file's measurement, after this machine's was made."""
+    time_slice = Worker.time
+
+    def cut(worker: Worker, iterations: int) -> object:
+        if worker.runtime.endswith("on browser") and worker.file.name == "net.onnx":
+            for child in psutil.Process(worker._process.pid).children(recursive=True):
+                if "chrom" in child.name():
+                    child.kill()
+        return time_slice(worker, iterations)
+
+    monkeypatch.setattr(Worker, "time", cut)
+    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 1)
+    export("onnx", *onnx_files)
+    assert main(["bench", str(checkpoint.path), "--device", "host,browser"]) == RuntimeUnavailable.exit_code
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "no latency of exports/onnx/net.onnx on browser: onnxruntime-web on browser on net.onnx" in said
+    kept = Bench.load(checkpoint.bench_path)
+    assert one(kept, COMPRESSED, None).latency is not None
+    assert one(kept, DENSE, "browser").latency is not None
+    assert one(kept, COMPRESSED, "browser").latency is None
+
+
 @pytest.mark.parametrize("name", ["browser:", "browser:fast", "browser:0.5", "browser:nan", "browser:1000"])
 def test_what_is_no_throttle_is_refused(name: str, checkpoint: Checkpoint) -> None:
     with pytest.raises(UsageError, match="is no browser: write browser, or browser:4"):

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
+import onnx.helper
 import pytest
 from torch import nn
 
@@ -123,6 +125,46 @@ def test_a_crash_costs_its_own_figures_only(
 
     export("odd", crash, leave)
     assert all(row.latency is None for row in bench(checkpoint).rows)
+
+
+def test_a_hang_costs_its_own_figures_only(
+    checkpoint: Checkpoint, export: Export, odd_runtimes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dwindle.bench.process.PATIENCE", 8.0)
+    work, hang = (tmp_path / how for how in ("work", "hang"))
+    for path in (work, hang):
+        path.write_text(path.name)
+    export("odd", work, hang)
+    rows = {(row.runtime.name, row.role): row for row in bench(checkpoint).rows}
+    assert rows["odd", DENSE].latency is not None
+    for figure in ("latency", "accuracy"):
+        assert "hung: no answer to 'load' within 8 s" in rows["odd", COMPRESSED].reasons[figure]
+    assert Bench.load(checkpoint.bench_path).find("odd", COMPRESSED)[0].latency is None
+
+
+def test_a_model_that_the_task_cannot_feed_is_told_in_the_runtimes_words(
+    checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Its input is another than the task's samples: three channels instead of one, or one more input."""
+    for name, spoil in (("wide", _three_channels), ("two", _another_input)):
+        model = onnx.load(onnx_files[1])
+        spoil(model.graph)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+        export("onnx", onnx_files[0], tmp_path / f"{name}.onnx")
+        rows = {row.role: row for row in bench(checkpoint).rows}
+        assert rows[DENSE].latency is not None
+        assert rows[COMPRESSED].latency is rows[COMPRESSED].accuracy is None
+        why = rows[COMPRESSED].reasons["latency"]
+        assert why.startswith(f"onnxruntime on {name}.onnx failed: ")
+        assert ("dimensions" in why) if name == "wide" else ("argument 2" in why or "shorter" in why)
+
+
+def _three_channels(graph: onnx.GraphProto) -> None:
+    graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
+
+
+def _another_input(graph: onnx.GraphProto) -> None:
+    graph.input.append(onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, [1]))
 
 
 def test_a_task_that_cannot_judge_a_file_costs_the_accuracy_only(
