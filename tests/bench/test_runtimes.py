@@ -50,6 +50,23 @@ def test_litert_runs_a_real_file(nets: tuple[nn.Module, nn.Module], tflite_files
     computes("litert", tflite_files[1], nets[1])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(platform.system() == "Darwin", reason="ExecuTorch's own delegate is here")
+def test_executorch_for_core_ml_runs_a_real_file_by_the_interpreter(
+    nets: tuple[nn.Module, nn.Module], tmp_path: Path
+) -> None:
+    from dwindle.export.executorch_coreml import ExecuTorchCoreML
+    from dwindle.export.fold import deployable
+
+    example, x = (torch.zeros(1, 1, 8, 8),), torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    ExecuTorchCoreML().write(deployable(nets[1], example), example, tmp_path / "net.pte", pack=True)
+    with Worker("executorch-coreml", tmp_path / "net.pte") as worker:
+        assert worker.load([x.numpy()]).version == f"torch {torch.__version__}"
+        (output,) = worker.infer([x.numpy()])
+    with torch.no_grad():
+        np.testing.assert_allclose(output, nets[1](x).numpy(), atol=1e-2)  # its weights are fp16
+
+
 @needs_compiler
 def test_executorch_runs_a_real_file_natively(pte_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]) -> None:
     how = runtime.launch(ExecuTorch(), pte_files[1], 1)
