@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import platform
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -172,6 +175,19 @@ class LiteRT:
         return litert.loaded(str(path), threads)
 
 
+@contextmanager
+def _absent(*packages: str) -> Iterator[None]:
+    """Has libraries that use these only if they are installed do without them."""
+    hidden = [name for name in packages if name not in sys.modules]
+    for name in hidden:  # None is how an import is made to fail
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 class CoreML:
     """Core ML through coremltools, which reaches Apple's framework on a Mac only; elsewhere, export's interpreter."""
 
@@ -199,6 +215,9 @@ class CoreML:
         # `threads` is for the stand-in: Core ML schedules itself, here on the CPU so that runs compare.
         import torch
 
+        if self.stand_in():  # reads the file's messages by it: what it converts from would take five seconds to import
+            with _absent("executorch", "sklearn"):
+                import coremltools  # noqa: F401
         torch.set_num_threads(threads)
         infer: Infer = registry.resolve("dwindle.targets", self.target, "target")().loaded(path)
         return infer
