@@ -24,8 +24,8 @@ RECIPES = {
     "best": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1, "lr": 0.2}),
 }
 """`paper` is Renda et al. 2020, §3: global magnitude, and the dense training's schedule again, which on CIFAR divides
-by ten at one half and three quarters. `best` was ahead of it in `studies/rewinding` at every ratio, on two networks; what
-else was tried there was not ahead of `best`."""
+by ten at one half and three quarters. `best` was ahead of it in `studies/rewinding` at every ratio, on two networks;
+what else was tried there was not ahead of it."""
 
 
 def recipe(name: str) -> Recipe:

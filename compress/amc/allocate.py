@@ -19,6 +19,9 @@ from dwindle.models import ranks
 if TYPE_CHECKING:
     from dwindle.task import Task
 
+LEAST = 0.2
+"""The least share that is searched for. Allocations are judged before any retraining: at 3% every one of them is at
+chance, and the best of them killed half the networks. He et al. 2018, §4.3, end at 20% themselves."""
 FOLDER = "amc"
 """Of the search, inside a checkpoint."""
 
@@ -46,8 +49,8 @@ def allocate(
     settings: amc.Settings | None = None,
     watch: amc.Watch | None = None,
 ) -> tuple[Granularity, amc.Result]:
-    """Searches, or reads the finished search of, the allocation for `share` of what `pruning` counts; and gives
-    the granularity that prunes along it, whose every smaller share keeps the same proportions.
+    """Searches, or reads the finished search of, the allocation for `share` of what `pruning` counts, or for LEAST
+    where that is more; and gives the granularity that prunes along it, and beyond it every layer by the same factor.
 
     `network` is the trained, dense one; once the search is finished it may be any later one. Under torchrun the
     first rank searches and the others wait. Raises what `amc.search` does.
@@ -57,7 +60,8 @@ def allocate(
 
     def search() -> amc.Result:
         space = _space(network, pruning, task)
-        return amc.search(folder, space, task, share * space.cost(full(space)), settings or amc.Settings(), watch)
+        budget = max(share, LEAST) * space.cost(full(space))
+        return amc.search(folder, space, task, budget, settings or amc.Settings(), watch)
 
     result = ranks.told(lambda: allocation(checkpoint) or search())
     units = dict(zip(result.names, result.units, strict=True))

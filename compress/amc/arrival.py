@@ -54,15 +54,18 @@ def group_names(found: Found) -> list[str]:
 
 
 def times(scores: Tensor, whole: int, ratio: float) -> Tensor:
-    """When each unit of a layer goes, if the layer holds `whole`·ratioᵗ units at time t, rounded: before 1 for those
-    beyond the ratio, the lowest score first, and after 1 for the others.
+    """When each unit of a layer goes, if the layer holds `whole`·ratioᵗ units until time 1 and `whole`·ratio·e¹⁻ᵗ from
+    then on, rounded: before 1 for those beyond the ratio, the lowest score first, and after 1 for the others.
 
     Ranking all layers by this one number takes them down the path on which log(layer's share) / log(its ratio)
-    is the same for all, and on beyond it in the same proportions. `scores` may lack units that are gone
-    already, or hold them with a score of zero. float64, of the shape of `scores`. A ratio of 1 goes last.
+    is the same for all, and on beyond its end all by the same factor. `scores` may lack units that are gone
+    already, or hold them with a score of zero. float64, of the shape of `scores`.
     """
     flat = scores.reshape(-1)
     places = torch.arange(1, flat.numel() + 1, dtype=torch.float64, device=flat.device)
     ranks = torch.empty_like(places)
     ranks[flat.argsort(descending=True, stable=True)] = places - 0.5
-    return ((ranks / whole).log() / math.log(min(ratio, 1 - 1e-12))).reshape(scores.shape)
+    share = (ranks / whole).log()
+    arrived = share < math.log(ratio)
+    on_the_way = share / math.log(min(ratio, 1 - 1e-12))
+    return torch.where(arrived, 1 + math.log(ratio) - share, on_the_way).reshape(scores.shape)

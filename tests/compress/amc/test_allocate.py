@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.compress.amc.allocate import allocate, check
+from dwindle.compress.amc.allocate import LEAST, allocate, check
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.channels import Channels
@@ -50,18 +50,28 @@ def network() -> Network:
     return Network(resnet8(in_channels=1).eval(), inputs=(torch.zeros(1, 1, 8, 8),))
 
 
-@pytest.mark.parametrize("shares", [(0.1,), (0.5, 0.25, 0.1)])
+@pytest.mark.parametrize("shares", [(0.3,), (0.6, 0.4, 0.3)])
 def test_weights_end_at_the_chosen_densities(tmp_path: Path, shares: tuple[float, ...]) -> None:
     net = network()
     layers = Layers(exclude=("classifier",))
-    pruning, result = allocate(tmp_path, net, Blocks(layers=layers), Images(net.model), 0.1, QUICK)
+    pruning, result = allocate(tmp_path, net, Blocks(layers=layers), Images(net.model), 0.3, QUICK)
     for share in shares:
         pruning.shrink(net, share)
     assert "classifier.weight" not in result.names
     kept = {name: int(mask.sum()) for name, mask in net.masks.items()}
     # The walk may leave a few weights of the budget unspent, where no layer could take one more.
     assert sum(abs(kept[name] - k) for name, k in zip(result.names, result.amc.kept, strict=True)) <= len(kept)
-    assert sum(kept.values()) == int(0.1 * result.whole)
+    assert sum(kept.values()) == round(0.3 * result.whole)
+
+
+def test_so_few_weights_that_no_network_is_better_than_chance_are_not_searched_for(tmp_path: Path) -> None:
+    net = network()
+    pruning, result = allocate(tmp_path, net, Blocks(), Images(net.model), 0.05, QUICK)
+    assert result.budget == LEAST * result.whole
+    pruning.shrink(net, 0.05)
+    factor = 0.05 * result.whole / sum(result.amc.kept)
+    for name, kept in zip(result.names, result.amc.kept, strict=True):
+        assert int(net.masks[name].sum()) == pytest.approx(kept * factor, abs=1)
 
 
 def test_channels_end_at_the_chosen_widths(tmp_path: Path) -> None:

@@ -46,10 +46,18 @@ def test_on_the_way_each_layer_has_gone_as_far_as_the_others() -> None:
     assert densities == pytest.approx([0.5**0.5, 0.1**0.5], abs=1e-3)
 
 
-def test_the_smallest_goes_first_and_a_ratio_of_one_last() -> None:
+def test_beyond_its_end_every_layer_goes_by_the_same_factor() -> None:
+    torch.manual_seed(0)
+    network = Network(nn.Sequential(nn.Linear(100, 100, bias=False), nn.Linear(100, 100, bias=False)))
+    Blocks(score=arrival({"0.weight": 1.0, "1.weight": 0.1})).shrink(network, (1.0 + 0.1) / 2 / 5)
+    densities = [float(mask.float().mean()) for mask in network.masks.values()]
+    assert densities == pytest.approx([1.0 / 5, 0.1 / 5], abs=1e-3)
+
+
+def test_the_smallest_goes_first_and_a_whole_layer_after_the_end() -> None:
     half = times(torch.tensor([[3.0, 1.0], [2.0, 4.0]]), 4, 0.5)
     assert 0 < half[0, 1] < half[1, 0] < 1 < half[0, 0] < half[1, 1]
-    assert times(torch.tensor([3.0, 1.0, 2.0]), 3, 1.0).min() > half.max()
+    assert times(torch.tensor([3.0, 1.0, 2.0]), 3, 1.0).min() > 1
 
 
 def test_channels_arrive_at_the_widths_that_were_chosen() -> None:
