@@ -44,7 +44,7 @@ class Blocks:
         """
         weights = self.layers.of(network.model)
         total = sum(weight.numel() for weight in weights.values())
-        scores = {name: self._pool(score).cpu() for name, score in self.score(network.scored(weights)).items()}
+        scores = {name: self._pool(score).cpu() for name, score in self.score(weights).items()}
         sizes = {name: self._count(weight) for name, weight in weights.items()}
         alive = {name: self._pool(mask.to(torch.float32)) > 0 for name, mask in network.masks.items()}
         kept = keep_highest(scores, sizes, alive, round(share * total))

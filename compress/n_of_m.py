@@ -48,7 +48,7 @@ class NofM:
         if not weights:
             raise UsageError(f"no layer's input width is a multiple of {self.m}: {self.n}:{self.m} fits nowhere")
         kept = max(self.n, int(share * self.m + 1e-6))
-        scores = self.score(network.scored(weights))
+        scores = self.score(weights)
         network.masks = {name: self._mask(scores[name], network.masks.get(name), kept) for name in weights}
         holder(network.model, network.masks)()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,8 +27,6 @@ class Network:
     """One sample as a batch of one: what MACs are counted on and cuts are traced with."""
     masks: dict[str, Tensor] = field(default_factory=dict)
     """Boolean, by parameter name, True where the weight survives; empty while nothing is masked."""
-    gradients: dict[str, Tensor] = field(default_factory=dict)
-    """By parameter name, the root mean square of each weight's gradient; empty where the score doesn't go by them."""
     kept: dict[str, Tensor] = field(default_factory=dict)
     """`NAME:DIM` → the indices that cuts left of the dense network's tensor; empty while nothing is cut."""
     whole: tuple[Whole, ...] = ()
@@ -64,13 +61,6 @@ class Network:
         weights = prunable(self.model)
         left = sum(weight.numel() for weight in weights.values()) - masked
         return left / sum(math.prod(self.dense_shapes[name]) for name in weights)
-
-    def scored(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a score ranks of these weights: themselves, or where there are gradients, each times its own."""
-        return {
-            name: weight.detach() * self.gradients[name].to(weight.device) if name in self.gradients else weight
-            for name, weight in weights.items()
-        }
 
     def copy(self) -> Network:
         """One whose weights and masks are its own."""

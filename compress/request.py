@@ -58,8 +58,7 @@ class Request:
     recipe: str | None = None
     """`paper` or `best` (`dwindle.compress.recipes`); None: the data set's own schedule, by magnitude."""
     score: str | None = None
-    """`magnitude`, `layerwise`, `lamp`, `fisher`, or one from the entry-point group `dwindle.scores`; None: the
-    recipe's."""
+    """`magnitude`, `layerwise`, `lamp`, or one from the entry-point group `dwindle.scores`; None: the recipe's."""
     include: tuple[str, ...] = ("*",)
     """Shell patterns of the layers that may be pruned."""
     exclude: tuple[str, ...] = ()

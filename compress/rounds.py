@@ -52,8 +52,6 @@ class Plan:
     """A fixed number of rounds, of equal rate; None: as many as the rate needs."""
     gradual: float = 0.0
     """The share of a retraining's steps over which its round's weights go; 0: all at once, before the first."""
-    by_gradient: bool = False
-    """Whether the score goes by the weights' gradients, which the task then has to measure before each round."""
     save_every: float = 300.0
     """Seconds between saves within a round."""
     pretrained: bool = False
@@ -96,7 +94,6 @@ class Loop:
         for solver in self.solvers:
             aimed = self.aim(solver) if solver.excess(self.network) > 1 else solver
             while aimed.excess(self.network) > 1:
-                self._measure_gradients()
                 after = self._round(aimed, self._next_share(aimed, history), history)
                 if after is None:
                     raise BudgetMissed(
@@ -113,7 +110,6 @@ class Loop:
         while (rate := allowance.rate(history, self.plan.prune_per_round)) is not None:
             if (best := allowance.best(history)) != history[-1]:
                 self._back_to(best)
-            self._measure_gradients()
             after = self._round(solver, solver.granularity.share(self.network) * (1 - rate), history)
             if after is None:
                 break
@@ -136,15 +132,6 @@ class Loop:
         if ramp is None and not self._prune(solver, to):
             return None
         return self._report((*history, self._train(history, Progress(ramp=ramp))))
-
-    def _measure_gradients(self) -> None:
-        """For the weights as they are."""
-        if not self.plan.by_gradient:
-            return
-        if not hasattr(self.task, "gradients"):
-            raise UsageError("this score goes by gradients, and the task has no `gradients`: use --score magnitude")
-        mine = self.task.gradients(self.network.model)
-        self.network.gradients = ranks.told(lambda: mine)
 
     def _ramp(self, solver: Solver, to: float) -> Ramp | None:
         """How the retraining prunes, where it does that itself and there is anything to prune."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 GROUP = "dwindle.scores"
 Score = Callable[[Mapping[str, "Tensor"]], dict[str, "Tensor"]]
 """Weights by name (pruned ones zero) → one non-negative score per weight, comparable across tensors."""
-BY_GRADIENT = ("fisher",)
-"""Scores whose weights come times the root mean square of their gradient (`Network.scored`)."""
 
 
 def magnitude(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -36,15 +34,6 @@ def lamp(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     A tensor's largest weight scores 1, so that no layer can be emptied before every other is down to one.
     """
     return {name: _lamp(weight.detach()) for name, weight in weights.items()}
-
-
-def fisher(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """(w·g)², g the root mean square of the weight's gradient: how much the loss would rise without it, to second order
-    with the Fisher information's diagonal for the Hessian's (LeCun et al. 1990, eq. 5; Theis et al. 2018, eq. 7).
-
-    It ranks w·g as `magnitude` ranks w.
-    """
-    return {name: weight.detach().square() for name, weight in weights.items()}
 
 
 def load(name: str) -> Score:

@@ -19,7 +19,6 @@ from dwindle.compress.budget import Solver
 from dwindle.compress.network import Network
 from dwindle.compress.request import Request
 from dwindle.compress.rounds import Loop, Plan
-from dwindle.compress.scores import BY_GRADIENT
 from dwindle.compress.size import Sizer
 from dwindle.compress.state import capture, structure_of
 from dwindle.compress.watcher import Watcher, tracked
@@ -103,7 +102,6 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
         request.prune_per_round,
         request.rounds,
         request.gradual,
-        request.score in BY_GRADIENT,
         save_every=60 * request.save_every,
         pretrained=request.weights is not None,
     )

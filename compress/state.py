@@ -33,7 +33,6 @@ def capture(network: Network, task: Task) -> State:
         "weights": tensors(network.model) if network.kept else network.model.state_dict(),
         "masks": pack_masks(network.masks),
         "kept": network.kept,
-        "gradients": network.gradients,
         "task": dict(state_of()),
         "generator": {"torch": torch.get_rng_state()},
     }
@@ -57,7 +56,6 @@ def restore(
         network.model.load_state_dict(weights)
     network.masks = unpack_masks(_read(folder, "masks"), weights)
     network.kept = _read(folder, "kept")
-    network.gradients = _read(folder, "gradients")
     _load_task(task, _read(folder, "task"), network.model)
     torch.set_rng_state(_read(folder, "generator")["torch"])
 

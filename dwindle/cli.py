@@ -23,7 +23,8 @@ RANK = os.environ.get("RANK", "0")
 """Of this process among those that torchrun started: the first speaks for all."""
 FIRST_RANK = RANK == "0"
 TASK_OPTIONS = (
-    "data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule", "warmup", "ema", "compile", "record",
+    "data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule", "warmup", "ema", "compile",
+    "record",
 )  # fmt: skip
 
 

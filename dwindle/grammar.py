@@ -186,7 +186,7 @@ def _add_request(to: argparse.ArgumentParser) -> None:
     pruning.add_argument("--align", type=int, metavar="N", help="channels: widths are multiples of it (8)")
     pruning.add_argument("--layer-floor", type=SHARE, metavar="SHARE", help="channels that every layer keeps (0%%)")
     pruning.add_argument("--recipe", help="paper or best: a schedule and a score by one name")
-    pruning.add_argument("--score", help="magnitude, layerwise, lamp or fisher")
+    pruning.add_argument("--score", help="magnitude, layerwise or lamp")
     pruning.add_argument("--include", nargs="+", metavar="PATTERN", help="the layers that may be pruned")
     pruning.add_argument("--exclude", nargs="+", metavar="PATTERN", help="the layers that may not")
     pruning.add_argument("--method", help="lr-rewind, weight-rewind, lottery-ticket, finetune or amc")

@@ -37,8 +37,6 @@ class Task(Protocol):
     - `normalization: tuple[Tensor, Tensor]` — mean and standard deviation of each channel of an image, on the scale 0
       to 255, where an input is one, less the mean, over the deviation. Without it no file takes images.
     - `metric: str` — what `evaluate` gives, by name. Without it tables say accuracy.
-    - `gradients(model) -> dict[str, Tensor]` — by parameter name, the root mean square of each weight's gradient over a
-      sample of training batches. It changes neither the model nor the training. Without it no score goes by them.
     - `steps: int` — optimizer steps in the whole schedule. Without it there is no ETA in the first round.
     """
 

@@ -6,11 +6,10 @@ would have had.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -37,18 +36,18 @@ class Batches:
     def per_epoch(self) -> int:
         return max(1, len(self.data) // self.size)
 
-    def each(self, fit: int, steps: Sequence[int]) -> Iterator[tuple[int, Subset]]:
+    def each(self, fit: int, steps: range) -> Iterator[tuple[int, Subset]]:
         """Every one of `steps` with its batch. Where batches have to be read from a disk, each is made while the one
         before it is trained on."""
         if not self.data.on_disk:
             yield from ((step, self.at(fit, step)) for step in steps)
             return
         with ThreadPoolExecutor(1) as reader:
-            coming = [reader.submit(self.at, fit, step) for step in steps[:1]]
-            for step, following in zip_longest(steps, steps[1:]):
-                batch = coming.pop().result()
-                if following is not None:
-                    coming.append(reader.submit(self.at, fit, following))
+            coming = reader.submit(self.at, fit, steps.start) if steps else None
+            for step in steps:
+                assert coming is not None
+                batch = coming.result()
+                coming = reader.submit(self.at, fit, step + 1) if step + 1 in steps else None
                 yield step, batch
 
     def at(self, fit: int, step: int) -> Subset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,8 +23,6 @@ from dwindle.task import Split
 
 EVALUATION_BATCH = 256
 MOMENTUM, AVERAGE = "momentum/", "average/"
-GRADIENT_BATCHES = 100
-"""How many batches a gradient is measured over."""
 SAMPLES = 256
 """How many real inputs `inputs` gives."""
 
@@ -193,33 +190,6 @@ class ImageClassification:
                 logits = model(self._normalized(images, device))
                 correct += int((logits.argmax(1) == labels.to(logits.device)).sum())
         return 100 * ranks.total(correct) / len(subset)
-
-    def gradients(self, model: nn.Module) -> dict[str, Tensor]:
-        """By parameter name, the root mean square of the loss's gradient over batches of the training that comes next.
-
-        Of a copy, in training mode and float32: the model's statistics stay as they are.
-        """
-        device, model = _device(), copy.deepcopy(model)
-        mean, std = self._moments(device)
-        chosen = sorted(
-            {
-                round(step)
-                for step in torch.linspace(0, max(self.steps, self._batches.per_epoch) - 1, GRADIENT_BATCHES).tolist()
-            }
-        )
-        with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            model.to(device).train()
-            parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-            squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-            for step, batch in self._batches.each(self._fits, chosen):
-                torch.manual_seed(self._batches.stream(DROPOUT, self._fits, step))
-                logits = model((batch.images.to(device).float() - mean) / std)
-                loss = functional.cross_entropy(logits, batch.labels.to(device))
-                for square, found in zip(
-                    squares.values(), torch.autograd.grad(loss, list(parameters.values())), strict=True
-                ):
-                    square += found.square()
-        return {name: (square / len(chosen)).sqrt().cpu() for name, square in squares.items()}
 
     def inputs(self, split: Split) -> tuple[Tensor, ...]:
         """Up to 256 samples spread over the split: ((N, channels, height, width) float32 on the CPU,)."""

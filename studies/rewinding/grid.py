@@ -27,7 +27,6 @@ RECIPES: dict[str, Recipe] = {
     "lamp": Recipe("lamp", {"schedule": "step"}),
     "averaged": Recipe("magnitude", {"schedule": "step", "ema": 0.99}),
     "gradual": Recipe("magnitude", {"schedule": "step"}),
-    "fisher": Recipe("fisher", {"schedule": "step"}),
 }
 """The product's, and what else may help, each alone."""
 GRADUAL = {"gradual": 0.5}

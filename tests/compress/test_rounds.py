@@ -19,7 +19,6 @@ from dwindle.compress.masks import held
 from dwindle.compress.methods import METHODS, method
 from dwindle.compress.network import Network
 from dwindle.compress.rounds import Loop, Plan
-from dwindle.compress.scores import fisher, magnitude
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 
@@ -219,9 +218,8 @@ def digits_loop(folder: Path, name: str, watcher: Watcher | None = None, gradual
     network = Network(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Dropout(), nn.Linear(32, 10))
     )
-    score = fisher if gradual else magnitude
-    solver = Solver(Budget(density=0.3), Blocks(score=score), nonzero_bytes, "onnx")
-    plan = Plan(method(name), 0.2, rounds=2, save_every=0.0, gradual=gradual, by_gradient=score is fisher)
+    solver = Solver(Budget(density=0.3), Blocks(), nonzero_bytes, "onnx")
+    plan = Plan(method(name), 0.2, rounds=2, save_every=0.0, gradual=gradual)
     return Loop(
         folder,
         network,
@@ -254,11 +252,6 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_rounds_before(tmp_path:
         loop(tmp_path / "net", Regression(fail_at=2)).run()
     history, _, _ = checkpoint.last_round(tmp_path / "net") or ((), {}, None)
     assert [record.index for record in history] == [0, 1]
-
-
-def test_a_score_that_goes_by_gradients_needs_a_task_that_measures_them(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the task has no `gradients`: use --score magnitude"):
-        loop(tmp_path / "net", Regression(), by_gradient=True).run()
 
 
 def test_a_task_that_forgets_on_step_is_caught(tmp_path: Path) -> None:

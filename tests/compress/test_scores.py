@@ -6,12 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from dwindle.compress.blocks import Blocks
-from dwindle.compress.masks import prunable
-from dwindle.compress.network import Network
-from dwindle.compress.scores import fisher, lamp, layerwise, load, magnitude
+from dwindle.compress.scores import lamp, layerwise, load, magnitude
 from dwindle.errors import UsageError
 
 
@@ -46,15 +42,3 @@ def test_an_unknown_score_names_the_nearest() -> None:
     assert load("lamp") is lamp
     with pytest.raises(UsageError, match="did you mean 'magnitude'"):
         load("magnitud")
-
-
-def test_fisher_ranks_weights_by_what_the_loss_would_rise_by() -> None:
-    network = Network(nn.Linear(3, 1, bias=False))
-    with torch.no_grad():
-        network.model.weight.copy_(torch.tensor([[1.0, 2.0, 4.0]]))
-    network.gradients = {"weight": torch.tensor([[8.0, 1.0, 1.0]])}
-    scores = fisher(network.scored(prunable(network.model)))
-    assert scores["weight"].tolist() == [[64.0, 4.0, 16.0]]
-    Blocks(score=fisher).shrink(network, 2 / 3)
-    assert network.model.weight.tolist() == [[1.0, 0.0, 4.0]]
-    assert fisher(network.copy().scored(prunable(network.model)))["weight"].tolist() == [[64.0, 0.0, 16.0]]

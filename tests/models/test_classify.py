@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from collections.abc import Mapping
@@ -544,30 +543,3 @@ def test_a_gpu_trains_under_the_masks_and_gives_the_network_back(few: Splits) ->
     assert all(now is then and now.device.type == "cpu" for now, then in zip(network.parameters(), before, strict=True))
     assert held(network, masks)
     assert task.evaluate(network, "validation") > 20
-
-
-def test_gradients_are_those_of_the_training_and_change_nothing(few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dwindle.models.classify.GRADIENT_BATCHES", 3)
-    monkeypatch.setattr("dwindle.models.classify._device", lambda: torch.device("cpu"))
-    task, network = _task(few), _network(dropout=True)
-    _fit(task, network)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    state, generator = task.state_dict(), torch.get_rng_state()
-    measured = task.gradients(network)
-    assert _same(before, network.state_dict())
-    assert _same(state, task.state_dict())
-    assert torch.equal(generator, torch.get_rng_state())
-    assert network.training
-    again = task.gradients(network)
-    assert _same(measured, again)
-
-    squares = torch.zeros_like(network.classifier.weight)
-    for step in (0, 4, 7):
-        batch = task._batches.at(1, step)
-        copied = copy.deepcopy(network).train()
-        torch.manual_seed(task._batches.stream(2, 1, step))
-        mean, std = few.mean[:, None, None], few.std[:, None, None]
-        loss = nn.functional.cross_entropy(copied((batch.images.float() - mean) / std), batch.labels)
-        loss.backward()
-        squares += copied.classifier.weight.grad.square()
-    torch.testing.assert_close(measured["classifier.weight"], (squares / 3).sqrt())
