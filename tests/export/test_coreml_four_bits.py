@@ -106,7 +106,7 @@ def test_the_bytes_are_those_of_coremltools_own(
     import coremltools
 
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(4, 160), nn.Linear(160, 53)).requires_grad_(False)
+    network = nn.Sequential(nn.Linear(4, 320), nn.Linear(320, 53)).requires_grad_(False)
     weight = network[1].weight
     weight *= 100
     if 1 in kinds:
