@@ -58,6 +58,7 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         daemon.wait()
 
 
+@pytest.mark.slow
 @needs_adb
 @needs_compiler
 @pytest.mark.usefixtures("short_slices")

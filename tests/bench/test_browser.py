@@ -171,6 +171,7 @@ def test_a_file_that_is_no_model_is_refused_in_words(tmp_path: Path, target: str
         page.load([np.zeros((1, 1, 8, 8), np.float32)])
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.usefixtures("short_slices")
 def test_of_a_browser_that_dies_what_it_told_is_kept(

@@ -79,6 +79,7 @@ def test_runtimes_are_imported_to_be_believed(
     assert broken.reason == "it cannot be imported: ImportError: libodd.so.1 is not there"
 
 
+@pytest.mark.slow
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     """The whole of it, as the command prints it."""
     assert main(["doctor", "--json"]) == 0

@@ -170,6 +170,7 @@ def test_files_are_measured_on_the_other_machine(
         assert one(later, target, COMPRESSED, None).latency is not None
 
 
+@pytest.mark.slow
 @needs_sshd
 @needs_compiler
 @pytest.mark.usefixtures("short_slices")

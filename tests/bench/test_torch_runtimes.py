@@ -71,6 +71,7 @@ def test_compiled_files_share_nothing_and_processes_everything(
         np.testing.assert_allclose(output, nets[1](sample()).numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_slices")
 def test_a_bench_has_rows_of_both(
     checkpoint: Checkpoint, export: Export, pt2_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module],

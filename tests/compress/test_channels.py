@@ -50,6 +50,7 @@ class CutOff(Watcher):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_on_the_smaller_network(half: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         compress(HALF, tmp_path / "net.dwindle", CutOff())
@@ -58,6 +59,7 @@ def test_a_killed_run_resumes_on_the_smaller_network(half: Checkpoint, tmp_path:
     assert all(torch.equal(value, half.weights[name]) for name, value in resumed.weights.items())
 
 
+@pytest.mark.slow
 def test_weight_rewinding_goes_back_under_the_cuts(tmp_path: Path) -> None:
     request = Request(
         "zoo:resnet8", {**DIGITS, "epochs": 1}, macs="60%", method="weight-rewind", rewind_to=0.5, prune_per_round=0.25

@@ -56,5 +56,5 @@ def test_the_precision_is_part_of_what_made_a_checkpoint() -> None:
         return Request("zoo:resnet8", "digits", size=30_000, precision=precision).origin
 
     assert origin(None) == origin("fp32") != origin("int8")
-    with pytest.raises(UsageError, match=r"^onnx has no precision 'int3': it stores fp32 or fp16 or int8 or int4 or palette4$"):
+    with pytest.raises(UsageError, match=r"^onnx has no precision 'int3': it stores fp32 or .* or palette4$"):
         origin("int3")

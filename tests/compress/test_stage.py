@@ -167,6 +167,7 @@ def test_no_plan_for_what_only_training_can_tell() -> None:
         plan(Request("zoo:resnet8", DIGITS, max_drop=1.0))
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_round_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """A real limit of the system's on the size of a file stands in for a disk: writes fail as they would there."""
     command = [sys.executable, "-m", "dwindle", "compress", "zoo:resnet8", "--data", "digits", "--epochs", "1"]

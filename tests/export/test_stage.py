@@ -141,6 +141,7 @@ def test_every_target_exports_and_silently(checkpoint: Path, capfd: pytest.Captu
     assert tuple(capfd.readouterr()) == ("", "")
 
 
+@pytest.mark.slow
 def test_the_smallest_file_within_the_allowed_drop_is_taken(checkpoint: Path) -> None:
     said: list[str] = []
     (manifest,) = export(checkpoint, ["onnx"], precision="auto", max_drop=100.0, progress=said.append)
