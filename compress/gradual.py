@@ -8,7 +8,7 @@ from dwindle.compress.budget import Solver
 from dwindle.compress.network import Network
 
 PRUNINGS = 20
-"""In how many goes. A go sorts every weight of the network; more of them changed nothing that could be seen."""
+"""In how many goes: each sorts every weight of the network."""
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,10 @@ class Loop:
         """How the retraining prunes, where it does that itself and there is anything to prune."""
         whole: int = getattr(self.task, "steps", None) or 0
         steps = round(self.plan.gradual * whole * (1 - self.plan.method.start))
+        if solver.granularity.kind != "weights" or not steps:
+            return None
         share, shrunk = solver.granularity.share(self.network), solver.shrunk(self.network, to)
-        if solver.granularity.kind != "weights" or not steps or solver.granularity.share(shrunk) >= share:
+        if solver.granularity.share(shrunk) >= share:
             return None
         return Ramp(share, to, steps, last=not solver.budget.allowance and solver.excess(shrunk) <= 1)
 

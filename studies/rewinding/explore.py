@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from dwindle.compress.masks import prunable
 from dwindle.compress.scores import lamp
+from dwindle.models.augment import crop_and_flip
 from dwindle.models.build import ModelSpec, build
 from dwindle.models.recorded import Recorded
 from dwindle.models.schedule import factor
@@ -161,7 +162,7 @@ class Run:
     def _step(self, batch: Tensor, labels: Tensor, rate: float | Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        images = (self._augmented(self.train[0][batch]).float() - self.mean) / self.std
+        images = (crop_and_flip(self.train[0][batch], pad=1, flip=True).float() - self.mean) / self.std
         # A recorded step can't have casts of weights that were made before it.
         with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             logits = self.model(images.contiguous(memory_format=torch.channels_last))
@@ -179,17 +180,6 @@ class Run:
             else:
                 torch._foreach_mul_(self.weights, self.masks)
         return loss.detach()
-
-    def _augmented(self, images: Tensor) -> Tensor:
-        """Shifted by up to a pixel each way and mirrored, as the built-in task does, drawn on the GPU."""
-        count, _, height, width = images.shape
-        top, left = torch.randint(0, 3, (2, count, 1), device=self.device).unbind()
-        rows = top + torch.arange(height, device=self.device)
-        columns = left + torch.arange(width, device=self.device)
-        mirrored = torch.rand(count, 1, device=self.device) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-        padded, each = functional.pad(images, (1, 1, 1, 1)), torch.arange(count, device=self.device)[:, None, None]
-        return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def _prune(self, density: float, *, feedback: bool = False) -> None:
