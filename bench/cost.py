@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dwindle.bench.devices.sysroot import TARGETS, unavailable
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Cost, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.bench.runtime import Progress, Runtime, all_runtimes, launch
-from dwindle.bench.sysroot import TARGETS, unavailable
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable
 from dwindle.manifest import Manifest
@@ -18,7 +18,7 @@ from dwindle.manifest import Manifest
 if TYPE_CHECKING:
     import numpy as np
 
-    from dwindle.bench.arm64 import Cost as Count
+    from dwindle.bench.devices.arm64 import Cost as Count
 
 
 def ready() -> None:
@@ -61,7 +61,7 @@ class Counting:
     def _counted(self, row: Row) -> Row:
         import numpy as np
 
-        from dwindle.bench import arm64
+        from dwindle.bench.devices import arm64
         from dwindle.bench.process import WorkerFailed
 
         path = self.root / row.artifact.path
@@ -95,7 +95,7 @@ class Counting:
 
     def _sparse(self, row: Row, path: Path) -> tuple[dict[str, int] | None, dict[str, str]]:
         """The counts with sparse kernels where they were asked for and there are any."""
-        from dwindle.bench import arm64
+        from dwindle.bench.devices import arm64
         from dwindle.bench.process import WorkerFailed
 
         if not self.sparse or row.role != COMPRESSED or row.target != "executorch":

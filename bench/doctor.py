@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.bench import apple, cuda, qualcomm, sysroot, web
-from dwindle.bench.board import RUNNER
+from dwindle.bench.devices import apple, cuda, qualcomm, sysroot, web
+from dwindle.bench.devices.board import RUNNER
 from dwindle.bench.machine import this_machine
 from dwindle.bench.runtime import Runtime, all_runtimes, launch
 from dwindle.errors import RuntimeUnavailable, UsageError

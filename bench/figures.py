@@ -22,7 +22,7 @@ class Files:
     bench: Bench | None
     baseline: Baseline | None
     device: str | None = None
-    """Whose figures alone count, where it is not everyone's: see `dwindle.bench.device`."""
+    """Whose figures alone count, where it is not everyone's: see `dwindle.bench.devices.device`."""
 
     @property
     def unmeasured(self) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dwindle import registry
 from dwindle.bench.baseline import read_baseline
-from dwindle.bench.device import reach
+from dwindle.bench.devices.device import reach
 from dwindle.bench.figures import Figure, Files, figures
 from dwindle.bench.limits import KINDS, LimitsFile, Quantity, quantity, read_limits
 from dwindle.bench.result import HOST, Bench

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import dwindle
 from dwindle.bench import cost
 from dwindle.bench.baseline import network
-from dwindle.bench.device import ARM64, LOCAL, reach
+from dwindle.bench.devices.device import ARM64, LOCAL, reach
 from dwindle.bench.machine import this_machine
 from dwindle.bench.profile import with_profile
 from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Compare, Row, RuntimeUsed
@@ -59,9 +59,10 @@ def bench(
     """Measures size, accuracy and latency of every exported file, compressed and dense, and saves bench.json.
 
     `devices` are `host`, which is this machine, `arm64`, an emulated one that counts instructions instead of
-    time, `browser`, a page in this machine's Chromium (`browser:4` has its CPU throttled four times), and
-    `ssh://user@host[:port]`, any Linux machine that the user's ssh logs in to without asking; what an
-    earlier bench of the same files found on those not given is kept. `sparse` counts ExecuTorch
+    time, `cuda`, this machine's GPU, `browser`, a page in its Chromium (`browser:4` has its CPU throttled four times),
+    `ssh://user@host[:port]`, any Linux machine that the user's ssh logs in to without asking, `adb://serial`, an Android
+    device, `apple://mac` or `apple://NAME`, by Core ML on a Mac, and `qualcomm://NAME`, a phone of Qualcomm AI Hub's;
+    what an earlier bench of the same files found on those not given is kept. `sparse` counts ExecuTorch
     files with XNNPACK's sparse kernels too. `profile` adds the time of each operator of the compressed files on
     this machine. `threads` is how many an inference may use. `seed` fixes the order of rounds and the bootstrap.
     `progress` is told what is being measured.

@@ -106,9 +106,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from dwindle.bench import bench, device
+    from dwindle.bench import bench
     from dwindle.bench.cost import failure
-    from dwindle.bench.table import bench_table
+    from dwindle.bench.devices import device
+    from dwindle.bench.views.table import bench_table
     from dwindle.errors import UsageError
 
     devices = arguments.device.split(",")
@@ -131,9 +132,9 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench import gate
-    from dwindle.bench.junit import write_junit
-    from dwindle.bench.markdown import append_markdown
-    from dwindle.bench.table import gate_table
+    from dwindle.bench.views.junit import write_junit
+    from dwindle.bench.views.markdown import append_markdown
+    from dwindle.bench.views.table import gate_table
 
     given = {name: getattr(arguments, name) for name in (*LIMITS, "limits", "baseline", "target")}
     verdict = gate(arguments.net, **given)
@@ -149,7 +150,7 @@ def _gate(arguments: argparse.Namespace) -> int:
 
 def _diff(arguments: argparse.Namespace) -> int:
     from dwindle.bench import diff
-    from dwindle.bench.diff_table import diff_table
+    from dwindle.bench.views.diff_table import diff_table
 
     found = diff(arguments.before, arguments.after)
     _stderr().print(diff_table(found))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.bench import bench, gate, report
-from dwindle.bench.table import bench_table, gate_table
+from dwindle.bench.views.table import bench_table, gate_table
 from dwindle.compress import Request, compress
 from dwindle.export import export
 from dwindle.live import watcher

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
+from dwindle.export.codes.palette import palettize
 from dwindle.export.fold import deployable, tensors
-from dwindle.export.palette import palettize
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

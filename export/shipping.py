@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwindle.errors import UsageError
-from dwindle.export.coreml_interface import Interface, Normalization
+from dwindle.export.coreml.interface import Interface, Normalization
 from dwindle.export.fold import deployable, reason
 from dwindle.export.quantize import as_shipped
 from dwindle.export.target import Calibrated, Target

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dwindle.bench import arm64
+from dwindle.bench.devices import arm64
 from dwindle.compress.macs import macs
 from dwindle.export.fold import deployable
 from dwindle.export.target import load

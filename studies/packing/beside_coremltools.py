@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dwindle.export.coreml import CoreML
+from dwindle.export.coreml.read import weights
+from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable, short_names, tensors
-from dwindle.export.mlprogram import weights
 from dwindle.export.quality import sqnr
 from dwindle.export.quiet import quiet
 from dwindle.files import deflated_bytes, raw_bytes

@@ -42,7 +42,7 @@ def main() -> None:
 
 def rows(name: str, size: int) -> None:
     """Prints the rows of one network, the dense one first."""
-    from dwindle.bench import arm64
+    from dwindle.bench.devices import arm64
     from dwindle.files import deflated_bytes
 
     dense = 0, 0
@@ -68,7 +68,7 @@ def files(
     """A network's LiteRT file at each share of zeros, packed where there are any: the share, the file, the network in
     it and an example of its inputs."""
     from dwindle.export.fold import fold, foldable
-    from dwindle.export.litert_graph import convert, convert_as_is
+    from dwindle.export.litert.graph import convert, convert_as_is
     from dwindle.export.quantize import stored
 
     network, example = build(name, size)

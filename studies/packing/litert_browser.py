@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from dwindle.bench.browser import Browser
+from dwindle.bench.devices.browser import Browser
 from dwindle.bench.measure import Surroundings, measure
 from dwindle.bench.process import Worker
 from dwindle.bench.reference import apart, outputs

@@ -94,7 +94,7 @@ def pte_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) -
 def tflite_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Dense and pruned, the latter's zeros packed."""
     from dwindle.export.fold import deployable
-    from dwindle.export.litert import LiteRT
+    from dwindle.export.litert.target import LiteRT
 
     folder, example = tmp_path_factory.mktemp("tflite"), (torch.zeros(1, 1, 8, 8),)
     for name, net in zip(("dense", "net"), nets, strict=True):

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from dwindle.bench import Bench, arm64, bench, cost, sysroot
+from dwindle.bench import Bench, bench, cost
+from dwindle.bench.devices import arm64, sysroot
 from dwindle.bench.process import WorkerFailed
 from dwindle.bench.result import COMPRESSED, DENSE, Cost
 from dwindle.checkpoint import Checkpoint

@@ -10,9 +10,9 @@ from torch import nn
 from dwindle.bench import Bench, diff
 from dwindle.bench.baseline import network
 from dwindle.bench.diff import Change, Figure, Value
-from dwindle.bench.diff_table import diff_table
 from dwindle.bench.result import COMPRESSED, Accuracy, Compare, Cost, Machine, Row
 from dwindle.bench.rows import blank_rows
+from dwindle.bench.views.diff_table import diff_table
 from dwindle.checkpoint import Checkpoint, Round, finish, pack_masks, start
 from dwindle.cli import main
 from dwindle.errors import CheckpointError

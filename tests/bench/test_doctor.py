@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dwindle.bench import doctor, sysroot, web
+from dwindle.bench import doctor
+from dwindle.bench.devices import sysroot, web
 from dwindle.bench.doctor import Finding, doctor_table, lacking
 from dwindle.cli import main
 from dwindle.errors import RuntimeUnavailable, UsageError

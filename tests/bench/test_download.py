@@ -14,7 +14,7 @@ from dwindle.bench import Bench, diff, gate, report
 from dwindle.bench.machine import this_machine
 from dwindle.bench.result import COMPRESSED, DENSE
 from dwindle.bench.rows import blank_rows
-from dwindle.bench.table import bench_table
+from dwindle.bench.views.table import bench_table
 from dwindle.checkpoint import Checkpoint
 from dwindle.manifest import File, Manifest, manifests
 

@@ -55,7 +55,7 @@ def test_litert_runs_a_real_file(nets: tuple[nn.Module, nn.Module], tflite_files
 def test_executorch_for_core_ml_runs_a_real_file_by_the_interpreter(
     nets: tuple[nn.Module, nn.Module], tmp_path: Path
 ) -> None:
-    from dwindle.export.executorch_coreml import ExecuTorchCoreML
+    from dwindle.export.executorch.coreml import ExecuTorchCoreML
     from dwindle.export.fold import deployable
 
     example, x = (torch.zeros(1, 1, 8, 8),), torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))

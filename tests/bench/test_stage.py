@@ -70,7 +70,7 @@ def test_executorch_files_are_run_natively_or_it_is_said_why_not(
 
     from dwindle.bench.runtime import launch
     from dwindle.bench.runtimes import ExecuTorch
-    from dwindle.bench.table import bench_table
+    from dwindle.bench.views.table import bench_table
 
     export("executorch", *pte_files)
     found = bench(checkpoint)

@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch import Tensor, nn
 
-from dwindle.export.mlprogram import MODEL, WEIGHTS, main_block, operations
+from dwindle.export.coreml.read import MODEL, WEIGHTS, main_block, operations
 from dwindle.models.zoo import resnet8
 
 

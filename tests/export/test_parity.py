@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed, RuntimeUnavailable, UsageError
 from dwindle.export.fold import deployable
-from dwindle.export.onnx import Onnx
+from dwindle.export.onnx.target import Onnx
 from dwindle.export.parity import SAMPLES, TOLERANCE, check
 from dwindle.models.zoo import resnet8
 

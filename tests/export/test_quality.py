@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.export.onnx import Onnx
+from dwindle.export.onnx.target import Onnx
 from dwindle.export.parity import compare
 from dwindle.export.quality import quality, sentence, sqnr
 from dwindle.manifest import Quality

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.export.executorch import ExecuTorch
-from dwindle.export.onnx import Onnx
+from dwindle.export.executorch.target import ExecuTorch
+from dwindle.export.onnx.target import Onnx
 from dwindle.export.shipping import as_file, calibrated, shipper
 
 

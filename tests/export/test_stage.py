@@ -18,7 +18,7 @@ from dwindle import checkpoint as checkpoints
 from dwindle.errors import BudgetMissed, CheckpointError, ParityFailed, UsageError
 from dwindle.export import export
 from dwindle.export.fold import deployable
-from dwindle.export.onnx import Onnx
+from dwindle.export.onnx.target import Onnx
 from dwindle.export.stage import export_networks
 from dwindle.files import sha256
 from dwindle.manifest import Manifest, manifests

@@ -1,0 +1,47 @@
+"""The verdict as GitHub-flavoured Markdown, for a CI job's summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dwindle.bench.gate import Verdict
+from dwindle.bench.views.wording import ABSENT, amount, limit_name, outcome, sentence
+from dwindle.errors import DwindleError
+
+_MARKS = {"pass": "✅ pass", "miss": "❌ miss", "unmeasured": "⚠️ unmeasured"}
+
+
+def append_markdown(verdict: Verdict, name: str, path: Path) -> None:
+    """Adds a heading, the sentence and a table to a file: a job's steps share one summary.
+
+    Raises DwindleError where `path` cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as summary:
+            summary.write(markdown(verdict, name))
+    except OSError as error:
+        raise DwindleError(f"cannot write {path}: {error.strerror}") from error
+
+
+def markdown(verdict: Verdict, name: str) -> str:
+    """The text, ending in a blank line."""
+    lines = [
+        f"### dwindle gate: {_cell(name)}",
+        "",
+        f"**{sentence(verdict).capitalize()}.**",
+        "",
+        "| | limit | target | allowed | measured | |",
+        "|---|---|---|---:|---:|---|",
+    ]
+    for check in verdict.rows:
+        measured = ABSENT if check.measured is None else amount(check, check.measured)
+        words = (_MARKS[outcome(check)], limit_name(check), check.subject, amount(check, check.limit), measured)
+        lines.append(f"| {' | '.join(map(_cell, (*words, check.reason or '')))} |")
+    return "\n".join([*lines, "", ""])
+
+
+def _cell(text: str) -> str:
+    """Safe within a table and read as it stands: no pipe ends it, no tag or line break opens in it."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return " ".join(escaped.split())

@@ -1,0 +1,217 @@
+"""The report: one HTML page that needs no network, about whatever a checkpoint holds by now."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from dwindle.bench.devices.device import unreached
+from dwindle.bench.origin import flattened
+from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
+from dwindle.bench.rows import blank_rows, unmeasured
+from dwindle.bench.views.chart import frontier
+from dwindle.bench.views.cost_words import cost_cells, legend
+from dwindle.bench.views.parts import parts
+from dwindle.bench.views.wording import (
+    answers,
+    cells,
+    drop,
+    format_ms,
+    gaps,
+    machines,
+    noisy,
+    runtime_briefly,
+    signed,
+)
+from dwindle.checkpoint import Checkpoint
+from dwindle.files import staged
+from dwindle.layers import layers
+from dwindle.manifest import Manifest, manifests
+from dwindle.quantities import format_bytes, format_seconds
+
+_OPTIONS = (
+    "task.data", "task.data_root", "task.image_size", "task.task", "task.epochs", "task.lr", "task.batch_size",
+    "task.schedule", "task.warmup", "size", "macs", "density", "target", "granularity", "align", "score",
+    "include", "exclude", "method", "rewind_to", "prune_per_round", "rounds", "seed",
+)  # fmt: skip
+"""What of a checkpoint's origin `dwindle compress` takes as an option."""
+
+
+def report(checkpoint: Checkpoint | Path | str, out: Path | str | None = None) -> Path:
+    """Writes the page to `out` (default: report.html in the checkpoint) and returns its path.
+
+    What has not been exported or measured yet is said on the page. Raises CheckpointError for damaged
+    files and DwindleError where `out` cannot be written.
+    """
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
+    return render("page.html.jinja", _facts(opened), Path(out) if out is not None else opened.path / "report.html")
+
+
+def render(template: str, facts: dict[str, Any], path: Path) -> Path:
+    """Writes one of this folder's pages, filled in; raises DwindleError where it can't be written."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    ours = files(__package__)
+    environment = Environment(
+        loader=FunctionLoader(lambda name: (ours / name).read_text()),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "code": _code,
+        "id": id,
+        "shape": _shape,
+        "size": format_bytes,
+        "ms": format_ms,
+        "seconds": format_seconds,
+    }
+    page = environment.get_template(template).render(facts)
+    with staged(path) as scratch:
+        scratch.write_text(page)
+    return path
+
+
+def _facts(opened: Checkpoint) -> dict[str, Any]:
+    exported = manifests(opened.exports)
+    measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
+    rows = _rows(opened.path, exported, measured)
+    budget, left = opened.origin.get("size"), layers(opened)
+    return {
+        "title": opened.path.name,
+        "checkpoint": opened,
+        "lead": _lead(opened),
+        "summary": _summary(opened, rows),
+        "charts": [frontier(opened.history, budget, *size) for size in CHARTS] if opened.history else [],
+        "rows": [(row, cells(row, rows), runtime_briefly(row)) for row in rows],
+        "first": {id(row) for row in {(row.target, row.role): row for row in reversed(rows)}.values()},
+        "machines": machines(rows),
+        "noisy": noisy(rows),
+        "manifests": {manifest.target: manifest for _, manifest in exported},
+        "largest": max((row.artifact.bytes for row in rows), default=1),
+        "bars": _once_per_file(rows),
+        "parts": _parts(opened.path, rows),
+        "answers": answers(rows),
+        "layers": left,
+        "widest": max((layer.before[0] for layer in left), default=1),
+        "costs": [(row, shown) for row in rows if (shown := cost_cells(row))],
+        "cost_legend": legend(rows),
+        "gaps": [*gaps(rows), *unreached(rows)],
+        "machine": measured.machine if measured else None,
+        "made": measured.made if measured else None,
+        "command": _command(opened),
+        "origin": list(flattened(opened.origin)),
+    }
+
+
+CHARTS = ((1030, 420, "wide"), (400, 340, "narrow"))
+"""Text in an SVG shrinks with it, so a phone gets its own."""
+
+
+def _rows(root: Path, exported: list[tuple[Path, Manifest]], measured: Bench | None) -> list[Row]:
+    """Bench's rows, or blank ones where its figures aren't of the files that are there."""
+    rows: list[Row] = []
+    for blank, (_, manifest) in zip(blank_rows(root, exported), exported, strict=True):
+        if measured and measured.describes(manifest):
+            rows += [row for row in measured.rows if row.target == manifest.target]
+        else:
+            why = "these files are newer than the last bench" if measured else "not benched yet"
+            rows += [unmeasured(row, f"{why}: run `dwindle bench {root}`") for row in blank]
+    return rows
+
+
+def _lead(opened: Checkpoint) -> str:
+    """What was done, in a sentence."""
+    origin = dict(flattened(opened.origin))
+    model = origin.get("model.spec", origin.get("model", "A network"))
+    sentence = f"{model} on {origin.get('task.data') or origin.get('task.task', 'a task of its own')}"
+    if opened.history and (rounds := opened.history[-1].index):
+        retrained = f" by {origin['method']}" if origin.get("method") else ""
+        sentence += f", pruned and retrained{retrained} in {rounds} {'round' if rounds == 1 else 'rounds'}"
+    return f"{sentence}."
+
+
+def _summary(opened: Checkpoint, rows: list[Row]) -> list[tuple[str, str, str]]:
+    """The few figures that matter most: (figure, what it is, beside it)."""
+    found = []
+    main = next(
+        (row for row in rows if row.role == COMPRESSED and row.target == opened.origin.get("target", "onnx")),
+        next((row for row in rows if row.role == COMPRESSED), None),
+    )
+    dense, last = (opened.history[0], opened.history[-1]) if opened.history else (None, None)
+    if main:
+        size = format_bytes(main.artifact.bytes)
+        smaller = f"{main.compression:.1f}× smaller than dense fp32 ONNX" if main.compression else ""
+        found.append((size, f"{main.target} file", smaller))
+    elif dense and last and dense.bytes and last.bytes:
+        found.append((format_bytes(last.bytes), "would ship", f"{dense.bytes / last.bytes:.1f}× smaller"))
+    if last:
+        found.append(
+            (
+                f"{last.density:.1%}",
+                "of the weights left",
+                f"after {last.index} {'round' if last.index == 1 else 'rounds'}",
+            )
+        )
+    if main and (lost := drop(main, rows)) is not None and main.accuracy:
+        beside = f"{signed(-lost)} points against the dense file"
+        found.append((f"{main.accuracy.value:.2f}%", f"test {main.accuracy.metric} of the file", beside))
+    elif {"test", "dense_test"} <= opened.metrics.keys():
+        after, before = opened.metrics["test"], opened.metrics["dense_test"]
+        found.append((f"{after:.2f}%", "test, in PyTorch", f"{signed(after - before)} points against dense"))
+    if main and main.compare:
+        beside = f"95%: {main.compare.ci95[0]:.3f}–{main.compare.ci95[1]:.3f}"
+        found.append((f"{main.compare.ratio:.3f}×", f"the dense file's time in {main.runtime.place}", beside))
+    return found
+
+
+def _once_per_file(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """Targets with their files, however many runtimes ran each."""
+    files = {(row.target, row.role): row for row in rows}
+    targets = dict.fromkeys(row.target for row in rows)
+    return [(target, [files[target, role] for role in (DENSE, COMPRESSED)]) for target in targets]
+
+
+def _parts(root: Path, rows: list[Row]) -> dict[str, list[tuple[str, int, float]]]:
+    """What each target's compressed file consists of, where that is known: (part, bytes, share of the file)."""
+    found = {}
+    for row in rows:
+        if (
+            row.role == COMPRESSED
+            and row.target not in found
+            and (known := parts(row.target, root / row.artifact.path))
+        ):
+            found[row.target] = [(name, size, size / row.artifact.bytes) for name, size in asdict(known).items()]
+    return found
+
+
+def _code(said: str) -> Markup:
+    """A sentence whose `commands` are shown as such."""
+    pieces = (escape(piece) for piece in said.split("`"))
+    return Markup("".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces)))
+
+
+def _shape(sizes: tuple[int, ...]) -> str:
+    return "×".join(str(size) for size in sizes)
+
+
+def _command(opened: Checkpoint) -> list[str]:
+    """The command line that makes this checkpoint, a flag with its value per entry."""
+    origin = dict(flattened(opened.origin))
+    parts = [f"dwindle compress {shlex.quote(str(origin.get('model.spec', origin.get('model', 'MODEL'))))}"]
+    if origin.get("weights"):
+        parts.append("--weights FILE")  # known by its hash only
+    for key in _OPTIONS:
+        value = origin.get(key)
+        words = value if isinstance(value, list) else [value]
+        if value is None or words in ([], ["*"]):
+            continue
+        flag = "for" if key == "target" else key.removeprefix("task.").replace("_", "-")
+        parts.append(shlex.join([f"--{flag}", *map(str, words)]))
+    return [*parts, f"-o {shlex.quote(opened.path.name)}"]

@@ -1,0 +1,157 @@
+"""Tables for the terminal: returned, not printed."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from dwindle.bench.gate import Verdict
+from dwindle.bench.result import DENSE, PORTABLE, Bench, Operator, Row
+from dwindle.bench.views.cost_words import TITLE, cost_cells, legend
+from dwindle.bench.views.wording import (
+    ABSENT,
+    amount,
+    answers,
+    cells,
+    format_ms,
+    gaps,
+    limit_name,
+    noisy,
+    outcome,
+    runtime_name,
+    sentence,
+)
+
+
+def bench_table(bench: Bench) -> RenderableType:
+    """A row per file and runtime; below it what was not measured, and what made the run noisy."""
+    parts: list[RenderableType] = [_columns(show_header=True)]
+    for (target, runtime), files in groupby(bench.rows, lambda row: (row.target, runtime_name(row))):
+        table, rows = _columns(show_header=False), list(files)
+        for row in rows:
+            shown, against_dense = cells(row, bench.rows), row.role != DENSE
+            table.add_row(
+                f"  {row.role}",
+                shown.bytes,
+                _over(shown.download, shown.fetched),
+                shown.smaller,
+                _over(shown.accuracy, shown.interval),
+                shown.change if against_dense else "",
+                _over(shown.time, format_ms(row.latency.min) if row.latency else ""),
+                _over(shown.ratio, shown.ci95) if against_dense else "",
+            )
+        parts += [Text.assemble((target, "bold"), f" in {runtime}"), table]
+    parts += [*_answers(bench.rows), *_operators(bench.rows), *_costs(bench.rows)]
+    machine = bench.machine
+    notes = [
+        "size: installed bytes · download: deflated, or as the .zst named below it · smaller: than the dense fp32 ONNX "
+        "file · test: on the test split, through the file, above its 95% interval · change: points against the dense "
+        "file",
+        "time: thread-CPU median of one inference on one thread, above the least wall time; where there is no such "
+        "time, the wall median · × dense: over the dense file's, side by side, above its 95% interval",
+        f"on {machine.cpu}, {machine.cores} cores, {machine.system}",
+    ]
+    notes += [f"not measured: {figures} of {files}: {reason}" for files, figures, reason in gaps(bench.rows)]
+    notes += [f"noisy: {files}: {reasons}" for files, reasons in noisy(bench.rows)]
+    return Group(*parts, Text("\n".join(notes), style="dim"))
+
+
+_OPERATORS = 8
+"""Shown of a file, the slowest first; bench.json has them all."""
+
+
+def _operators(rows: tuple[Row, ...]) -> list[RenderableType]:
+    """Where the time goes, if that was asked for."""
+    parts: list[RenderableType] = []
+    for row in rows:
+        if not row.operators:
+            continue
+        table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
+        for width in (6, 8, 14, 34):
+            table.add_column(width=width, no_wrap=True, justify="right" if width < 10 else "left")
+        for one in row.operators[:_OPERATORS]:
+            table.add_row(f"{one.share:.1%}", format_ms(one.ms), one.kind, Text(one.name, style="dim"))
+        left = row.operators[_OPERATORS:]
+        if left:
+            table.add_row(f"{sum(one.share for one in left):.1%}", "", f"{len(left)} more", "")
+        title = Text.assemble((row.target, "bold"), f" {row.role}: operators by their share of the time")
+        parts += [title, table, *_fallen_back(row.operators)]
+    return parts
+
+
+def _fallen_back(operators: tuple[Operator, ...]) -> list[RenderableType]:
+    """Which operators the delegate did not take, where it took others."""
+    places = dict.fromkeys(one.where for one in operators)
+    slow = [one for one in operators if one.where == PORTABLE]
+    if not slow or len(places) < 2:
+        return []
+    names = ", ".join(dict.fromkeys(one.kind for one in slow))
+    line = f"{sum(one.share for one in slow):.1%} in operators that no delegate took: {names}"
+    return [Padding(Text(line, style="yellow"), (0, 0, 0, 2))]
+
+
+def _costs(rows: tuple[Row, ...]) -> list[RenderableType]:
+    """What was counted on an emulated ARM64 CPU, if anything was."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for title, width in {"": 12, "instr.": 8, "× dense": 7, "MACs": 8, "× layers": 8, "sparse": 6, "apart": 6}.items():
+        table.add_column(title, justify="right" if title else "left", width=width, no_wrap=True)
+    for target, files in groupby((row for row in rows if row.cost), lambda row: row.target):
+        table.add_row(Text(target, style="bold"))
+        for row in files:
+            if shown := cost_cells(row):
+                table.add_row(
+                    f"  {row.role}",
+                    shown.instructions,
+                    shown.ratio,
+                    shown.macs,
+                    shown.tiles,
+                    shown.sparse,
+                    shown.apart,
+                )
+    return [Text(TITLE, style="bold"), table, Text(legend(rows), style="dim")] if table.row_count else []
+
+
+def _answers(rows: tuple[Row, ...]) -> list[RenderableType]:
+    """What became of the classes and of the outputs."""
+    lines = [Padding(Text(f"{files}: {said}", style="dim"), (0, 0, 0, 2)) for files, said in answers(rows)]
+    return [Text("answers", style="bold"), *lines] if lines else []
+
+
+_STYLES = {"pass": "green", "miss": "red", "unmeasured": "yellow"}
+
+
+def gate_table(verdict: Verdict) -> RenderableType:
+    """A row per limit and target, what the figures consist of, then the sentence."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("", "limit", "target", "allowed", "measured"):
+        table.add_column(title, justify="right" if title in ("allowed", "measured") else "left", no_wrap=True)
+    for row in verdict.rows:
+        word = outcome(row)
+        table.add_row(
+            Text(word, style=_STYLES[word]),
+            limit_name(row),
+            row.subject,
+            amount(row, row.limit),
+            ABSENT if row.measured is None else amount(row, row.measured),
+        )
+    notes = [f"{limit_name(row)}, {row.subject}: {row.reason}" for row in verdict.rows if row.reason]
+    return Group(table, *(Text(note, style="dim") for note in notes), Text(sentence(verdict), style="bold"))
+
+
+_WIDTHS = {"": 12, "size": 7, "download": 8, "smaller": 7, "test": 9, "change": 6, "time": 7, "× dense": 11}
+"""Of the columns: alike under every target's title, and together within a terminal of 80."""
+
+
+def _columns(*, show_header: bool) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", show_header=show_header)
+    for title, width in _WIDTHS.items():
+        table.add_column(title, justify="right" if title else "left", width=width, no_wrap=True)
+    return table
+
+
+def _over(figure: str, beside: str) -> Text:
+    return Text.assemble(figure, (f"\n{beside}", "dim")) if beside else Text(figure)

@@ -1,0 +1,1 @@
+"""How weights become bytes: which survive, what they are worth, and which code each tensor takes."""

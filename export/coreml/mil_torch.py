@@ -1,0 +1,119 @@
+"""Running a Core ML program without Core ML: its operations one by one, in PyTorch, on the CPU.
+
+Weights are what the file holds, fp16 and less. Arithmetic is fp32, and results stay so: how a device rounds them, and
+in what order it adds, nothing here can tell. Only a result of type fp16 that is beyond its reach becomes infinite.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dwindle.errors import RuntimeUnavailable
+from dwindle.export.coreml.mil_ops import OPERATIONS
+from dwindle.export.coreml.read import main_block, read
+
+if TYPE_CHECKING:
+    from coremltools.proto.MIL_pb2 import NamedValueType, Operation, Value
+
+_HALF, _SINGLE, _BOOL = 10, 11, 1
+"""MIL.proto's DataType; the others that a program computes with are integers."""
+_OVERFLOW = 65520
+"""The smallest number that rounds to infinity in fp16."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    kind: str
+    run: Callable[..., Any]
+    reads: dict[str, str | list[str]]
+    """Its parameters, each the name of a constant or of another step's output, or several."""
+    outputs: list[NamedValueType]
+
+
+class Interpreter:
+    """The main function of an .mlpackage. Called with a tensor per input, it returns its outputs.
+
+    Raises ValueError for a damaged package, RuntimeUnavailable, by name, for an operation that isn't in
+    `mil_ops`, or a parameter of it.
+    """
+
+    def __init__(self, package: Path) -> None:
+        model, constants = read(package)
+        block = main_block(model)
+        self._inputs = list(model.mlProgram.functions["main"].inputs)
+        self._outputs = list(block.outputs)
+        self._constants: dict[str, Any] = {name: _tensor(array) for name, array in constants.items()}
+        self._steps: list[_Step] = []
+        for operation in block.operations:
+            if operation.type == "const":
+                if (name := operation.outputs[0].name) not in constants:
+                    self._constants[name] = _text(operation.attributes["val"])
+            elif operation.type == "classify":  # of a classifier: its scores are the answer, whatever their names
+                self._outputs = [operation.inputs["probabilities"].arguments[0].name]
+            elif not operation.type.startswith("constexpr_"):  # `read` has those decoded
+                self._steps.append(_step(operation, package.name))
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        held = dict(self._constants)
+        for declared, value in zip(self._inputs, inputs, strict=True):
+            held[declared.name] = _as_declared(value, declared, "input")
+        for step in self._steps:
+            made = step.run(**{parameter: _look_up(names, held) for parameter, names in step.reads.items()})
+            for declared, value in zip(step.outputs, made if isinstance(made, tuple) else (made,), strict=True):
+                held[declared.name] = _as_declared(value, declared, step.kind)
+        return [held[name] for name in self._outputs]
+
+
+def _step(operation: Operation, package: str) -> _Step:
+    run = OPERATIONS.get(operation.type)
+    if run is None:
+        raise RuntimeUnavailable(
+            f"dwindle's interpreter of Core ML files has no {operation.type}, which {package} needs"
+        )
+    if more := operation.inputs.keys() - inspect.signature(run).parameters.keys():
+        raise RuntimeUnavailable(
+            f"dwindle's interpreter of Core ML files has no {operation.type} with {', '.join(sorted(more))}, "
+            f"which {package} needs"
+        )
+    several = {"values"}  # of `concat` and its like: a list even where there is one
+    reads = {
+        key: [binding.name for binding in argument.arguments] if key in several else argument.arguments[0].name
+        for key, argument in operation.inputs.items()
+    }
+    return _Step(operation.type, run, reads, list(operation.outputs))
+
+
+def _look_up(names: str | list[str], held: Mapping[str, Any]) -> Any:
+    return [held[name] for name in names] if isinstance(names, list) else held[names]
+
+
+def _tensor(array: Any) -> Tensor:
+    """A constant, in the types that the arithmetic here is done in."""
+    value = torch.from_numpy(array.copy())
+    if value.dtype == torch.bool:
+        return value
+    return value.float() if value.is_floating_point() else value.long()
+
+
+def _text(value: Value) -> str:
+    (text,) = value.immediateValue.tensor.strings.values
+    return str(text)
+
+
+def _as_declared(value: Tensor, declared: NamedValueType, kind: str) -> Tensor:
+    """A result in the type that the file gives it. Raises ValueError where its shape is another."""
+    tensor = declared.type.tensorType
+    shape = tuple(dimension.constant.size for dimension in tensor.dimensions)
+    if value.shape != shape:
+        raise ValueError(f"{declared.name} ({kind}) has the shape {tuple(value.shape)}, and in the file {shape}")
+    if tensor.dataType == _HALF:
+        return torch.where(value.abs() < _OVERFLOW, value, value * torch.inf).float()
+    return value.float() if tensor.dataType == _SINGLE else value.bool() if tensor.dataType == _BOOL else value.long()

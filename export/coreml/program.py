@@ -1,0 +1,172 @@
+"""A network as a Core ML program: converted once by coremltools, then filled with any weights of its shapes.
+
+Names, which in a small network outweigh the graph, are shortened, and equal settings are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partialmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwindle.errors import UsageError
+from dwindle.export.coreml.interface import PLAIN, Interface
+from dwindle.export.coreml.read import WEIGHTS, constants, main_block, operations
+from dwindle.export.coreml.views import without_what_core_ml_lacks
+from dwindle.export.fold import reason, short_names, tensors, trace
+from dwindle.export.quantize import Stored
+from dwindle.export.quiet import quiet
+
+if TYPE_CHECKING:
+    from coremltools.proto.MIL_pb2 import Block
+    from coremltools.proto.Model_pb2 import Model
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+
+@dataclass(frozen=True)
+class Program:
+    """A converted network."""
+
+    model: Model
+    weights: dict[str, NDArray[Any]]
+    """By the name that operations read: what the weight file holds, and the network's smaller tensors."""
+    sources: dict[str, str]
+    """Which tensor of the network each of these is, where it is one unchanged."""
+    complete: bool
+    """Whether every tensor that the network reads is among them, so that others can take their places."""
+
+    def filled(self, held: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
+        """The program's weights, in fp16, with those of another network of the same architecture in their places."""
+        values = {name: tensor.decoded().astype(np.float16) + np.float16(0) for name, tensor in held.items()}
+        return {name: values[self.sources[name]] if name in self.sources else own for name, own in self.weights.items()}
+
+
+def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface = PLAIN) -> Program:
+    """An fp16 program for a system (`iOS16`, and so macOS 13, `iOS17`, `iOS18`) and later ones.
+
+    Raises UsageError for an interface that the network cannot have, where it cannot be traced or has an operator that
+    Core ML lacks, and for a weight beyond the reach of fp16.
+    """
+    for name, parameter in network.named_parameters():
+        if not (parameter.abs() <= np.finfo(np.float16).max).all():
+            raise UsageError(f"{name} has values beyond 65504, where fp16 and so Core ML ends: scale it down")
+    interface.check(network, inputs)
+    program = trace(interface.normalizing(network), inputs)
+    try:
+        with quiet():
+            model, blobs = _converted(program, min_os, interface)
+    except Exception as error:
+        raise UsageError(f"{type(network).__name__} cannot be written as Core ML: {reason(error)}") from error
+    found = constants(model, blobs)
+    sources, complete = _sources(found, program, network)
+    in_file = {
+        operation.outputs[0].name
+        for operation in operations(main_block(model))
+        if operation.type == "const" and operation.attributes["val"].HasField("blobFileValue")
+    }
+    weights = in_file | sources.keys()
+    short = short_names(network)
+    firsts = {name: constant for constant, name in reversed(sources.items())}
+    renamed = {constant: short[name] for name, constant in firsts.items()}
+    _share_settings(main_block(model), keep=weights)
+    _rename(main_block(model), renamed, len(short))
+    return Program(
+        model=model,
+        weights={renamed.get(name, name): found[name] for name in found if name in weights},
+        sources={renamed[constant]: name for constant, name in sources.items()},
+        complete=complete,
+    )
+
+
+def half(network: nn.Module) -> dict[str, NDArray[np.float16]]:
+    """Every float tensor of a network as Core ML stores it."""
+    floats = {name: tensor for name, tensor in tensors(network).items() if tensor.is_floating_point()}
+    return {name: (tensor.half() + 0).numpy() for name, tensor in floats.items()}  # + 0: no negative zeros
+
+
+def _converted(program: ExportedProgram, min_os: str, interface: Interface) -> tuple[Model, bytes]:
+    import coremltools
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    passes = coremltools.PassPipeline()
+    # Two weights that happen to be equal now need not be so in the network that takes their places.
+    passes.remove_passes({"common::const_deduplication"})
+    with patch.object(tqdm, "__init__", partialmethod(tqdm.__init__, disable=True)):
+        converted = coremltools.convert(
+            without_what_core_ml_lacks(program.run_decompositions({})),
+            minimum_deployment_target=coremltools.target[min_os],
+            pass_pipeline=passes,
+            skip_model_load=True,
+            classifier_config=coremltools.ClassifierConfig(list(interface.classes)) if interface.classes else None,
+        )
+    model = converted.get_spec()
+    model.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
+    interface.describe(model)
+    weights = Path(converted.weights_dir, Path(WEIGHTS).name)
+    return model, weights.read_bytes() if weights.exists() else b""
+
+
+def _sources(
+    found: Mapping[str, NDArray[Any]], program: ExportedProgram, network: nn.Module
+) -> tuple[dict[str, str], bool]:
+    """Which constants are tensors of the network unchanged, and whether all that it reads are among them."""
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    read = {node.name: names[node.name] for node in program.graph.nodes if node.name in names and node.users}
+    expected = half(network)
+    sources: dict[str, str] = {}
+    for constant, array in found.items():
+        # coremltools names a constant after torch's placeholder, which may begin with another's name
+        placeholder = max((name for name in read if constant.startswith(name)), key=len, default="")
+        value = expected.get(read.get(placeholder, ""))
+        if value is not None and array.dtype == np.float16 and np.array_equal(array, value):
+            sources[constant] = read[placeholder]
+    return sources, expected.keys() & read.values() <= set(sources.values())
+
+
+def _share_settings(block: Block, keep: set[str]) -> None:
+    """Merges equal constants in place, such as the strides of every convolution; those in `keep` stay."""
+    first: dict[bytes, str] = {}
+    merged: dict[str, str] = {}
+    spare = []
+    for index, operation in enumerate(block.operations):
+        name = operation.outputs[0].name if operation.type == "const" else ""
+        if name and name not in keep and name not in block.outputs:
+            value = operation.attributes["val"].SerializeToString(deterministic=True)
+            merged[name] = first.setdefault(value, name)
+            if merged[name] != name:
+                spare.append(index)
+    for index in reversed(spare):
+        del block.operations[index]
+    _refer(block, merged)
+
+
+def _rename(block: Block, names: dict[str, str], start: int) -> None:
+    """Gives every inner value of a block a name of a few bytes, in place; `names` grows by what it gave."""
+    kept = set(block.outputs)
+    for operation in operations(block):
+        for output in operation.outputs:
+            if output.name not in kept:
+                names.setdefault(output.name, f"_{start + len(names)}")
+                output.name = names[output.name]
+        if "name" in operation.attributes:
+            operation.attributes["name"].immediateValue.tensor.strings.values[:] = [operation.outputs[0].name]
+    _refer(block, names)
+
+
+def _refer(block: Block, names: Mapping[str, str]) -> None:
+    """Lets everything that reads a value of a block read it by another name."""
+    for operation in operations(block):
+        for argument in operation.inputs.values():
+            for binding in argument.arguments:
+                if binding.name in names:
+                    binding.name = names[binding.name]
+        for inner in operation.blocks:
+            inner.outputs[:] = [names.get(name, name) for name in inner.outputs]

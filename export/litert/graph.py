@@ -1,0 +1,175 @@
+"""A network as a LiteRT graph: converted once by litert-torch, then filled with any weights of its shapes.
+
+Weights are told by their values: what is converted has values that all differ. LiteRT puts channels last, so most
+weights lie in another order of their dimensions than the network's. A weight's name in the file, such as `_7.120`,
+says whose it is (`fold.short_names`) and where each of its dimensions, those of one left out, was.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwindle.errors import UsageError
+from dwindle.export.fold import reason, short_names, tensors
+from dwindle.export.litert import file
+from dwindle.export.litert.file import Place
+from dwindle.export.litert.rules import suit_sparse_kernels
+from dwindle.export.quantize import Stored
+from dwindle.export.quiet import silent
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Array = NDArray[Any]
+
+
+class Source(NamedTuple):
+    """Where a constant's values come from."""
+
+    name: str
+    """The network's tensor."""
+    axes: tuple[int, ...]
+    """Of its dimensions larger than one, the order in which the file has them."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A converted network."""
+
+    content: bytes
+    sources: dict[Place, Source]
+    short: dict[str, str]
+    complete: bool
+    """Whether all constants are the network's tensors, so that others can take their places."""
+
+    def filled(self, held: Mapping[str, Stored], *, pack: bool) -> tuple[bytes, bool]:
+        """The file with the tensors of another network of the same architecture, and whether any is sparse."""
+        model = file.parse(self.content)
+        packed = False
+        shapes = {place: array.shape for place, (_, array) in file.constants(model).items()}
+        for place, source in self.sources.items():
+            array = held[source.name].values.squeeze().transpose(source.axes).reshape(shapes[place])
+            name = ".".join([self.short[source.name], "".join(map(str, source.axes))])
+            packed |= file.put(model, place, name, np.ascontiguousarray(array), pack=pack)
+        return file.serialize(model), packed
+
+
+def convert(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
+    """Raises UsageError where the network has an operator that LiteRT lacks."""
+    return _found(_distinct(network), inputs)
+
+
+def convert_as_is(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
+    """For a network some of whose constants the converter computes from weights: they keep the values they have."""
+    return _found(network, inputs)
+
+
+def read(content: bytes, network: nn.Module) -> dict[str, Array]:
+    """The network's tensors that a file has under their names, in the network's order of dimensions.
+
+    network: its names and shapes are read, never its values. Raises ValueError for a damaged file.
+    """
+    held = tensors(network)
+    names = {short: name for name, short in short_names(network).items()}
+    found: dict[str, Array] = {}
+    for label, array in file.constants(file.parse(content)).values():
+        short, _, axes = label.partition(".")
+        if short not in names:
+            continue
+        name = names[short]
+        own = array.squeeze().transpose(np.argsort([int(axis) for axis in axes]))
+        own = np.ascontiguousarray(own).reshape(held[name].shape)
+        if name in found and found[name].tobytes() != own.tobytes():
+            raise ValueError(f"it has {name} twice, and differently")
+        found[name] = own
+    return found
+
+
+def _found(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
+    model = file.parse(_converted(network, inputs))
+    _strip(model)
+    suit_sparse_kernels(model)
+    floats = {name: tensor.numpy() for name, tensor in tensors(network).items() if tensor.is_floating_point()}
+    sources, complete = _sources(file.constants(model), floats)
+    return Graph(file.serialize(model), sources, short_names(network), complete)
+
+
+def _converted(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    try:
+        with silent():
+            import litert_torch
+
+            before = litert_torch.config.show_progress
+            litert_torch.config.show_progress = False
+            try:
+                return bytes(litert_torch.convert(network, inputs).model_content())
+            finally:
+                litert_torch.config.show_progress = before
+    except Exception as error:
+        raise UsageError(f"{type(network).__name__} cannot be written as LiteRT: {reason(error)}") from error
+
+
+def _distinct(network: nn.Module) -> nn.Module:
+    """A copy with other values, of which no two are equal, nor zero or below, where a variance may not lie."""
+    import torch
+
+    copied = copy.deepcopy(network)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in tensors(copied).values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1, generator=generator)
+    return copied
+
+
+def _sources(
+    constants: Mapping[Place, tuple[str, Array]], floats: Mapping[str, Array]
+) -> tuple[dict[Place, Source], bool]:
+    """Which constants are tensors of the network, and whether none of the others can come from one."""
+    alike: dict[tuple[int, float, float], list[str]] = {}
+    for name, array in floats.items():
+        alike.setdefault(_key(array), []).append(name)
+    numbers = any(array.size == 1 for array in floats.values())
+    found = {}
+    complete = True
+    for place, (_, constant) in constants.items():
+        matches = (
+            Source(name, axes)
+            for name in alike.get(_key(constant), [])
+            for axes in _orders(floats[name].squeeze(), constant.squeeze())
+        )
+        if (source := next(matches, None)) is not None:
+            found[place] = source
+        elif constant.size > 1 or numbers:  # else it is a number of the program's own
+            complete = False
+    return found, complete
+
+
+def _key(array: Array) -> tuple[int, float, float]:
+    return array.size, float(array.min()), float(array.max())
+
+
+def _orders(array: Array, constant: Array) -> Iterator[tuple[int, ...]]:
+    """Every order of an array's dimensions in which it is the constant."""
+    if array.ndim == constant.ndim:
+        for axes in itertools.permutations(range(array.ndim)):
+            if np.array_equal(array.transpose(axes), constant):
+                yield axes
+
+
+def _strip(model: Any) -> None:
+    """Drops what no runtime reads, in place: inner names, and what only another converter would want."""
+    for graph in model.subgraphs:
+        outer = {*graph.inputs, *graph.outputs}
+        for index, tensor in enumerate(graph.tensors):
+            if index not in outer:
+                tensor.name = None
+    model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
+    model.description = None

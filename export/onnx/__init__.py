@@ -1,0 +1,1 @@
+"""ONNX: a graph of stock operators that unpacks its own weights when a session is created."""

@@ -1,0 +1,237 @@
+"""Weights into an ONNX graph: the tensors of each code as one string, the calls that unpack it, and their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+from onnx import GraphProto, ModelProto
+from onnx.helper import make_node, make_opsetid
+from onnx.numpy_helper import from_array
+
+from dwindle.export.codes import nibbles, rice, two_of_four
+from dwindle.export.codes.packing import Array, Code, Form, choose, forms
+from dwindle.export.onnx.unpack import DOMAIN, call, function
+from dwindle.export.quantize import FOUR_BITS, SCALES, Stored
+
+CODES = ("int8", *FOUR_BITS)
+_LOWEST = {"int4": -8, "palette4": 0}
+"""The code that four zero bits stand for."""
+_CALL = 110
+"""Bytes of a graph for unpacking one string, roughly."""
+_AT_ONCE = 1 << 19
+"""Weights in one string, well within int32 positions. Of 2¹⁸ to 2²³ it gave the steadiest session creation of a
+ResNet-18; what that takes is the memory of all that it computes on the way, which onnxruntime keeps to its end."""
+
+
+def fill(skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool) -> tuple[ModelProto, str]:
+    """A whole model, and its encoding in words: `skeleton` with the tensors it reads, packed where that takes
+    fewer bytes. Without `pack`, zeros are stored like any value.
+
+    weights: by the names that the skeleton uses; those it doesn't read are left out.
+    """
+    read = {name for node in skeleton.graph.node for name in node.input}
+    read |= {output.name for output in skeleton.graph.output}
+    held = {name: tensor for name, tensor in weights.items() if name in read}
+    opset = next(opset.version for opset in skeleton.opset_import if opset.domain == "")
+
+    def overhead(codes: frozenset[Code]) -> int:
+        functions = {name for code in codes for name in _functions(code)}
+        calls = sum(code.kind != "plain" for code in codes)
+        definitions: int = sum(function(name, opset).ByteSize() for name in functions)
+        return _CALL * calls + definitions
+
+    def model(pack: bool) -> tuple[ModelProto, str]:
+        plan = choose({name: forms(tensor, pack=pack) for name, tensor in held.items()}, overhead)
+        return _filled(skeleton, held, plan, opset), _words(plan, held)
+
+    # The choice reckons with rough figures: a network of a few hundred weights may be better off without.
+    return min((model(own) for own in {pack, False}), key=lambda made: made[0].ByteSize())
+
+
+def _filled(skeleton: ModelProto, held: Mapping[str, Stored], plan: Mapping[str, Form], opset: int) -> ModelProto:
+    model = ModelProto()
+    model.CopyFrom(skeleton)
+    rest = list(model.graph.node)
+    del model.graph.node[:]  # what unpacks a weight comes before what reads it
+    tables = _Tables(_scales(model.graph, held), _palettes(model.graph, held))
+    strings: dict[Code, list[list[str]]] = {}
+    for name, form in plan.items():
+        if form.code.kind == "plain":
+            model.graph.initializer.append(from_array(held[name].values, name))
+            continue
+        lists = strings.setdefault(form.code, [[]])
+        if sum(plan[other].values.size for other in lists[-1]) + form.values.size > _AT_ONCE:
+            lists.append([])
+        lists[-1].append(name)
+    for names in (names for lists in strings.values() for names in lists if names):
+        _string(model.graph, {name: plan[name] for name in names}, {name: held[name] for name in names}, tables)
+    called = dict.fromkeys(node.op_type for node in model.graph.node if node.domain == DOMAIN)
+    model.graph.node.extend(rest)
+    if called:
+        model.functions.extend(function(name, opset) for name in called)
+        model.opset_import.append(make_opsetid(DOMAIN, 1))
+    return model
+
+
+class _Tables(NamedTuple):
+    """What codes are looked up in, by tensor: the names of their scales and palettes."""
+
+    scales: dict[str, str]
+    palettes: dict[str, str]
+
+
+def _string(graph: GraphProto, members: Mapping[str, Form], held: Mapping[str, Stored], tables: _Tables) -> None:
+    """The tensors of one code: their bytes, the calls that unpack them, and what makes each of its part."""
+    code, tag = next(iter(members.values())).code, next(iter(members))
+    flat = _unpacked(graph, code, list(members.values()), tag)
+    finished = {name for name in members if held[name].values.ndim == 1}
+    parts = {name: name if name in finished else f"{name}p" for name in members}
+    _split(graph, flat, list(parts.values()), [form.values.size for form in members.values()])
+    for name in members.keys() - finished:
+        _part(graph, parts[name], name, members[name], held[name], tables)
+
+
+def _unpacked(graph: GraphProto, code: Code, members: Sequence[Form], tag: str) -> str:
+    """The name of all values of these tensors in a row: fp32, or integer codes."""
+    blocks = np.concatenate([form.values for form in members])
+    flat, values, positions = f"{tag}f", f"{tag}v", f"{tag}o"
+    if code.kind == "dense":
+        _values(graph, code, blocks.reshape(-1), values)
+        if code.values != "fp16":
+            return values
+        graph.node.append(call("Float", [values], flat))
+        return flat
+    if code.kind == "pairs":
+        codes, places = two_of_four.encode(blocks.reshape(-1, 4) != 0)
+        graph.initializer.append(from_array(codes.reshape(-1, 1), f"{tag}c"))
+        graph.node.append(call("Pairs", [f"{tag}c"], positions, g=[3 * codes.size], n=[places.size]))
+    else:
+        starts = accumulate((len(form.values) for form in members[:-1]), initial=0)
+        places = np.concatenate([form.positions + start for form, start in zip(members, starts, strict=True)])
+        if not places.size:
+            places = np.zeros(1, np.intp)  # a tensor without elements is legal on paper only: one zero survives
+        unary, low = rice.encode(places, code.k)
+        graph.initializer.append(from_array(unary, f"{tag}u"))
+        graph.node.append(call("Ones", [f"{tag}u"], positions, b=[8 * unary.size], k=[places.size + 1]))
+        if code.k:
+            graph.initializer.append(from_array(low, f"{tag}l"))
+            powers = [1 << bit for bit in range(code.k)]
+            constants = {"b": [code.k * places.size], "s": [code.k, -1], "r": powers, "d": [sum(powers)]}
+            graph.node.append(call("Gaps", [positions, f"{tag}l"], f"{tag}g", **constants))
+            positions = f"{tag}g"
+    shape = list(blocks.shape) if code.block > 1 else [blocks.size]
+    _values(graph, code, blocks[places] if code.block > 1 else blocks[places, 0], values)
+    graph.node.append(call(_put(code), [positions, values], flat, n=shape))
+    return flat
+
+
+def _values(graph: GraphProto, code: Code, array: Array, name: str) -> None:
+    """Values as they are packed, under that name in the graph."""
+    if code.values not in FOUR_BITS:
+        graph.initializer.append(from_array(array, name))
+        return
+    lowest = _LOWEST[code.values]
+    graph.initializer.append(from_array(nibbles.encode(array.reshape(-1) - np.int8(lowest)), f"{name}4"))
+    flat = f"{name}5" if code.block > 1 else name
+    graph.node.append(call("Nibbles", [f"{name}4"], flat, n=[array.size], d=[lowest]))
+    if code.block > 1:
+        graph.node.append(call("View", [flat], name, s=list(array.shape)))
+
+
+def _part(graph: GraphProto, part: str, name: str, form: Form, held: Stored, tables: _Tables) -> None:
+    """The steps from a tensor's part of a string to the tensor."""
+    sizes = list(held.values.shape)
+    steps: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
+    if form.turn is not None:
+        steps.append(("Turn", (), {"t": list(form.turn), "s": sizes}))
+    if name in tables.palettes:
+        steps.append(("Look", (tables.palettes[name],), {"s": sizes}))
+    if held.scale is not None:
+        blocks = [held.scale.size, sizes[1] // held.scale.shape[1], *sizes[2:]]
+        steps.append(("Scaled", (tables.scales[name],), {"s": blocks}))
+        if held.scale.shape[1] > 1:
+            steps.append(("View", (), {"s": sizes}))
+    for index, (step, others, attributes) in enumerate(steps or [("View", (), {"s": sizes})], start=1):
+        made = name if index >= len(steps) else f"{name}{'tuv'[index - 1]}"
+        graph.node.append(call(step, [part, *others], made, **attributes))
+        part = made
+
+
+def _palettes(graph: GraphProto, held: Mapping[str, Stored]) -> dict[str, str]:
+    """The names of the palettes, all of them one string."""
+    own = {name: tensor.palette for name, tensor in held.items() if tensor.palette is not None}
+    if own:
+        graph.initializer.append(from_array(np.concatenate(list(own.values())), "_p"))
+        _split(graph, "_p", [f"{name}i" for name in own], [palette.size for palette in own.values()])
+    return {name: f"{name}i" for name in own}
+
+
+def _scales(graph: GraphProto, held: Mapping[str, Stored]) -> dict[str, str]:
+    """The names of the scales, those of tensors of equal rank as one string of bytes."""
+    codes = {
+        name: tensor.scale.reshape(-1, *[1] * (tensor.scale.ndim - 1))
+        for name, tensor in held.items()
+        if tensor.scale is not None
+    }
+    if not codes:
+        return {}
+    lowest = min(int(code.min()) for code in codes.values())
+    highest = max(int(code.max()) for code in codes.values())
+    graph.initializer.append(from_array(SCALES[lowest : highest + 1], "_t"))
+    for rank in sorted({code.ndim for code in codes.values()}):
+        own = {name: code - np.uint8(lowest) for name, code in codes.items() if code.ndim == rank}
+        graph.initializer.append(from_array(np.concatenate(list(own.values())), f"_c{rank}"))
+        graph.node.append(call("Scales", [f"_c{rank}", "_t"], f"_s{rank}"))
+        _split(graph, f"_s{rank}", [f"{name}q" for name in own], [len(code) for code in own.values()])
+    return {name: f"{name}q" for name in codes}
+
+
+def _split(graph: GraphProto, whole: str, parts: Sequence[str], sizes: Sequence[int]) -> None:
+    """Cuts along dimension 0; what has only one part takes its name."""
+    if len(parts) == 1:
+        if graph.node and graph.node[-1].output[0] == whole:
+            graph.node[-1].output[0] = parts[0]
+        else:
+            graph.initializer[-1].name = parts[0]
+        return
+    graph.initializer.append(from_array(np.array(sizes, np.int64), f"{whole}z"))
+    graph.node.append(make_node("Split", [whole, f"{whole}z"], list(parts)))
+
+
+def _put(code: Code) -> str:
+    if code.values in CODES:
+        return "PutCodes" if code.block == 1 else "PutCodeBlocks"
+    return "Put" if code.block == 1 else "PutBlocks"
+
+
+def _functions(code: Code) -> tuple[str, ...]:
+    """What its tensors are unpacked by, all in all."""
+    part = ("Look", "Scaled") if code.values == "palette4" else ("Scaled",) if code.values in CODES else ("View",)
+    unpack = ("Nibbles",) if code.values in FOUR_BITS else ()
+    turn = ("Turn",) if code.block > 1 or code.kind == "pairs" else ()
+    return {
+        "plain": (),
+        "dense": (*unpack, *part) if code.values in CODES else ("Float", *part),
+        "rice": ("Ones", *(("Gaps",) if code.k else ()), *unpack, _put(code), *part, *turn),
+        "pairs": ("Pairs", *unpack, _put(code), *part, *turn),
+    }[code.kind]
+
+
+def _words(plan: Mapping[str, Form], held: Mapping[str, Stored]) -> str:
+    """As in `Golomb-Rice mask + int8 survivors`."""
+    largest = max(plan, key=lambda name: held[name].values.size, default=None)
+    values = plan[largest].code.values if largest else "fp32"
+    codes = {form.code for form in plan.values()}
+    masks = [
+        words
+        for words, used in (
+            ("Golomb-Rice", any(code.kind == "rice" and code.k for code in codes)),
+            ("bitmask", any(code.kind == "rice" and not code.k for code in codes)),
+            ("2:4", any(code.kind == "pairs" for code in codes)),
+        )
+        if used
+    ]
+    return f"{' and '.join(masks)} + {values} survivors" if masks else f"dense {values}"

@@ -1,0 +1,68 @@
+"""Reading the weights of an ONNX file without a runtime: our own decoders in place of its `unpack` functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+from onnx.helper import get_attribute_value
+from onnx.numpy_helper import to_array
+
+from dwindle.export.codes import nibbles, rice, two_of_four
+from dwindle.export.onnx.unpack import DOMAIN, PUT
+
+Array = NDArray[Any]
+
+
+def tensors(model: ModelProto) -> dict[str, Array]:
+    """Every constant of a model, unpacked by our own decoders, by the name under which its graph reads it.
+
+    Raises ValueError where the parts of one do not belong together.
+    """
+    held = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
+    whole = set(held)  # what may be split
+    for node in model.graph.node:
+        inputs = [held[name] for name in node.input if name in held]
+        if node.domain == DOMAIN:
+            attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+            held[node.output[0]] = _DECODERS[node.op_type](*inputs, **attributes)
+            whole |= {node.output[0]} if node.op_type in (*PUT, "Float", "Nibbles", "Scales") else set()
+        elif node.op_type == "Split" and node.input[0] in whole:
+            array, sizes = inputs
+            held |= zip(node.output, np.split(array, np.cumsum(sizes)[:-1]), strict=True)
+    return held
+
+
+def _decode_gaps(ends: Array, low: Array, b: list[int], s: list[int], r: list[int], d: list[int]) -> Array:
+    unary = np.zeros(ends[-1] + 1, np.uint8)
+    unary[ends] = 1
+    k = s[0]
+    if (b, r, d) != ([k * ends.size], [1 << bit for bit in range(k)], [(1 << k) - 1]):
+        raise ValueError(f"{ends.size} runs with {k} low bits are unpacked with b = {b}, r = {r}, d = {d}")
+    return rice.decode(rice.pack(unary), low, k, ends.size)
+
+
+def _decode_put(positions: Array, values: Array, n: list[int]) -> Array:
+    whole = np.zeros(n, values.dtype if values.dtype == np.int8 else np.float32)
+    if positions.size and positions[-1] >= len(whole):
+        raise ValueError(f"the mask keeps the weight {positions[-1]} of {len(whole)}")
+    whole[positions] = values
+    return whole.reshape(-1)
+
+
+_DECODERS: dict[str, Callable[..., Array]] = {
+    "Ones": lambda unary, b, k: rice.decode(unary, np.zeros(0, np.uint8), 0, k[0] - 1),
+    "Gaps": _decode_gaps,
+    "Pairs": lambda codes, g, n: two_of_four.decode(codes, n[0]),
+    **dict.fromkeys(PUT, _decode_put),
+    "Float": lambda values: values.astype(np.float32),
+    "Nibbles": lambda packed, n, d: nibbles.decode(packed, n[0]) + np.int8(d[0]),
+    "Look": lambda part, palette, s: palette.astype(np.float32)[part.reshape(s)],
+    "Scales": lambda codes, table: table.astype(np.float32)[codes],
+    "View": lambda part, s: part.reshape(s),
+    "Scaled": lambda part, scale, s: part.reshape(s).astype(np.float32) * scale,
+    "Turn": lambda part, t, s: part.reshape(t).transpose(0, 2, 1).reshape(s),
+}

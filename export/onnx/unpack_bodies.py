@@ -1,0 +1,241 @@
+"""The bodies of `unpack`'s functions, in stock operators: inputs, attributes and nodes of each, its output being w."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+from onnx.helper import make_node, tensor_dtype_to_np_dtype
+from onnx.numpy_helper import from_array
+
+from dwindle.export.codes import two_of_four
+
+Body = tuple[list[str], list[str], list[NodeProto]]
+
+
+def _constant(name: str, value: Any, dtype: Any) -> NodeProto:
+    return make_node("Constant", [], [name], value=from_array(np.asarray(value, dtype), ""))
+
+
+def _bits(packed: str, bits: str) -> list[NodeProto]:
+    """0 and other numbers from bytes, in the order of `rice.pack`."""
+    return [
+        _constant("o", 1 << np.arange(8)[:, None], np.uint8),
+        make_node("BitwiseAnd", [packed, "o"], [f"{bits}0"]),
+        make_node("Constant", [], ["f"], value_ints=[-1]),
+        make_node("Reshape", [f"{bits}0", "f"], [bits]),
+    ]
+
+
+def _counting(length: str, numbers: str) -> list[NodeProto]:
+    """int32 from 0 up."""
+    return [
+        _constant("Z", 0, np.int32),
+        _constant("O", 1, np.int32),
+        make_node("Cast", [length], [f"{numbers}0"], to=TensorProto.INT32),
+        make_node("Squeeze", [f"{numbers}0"], [f"{numbers}1"]),
+        make_node("Range", ["Z", f"{numbers}1", "O"], [numbers]),
+    ]
+
+
+def _ones() -> Body:
+    """u: uint8 (bits/8,). b: the bits there are. k: one more than there are ones.
+
+    Each one writes where it is at its rank, each zero at rank 0, which is dropped.
+    """
+    return (
+        ["u"],
+        ["b", "k"],
+        [
+            *_bits("u", "a"),
+            *_counting("b", "e"),
+            make_node("Cast", ["a"], ["c"], to=TensorProto.BOOL),
+            make_node("Cast", ["c"], ["d"], to=TensorProto.INT32),
+            make_node("CumSum", ["d", "Z"], ["g"]),
+            make_node("Mul", ["d", "g"], ["h"]),
+            make_node("ConstantOfShape", ["k"], ["l"], value=from_array(np.zeros(1, np.int32), "")),
+            make_node("ScatterElements", ["l", "h", "e"], ["m"]),
+            make_node("Constant", [], ["j"], value_ints=[1]),
+            make_node("Slice", ["m", "j", "k"], ["w"]),
+        ],
+    )
+
+
+def _gaps() -> Body:
+    """p: int32 (survivors,), where the unary part's ones are. l: uint8, the low part. b: its bits, k · survivors.
+    s: [k, −1]. r: the powers of two that its planes stand for. d: 2ᵏ − 1.
+
+    The i-th survivor is at (p − i) · 2ᵏ + i + the sum of low parts up to its own, which is p · 2ᵏ + d + the sum of
+    (low part − d).
+    """
+    return (
+        ["p", "l"],
+        ["b", "s", "r", "d"],
+        [
+            *_bits("l", "a"),
+            make_node("Constant", [], ["y"], value_ints=[0]),
+            make_node("Slice", ["a", "y", "b"], ["c"]),
+            make_node("Reshape", ["c", "s"], ["e"]),
+            make_node("Cast", ["e"], ["g"], to=TensorProto.BOOL),
+            make_node("Cast", ["g"], ["h"], to=TensorProto.FLOAT),
+            make_node("Cast", ["r"], ["i"], to=TensorProto.FLOAT),
+            make_node("MatMul", ["i", "h"], ["j"]),
+            make_node("Cast", ["j"], ["k"], to=TensorProto.INT32),
+            make_node("Cast", ["d"], ["m"], to=TensorProto.INT32),
+            _constant("O", 1, np.int32),
+            make_node("Add", ["m", "O"], ["u"]),
+            make_node("Sub", ["k", "m"], ["n"]),
+            make_node("Constant", [], ["z"], value_int=0),
+            make_node("CumSum", ["n", "z"], ["q"]),
+            make_node("Mul", ["p", "u"], ["v"]),
+            make_node("Add", ["v", "q"], ["x"]),
+            make_node("Add", ["x", "m"], ["w"]),
+        ],
+    )
+
+
+def _pairs() -> Body:
+    """c: uint8 (⌈groups/3⌉, 1). g: groups, a multiple of three. n: survivors."""
+    return (
+        ["c"],
+        ["g", "n"],
+        [
+            make_node("Cast", ["c"], ["a"], to=TensorProto.INT32),
+            _constant("b", [1, 6, 36], np.int32),
+            make_node("Div", ["a", "b"], ["d"]),
+            _constant("e", 6, np.int32),
+            make_node("Mod", ["d", "e"], ["h"]),
+            make_node("Constant", [], ["f"], value_ints=[-1]),
+            make_node("Reshape", ["h", "f"], ["i"]),
+            _constant("j", two_of_four.PAIRS, np.int32),
+            make_node("Gather", ["j", "i"], ["k"]),  # (groups, 2)
+            *_counting("g", "l"),
+            _constant("m", 4, np.int32),
+            make_node("Mul", ["l", "m"], ["o"]),
+            make_node("Unsqueeze", ["o", "f"], ["p"]),
+            make_node("Add", ["k", "p"], ["q"]),
+            make_node("Reshape", ["q", "f"], ["r"]),
+            make_node("Constant", [], ["y"], value_ints=[0]),
+            make_node("Slice", ["r", "y", "n"], ["w"]),
+        ],
+    )
+
+
+def _put(dtype: int) -> Body:
+    """p: int32 (survivors,). v: (survivors,). n: the weights there are."""
+    zero = TensorProto(dims=[1], data_type=dtype, raw_data=bytes(np.zeros(1, tensor_dtype_to_np_dtype(dtype))))
+    return (
+        ["p", "v"],
+        ["n"],
+        [
+            make_node("Cast", ["v"], ["a"], to=dtype),
+            make_node("ConstantOfShape", ["n"], ["b"], value=zero),
+            make_node("ScatterElements", ["b", "p", "a"], ["w"]),
+        ],
+    )
+
+
+def _put_blocks(dtype: int) -> Body:
+    """p: int32 (survivors,), in blocks. v: (survivors, block). n: the blocks there are, and their size."""
+    zero = TensorProto(dims=[1], data_type=dtype, raw_data=bytes(np.zeros(1, tensor_dtype_to_np_dtype(dtype))))
+    return (
+        ["p", "v"],
+        ["n"],
+        [
+            make_node("Constant", [], ["f"], value_ints=[-1]),
+            make_node("Cast", ["v"], ["a"], to=dtype),
+            make_node("Cast", ["p"], ["e"], to=TensorProto.INT64),
+            make_node("Unsqueeze", ["e", "f"], ["b"]),
+            make_node("ConstantOfShape", ["n"], ["c"], value=zero),
+            make_node("ScatterND", ["c", "b", "a"], ["d"]),
+            make_node("Reshape", ["d", "f"], ["w"]),
+        ],
+    )
+
+
+def _scales() -> Body:
+    """c: uint8 (scales, 1, …). t: fp16, the scales that are used."""
+    return (
+        ["c", "t"],
+        [],
+        [
+            make_node("Cast", ["c"], ["a"], to=TensorProto.INT32),
+            make_node("Gather", ["t", "a"], ["b"]),
+            make_node("Cast", ["b"], ["w"], to=TensorProto.FLOAT),
+        ],
+    )
+
+
+def _nibbles() -> Body:
+    """v: uint8, the first half of the codes in the low bits, the second in the high. n: codes. d: what 0 stands for."""
+    return (
+        ["v"],
+        ["n", "d"],
+        [
+            _constant("a", 15, np.uint8),
+            make_node("BitwiseAnd", ["v", "a"], ["b"]),
+            _constant("c", 4, np.uint8),
+            make_node("BitShift", ["v", "c"], ["e"], direction="RIGHT"),
+            make_node("Concat", ["b", "e"], ["f"], axis=0),
+            make_node("Constant", [], ["y"], value_ints=[0]),
+            make_node("Slice", ["f", "y", "n"], ["g"]),
+            make_node("Cast", ["g"], ["h"], to=TensorProto.INT32),
+            make_node("Cast", ["d"], ["i"], to=TensorProto.INT32),
+            make_node("Add", ["h", "i"], ["j"]),
+            make_node("Cast", ["j"], ["w"], to=TensorProto.INT8),
+        ],
+    )
+
+
+def _look() -> Body:
+    """x: places. p: fp16 (16,)."""
+    return (
+        ["x", "p"],
+        ["s"],
+        [
+            make_node("Reshape", ["x", "s"], ["a"]),
+            make_node("Cast", ["a"], ["b"], to=TensorProto.INT32),
+            make_node("Gather", ["p", "b"], ["c"]),
+            make_node("Cast", ["c"], ["w"], to=TensorProto.FLOAT),
+        ],
+    )
+
+
+def _turn() -> Body:
+    return (
+        ["x"],
+        ["t", "s"],
+        [
+            make_node("Reshape", ["x", "t"], ["a"]),
+            make_node("Transpose", ["a"], ["b"], perm=[0, 2, 1]),
+            make_node("Reshape", ["b", "s"], ["w"]),
+        ],
+    )
+
+
+BODIES: dict[str, Callable[[], Body]] = {
+    "Ones": _ones,
+    "Gaps": _gaps,
+    "Pairs": _pairs,
+    "Put": lambda: _put(TensorProto.FLOAT),
+    "PutCodes": lambda: _put(TensorProto.INT8),
+    "PutBlocks": lambda: _put_blocks(TensorProto.FLOAT),
+    "PutCodeBlocks": lambda: _put_blocks(TensorProto.INT8),
+    "Float": lambda: (["v"], [], [make_node("Cast", ["v"], ["w"], to=TensorProto.FLOAT)]),
+    "Nibbles": _nibbles,
+    "Look": _look,
+    "Scales": _scales,
+    "View": lambda: (["x"], ["s"], [make_node("Reshape", ["x", "s"], ["w"])]),
+    "Scaled": lambda: (
+        ["x", "q"],
+        ["s"],
+        [
+            make_node("Reshape", ["x", "s"], ["a"]),
+            make_node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
+            make_node("Mul", ["b", "q"], ["w"]),
+        ],
+    ),
+    "Turn": _turn,
+}

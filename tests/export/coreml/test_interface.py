@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import coremltools
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwindle.errors import ParityFailed, UsageError
+from dwindle.export.coreml.interface import Interface, Normalization
+from dwindle.export.coreml.read import MODEL, read
+from dwindle.export.coreml.target import CoreML
+from dwindle.export.onnx.target import Onnx
+from dwindle.export.parity import check
+from dwindle.export.shipping import facing
+
+MEANS, STDS = (120.0, 110.0, 100.0), (60.0, 50.0, 70.0)
+LABELS = ("cat", "dog", "eel", "fox")
+
+
+def network(channels: int) -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 48, 4))
+    return layers.eval().requires_grad_(False)
+
+
+def images(channels: int) -> Tensor:
+    return torch.randint(0, 256, (6, channels, 6, 8), generator=torch.Generator().manual_seed(1)).float()
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    mean, std = (torch.tensor(moment[: pixels.shape[1]])[:, None, None] for moment in (MEANS, STDS))
+    return (pixels - mean) / std
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_goes_in_and_scores_by_class_come_out(channels: int, tmp_path: Path) -> None:
+    net, inputs = network(channels), (normalised(images(channels)),)
+    target = CoreML().facing(Interface(Normalization(MEANS[:channels], STDS[:channels]), LABELS))
+    example = (inputs[0][:1],)
+    target.write(net, example, tmp_path / "net.mlpackage", pack=True)
+    parity = check(target, tmp_path / "net.mlpackage", net, net, inputs)
+    assert parity.weights_equal == 4
+    assert parity.top1_agreement == 1
+    model, _ = read(tmp_path / "net.mlpackage")
+    (taken,), answers = model.description.input, {value.name: value.type for value in model.description.output}
+    image = taken.type.imageType
+    assert (image.height, image.width) == (6, 8)
+    assert image.ColorSpace.Name(image.colorSpace) == {1: "GRAYSCALE", 3: "RGB"}[channels]
+    assert answers[model.description.predictedFeatureName].HasField("stringType")
+    assert answers[model.description.predictedProbabilitiesName].dictionaryType.HasField("stringKeyType")
+    with pytest.raises(UsageError, match="a sample is none"):
+        target.run(tmp_path / "net.mlpackage", (inputs[0] + 0.004,))
+    # The same program without the mean: what the comparison is there to find.
+    other = CoreML().facing(Interface(Normalization((0.0,) * channels, STDS[:channels]), LABELS))
+    other.write(net, example, tmp_path / "other.mlpackage", pack=True)
+    wrong, _ = read(tmp_path / "other.mlpackage")
+    wrong.description.metadata.userDefined["dwindle.mean"] = str(list(MEANS[:channels]))
+    (tmp_path / "other.mlpackage" / MODEL).write_bytes(wrong.SerializeToString())
+    with pytest.raises(ParityFailed, match=r"other.mlpackage is off by "):
+        check(other, tmp_path / "other.mlpackage", net, net, inputs)
+
+
+def test_an_image_is_described_as_coremltools_describes_one(tmp_path: Path) -> None:
+    net, example = network(3), (normalised(images(3))[:1],)
+    CoreML().facing(Interface(Normalization(MEANS, STDS))).write(net, example, tmp_path / "net.mlpackage", pack=True)
+    theirs = coremltools.convert(
+        torch.jit.trace(net, example),
+        inputs=[coremltools.ImageType("input", (1, 3, 6, 8))],
+        minimum_deployment_target=coremltools.target.iOS16,
+        skip_model_load=True,
+    ).get_spec()
+    ours, _ = read(tmp_path / "net.mlpackage")
+    assert ours.description.input[0] == theirs.description.input[0]
+    mine, other = (model.mlProgram.functions["main"].inputs[0].type for model in (ours, theirs))
+    assert mine == other
+
+
+@pytest.mark.parametrize(
+    ("interface", "words"),
+    [
+        (Interface(Normalization((1.0,), (1.0,))), "the image has 3 channels, and 1 are normalised"),
+        (Interface(classes=LABELS[:3]), r"there are 3 class labels, and the network answers in \(1, 4\)"),
+        (Interface(classes=("cat", "dog", "cat", "fox")), "there is more than one 'cat'"),
+    ],
+)
+def test_what_does_not_fit_the_network_is_refused(interface: Interface, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        CoreML().facing(interface).write(network(3), (images(3)[:1],), tmp_path / "net.mlpackage", pack=True)
+
+
+class Task:
+    normalization = (torch.tensor(MEANS), torch.tensor(STDS))
+    class_names = LABELS
+
+
+def test_labels_and_moments_come_from_the_task_or_a_file(tmp_path: Path) -> None:
+    target = facing(CoreML(), Task(), True, "")
+    assert isinstance(target, CoreML)
+    assert target.interface == Interface(Normalization(MEANS, STDS), LABELS)
+    (tmp_path / "labels").write_text("ape\n bee \n\n")
+    target = facing(CoreML(), Task(), False, str(tmp_path / "labels"))
+    assert isinstance(target, CoreML)
+    assert target.interface == Interface(None, ("ape", "bee"))
+    assert facing(CoreML(), Task(), False, None).interface == Interface()
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert isinstance(facing(Onnx(), Task(), True, "", said.append), Onnx)
+    assert said == ["has no image inputs and no class labels: they were left out"]
+    (tmp_path / "labels").write_text("\n")
+    for task, image, classes, words in (
+        (object(), True, None, "takes the task's `normalization`, and it has none"),
+        (object(), False, "", "the task has no `class_names`"),
+        (Task(), False, str(tmp_path / "none"), "cannot be read"),
+        (Task(), False, str(tmp_path / "labels"), "has no class labels"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            facing(CoreML(), task, image, classes)

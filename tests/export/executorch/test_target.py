@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwindle.errors import ParityFailed
+from dwindle.export.executorch.target import ExecuTorch
+from dwindle.export.fold import deployable
+from dwindle.export.parity import check
+from dwindle.models.zoo import resnet8
+
+Inputs = tuple[Tensor, ...]
+Changed = Callable[..., nn.Module]
+
+
+class Written(NamedTuple):
+    network: nn.Module
+    shipped: nn.Module
+    net: Path
+    outputs: np.ndarray
+    packed_bytes: Callable[[nn.Module], int]
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def written(
+    trained: Changed,
+    masked: Changed,
+    example: Inputs,
+    samples: Inputs,
+    captured_output: Callable[[Path], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Written:
+    folder = tmp_path_factory.mktemp("executorch")
+    network = masked(trained(resnet8(in_channels=1)), 0.1).eval()
+    shipped = deployable(network, example)
+    with captured_output(folder / "printed"):
+        assert ExecuTorch().write(shipped, example, folder / "net.pte", pack=True) == "dense fp32"
+        packed_bytes = ExecuTorch().packer(trained(resnet8(in_channels=1), seed=5), example)
+        outputs = ExecuTorch().run(folder / "net.pte", samples)
+    return Written(network, shipped, folder / "net.pte", outputs, packed_bytes, (folder / "printed").read_text())
+
+
+def test_the_file_computes_what_the_network_does(written: Written, samples: Inputs) -> None:
+    assert written.outputs.shape == (len(samples[0]), 10)
+    np.testing.assert_allclose(written.outputs, written.shipped(*samples).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_printed(written: Written) -> None:
+    assert written.printed == ""
+
+
+def test_the_packer_says_what_write_wrote_whatever_the_zeros(written: Written, masked: Changed) -> None:
+    assert not ExecuTorch().packs_zeros
+    assert written.packed_bytes(written.shipped) == written.net.stat().st_size
+    assert written.packed_bytes(masked(resnet8(in_channels=1), 0.01)) == written.net.stat().st_size
+
+
+def test_every_weight_is_read_back(written: Written, samples: Inputs) -> None:
+    parity = check(ExecuTorch(), written.net, written.network, written.shipped, samples)
+    assert parity.weights_equal == len(list(written.shipped.parameters())) == 20
+
+
+def test_one_weight_that_differs_is_found(written: Written, samples: Inputs, tmp_path: Path) -> None:
+    weight = written.shipped.stage2[0].conv2.weight
+    held = weight.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
+    content = bytearray(written.net.read_bytes())
+    place = content.index(held) + 4 * int(weight.permute(0, 2, 3, 1).flatten().nonzero()[7])
+    content[place] ^= 1  # the last bit of one fp32 weight
+    (tmp_path / "net.pte").write_bytes(content)
+    with pytest.raises(ParityFailed, match=r"^net.pte has other values in 1 of 9216 weights of stage2.0.conv2.weight$"):
+        check(ExecuTorch(), tmp_path / "net.pte", written.network, written.shipped, samples)
+
+
+@pytest.mark.parametrize("keep", [0, 5000, -1])
+def test_a_truncated_file_is_found(written: Written, samples: Inputs, tmp_path: Path, keep: int) -> None:
+    (tmp_path / "net.pte").write_bytes(written.net.read_bytes()[:keep])
+    with pytest.raises(ParityFailed, match=r"net.pte (cannot be read back|does not run): "):
+        check(ExecuTorch(), tmp_path / "net.pte", written.network, written.shipped, samples)
+
+
+class EveryLayer(nn.Module):
+    """Every kind of layer that XNNPACK lays out in its own way, and twins that only their order tells apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Conv2d(3, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 16, 3, groups=8, padding=1, bias=False)
+        self.grouped = nn.Conv2d(16, 8, 3, groups=2, padding=1)
+        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.grouped_up = nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2)
+        self.line = nn.Conv1d(6, 5, 3)
+        self.late = nn.Linear(5, 5)
+        self.early = nn.Linear(5, 5)
+        self.unfolded = nn.Conv2d(5, 5, 1)
+        self.norm = nn.BatchNorm2d(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.grouped(self.depthwise(self.plain(x).relu()))
+        x = self.line((self.up(x) + self.grouped_up(x)).mean(-1))
+        x = self.norm(self.unfolded(x.unsqueeze(-1))).mean((2, 3))
+        return self.late(x + self.early(x)) + self.early(x)
+
+
+def test_weights_of_every_layout_are_read_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = EveryLayer().eval().requires_grad_(False)
+    network.norm.running_mean += 1
+    ExecuTorch().write(network, (torch.randn(1, 3, 8, 8),), tmp_path / "net.pte", pack=True)
+    held = ExecuTorch().decode(tmp_path / "net.pte", network)
+    expected = {name: tensor for name, tensor in network.named_parameters() if name[:3] not in ("unf", "nor")}
+    assert held.keys() == expected.keys()  # XNNPACK folds the batch norm itself, so that layer holds other values
+    for name, tensor in expected.items():
+        assert held[name].tobytes() == tensor.numpy().tobytes(), name
