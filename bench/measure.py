@@ -28,6 +28,9 @@ LOADS = 4
 """Rounds in each process; slow files get fewer rather than a longer wait."""
 TURNS = 3
 SLICE_SECONDS = 0.015
+LEAD_SECONDS = 0.005
+"""Of each turn, before what counts. Its first milliseconds find caches full of the other files and the CPU asleep: they
+took MobileNetV2 10% longer than its half-width form, of whose slice they were the smaller part."""
 TOTAL_SECONDS = 60.0
 WARM_UP_SECONDS = 5.0
 STABLE = 0.02
@@ -100,7 +103,7 @@ def measure(
 
     `busy` reads the machine that they run on. Raises WorkerFailed if one dies.
     """
-    counts: dict[str, int] = {}
+    paces: dict[str, float] = {}
     loads, shuffler = LOADS, random.Random(seed)
     loaded: dict[str, list[Loaded]] = {name: [] for name in files}
     rounds: dict[str, list[list[Slice]]] = {name: [] for name in files}
@@ -111,14 +114,14 @@ def measure(
             for name, start in files.items():  # one after the other: starting is work too
                 workers[name] = stack.enter_context(start())
                 loaded[name].append(workers[name].load(sample))
-            paces = {name: warm_up(worker) for name, worker in workers.items()}
-            if not counts:
-                counts = {name: _iterations(pace) for name, pace in paces.items()}
-                round_seconds = sum(paces[name] * counts[name] * (TURNS + 1) for name in files)
-                loads = max(1, min(LOADS, int(TOTAL_SECONDS / PROCESSES / round_seconds)))
+            warm = {name: warm_up(worker) for name, worker in workers.items()}
+            if not paces:
+                paces = warm
+                counted = sum(pace * (_iterations(pace) + _lead(pace)) for pace in paces.values())
+                loads = max(1, min(LOADS, int(TOTAL_SECONDS / PROCESSES / counted / (TURNS + 1))))
             began, before = time.monotonic(), busy()
             for _ in range(loads):
-                for name, pieces in _round(workers, sample, counts, shuffler).items():
+                for name, pieces in _round(workers, sample, paces, shuffler).items():
                     rounds[name].append(pieces)
             elapsed += time.monotonic() - began
             after = busy()
@@ -129,17 +132,18 @@ def measure(
 
 
 def _round(
-    workers: Mapping[str, Worker], sample: list[np.ndarray], counts: Mapping[str, int], shuffler: random.Random
+    workers: Mapping[str, Worker], sample: list[np.ndarray], paces: Mapping[str, float], shuffler: random.Random
 ) -> dict[str, list[Slice]]:
     for name, worker in workers.items():
         worker.load(sample)
-        worker.time(counts[name])  # fills the caches; not counted
+        worker.time(_iterations(paces[name]))  # the first ones touch fresh memory; not counted
     slices: dict[str, list[Slice]] = {name: [] for name in workers}
     order = list(workers)
     for _ in range(TURNS):
         shuffler.shuffle(order)
         for name in order:
-            slices[name].append(workers[name].time(counts[name]))
+            workers[name].time(_lead(paces[name]))
+            slices[name].append(workers[name].time(_iterations(paces[name])))
     return slices
 
 
@@ -164,6 +168,10 @@ def warm_up(worker: Worker) -> float:
 
 def _iterations(pace: float) -> int:
     return max(1, round(SLICE_SECONDS / max(pace, 1e-6)))
+
+
+def _lead(pace: float) -> int:
+    return math.ceil(LEAD_SECONDS / max(pace, 1e-6))
 
 
 def _samples(loaded: list[Loaded], rounds: list[list[Slice]]) -> Samples:
