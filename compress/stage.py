@@ -22,6 +22,7 @@ from dwindle.compress.rounds import Loop, Plan
 from dwindle.compress.size import Sizer
 from dwindle.compress.state import capture, structure_of
 from dwindle.compress.watcher import Watcher, tracked
+from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.export.shipping import calibrated, shipper
 from dwindle.models import ranks
@@ -53,6 +54,8 @@ def prepare(request: Request) -> Prepared:
     Raises UsageError for a model, weights or task that cannot be used, BudgetMissed for a budget out of reach.
     """
     task = make_task(request.task_options)
+    if request.gradual and not getattr(task, "steps", None):
+        raise UsageError("--gradual prunes step by step, and the task doesn't say how many it takes: add `steps` to it")
     torch.manual_seed(request.seed)
     inputs, classes = task.example_inputs(), getattr(task, "classes", None)
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]))

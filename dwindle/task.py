@@ -37,8 +37,8 @@ class Task(Protocol):
     - `normalization: tuple[Tensor, Tensor]` — mean and standard deviation of each channel of an image, on the scale 0
       to 255, where an input is one, less the mean, over the deviation. Without it no file takes images.
     - `metric: str` — what `evaluate` gives, by name. Without it tables say accuracy.
-    - `steps: int` — optimizer steps in the whole schedule. Without it there is no ETA in the first round, and a gradual
-      pruning goes all at once.
+    - `steps: int` — optimizer steps in the whole schedule. Without it there is no ETA in the first round, and gradual
+      pruning is refused.
     """
 
     def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:

@@ -15,6 +15,7 @@ from dwindle.compress.network import Network
 from dwindle.compress.request import Request
 from dwindle.compress.stage import compress
 from dwindle.errors import UsageError
+from dwindle.models.classify import ImageClassification
 
 
 def _network() -> Network:
@@ -57,6 +58,14 @@ def test_compress_prunes_while_it_retrains_and_ends_on_the_budget(tmp_path: Path
     done = compress(request, tmp_path / "net.dwindle")
     assert len(done.history) == 3
     assert 98_000 <= done.history[-1].bytes <= 100_000
+
+
+def test_a_task_must_say_how_many_steps_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageClassification, "steps", None)
+    request = Request("zoo:resnet8", {"data": "digits", "epochs": 1}, density=0.5, gradual=0.5)
+    with pytest.raises(UsageError, match="add `steps` to it"):
+        compress(request, tmp_path / "net.dwindle")
+    assert not (tmp_path / "net.dwindle").exists()
 
 
 @pytest.mark.parametrize(("granularity", "budget"), [("channel", {"macs": 0.5}), ("2:4", {})])
