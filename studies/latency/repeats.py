@@ -2,9 +2,9 @@
 
     python -m studies.latency.repeats [--repeats 20] [--image 96]
 
-Every second repeat has neighbours: busy loops, one per core, so that whatever is measured must share. A line is
-written as each repeat is done, and what is there is not done again. On a machine that isn't otherwise idle the quiet
-repeats aren't quiet: it says so and stops (`--anyway` goes on, for trying the script out, and marks the lines).
+Half of the repeats have a neighbour: a busy loop, which leaves every core but one for what is measured. A line is
+written as each repeat is done, and what is there is not done again. A repeat during which something else worked, be it
+another machine on the same CPU, isn't kept: it says so and stops (`--anyway` goes on, for trying the script out).
 
 The true ratio is nobody's to know. What stands in for it is the median of the quiet repeats' ratios, for a quiet
 repeat of the other quiet ones, so that none is held against itself.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -49,18 +50,46 @@ PATIENCE = 120.0
 """Seconds that it may take to become so."""
 
 
-def others_work(patience: float) -> float:
-    """Cores' worth of what runs besides, once the neighbours of the repeat before have left the load average."""
-    deadline = time.monotonic() + patience
+def settled() -> None:
+    """Waits until what ran before has left the load average, which bench judges by."""
+    deadline = time.monotonic() + PATIENCE
     while os.getloadavg()[0] > (os.cpu_count() or 1) / 2 and time.monotonic() < deadline:
         time.sleep(2)
-    return psutil.cpu_percent(3) / 100 * (os.cpu_count() or 1)
+
+
+@contextmanager
+def others_work() -> Iterator[list[float]]:
+    """Cores' worth of what neither this process nor its children did meanwhile, other machines on this CPU among it.
+
+    The list has it once the block is done. Children count when they have been waited for.
+    """
+
+    def busy() -> float:
+        now = psutil.cpu_times()
+        return float(sum(now) - now.idle - now.iowait)
+
+    def own() -> float:
+        return float(sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+
+    found: list[float] = []
+    began, before = time.monotonic(), busy() - own()
+    yield found
+    found.append((busy() - own() - before) / (time.monotonic() - began))
+
+
+BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(10**6): pass
+"""
+"""Ends with who started it, however that ends."""
 
 
 @contextmanager
 def neighbours(count: int) -> Iterator[None]:
     """So many busy loops meanwhile."""
-    loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
+    loops = [subprocess.Popen([sys.executable, "-S", "-c", BUSY]) for _ in range(count)]
     try:
         yield
     finally:
@@ -137,17 +166,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for runtime in RUNTIMES:
             wanted = [repeat for repeat in range(given.repeats) if (runtime, repeat) not in done]
+            wanted.sort(key=lambda repeat: repeat % 2)  # a neighbour stays in the load average for minutes
             paths = exported(Path(folder), runtime, given.image) if wanted else {}
             for repeat in wanted:
-                count = (os.cpu_count() or 1) if repeat % 2 else 0
-                busy = others_work(0 if given.anyway else PATIENCE)
-                if busy > IDLE and not given.anyway:
-                    sys.exit(f"something else takes {busy:.2f} cores: run this again when the machine is idle")
-                with neighbours(count):
+                count = repeat % 2
+                if not count and not given.anyway:
+                    settled()
+                with others_work() as others, neighbours(count):
                     found = repeated(runtime, paths, given.image, repeat)
+                if others[0] > IDLE and not given.anyway:
+                    sys.exit(f"something else took {others[0]:.2f} cores: run this again when the machine is idle")
                 machine = this_machine()
                 about = {"runtime": runtime, "repeat": repeat, "neighbours": count, "image": given.image}
-                lines.append({**about, **found, "others": busy, "cpu": machine.cpu, "cores": machine.cores})
+                lines.append(
+                    {**about, **found, "others": round(others[0], 3), "cpu": machine.cpu, "cores": machine.cores}
+                )
                 with given.results.open("a") as file:
                     file.write(json.dumps(lines[-1]) + "\n")
                 print(f"{runtime} {repeat}: {found['ratio']:.4f} {found['ci95']}", file=sys.stderr, flush=True)
