@@ -61,8 +61,8 @@ def bench(
     `devices` are `host`, which is this machine, `arm64`, an emulated one that counts instructions instead of
     time, `cuda`, this machine's GPU, `browser`, a page in its Chromium (`browser:4` has its CPU throttled four times),
     `ssh://user@host[:port]`, any Linux machine that the user's ssh logs in to without asking, `adb://serial`, an
-    Android device, `apple://mac` or `apple://NAME`, by Core ML on a Mac, and `qualcomm://NAME`, a phone of Qualcomm AI Hub's;
-    what an earlier bench of the same files found on those not given is kept. `sparse` counts ExecuTorch
+    Android device, `apple://mac` or `apple://NAME`, by Core ML on a Mac, and `qualcomm://NAME`, a phone of Qualcomm's
+    AI Hub; what an earlier bench of the same files found on those not given is kept. `sparse` counts ExecuTorch
     files with XNNPACK's sparse kernels too. `profile` adds the time of each operator of the compressed files on
     this machine. `threads` is how many an inference may use. `seed` fixes the order of rounds and the bootstrap.
     `progress` is told what is being measured.
