@@ -28,8 +28,8 @@ class Watcher:
     def finished(self, record: Round, rounds: int) -> None:
         """A round is trained, judged and saved; `rounds` as in `begin`, better known now."""
 
-    def search(self, rewards: Sequence[float], settings: Settings) -> None:
-        """AMC has played another episode; `rewards` are those of all so far."""
+    def search(self, judged: int, rewards: Sequence[float], settings: Settings) -> None:
+        """AMC has judged so many of `settings.allocations`; `rewards` are those of its agent's episodes so far."""
 
     def allocation(self, result: Result) -> None:
         """What AMC found, or had found before this run was interrupted."""
@@ -83,8 +83,8 @@ class TrackingWatcher(Watcher):
         self.watcher.finished(record, rounds)
         self._log(_figures(record), 1000 * (record.index + 1))
 
-    def search(self, rewards: Sequence[float], settings: Settings) -> None:
-        self.watcher.search(rewards, settings)
+    def search(self, judged: int, rewards: Sequence[float], settings: Settings) -> None:
+        self.watcher.search(judged, rewards, settings)
 
     def allocation(self, result: Result) -> None:
         self.watcher.allocation(result)

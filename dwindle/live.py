@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from dwindle.compress.forecast import Forecast
 
 
+SEARCH = -2
+"""AMC's, in the place of a round's index: the time left is of this round or of that search."""
+
+
 def watcher(console: Console, target: str) -> LiveWatcher | LineWatcher:
     """The one that suits where stderr goes."""
     return LiveWatcher(console, target) if console.is_terminal else LineWatcher(console, target)
@@ -56,11 +60,11 @@ class LineWatcher(Watcher):
         left = (rounds - record.index) * record.seconds
         self.note(f"round {record.index} of about {rounds}: {text}; about {format_seconds(left)} left")
 
-    def search(self, rewards: Sequence[float], settings: Settings) -> None:
+    def search(self, judged: int, rewards: Sequence[float], settings: Settings) -> None:
         done = len(rewards)
-        if not done:
+        if judged == 1:
             self.note(f"AMC judges {settings.episodes} random allocations first, to have something to compare with")
-        elif done % 25 == 0 or done == settings.episodes:
+        elif done and (done % 25 == 0 or done == settings.episodes):
             self.note(f"AMC: episode {done} of {settings.episodes}, best reward {max(rewards):.3f}")
 
     def allocation(self, result: Result) -> None:
@@ -84,6 +88,8 @@ class LiveWatcher(LineWatcher):
         self.task = self.bar.add_task("", total=None, loss=float("nan"), eta="")
         self.live = Live(console=console, refresh_per_second=8)
         self.began, self.index = time.monotonic(), -1
+        self.known = 0
+        """How many of AMC's allocations had been judged as it went on."""
 
     def __enter__(self) -> LiveWatcher:
         self.live.start()
@@ -111,15 +117,18 @@ class LiveWatcher(LineWatcher):
         self.history, self.rounds = (*self.history, record), rounds
         self._draw()
 
-    def search(self, rewards: Sequence[float], settings: Settings) -> None:
-        done, now = len(rewards), time.monotonic()
-        if not done:
-            super().search(rewards, settings)
-        if done <= 1:  # what is known of an interrupted search is played again in no time
-            self.began = now
-        left = f", about {format_seconds((now - self.began) / (done - 1) * (settings.episodes - done))} left"
-        line = f"AMC searches each layer's share: episode {done} of {settings.episodes}{left if done > 1 else ''}"
-        self.live.update(Group(rounds_table(self.history, self.target), curve_view(rewards, settings), line))
+    def search(self, judged: int, rewards: Sequence[float], settings: Settings) -> None:
+        now = time.monotonic()
+        if self.index != SEARCH:
+            self.index, self.began, self.known = SEARCH, now, judged
+        line = f"AMC judges random allocations, to compare with: {judged - 1} of {settings.episodes}"
+        if rewards:
+            line = f"AMC searches each layer's share: episode {len(rewards)} of {settings.episodes}"
+        if judged > self.known:
+            seconds = (now - self.began) / (judged - self.known) * (settings.allocations - judged)
+            line += f", about {format_seconds(seconds)} left"
+        curve = [curve_view(rewards, settings)] if rewards else []
+        self.live.update(Group(rounds_table(self.history, self.target), *curve, line))
 
     def allocation(self, result: Result) -> None:
         self.live.console.print(result_view(result))

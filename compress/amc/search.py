@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from dwindle.task import Task
 
 DOCUMENT = "search.json"
-Watch = Callable[[Sequence[float], "Settings"], None]
-"""Hears the rewards of the agent's episodes so far: none at the start, then after each."""
+Watch = Callable[[int, Sequence[float], "Settings"], None]
+"""Hears after each allocation how many of `Settings.allocations` are judged, and the rewards of the agent's episodes so
+far. What an interrupted search knew already goes by in silence."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Settings:
     reward: Literal["accuracy", "error-cost"] = "accuracy"
     """The metric / 100, or −(1 − metric / 100)·log(cost), for a smaller network where accuracy allows."""
     seed: int = 0
+
+    @property
+    def allocations(self) -> int:
+        """How many are judged in all: the uniform one, and as many random ones as the agent's."""
+        return 1 + 2 * self.episodes
 
     def __post_init__(self) -> None:
         if not 1 <= self.warmup < self.episodes:
@@ -129,22 +135,28 @@ def search(
     if rewards.result:
         return rewards.result
 
-    if watch:
-        watch([], settings)
+    drawn: list[Trial] = []
+    played: list[Trial] = []
+
+    def tell() -> None:
+        if watch and rewards.judging:
+            watch(1 + len(drawn) + len(played), [trial.reward for trial in played], settings)
+
     uniform = rewards(allocator.uniform)
+    tell()
     generator = np.random.default_rng(settings.seed)
-    drawn = [rewards(allocator.random(generator)) for _ in range(settings.episodes)]
+    for _ in range(settings.episodes):
+        drawn.append(rewards(allocator.random(generator)))
+        tell()
 
     game = AllocationEnv(allocator, lambda kept: rewards(kept).reward)
-    played: list[Trial] = []
     with _own_randomness(settings.seed):
         agent = Agent(game, settings.episodes, settings.seed)
         for episode in range(settings.episodes):
             played.append(rewards(agent.play(episode - settings.warmup)))
             if episode >= settings.warmup - 1:
                 agent.learn_from_episodes()
-            if watch:
-                watch([trial.reward for trial in played], settings)
+            tell()
 
     return rewards.finish(
         Result(
@@ -181,6 +193,8 @@ class _Rewards:
         self.origin = {**asdict(settings), "budget": budget, "network": _fingerprint(space)}
         self.result: Result | None = None
         self.known: dict[Kept, float] = {}
+        self.judging = False
+        """Whether it has come past what was known when it began."""
         if (folder / DOCUMENT).exists():
             document = unseal(folder, DOCUMENT)
             if document["origin"] != self.origin:
@@ -191,6 +205,7 @@ class _Rewards:
     def __call__(self, kept: Kept) -> Trial:
         cost = self.space.cost(kept)
         if kept not in self.known:
+            self.judging = True
             with _own_randomness(self.settings.seed):
                 share = judge(self.space, self.task, kept) / 100
             self.known[kept] = share if self.settings.reward == "accuracy" else -(1 - share) * math.log(cost)
