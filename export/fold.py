@@ -8,6 +8,7 @@ import io
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwindle.errors import UsageError
+from dwindle.export.architecture import once
 from dwindle.export.quiet import quiet
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def deployable(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     return fold(module, foldable(module, inputs))
 
 
+@once
 def foldable(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Pair, ...]:
     """The pairs that can be folded, found in the traced graph, so that only calls that happen count.
 
@@ -71,6 +73,22 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
         **dict(network.named_parameters(remove_duplicate=False)),
         **dict(network.named_buffers(remove_duplicate=False)),
     }
+
+
+def distinct(network: nn.Module) -> nn.Module:
+    """A copy with other values, of which no two are equal, nor zero or below, where a variance may not lie.
+
+    In what a converter makes of it, a tensor is known by its values.
+    """
+    import torch
+
+    copied = copy.deepcopy(network)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in tensors(copied).values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1, generator=generator)
+    return copied
 
 
 def short_names(network: nn.Module) -> dict[str, str]:

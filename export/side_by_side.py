@@ -1,25 +1,37 @@
-"""Several targets of one checkpoint at once: a process for each, of which nothing is shared but the checkpoint.
+"""Several targets of one checkpoint at once: a process for each, of which nothing is shared but what they import.
 
 A converter's memory goes back when its process ends, and one that crashes takes no other target with it.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from dwindle import errors
 from dwindle.errors import DwindleError
 
 _END = "\0"
-"""Begins the last line of a process: what went wrong, as JSON."""
+"""Begins a line that says what went wrong, as JSON: the target's index, the kind of error, the message."""
+_SHARED = (
+    "torch.export._trace",
+    "torchvision.models",
+    "dwindle.models.tasks",
+    "dwindle.models.build",
+    "dwindle.export.stage",
+)
+"""What every export imports, which takes seconds: once for all where processes fork."""
+_IDLE = {"coreml": ("coremltools", ("executorch", "sklearn", "torchao"))}
+"""By target, what it imports, and what that imports where it's there, for networks that dwindle doesn't hand it."""
 
 
 def run(
@@ -33,51 +45,86 @@ def run(
     share = threads or max(1, (os.cpu_count() or 1) // len(options))
     # The same places to look for a user's own modules as here, the working directory among them.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(share)}
+    # Not from this process, which may have threads, and a device: those don't survive a fork.
+    command = [sys.executable, "-m", __name__, json.dumps([{"checkpoint": str(checkpoint), **own} for own in options])]
     failures: dict[int, DwindleError] = {}
-
-    def follow(index: int) -> None:
-        command = [sys.executable, "-m", __name__, json.dumps({"checkpoint": str(checkpoint), **options[index]})]
-        with (
-            tempfile.TemporaryFile("w+") as chatter,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=chatter, text=True, env=environment) as process,
-        ):
-            assert process.stdout is not None
-            try:
-                for line in process.stdout:
-                    if line.startswith(_END):
-                        kind, message = json.loads(line.removeprefix(_END))
-                        failures[index] = getattr(errors, kind)(message)
-                    else:
-                        progress(line.rstrip("\n"))
-            finally:
-                process.stdout.close()
-            if process.wait() and index not in failures:
-                chatter.seek(0)
-                said = chatter.read().strip().splitlines() or ["nothing was said"]
-                name = options[index]["name"]
-                failures[index] = DwindleError(f"the export to {name} ended with {process.returncode}: {said[-1]}")
-
-    followers = [Thread(target=follow, args=(index,)) for index in range(len(options))]
-    for follower in followers:
-        follower.start()
-    for follower in followers:
-        follower.join()
+    with (
+        tempfile.TemporaryFile("w+") as chatter,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=chatter, text=True, env=environment) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if line.startswith(_END):
+                    index, kind, message = json.loads(line.removeprefix(_END))
+                    failures[index] = getattr(errors, kind)(message)
+                else:
+                    progress(line.rstrip("\n"))
+        finally:
+            process.stdout.close()
+        if process.wait():
+            chatter.seek(0)
+            raise DwindleError(f"the export ended with {process.returncode}: {_last(chatter.read())}")
     if failures:
         raise failures[min(failures)]
 
 
 def main() -> int:
-    """One target in this process; progress on stdout, which nothing else may write to."""
+    """A process for each target; their progress on stdout."""
+    options = json.loads(sys.argv[1])
+    forks = sys.platform == "linux"  # elsewhere libraries of the system's don't survive it
+    if forks:
+        for module in _SHARED:
+            importlib.import_module(module)
+        gc.freeze()
+    start: Any = multiprocessing.get_context("fork" if forks else "spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        chatter = [Path(folder, str(index)) for index in range(len(options))]
+        processes = [start.Process(target=_one, args=each) for each in enumerate(zip(options, chatter, strict=True))]
+        for process in processes:
+            process.start()
+        for index, process in enumerate(processes):
+            process.join()
+            if process.exitcode:
+                said = _last(chatter[index].read_text())
+                message = f"the export to {options[index]['name']} ended with {process.exitcode}: {said}"
+                print(_END + json.dumps([index, DwindleError.__name__, message]), flush=True)
+    return 0
+
+
+def _one(index: int, given: tuple[Mapping[str, Any], Path]) -> None:
+    """One target in this process; only progress goes to what is stdout at the start."""
+    options, chatter = given
+    out = os.fdopen(os.dup(1), "w")
+    with chatter.open("wb") as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    gc.set_threshold(100_000, 50, 100)  # a process this short would spend a fifth of its time looking for garbage
+    _import_alone(*_IDLE.get(options["name"], ("dwindle", ())))
     from dwindle.export.stage import export_one
 
-    out, sys.stdout = sys.stdout, sys.stderr
     try:
-        export_one(progress=lambda line: print(line, file=out, flush=True), **json.loads(sys.argv[1]))
+        export_one(progress=lambda line: print(line, file=out, flush=True), **options)
     except DwindleError as error:
         known = next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
-        print(_END + json.dumps([known, str(error)]), file=out, flush=True)
-        return error.exit_code
-    return 0
+        print(_END + json.dumps([index, known, str(error)]), file=out, flush=True)
+
+
+def _import_alone(module: str, without: Sequence[str]) -> None:
+    """Imports a module as if others, that were not imported yet, weren't installed."""
+    hidden = [name for name in without if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: importing it raises ImportError
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        pass  # whoever needs it says so
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def _last(said: str) -> str:
+    return (said.strip().splitlines() or ["nothing was said"])[-1]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.errors import ParityFailed, UsageError
 from dwindle.export import side_by_side
 from dwindle.export import target as targets
+from dwindle.export.architecture import one_model
 from dwindle.export.auto import AUTO, smallest
 from dwindle.export.fold import deployable
 from dwindle.export.parity import Compared, compare
@@ -94,6 +95,7 @@ def export(
     return [export_one(checkpoint, progress=progress, **chosen) for chosen in options]
 
 
+@one_model()
 def export_one(
     checkpoint: Checkpoint | Path | str,
     name: str,

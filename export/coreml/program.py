@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
+from dwindle.export.architecture import once
 from dwindle.export.coreml.interface import PLAIN, Interface
 from dwindle.export.coreml.read import WEIGHTS, constants, main_block, operations
 from dwindle.export.coreml.views import without_what_core_ml_lacks
-from dwindle.export.fold import reason, short_names, tensors, trace
+from dwindle.export.fold import distinct, reason, short_names, tensors, trace
 from dwindle.export.quantize import Stored
 from dwindle.export.quiet import quiet
 
@@ -43,20 +44,30 @@ class Program:
     """Whether every tensor that the network reads is among them, so that others can take their places."""
 
     def filled(self, held: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
-        """The program's weights, in fp16, with those of another network of the same architecture in their places."""
-        values = {name: tensor.decoded().astype(np.float16) + np.float16(0) for name, tensor in held.items()}
+        """The program's weights, in fp16, with those of another network of the same architecture in their places.
+
+        Raises UsageError for a weight beyond the reach of fp16.
+        """
+        values = {}
+        for name in self.sources.values():
+            values[name] = held[name].decoded().astype(np.float16) + np.float16(0)
+            if not np.isfinite(values[name]).all():
+                raise UsageError(f"{name} has values beyond 65504, where fp16 and so Core ML ends: scale it down")
         return {name: values[self.sources[name]] if name in self.sources else own for name, own in self.weights.items()}
 
 
+@once
 def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface = PLAIN) -> Program:
-    """An fp16 program for a system (`iOS16`, and so macOS 13, `iOS17`, `iOS18`) and later ones.
+    """An fp16 program for a system (`iOS16`, and so macOS 13, `iOS17`, `iOS18`) and later ones, to be filled.
 
-    Raises UsageError for an interface that the network cannot have, where it cannot be traced or has an operator that
-    Core ML lacks, and for a weight beyond the reach of fp16.
+    Raises UsageError for an interface that the network cannot have, and where it cannot be traced or has an operator
+    that Core ML lacks.
     """
-    for name, parameter in network.named_parameters():
-        if not (parameter.abs() <= np.finfo(np.float16).max).all():
-            raise UsageError(f"{name} has values beyond 65504, where fp16 and so Core ML ends: scale it down")
+    return convert_as_is(distinct(network), inputs, min_os, interface)
+
+
+def convert_as_is(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface) -> Program:
+    """The same for a network some of whose constants coremltools computes from weights: they keep these values."""
     interface.check(network, inputs)
     program = trace(interface.normalizing(network), inputs)
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dwindle.export.coreml.interface import PLAIN, Interface, pixels
 from dwindle.export.coreml.read import main_block
 from dwindle.export.fold import fold, foldable, short_names
-from dwindle.export.quantize import Stored, quantized, stored
+from dwindle.export.quantize import quantized, stored
 from dwindle.export.quiet import quiet
 from dwindle.export.target import one_by_one
 
@@ -69,8 +69,9 @@ class CoreML:
 
     def files(self, module: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool) -> tuple[dict[str, bytes], str]:
         """What `write` writes, by the paths in the package, and the encoding in words."""
-        held = stored(module, self.precision)
-        return _files(self._converted(module, held, inputs), held, pack=pack)
+        from dwindle.export.coreml.program import convert
+
+        return self._filled(convert(module, inputs, self.min_os, self.interface), module, inputs, pack=pack)
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         packed = self.packed(module, inputs)
@@ -78,18 +79,11 @@ class CoreML:
 
     def packed(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], dict[str, bytes]]:
         """A function from a module of the same architecture to its package's files, by their paths in it."""
+        from dwindle.export.coreml.program import convert
+
         pairs = foldable(module, inputs)
-        network = fold(module, pairs)
-        program = self._converted(network, stored(network, self.precision), inputs)
-
-        def files(candidate: nn.Module) -> dict[str, bytes]:
-            network = fold(candidate, pairs)
-            held = stored(network, self.precision)
-            # Where coremltools computed something from a weight, only converting anew has the right bytes.
-            own = program if program.complete else self._converted(network, held, inputs)
-            return _files(own, held, pack=True)[0]
-
-        return files
+        program = convert(fold(module, pairs), inputs, self.min_os, self.interface)
+        return lambda candidate: self._filled(program, fold(candidate, pairs), inputs, pack=True)[0]
 
     @property
     def stand_in(self) -> str | None:
@@ -118,10 +112,19 @@ class CoreML:
         held = weights(path)
         return {name: held[short] for name, short in short_names(module).items() if short in held}
 
-    def _converted(self, network: nn.Module, held: dict[str, Stored], inputs: tuple[Tensor, ...]) -> Program:
-        from dwindle.export.coreml.program import convert
+    def _filled(
+        self, program: Program, network: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool
+    ) -> tuple[dict[str, bytes], str]:
+        """The files of a network of the program's architecture, and the encoding in words."""
+        from dwindle.export.coreml.package import package
+        from dwindle.export.coreml.program import convert_as_is
 
-        return convert(quantized(network, held), inputs, self.min_os, self.interface)
+        held = stored(network, self.precision)
+        if not program.complete:  # what is computed from weights follows from their values
+            program = convert_as_is(quantized(network, held), inputs, self.min_os, self.interface)
+        coded = {name: own for name, own in held.items() if own.scale is not None or own.palette is not None}
+        codes = {name: coded[source] for name, source in program.sources.items() if source in coded}
+        return package(program.model, program.filled(held), codes, pack=pack)
 
 
 def _by_core_ml(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
@@ -172,11 +175,3 @@ def _by_interpreter(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]
     return lambda arrays: [
         output.numpy() for output in interpreter(*(torch.from_numpy(pixels(model, array)) for array in arrays))
     ]
-
-
-def _files(program: Program, held: dict[str, Stored], *, pack: bool) -> tuple[dict[str, bytes], str]:
-    from dwindle.export.coreml.package import package
-
-    coded = {name: tensor for name, tensor in held.items() if tensor.scale is not None or tensor.palette is not None}
-    codes = {name: coded[source] for name, source in program.sources.items() if source in coded}
-    return package(program.model, program.filled(held), codes, pack=pack)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dwindle.export.architecture import once
 from dwindle.export.fold import trace
 from dwindle.export.quiet import quiet
 
@@ -93,10 +94,12 @@ def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size > 1)
 
 
+@once
 def _named(
     network: nn.Module, inputs: tuple[Tensor, ...]
-) -> Iterator[tuple[str, tuple[int, ...], tuple[str | None, str | None]]]:
+) -> list[tuple[str, tuple[int, ...], tuple[str | None, str | None]]]:
     """(kind, shape of the weight, (weight, bias)) of each layer called, in order; None: no tensor of the network's."""
+    found = []
     program = trace(network, inputs)
     names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
     for node in program.graph.nodes:
@@ -107,7 +110,8 @@ def _named(
         folded = any("batch_norm" in str(user.target) for user in node.users)
         held = [names.get(getattr(argument, "name", "")) for argument in (*node.args[1:3], None)[:2]]
         weight: Node = node.args[1]
-        yield _CALLS[call], tuple(weight.meta["val"].shape), (None, None) if folded else (held[0], held[1])
+        found.append((_CALLS[call], tuple(weight.meta["val"].shape), (None, None) if folded else (held[0], held[1])))
+    return found
 
 
 def _opened(path: Path) -> tuple[tuple[Tensor, ...], list[tuple[dict[str, Any], Callable[[int], bytes]]]]:

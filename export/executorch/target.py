@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.errors import UsageError
 from dwindle.export.executorch.int8 import Quantized, check_samples, quantize
-from dwindle.export.fold import deployable, reason, tensors, trace
+from dwindle.export.executorch.program import lower, lowered
+from dwindle.export.fold import deployable, distinct, trace
 from dwindle.export.quiet import quiet
 from dwindle.export.target import one_by_one
 
@@ -58,23 +58,25 @@ class ExecuTorch:
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         if self.calibrates:
-            module = self._quantized(module, self.samples or inputs).program
-        path.write_bytes(_lowered(module, inputs))
+            content = _lowered(self._quantized(module, self.samples or inputs).program, inputs)
+        else:
+            program = lower(module, inputs)
+            content = program.filled(module) if program.complete else _lowered(module, inputs)
+        path.write_bytes(content)
         return f"dense {self.precision}"
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         import torch
 
-        # The size follows from the shapes alone, except that equal tensors are stored once: make them differ,
-        # and no trained network's file is larger. Which ranges int8 takes is none of its affair.
+        # The size follows from the shapes alone, except that lowering stores equal tensors once: those differ, and
+        # no trained network's file is larger. Which ranges int8 takes is none of its affair.
         network = deployable(module, inputs)
-        generator = torch.Generator().manual_seed(0)
-        for tensor in tensors(network).values():
-            if tensor.is_floating_point():
-                tensor.uniform_(0.5, 1, generator=generator)
         if self.calibrates:
-            network = quantize(network, tuple(torch.rand(one.shape, generator=generator) for one in inputs)).program
-        size = len(_lowered(network, inputs))
+            generator = torch.Generator().manual_seed(0)
+            noise = tuple(torch.rand(one.shape, generator=generator) for one in inputs)
+            size = len(_lowered(quantize(distinct(network), noise).program, inputs))
+        else:
+            size = len(lower(network, inputs).content)
         return lambda candidate: size
 
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
@@ -103,14 +105,4 @@ class ExecuTorch:
 
 
 def _lowered(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    program = trace(network, inputs)
-    try:
-        with quiet():
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-            from executorch.exir import to_edge_transform_and_lower
-
-            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            return bytes(lowered.to_executorch().buffer)
-    except Exception as error:
-        name = type(network).__name__
-        raise UsageError(f"{name} cannot be written as ExecuTorch: {reason(error)}") from error
+    return lowered(trace(network, inputs), type(network).__name__)

@@ -7,7 +7,6 @@ says whose it is (`fold.short_names`) and where each of its dimensions, those of
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
-from dwindle.export.fold import reason, short_names, tensors
+from dwindle.export.architecture import once
+from dwindle.export.fold import distinct, reason, short_names, tensors
 from dwindle.export.litert import file
 from dwindle.export.litert.file import Place
 from dwindle.export.litert.rules import suit_sparse_kernels
@@ -61,9 +61,10 @@ class Graph:
         return file.serialize(model), packed
 
 
+@once
 def convert(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
     """Raises UsageError where the network has an operator that LiteRT lacks."""
-    return _found(_distinct(network), inputs)
+    return _found(distinct(network), inputs)
 
 
 def convert_as_is(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
@@ -114,19 +115,6 @@ def _converted(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
                 litert_torch.config.show_progress = before
     except Exception as error:
         raise UsageError(f"{type(network).__name__} cannot be written as LiteRT: {reason(error)}") from error
-
-
-def _distinct(network: nn.Module) -> nn.Module:
-    """A copy with other values, of which no two are equal, nor zero or below, where a variance may not lie."""
-    import torch
-
-    copied = copy.deepcopy(network)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for tensor in tensors(copied).values():
-            if tensor.is_floating_point():
-                tensor.uniform_(0.5, 1, generator=generator)
-    return copied
 
 
 def _sources(

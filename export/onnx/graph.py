@@ -13,6 +13,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from dwindle.errors import UsageError
+from dwindle.export.architecture import once
 from dwindle.export.fold import reason, short_names, trace
 from dwindle.export.quiet import quiet
 
@@ -24,6 +25,7 @@ _SPATIAL_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0}
 """Per axis, by the text of Conv and the pooling operators; their schemas can't say it."""
 
 
+@once
 def skeleton(network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
     """The graph of a network in eval mode, its parameters and buffers named by `short_names` and absent.
 

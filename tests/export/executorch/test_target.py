@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed
+from dwindle.export.executorch.program import lower, lowered
 from dwindle.export.executorch.target import ExecuTorch
-from dwindle.export.fold import deployable
+from dwindle.export.fold import deployable, trace
 from dwindle.export.parity import check
 from dwindle.models.zoo import resnet8
 
@@ -119,3 +120,16 @@ def test_weights_of_every_layout_are_read_back(tmp_path: Path) -> None:
     assert held.keys() == expected.keys()  # XNNPACK folds the batch norm itself, so that layer holds other values
     for name, tensor in expected.items():
         assert held[name].tobytes() == tensor.numpy().tobytes(), name
+
+
+def test_a_file_that_was_filled_is_what_lowering_makes(written: Written, example: Inputs) -> None:
+    program = lower(written.shipped, example)
+    assert program.complete
+    assert program.content != program.filled(written.shipped) == written.net.read_bytes()
+    assert written.net.read_bytes() == lowered(trace(written.shipped, example), "ResNet")
+
+
+@pytest.mark.parametrize("network", [EveryLayer(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU())])
+def test_a_program_whose_constants_are_not_all_known_says_so(network: nn.Module) -> None:
+    program = lower(network.eval(), (torch.zeros(1, 3, 8, 8),))
+    assert program.complete == (not isinstance(network, EveryLayer))  # XNNPACK folds its batch norm
