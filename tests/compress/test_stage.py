@@ -125,16 +125,17 @@ def test_every_run_keeps_its_history_and_a_resumed_one_all_of_it(tmp_path: Path,
 
 def test_amc_allocates_and_the_rounds_end_where_it_says(tmp_path: Path, weights: Path) -> None:
     pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
-    heard: list[int] = []
+    heard: list[tuple[int, int, int]] = []
 
     class Listener(Watcher):
-        def search(self, rewards: Sequence[float], settings: Settings) -> None:
-            heard.append(len(rewards))
+        def search(self, judged: int, rewards: Sequence[float], settings: Settings) -> None:
+            heard.append((judged, len(rewards), settings.allocations))
 
     done = compress(request(weights, method="amc", episodes=3), tmp_path / "net.dwindle", Listener())
     found = allocation(done.path)
     assert found is not None
-    assert heard == [0, 1, 2, 3]
+    total = heard[0][2]
+    assert heard == [(judged, max(0, judged - (total - 3)), total) for judged in range(1, total + 1)]
     kept = {name: int(done.masks[name].sum()) for name in found.names}
     assert sum(abs(kept[name] - k) for name, k in zip(found.names, found.amc.kept, strict=True)) <= len(kept)
     assert done.history[-1].density == pytest.approx(0.5, abs=0.005)
