@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# One process per core, one thread in each; a file's tests stay together, since they share what is slow to make.
-SIDE_BY_SIDE := -n auto --dist loadfile
+# One process per core, one thread in each. Each begins with its share of the files, so that what a file's tests share is
+# made once, and takes over tests of another's when it has none left.
+SIDE_BY_SIDE := -n auto --dist worksteal
 
 .PHONY: demo test test-all study lint clean
 

@@ -11,9 +11,10 @@ import torch
 README = Path(__file__).parent.parent / "README.md"
 
 
+@pytest.mark.usefixtures("short_slices")
 def test_the_lines_of_python_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code = "".join(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL))
-    # The same lines on a shorter training, so that the fast suite stays fast.
+    # The same lines on a shorter training and measurement, so that the fast suite stays fast.
     quick = code.replace('task="digits"', 'task={"data": "digits", "epochs": 4}, rounds=2')
     assert quick != code
     monkeypatch.chdir(tmp_path)

@@ -222,12 +222,3 @@ def odd_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(site)
     monkeypatch.delitem(sys.modules, "odd_runtime", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(site))
-
-
-@pytest.fixture
-def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a measurement quick and useless: for tests that look at everything but the times."""
-    monkeypatch.setattr("dwindle.bench.measure.SLICE_SECONDS", 0.0005)
-    monkeypatch.setattr("dwindle.bench.measure.WARM_UP_SECONDS", 0.01)
-    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 2)
-    monkeypatch.setattr("dwindle.bench.measure.LOADS", 2)

@@ -25,10 +25,15 @@ def one(found: Bench, target: str, role: str) -> Row:
 
 
 def test_a_real_file_is_measured_through_its_runtime(
-    checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]
+    checkpoint: Checkpoint,
+    export: Export,
+    onnx_files: tuple[Path, Path],
+    nets: tuple[nn.Module, nn.Module],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from blobs import Blobs  # type: ignore[import-not-found]
 
+    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 2)
     manifest = export("onnx", *onnx_files)
     said: list[str] = []
     found = bench(checkpoint.path, seed=3, progress=said.append)
@@ -130,7 +135,7 @@ def test_a_crash_costs_its_own_figures_only(
 def test_a_hang_costs_its_own_figures_only(
     checkpoint: Checkpoint, export: Export, odd_runtimes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dwindle.bench.process.PATIENCE", 8.0)
+    monkeypatch.setattr("dwindle.bench.process.PATIENCE", 4.0)
     work, hang = (tmp_path / how for how in ("work", "hang"))
     for path in (work, hang):
         path.write_text(path.name)
@@ -138,7 +143,7 @@ def test_a_hang_costs_its_own_figures_only(
     rows = {(row.runtime.name, row.role): row for row in bench(checkpoint).rows}
     assert rows["odd", DENSE].latency is not None
     for figure in ("latency", "accuracy"):
-        assert "hung: no answer to 'load' within 8 s" in rows["odd", COMPRESSED].reasons[figure]
+        assert "hung: no answer to 'load' within 4 s" in rows["odd", COMPRESSED].reasons[figure]
     assert Bench.load(checkpoint.bench_path).find("odd", COMPRESSED)[0].latency is None
 
 

@@ -81,7 +81,6 @@ def test_a_bench_has_rows_of_both(
     from blobs import Blobs  # type: ignore[import-not-found]
 
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 1)  # each imports PyTorch
     export("pytorch", *pt2_files)
     found = bench(checkpoint)
     assert Bench.load(checkpoint.bench_path) == found

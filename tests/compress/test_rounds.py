@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -231,19 +231,31 @@ def digits_loop(folder: Path, name: str, watcher: Watcher | None = None, gradual
     )
 
 
-@pytest.mark.parametrize(("name", "gradual"), [("lr-rewind", 0.0), ("lr-rewind", 0.8), ("weight-rewind", 0.0)])
+@pytest.fixture(scope="module", params=[("lr-rewind", 0.0), ("lr-rewind", 0.8), ("weight-rewind", 0.0)], ids=str)
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[tuple[str, float], Sequence[Round], dict[str, Tensor]]:
+    """What a run is given, and the history and the weights it ends with if nobody cuts it off."""
+    name, gradual = request.param
+    run = digits_loop(tmp_path_factory.mktemp("undisturbed") / "net", name, gradual=gradual)
+    history = run.run()
+    return request.param, history, run.network.model.state_dict()
+
+
 @pytest.mark.parametrize(("index", "at"), [(0, 1), (0, 6), (1, 4), (2, 7)])
 def test_a_round_cut_off_in_the_middle_goes_on_to_the_same_weights(
-    tmp_path: Path, name: str, gradual: float, index: int, at: int
+    tmp_path: Path,
+    undisturbed: tuple[tuple[str, float], Sequence[Round], dict[str, Tensor]],
+    index: int,
+    at: int,
 ) -> None:
-    undisturbed = digits_loop(tmp_path / "a", name, gradual=gradual)
-    expected = undisturbed.run()
+    (name, gradual), expected, weights = undisturbed
     with pytest.raises(KeyboardInterrupt):
-        digits_loop(tmp_path / "b", name, Kill(index, at), gradual).run()
-    resumed = digits_loop(tmp_path / "b", name, gradual=gradual)
+        digits_loop(tmp_path / "net", name, Kill(index, at), gradual).run()
+    resumed = digits_loop(tmp_path / "net", name, gradual=gradual)
     history = resumed.run()
     assert [(r.validation, r.loss) for r in history] == [(r.validation, r.loss) for r in expected]
-    for key, value in undisturbed.network.model.state_dict().items():
+    for key, value in weights.items():
         assert torch.equal(value, resumed.network.model.state_dict()[key]), key
 
 

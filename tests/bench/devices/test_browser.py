@@ -55,14 +55,12 @@ def test_files_are_measured_in_a_page(
     export: Export,
     onnx_files: tuple[Path, Path],
     nets: tuple[nn.Module, nn.Module],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from blobs import Blobs  # type: ignore[import-not-found]
     from rich.console import Console
 
     from dwindle.bench.views.table import bench_table
 
-    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 1)  # to start a browser takes a second
     export("onnx", *onnx_files)
     found = bench(checkpoint, devices=["browser:4"])
     for role, net in zip((DENSE, COMPRESSED), nets, strict=True):
@@ -102,10 +100,9 @@ def test_files_are_measured_in_a_page(
 @needs_litert
 @pytest.mark.usefixtures("short_slices")
 def test_litert_files_are_measured_in_a_page(
-    checkpoint: Checkpoint, export: Export, tflite_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Checkpoint, export: Export, tflite_files: tuple[Path, Path]
 ) -> None:
     """A page of LiteRT's frees its tensors itself: the accuracy of 40 images makes 80 of them."""
-    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 1)
     export("litert", *tflite_files)
     found = bench(checkpoint, devices=["browser"])
     for role in (DENSE, COMPRESSED):
@@ -193,7 +190,6 @@ def test_of_a_browser_that_dies_what_it_told_is_kept(
         return time_slice(worker, iterations)
 
     monkeypatch.setattr(Worker, "time", cut)
-    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 1)
     export("onnx", *onnx_files)
     assert main(["bench", str(checkpoint.path), "--device", "host,browser"]) == RuntimeUnavailable.exit_code
     said = capsys.readouterr().err.splitlines()[-1]

@@ -148,14 +148,13 @@ def test_sparse_tensor_cores_do_the_work(files: Files) -> None:
 @needs_gpu
 @pytest.mark.usefixtures("short_slices")
 def test_rows_are_measured(
-    checkpoint: Checkpoint, export: Export, files: Files, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Checkpoint, export: Export, files: Files
 ) -> None:  # fmt: skip
     from blobs import Blobs  # type: ignore[import-not-found]
     from rich.console import Console
 
     from dwindle.bench.views.table import bench_table
 
-    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 1)
     export("pytorch", *files)
     found = bench(checkpoint, devices=["cuda"])
     assert Bench.load(checkpoint.bench_path) == found
@@ -188,7 +187,6 @@ def test_rows_are_measured(
 def test_a_file_that_computes_something_else_there_is_a_failure(
     checkpoint: Checkpoint, export: Export, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 1)
     monkeypatch.setattr("dwindle.bench.devices.cuda.RUNTIMES", {"torch": "pytorch"})
     export("pytorch", *files)
     found = bench(checkpoint, devices=["cuda"])
