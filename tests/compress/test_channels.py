@@ -18,6 +18,7 @@ from dwindle.models.tasks import restore_task
 from dwindle.models.zoo import resnet8
 
 DIGITS = {"data": "digits", "epochs": 2, "batch_size": 128}
+pytestmark = pytest.mark.usefixtures("one_model")
 HALF = Request("zoo:resnet8", DIGITS, macs="50%", align=4, prune_per_round=0.3)
 
 

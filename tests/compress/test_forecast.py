@@ -10,6 +10,8 @@ from dwindle.compress import Request, compress, plan
 from dwindle.compress.pays import choose, will_pay
 from dwindle.errors import BudgetMissed, UsageError
 
+pytestmark = pytest.mark.usefixtures("one_model")
+
 
 def test_a_plan_foretells_bytes_density_and_rounds(tmp_path: Path) -> None:
     request = Request("zoo:resnet8", {"data": "digits", "epochs": 1}, size=60_000)

@@ -30,6 +30,7 @@ from dwindle.models.tasks import make_task
 from dwindle.models.zoo import resnet8
 
 DIGITS = {"data": "digits", "epochs": 1}
+pytestmark = pytest.mark.usefixtures("one_model")
 
 
 @pytest.fixture(autouse=True)

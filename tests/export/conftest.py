@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch import Tensor, nn
 
+from dwindle.export import architecture
 from dwindle.export.coreml.read import MODEL, WEIGHTS, main_block, operations
 from dwindle.models.zoo import resnet8
 
@@ -61,6 +62,13 @@ def _captured_output(file: Path) -> Iterator[None]:
         for number, duplicate in enumerate(kept, start=1):
             os.dup2(duplicate, number)
             os.close(duplicate)
+
+
+@pytest.fixture
+def one_model() -> Iterator[None]:
+    """Networks of one architecture are traced and converted once in the test, as in an export."""
+    with architecture.one_model():
+        yield
 
 
 @pytest.fixture(scope="session")

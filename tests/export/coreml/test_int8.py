@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
+from dwindle.export.architecture import one_model
 from dwindle.export.coreml.read import MODEL, WEIGHTS, weights
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable
@@ -65,20 +68,38 @@ def halves(held: dict[str, Stored]) -> dict[str, np.ndarray]:
     return {name: tensor.decoded().astype(np.float16) + np.float16(0) for name, tensor in held.items()}
 
 
+class Written(NamedTuple):
+    path: Path
+    words: str
+    packed_bytes: int
+
+
+@pytest.fixture(scope="module")
+def written(shipped: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Written]:
+    """The network in each form, converted once for each system; what is packed and how is no part of that."""
+    made = {}
+    with one_model():
+        for min_os, pack in FORMS:
+            target, path = CoreML("int8", min_os), tmp_path_factory.mktemp(min_os) / "net.mlpackage"
+            words = target.write(shipped, INPUTS, path, pack=pack)
+            made[min_os, pack] = Written(path, words, target.packer(shipped, INPUTS)(shipped))
+    return made
+
+
 @pytest.mark.parametrize(("min_os", "pack"), FORMS)
 def test_every_weight_is_in_the_file_bit_for_bit(
-    coremltools_weights: Weights, shipped: nn.Module, tmp_path: Path, min_os: str, pack: bool
+    coremltools_weights: Weights, shipped: nn.Module, written: dict[tuple[str, bool], Written], min_os: str, pack: bool
 ) -> None:
-    target, path = CoreML("int8", min_os), tmp_path / "net.mlpackage"
-    encoding = target.write(shipped, INPUTS, path, pack=pack)
-    assert encoding.startswith(FORMS[min_os, pack])
+    target, (path, words, packed_bytes) = CoreML("int8", min_os), written[min_os, pack]
+    assert words.startswith(FORMS[min_os, pack])
     decoded, expected = target.decode(path, shipped), halves(stored(shipped, "int8"))
     assert decoded.keys() == expected.keys()
     assert all(decoded[name].tobytes() == half.tobytes() for name, half in expected.items())
     if pack:
-        assert target.packer(shipped, INPUTS)(shipped) == raw_bytes(path)
-    assert len(coremltools_weights(path)) == 5
-    for array in coremltools_weights(path):
+        assert packed_bytes == raw_bytes(path)
+    theirs = coremltools_weights(path)
+    assert len(theirs) == 5
+    for array in theirs:
         assert array.tobytes() in {half.tobytes() for half in expected.values()}
 
 
@@ -113,6 +134,7 @@ def test_the_bytes_are_those_of_coremltools_own(
     assert mine == packed_operations(theirs)
 
 
+@pytest.mark.usefixtures("one_model")
 def test_sparse_int8_is_smaller(network: nn.Module, masked: Changed, example: Inputs, tmp_path: Path) -> None:
     shipped = deployable(masked(network, 0.1), example)
     sizes = {}
@@ -132,8 +154,8 @@ def test_what_a_system_lacks_is_said() -> None:
     assert targets.load("onnx", "int8", "iOS15").precision == "int8"  # one for another target of the same command
 
 
-def test_a_damaged_package_is_refused(shipped: nn.Module, tmp_path: Path) -> None:
-    CoreML("int8").write(shipped, INPUTS, tmp_path / "net.mlpackage", pack=True)
+def test_a_damaged_package_is_refused(written: dict[tuple[str, bool], Written], tmp_path: Path) -> None:
+    shutil.copytree(written["iOS18", True].path, tmp_path / "net.mlpackage")
     file = tmp_path / "net.mlpackage" / WEIGHTS
     content = bytearray(file.read_bytes())
     mask = next(at for at in range(64, len(content), 64) if content[at : at + 8] == struct.pack("<II", 0xDEADBEEF, 9))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError
+from dwindle.export.architecture import one_model
 from dwindle.export.coreml.read import MODEL, WEIGHTS, main_block, operations, weights
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable, tensors
@@ -47,7 +48,7 @@ def written(
     network = masked(trained(resnet8(in_channels=1)), 0.1)
     shipped = deployable(network, example)
     net, dense = folder / "net.mlpackage", folder / "dense.mlpackage"
-    with captured_output(folder / "printed"):
+    with captured_output(folder / "printed"), one_model():
         assert CoreML().write(shipped, example, net, pack=True) == "bitmask + fp16 survivors"
         assert CoreML().write(shipped, example, dense, pack=False) == "dense fp16"
         packed_bytes = CoreML().packer(trained(resnet8(in_channels=1), seed=5), example)
@@ -75,6 +76,7 @@ def test_sparse_is_smaller_and_dense_is_not(written: Written) -> None:
     assert raw_bytes(written.net) < 2 * survivors + 77_000 / 8 + 13_000
 
 
+@pytest.mark.usefixtures("one_model")
 def test_the_packer_says_what_write_would_write(
     written: Written, trained: Changed, masked: Changed, example: Inputs, tmp_path: Path
 ) -> None:
@@ -205,6 +207,7 @@ class Small(nn.Module):
         return self.layers(x)
 
 
+@pytest.mark.usefixtures("one_model")
 def test_small_dead_and_vanishing_tensors(tmp_path: Path) -> None:
     inputs = (torch.ones(1, 3),)
     shipped = deployable(Small(), inputs)

@@ -85,6 +85,7 @@ def test_executorch_reads_one_call_of_core_ml_and_what_it_needs_to_make_it(writt
         }  # fmt: skip
 
 
+@pytest.mark.usefixtures("one_model")
 def test_zeros_are_packed(written: Written, example: Inputs, trained: Changed, masked: Changed, tmp_path: Path) -> None:
     dense = tmp_path / "dense.pte"
     assert ExecuTorchCoreML().write(written.shipped, example, dense, pack=False) == "dense fp16"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError
+from dwindle.export.architecture import one_model
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.onnx.target import Onnx
 from dwindle.export.quantize import quantized, stored
@@ -38,10 +39,11 @@ def written(
 ) -> dict[float, Written]:
     """A network at each density and its file."""
     folder, made = tmp_path_factory.mktemp("onnx"), {}
-    for density in DENSITIES:
-        network = masked(trained(resnet8(in_channels=1)), density)
-        shipped, path = deployable(network, example), folder / f"{density}.onnx"
-        made[density] = Written(network, shipped, path, Onnx().write(shipped, example, path, pack=True))
+    with one_model():
+        for density in DENSITIES:
+            network = masked(trained(resnet8(in_channels=1)), density)
+            shipped, path = deployable(network, example), folder / f"{density}.onnx"
+            made[density] = Written(network, shipped, path, Onnx().write(shipped, example, path, pack=True))
     return made
 
 
@@ -75,6 +77,7 @@ def test_the_packer_says_what_write_wrote(written: dict[float, Written], trained
     assert packed_bytes(smallest) < 13_500
 
 
+@pytest.mark.usefixtures("one_model")
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4", "palette4"])
 def test_fewer_bits(
     written: dict[float, Written], samples: Inputs, example: Inputs, tmp_path: Path, precision: str
