@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-PARAMETERS = range(13)
-"""The values of k to choose from: up to one survivor in some 5,000."""
+PARAMETERS = range(9)
+"""The values of k to choose from: up to one survivor in some 500, and the low part of a run fits a byte."""
 Bytes = NDArray[np.uint8]
 Positions = NDArray[np.intp]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto
@@ -17,7 +17,9 @@ from dwindle.export.onnx.unpack import DOMAIN, call, function
 from dwindle.export.quantize import FOUR_BITS, SCALES, Stored
 
 CODES = ("int8", *FOUR_BITS)
-_LOWEST = {"int4": -8, "palette4": 0}
+_PALETTE = 16
+"""Values of a palette. Places count from its end, from −16 to −1: `Look` adds 16 with each palette that begins."""
+_LOWEST = {"int4": -8, "palette4": -_PALETTE}
 """The code that four zero bits stand for."""
 _CALL = 110
 """Bytes of a graph for unpacking one string, roughly."""
@@ -56,7 +58,7 @@ def _filled(skeleton: ModelProto, held: Mapping[str, Stored], plan: Mapping[str,
     model.CopyFrom(skeleton)
     rest = list(model.graph.node)
     del model.graph.node[:]  # what unpacks a weight comes before what reads it
-    tables = _Tables(_scales(model.graph, held), _palettes(model.graph, held))
+    scales = _scales(model.graph, held)
     strings: dict[Code, list[list[str]]] = {}
     for name, form in plan.items():
         if form.code.kind == "plain":
@@ -67,7 +69,7 @@ def _filled(skeleton: ModelProto, held: Mapping[str, Stored], plan: Mapping[str,
             lists.append([])
         lists[-1].append(name)
     for names in (names for lists in strings.values() for names in lists if names):
-        _string(model.graph, {name: plan[name] for name in names}, {name: held[name] for name in names}, tables)
+        _string(model.graph, {name: plan[name] for name in names}, {name: held[name] for name in names}, scales)
     called = dict.fromkeys(node.op_type for node in model.graph.node if node.domain == DOMAIN)
     model.graph.node.extend(rest)
     if called:
@@ -76,30 +78,33 @@ def _filled(skeleton: ModelProto, held: Mapping[str, Stored], plan: Mapping[str,
     return model
 
 
-class _Tables(NamedTuple):
-    """What codes are looked up in, by tensor: the names of their scales and palettes."""
+def _string(
+    graph: GraphProto, members: Mapping[str, Form], held: Mapping[str, Stored], scales: Mapping[str, str]
+) -> None:
+    """The tensors of one code: their bytes, the calls that unpack them, and what makes each of its part.
 
-    scales: dict[str, str]
-    palettes: dict[str, str]
-
-
-def _string(graph: GraphProto, members: Mapping[str, Form], held: Mapping[str, Stored], tables: _Tables) -> None:
-    """The tensors of one code: their bytes, the calls that unpack them, and what makes each of its part."""
+    scales: by tensor, the names of theirs.
+    """
     code, tag = next(iter(members.values())).code, next(iter(members))
-    flat = _unpacked(graph, code, list(members.values()), tag)
+    palettes = [held[name].palette for name in members]
+    flat = _unpacked(graph, code, list(members.values()), palettes, tag)
     finished = {name for name in members if held[name].values.ndim == 1}
     parts = {name: name if name in finished else f"{name}p" for name in members}
     _split(graph, flat, list(parts.values()), [form.values.size for form in members.values()])
     for name in members.keys() - finished:
-        _part(graph, parts[name], name, members[name], held[name], tables)
+        _part(graph, parts[name], name, members[name], held[name], scales.get(name))
 
 
-def _unpacked(graph: GraphProto, code: Code, members: Sequence[Form], tag: str) -> str:
+def _unpacked(
+    graph: GraphProto, code: Code, members: Sequence[Form], palettes: Sequence[Array | None], tag: str
+) -> str:
     """The name of all values of these tensors in a row: fp32, or integer codes."""
     blocks = np.concatenate([form.values for form in members])
+    sizes = [code.block * len(form.values if code.kind == "dense" else form.positions) for form in members]
+    looked = list(zip(sizes, palettes, strict=True))
     flat, values, positions = f"{tag}f", f"{tag}v", f"{tag}o"
     if code.kind == "dense":
-        _values(graph, code, blocks.reshape(-1), values)
+        _values(graph, code, blocks.reshape(-1), looked, values)
         if code.values != "fp16":
             return values
         graph.node.append(call("Float", [values], flat))
@@ -115,58 +120,61 @@ def _unpacked(graph: GraphProto, code: Code, members: Sequence[Form], tag: str) 
             places = np.zeros(1, np.intp)  # a tensor without elements is legal on paper only: one zero survives
         unary, low = rice.encode(places, code.k)
         graph.initializer.append(from_array(unary, f"{tag}u"))
-        graph.node.append(call("Ones", [f"{tag}u"], positions, b=[8 * unary.size], k=[places.size + 1]))
+        first, step = (1 << code.k) - 1, 1 << code.k
+        numbers = [first, first + 8 * step * unary.size, step]
+        graph.node.append(call("Ones", [f"{tag}u"], positions, r=numbers, k=[places.size + 1]))
         if code.k:
             graph.initializer.append(from_array(low, f"{tag}l"))
-            powers = [1 << bit for bit in range(code.k)]
-            constants = {"b": [code.k * places.size], "s": [code.k, -1], "r": powers, "d": [sum(powers)]}
+            constants = {"b": [code.k * places.size], "s": [code.k, -1], "r": [1 << bit for bit in range(code.k)]}
             graph.node.append(call("Gaps", [positions, f"{tag}l"], f"{tag}g", **constants))
             positions = f"{tag}g"
     shape = list(blocks.shape) if code.block > 1 else [blocks.size]
-    _values(graph, code, blocks[places] if code.block > 1 else blocks[places, 0], values)
+    _values(graph, code, blocks[places] if code.block > 1 else blocks[places, 0], looked, values)
     graph.node.append(call(_put(code), [positions, values], flat, n=shape))
     return flat
 
 
-def _values(graph: GraphProto, code: Code, array: Array, name: str) -> None:
-    """Values as they are packed, under that name in the graph."""
+def _values(
+    graph: GraphProto, code: Code, array: Array, palettes: Sequence[tuple[int, Array | None]], name: str
+) -> None:
+    """Values as they are packed, under that name in the graph; a palette's in fp32.
+
+    palettes: of the tensors that the values are of, and how many values each has.
+    """
     if code.values not in FOUR_BITS:
         graph.initializer.append(from_array(array, name))
         return
-    lowest = _LOWEST[code.values]
-    graph.initializer.append(from_array(nibbles.encode(array.reshape(-1) - np.int8(lowest)), f"{name}4"))
+    looks = code.values == "palette4"
     flat = f"{name}5" if code.block > 1 else name
-    graph.node.append(call("Nibbles", [f"{name}4"], flat, n=[array.size], d=[lowest]))
+    codes, lowest = f"{name}6" if looks else flat, _LOWEST[code.values]
+    own = array.reshape(-1) - np.int8(_PALETTE if looks else 0)
+    graph.initializer.append(from_array(nibbles.encode(own - np.int8(lowest)), f"{name}4"))
+    graph.node.append(call("Nibbles", [f"{name}4"], codes, n=[array.size], d=[lowest]))
+    if looks:
+        used = [(size, palette) for size, palette in palettes if size and palette is not None] or palettes[:1]
+        starts = accumulate((size for size, _ in used[:-1]), initial=0)
+        graph.initializer.append(from_array(np.concatenate([palette for _, palette in used]), f"{name}7"))
+        graph.node.append(call("Look", [codes, f"{name}7"], flat, s=list(starts), n=[array.size]))
     if code.block > 1:
         graph.node.append(call("View", [flat], name, s=list(array.shape)))
 
 
-def _part(graph: GraphProto, part: str, name: str, form: Form, held: Stored, tables: _Tables) -> None:
-    """The steps from a tensor's part of a string to the tensor."""
+def _part(graph: GraphProto, part: str, name: str, form: Form, held: Stored, scale: str | None) -> None:
+    """The steps from a tensor's part of a string to the tensor. scale: the name of its scales."""
     sizes = list(held.values.shape)
     steps: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
     if form.turn is not None:
         steps.append(("Turn", (), {"t": list(form.turn), "s": sizes}))
-    if name in tables.palettes:
-        steps.append(("Look", (tables.palettes[name],), {"s": sizes}))
     if held.scale is not None:
+        assert scale is not None
         blocks = [held.scale.size, sizes[1] // held.scale.shape[1], *sizes[2:]]
-        steps.append(("Scaled", (tables.scales[name],), {"s": blocks}))
+        steps.append(("Scaled", (scale,), {"s": blocks}))
         if held.scale.shape[1] > 1:
             steps.append(("View", (), {"s": sizes}))
     for index, (step, others, attributes) in enumerate(steps or [("View", (), {"s": sizes})], start=1):
-        made = name if index >= len(steps) else f"{name}{'tuv'[index - 1]}"
+        made = name if index >= len(steps) else f"{name}{'ab'[index - 1]}"
         graph.node.append(call(step, [part, *others], made, **attributes))
         part = made
-
-
-def _palettes(graph: GraphProto, held: Mapping[str, Stored]) -> dict[str, str]:
-    """The names of the palettes, all of them one string."""
-    own = {name: tensor.palette for name, tensor in held.items() if tensor.palette is not None}
-    if own:
-        graph.initializer.append(from_array(np.concatenate(list(own.values())), "_p"))
-        _split(graph, "_p", [f"{name}i" for name in own], [palette.size for palette in own.values()])
-    return {name: f"{name}i" for name in own}
 
 
 def _scales(graph: GraphProto, held: Mapping[str, Stored]) -> dict[str, str]:
@@ -202,15 +210,15 @@ def _split(graph: GraphProto, whole: str, parts: Sequence[str], sizes: Sequence[
 
 
 def _put(code: Code) -> str:
-    if code.values in CODES:
+    if code.values in CODES and code.values != "palette4":
         return "PutCodes" if code.block == 1 else "PutCodeBlocks"
     return "Put" if code.block == 1 else "PutBlocks"
 
 
 def _functions(code: Code) -> tuple[str, ...]:
     """What its tensors are unpacked by, all in all."""
-    part = ("Look", "Scaled") if code.values == "palette4" else ("Scaled",) if code.values in CODES else ("View",)
-    unpack = ("Nibbles",) if code.values in FOUR_BITS else ()
+    part = ("View", "Scaled") if code.values == "palette4" else ("Scaled",) if code.values in CODES else ("View",)
+    unpack = ("Nibbles", "Look") if code.values == "palette4" else ("Nibbles",) if code.values == "int4" else ()
     turn = ("Turn",) if code.block > 1 or code.kind == "pairs" else ()
     return {
         "plain": (),

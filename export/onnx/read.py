@@ -29,20 +29,33 @@ def tensors(model: ModelProto) -> dict[str, Array]:
         if node.domain == DOMAIN:
             attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
             held[node.output[0]] = _DECODERS[node.op_type](*inputs, **attributes)
-            whole |= {node.output[0]} if node.op_type in (*PUT, "Float", "Nibbles", "Scales") else set()
+            whole |= {node.output[0]} if node.op_type in (*PUT, "Float", "Nibbles", "Look", "Scales") else set()
         elif node.op_type == "Split" and node.input[0] in whole:
             array, sizes = inputs
             held |= zip(node.output, np.split(array, np.cumsum(sizes)[:-1]), strict=True)
     return held
 
 
-def _decode_gaps(ends: Array, low: Array, b: list[int], s: list[int], r: list[int], d: list[int]) -> Array:
+def _decode_ones(unary: Array, r: list[int], k: list[int]) -> Array:
+    first, beyond, step = r
+    if beyond != first + 8 * step * unary.size:
+        raise ValueError(f"{8 * unary.size} bits are numbered from {first} to {beyond} in steps of {step}")
+    return first + step * rice.decode(unary, np.zeros(0, np.uint8), 0, k[0] - 1)
+
+
+def _decode_gaps(numbers: Array, low: Array, b: list[int], s: list[int], r: list[int]) -> Array:
+    k = s[0]
+    ends, rest = np.divmod(numbers - (1 << k) + 1, 1 << k)
+    if rest.any() or (b, r) != ([k * ends.size], [1 << bit for bit in range(k)]):
+        raise ValueError(f"{ends.size} runs with {k} low bits are unpacked with b = {b}, r = {r}")
     unary = np.zeros(ends[-1] + 1, np.uint8)
     unary[ends] = 1
-    k = s[0]
-    if (b, r, d) != ([k * ends.size], [1 << bit for bit in range(k)], [(1 << k) - 1]):
-        raise ValueError(f"{ends.size} runs with {k} low bits are unpacked with b = {b}, r = {r}, d = {d}")
     return rice.decode(rice.pack(unary), low, k, ends.size)
+
+
+def _decode_look(codes: Array, palettes: Array, s: list[int], n: list[int]) -> Array:
+    palette = np.searchsorted(s, np.arange(n[0]), "right")
+    return palettes.astype(np.float32)[codes + 16 * palette]
 
 
 def _decode_put(positions: Array, values: Array, n: list[int]) -> Array:
@@ -54,13 +67,13 @@ def _decode_put(positions: Array, values: Array, n: list[int]) -> Array:
 
 
 _DECODERS: dict[str, Callable[..., Array]] = {
-    "Ones": lambda unary, b, k: rice.decode(unary, np.zeros(0, np.uint8), 0, k[0] - 1),
+    "Ones": _decode_ones,
     "Gaps": _decode_gaps,
     "Pairs": lambda codes, g, n: two_of_four.decode(codes, n[0]),
     **dict.fromkeys(PUT, _decode_put),
     "Float": lambda values: values.astype(np.float32),
     "Nibbles": lambda packed, n, d: nibbles.decode(packed, n[0]) + np.int8(d[0]),
-    "Look": lambda part, palette, s: palette.astype(np.float32)[part.reshape(s)],
+    "Look": _decode_look,
     "Scales": lambda codes, table: table.astype(np.float32)[codes],
     "View": lambda part, s: part.reshape(s),
     "Scaled": lambda part, scale, s: part.reshape(s).astype(np.float32) * scale,

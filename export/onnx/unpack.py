@@ -4,14 +4,14 @@ Every shape in them is static, so that onnxruntime computes them once, when the 
 inference runs at the speed of the dense file. (NonZero, Compress and DequantizeLinear would be shorter; they
 are not computed ahead.) Each unpacks many tensors at once: what a session spends on a node adds up.
 
-    Ones    the positions of the ones in a string of bits: a bit mask, or `rice`'s unary part
+    Ones    the numbers of the ones in a string of bits: positions from a bit mask, or of `rice`'s unary part
     Gaps    the positions of survivors, from those and from `rice`'s low part
     Pairs   the same, from the codes of `two_of_four`
     Put     values at positions among zeros, as fp32; PutBlocks: blocks of several values;
             PutCodes, PutCodeBlocks: integer codes, which stay such
     Float   values as fp32
     Nibbles codes of four bits, two from each byte
-    Look    places in a palette, as its values in fp32
+    Look    places in palettes, as their values in fp32
     Scales  the scales of rows or blocks, from a byte each
     View    a part of what was unpacked, in its shape; Scaled: times its scales; Turn: its last two axes swapped
 """

@@ -41,16 +41,21 @@ def _counting(length: str, numbers: str) -> list[NodeProto]:
 
 
 def _ones() -> Body:
-    """u: uint8 (bits/8,). b: the bits there are. k: one more than there are ones.
+    """u: uint8 (bits/8,). r: the number of the first bit, one beyond the last, and the step. k: one more than there are
+    ones.
 
-    Each one writes where it is at its rank, each zero at rank 0, which is dropped.
+    Each one writes its number at its rank, each zero at rank 0, which is dropped.
     """
     return (
         ["u"],
-        ["b", "k"],
+        ["r", "k"],
         [
             *_bits("u", "a"),
-            *_counting("b", "e"),
+            _constant("Z", 0, np.int32),
+            make_node("Cast", ["r"], ["i"], to=TensorProto.INT32),
+            make_node("Split", ["i"], ["i0", "i1", "i2"], num_outputs=3),
+            *(make_node("Squeeze", [f"i{part}"], [f"n{part}"]) for part in range(3)),
+            make_node("Range", ["n0", "n1", "n2"], ["e"]),
             make_node("Cast", ["a"], ["c"], to=TensorProto.BOOL),
             make_node("Cast", ["c"], ["d"], to=TensorProto.INT32),
             make_node("CumSum", ["d", "Z"], ["g"]),
@@ -64,34 +69,29 @@ def _ones() -> Body:
 
 
 def _gaps() -> Body:
-    """p: int32 (survivors,), where the unary part's ones are. l: uint8, the low part. b: its bits, k · survivors.
-    s: [k, −1]. r: the powers of two that its planes stand for. d: 2ᵏ − 1.
+    """p: int32 (survivors,), numbers of the unary part's ones, its bits numbered from 2ᵏ − 1 in steps of 2ᵏ. l: uint8,
+    the low part. b: its bits, k · survivors. s: [k, −1]. r: the powers of two that its planes stand for, up to 128.
 
-    The i-th survivor is at (p − i) · 2ᵏ + i + the sum of low parts up to its own, which is p · 2ᵏ + d + the sum of
-    (low part − d).
+    The i-th survivor, its one the u-th bit, is at (u − i) · 2ᵏ + i + the sum of low parts up to its own. With
+    d = 2ᵏ − 1 that is p = u · 2ᵏ + d and the sum of (low part − d), which is r times the planes' bits less one.
     """
     return (
         ["p", "l"],
-        ["b", "s", "r", "d"],
+        ["b", "s", "r"],
         [
             *_bits("l", "a"),
             make_node("Constant", [], ["y"], value_ints=[0]),
             make_node("Slice", ["a", "y", "b"], ["c"]),
             make_node("Reshape", ["c", "s"], ["e"]),
             make_node("Cast", ["e"], ["g"], to=TensorProto.BOOL),
-            make_node("Cast", ["g"], ["h"], to=TensorProto.FLOAT),
-            make_node("Cast", ["r"], ["i"], to=TensorProto.FLOAT),
-            make_node("MatMul", ["i", "h"], ["j"]),
-            make_node("Cast", ["j"], ["k"], to=TensorProto.INT32),
-            make_node("Cast", ["d"], ["m"], to=TensorProto.INT32),
-            _constant("O", 1, np.int32),
-            make_node("Add", ["m", "O"], ["u"]),
-            make_node("Sub", ["k", "m"], ["n"]),
+            make_node("Cast", ["g"], ["h"], to=TensorProto.UINT8),
+            make_node("Cast", ["r"], ["i"], to=TensorProto.UINT8),
+            _constant("Z", 0, np.uint8),
+            _constant("O", 1, np.uint8),
+            make_node("MatMulInteger", ["i", "h", "Z", "O"], ["j"]),
             make_node("Constant", [], ["z"], value_int=0),
-            make_node("CumSum", ["n", "z"], ["q"]),
-            make_node("Mul", ["p", "u"], ["v"]),
-            make_node("Add", ["v", "q"], ["x"]),
-            make_node("Add", ["x", "m"], ["w"]),
+            make_node("CumSum", ["j", "z"], ["k"]),
+            make_node("Add", ["p", "k"], ["w"]),
         ],
     )
 
@@ -190,15 +190,23 @@ def _nibbles() -> Body:
 
 
 def _look() -> Body:
-    """x: places. p: fp16 (16,)."""
+    """c: int8 (codes,), places in palettes, less 16. p: fp16 (16 · palettes,), one after the other. s: where the codes
+    of each begin. n: codes.
+    """
     return (
-        ["x", "p"],
-        ["s"],
+        ["c", "p"],
+        ["s", "n"],
         [
-            make_node("Reshape", ["x", "s"], ["a"]),
-            make_node("Cast", ["a"], ["b"], to=TensorProto.INT32),
-            make_node("Gather", ["p", "b"], ["c"]),
-            make_node("Cast", ["c"], ["w"], to=TensorProto.FLOAT),
+            make_node("ConstantOfShape", ["n"], ["a"], value=from_array(np.zeros(1, np.int32), "")),
+            make_node("Shape", ["s"], ["b"]),
+            make_node("ConstantOfShape", ["b"], ["d"], value=from_array(np.full(1, 16, np.int32), "")),
+            make_node("ScatterElements", ["a", "s", "d"], ["e"]),
+            make_node("Constant", [], ["z"], value_int=0),
+            make_node("CumSum", ["e", "z"], ["f"]),
+            make_node("Cast", ["c"], ["g"], to=TensorProto.INT32),
+            make_node("Add", ["f", "g"], ["h"]),
+            make_node("Cast", ["p"], ["i"], to=TensorProto.FLOAT),
+            make_node("Gather", ["i", "h"], ["w"]),
         ],
     )
 

@@ -207,3 +207,21 @@ def test_a_mask_that_is_not_the_survivors_is_refused() -> None:
     unary.raw_data = b"\0" + unary.raw_data[1:]
     with pytest.raises(ValueError, match=r"the mask keeps \d+ weights, there are \d+"):
         tensors(model)
+
+
+def test_blocks_of_scaled_blocks_have_names_of_their_own(by_reference: Evaluate) -> None:
+    """Three steps from the string to the tensor: turned, scaled by blocks of input channels, brought into shape."""
+    weights = [blocks((64, 256, 3, 3), 0, 8, 0.3, np.random.default_rng(0))]
+    model, _ = packed(weights, "int4")
+    assert {"Turn", "Scaled", "View"} <= {node.op_type for node in model.graph.node}
+    assert_holds(model, weights, "int4", by_reference)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_tensors_of_one_string_are_looked_up_in_their_own_palettes(by_reference: Evaluate, size: int) -> None:
+    generator = np.random.default_rng(0)
+    weights = [scale * blocks((64, 64), 0, size, 0.2, generator) for scale in (1, 100, 0, 0.01)]
+    model, _ = packed(weights, "palette4")
+    starts = [attribute.ints for node in model.graph.node if node.op_type == "Look" for attribute in node.attribute]
+    assert max(map(len, starts)) == 3  # the dead one has no codes
+    assert_holds(model, weights, "palette4", by_reference)
