@@ -88,7 +88,8 @@ def main() -> int:
             if process.exitcode:
                 said = _last(chatter[index].read_text())
                 message = f"the export to {options[index]['name']} ended with {process.exitcode}: {said}"
-                print(_END + json.dumps([index, DwindleError.__name__, message]), flush=True)
+                line = _END + json.dumps([index, DwindleError.__name__, message]) + "\n"
+                print(line, end="", flush=True)  # in one piece: unbuffered, an end of its own may follow another's line
     return 0
 
 
