@@ -116,9 +116,19 @@ def test_a_flipped_mask_is_found(pruned: nn.Module, shipped: nn.Module, file: Pa
         check(Onnx(), file, pruned, shipped, samples)
 
 
-def test_a_mask_that_does_not_fit_is_found(pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs) -> None:
-    rewrite(file, "u", lambda mask: mask[:-1])
-    with pytest.raises(ParityFailed, match=r"^the weights in net.onnx cannot be read back: ValueError: the mask keeps"):
+@pytest.mark.parametrize(
+    ("damage", "why"), [(lambda mask: mask[:-1], r"\d+ bits are numbered"), (lambda mask: mask * 0, "the mask keeps")]
+)
+def test_a_mask_that_does_not_fit_is_found(
+    pruned: nn.Module,
+    shipped: nn.Module,
+    file: Path,
+    samples: Inputs,
+    damage: Callable[[np.ndarray], np.ndarray],
+    why: str,
+) -> None:
+    rewrite(file, "u", damage)
+    with pytest.raises(ParityFailed, match=rf"^the weights in net.onnx cannot be read back: ValueError: {why}"):
         check(Onnx(), file, pruned, shipped, samples)
 
 
