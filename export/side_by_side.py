@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ _IDLE = {"coreml": ("coremltools", ("executorch", "sklearn", "torchao"))}
 def run(
     checkpoint: Path, options: Sequence[Mapping[str, Any]], progress: Callable[[str], None], threads: int | None = None
 ) -> None:
-    """Exports once per entry of `options`, keywords of `stage.export_one`, side by side.
+    """Exports once per entry of `options`, keywords of `stage.export_one`, side by side: as many as there are cores.
 
     threads: for each process; None: its share of the machine's cores. All go on to their ends; then the first
     failure is raised, as what it was in its process, or DwindleError for a process that died.
@@ -81,8 +82,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         chatter = [Path(folder, str(index)) for index in range(len(options))]
         processes = [start.Process(target=_one, args=each) for each in enumerate(zip(options, chatter, strict=True))]
+        running: list[Any] = []
         for process in processes:
+            while len(running) >= (os.cpu_count() or 1):  # more at once would only take more memory
+                wait([other.sentinel for other in running])
+                running = [other for other in running if other.is_alive()]
             process.start()
+            running.append(process)
         for index, process in enumerate(processes):
             process.join()
             if process.exitcode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,15 +159,18 @@ def export_networks(
     roles = {"net": target, "dense": type(target)()}
     packs = {"net": packing != NO_PACKING, "dense": False}
     encodings: dict[str, str] = {}
+    download: Future[File] | None = None
     found: dict[str, Compared] = {}
     if note := getattr(target, "note", None):
         say(f"{target.name}: {note}")
-    with staged(folder) as scratch:
+    with staged(folder) as scratch, ThreadPoolExecutor(1) as beside:
         scratch.mkdir()
         for name, (module, shipped) in networks.items():
             path = scratch / f"{name}{target.suffix}"
             say(f"{target.name}: writing {path.name}")
             encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
+            if name == "net" and getattr(target, "zstd", False):
+                download = beside.submit(_download, path)
             try:
                 found[name] = compare(roles[name], path, module, shipped, real)
             except ParityFailed as error:
@@ -179,7 +183,7 @@ def export_networks(
             file=File.of(scratch / f"net{target.suffix}"),
             dense=File.of(scratch / f"dense{target.suffix}"),
             parity=found["net"].parity,
-            download=_download(scratch / f"net{target.suffix}") if getattr(target, "zstd", False) else None,
+            download=download.result() if download else None,
             versions={"dwindle": dwindle.__version__, **{name: version(name) for name in target.packages}},
             dense_precision=roles["dense"].precision,
             packing=packing,

@@ -23,9 +23,9 @@ _LOWEST = {"int4": -8, "palette4": -_PALETTE}
 """The code that four zero bits stand for."""
 _CALL = 110
 """Bytes of a graph for unpacking one string, roughly."""
-_AT_ONCE = 1 << 19
-"""Weights in one string, well within int32 positions. Of 2¹⁸ to 2²³ it gave the steadiest session creation of a
-ResNet-18; what that takes is the memory of all that it computes on the way, which onnxruntime keeps to its end."""
+_AT_ONCE = 1 << 21
+"""Weights in one string, well within int32 positions. Of 2¹⁸ to 2²¹ it made sessions fastest: what that takes is the
+memory of all that a session computes on the way, which onnxruntime keeps to its end, and time for each node."""
 
 
 def fill(skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool) -> tuple[ModelProto, str]:
