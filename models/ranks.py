@@ -10,6 +10,7 @@ With one process nothing here communicates, and nothing changes.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,6 +43,9 @@ def joined() -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
+        # Autograd's record of a collective refers to the group: one left in a cycle would keep the group's threads until
+        # the interpreter ends, which aborts on them (pytorch/pytorch issue 190489).
+        gc.collect()
 
 
 def rank() -> int:
