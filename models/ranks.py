@@ -43,8 +43,8 @@ def joined() -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
-        # Autograd's record of a collective refers to the group: one left in a cycle would keep the group's threads until
-        # the interpreter ends, which aborts on them (pytorch/pytorch issue 190489).
+        # Autograd's record of a collective refers to the group: one left in a cycle would keep the group's threads
+        # until the interpreter ends, which aborts on them (pytorch/pytorch issue 190489).
         gc.collect()
 
 

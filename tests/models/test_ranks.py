@@ -20,11 +20,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """By check, the traceback of what failed."""
     out = tmp_path_factory.mktemp("ranks") / "report.json"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, str(WORKER), str(out)]
     environment = {**os.environ, "DWINDLE_BF16": "0", "OMP_NUM_THREADS": "1"}
     for _ in range(2):
-        ran = subprocess.run(
-            [*torchrun, str(WORKER), str(out)], capture_output=True, text=True, check=False, timeout=300, env=environment
-        )
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
         if "terminate called without an active exception" not in ran.stderr:
             break  # seldom, and on a busy machine only, a rank aborts in gloo's threads, all its checks passed or not
     assert ran.returncode == 0, ran.stderr
