@@ -107,7 +107,8 @@ def _one(index: int, given: tuple[Mapping[str, Any], Path]) -> None:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
     gc.set_threshold(100_000, 50, 100)  # a process this short would spend a fifth of its time looking for garbage
-    _import_alone(*_IDLE.get(options["name"], ("dwindle", ())))
+    if options["name"] in _IDLE:
+        _import_alone(*_IDLE[options["name"]])
     from dwindle.export.stage import export_one
 
     try:

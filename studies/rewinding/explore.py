@@ -162,10 +162,10 @@ class Run:
     def _step(self, batch: Tensor, labels: Tensor, rate: float | Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        images = (crop_and_flip(self.train[0][batch], pad=1, flip=True).float() - self.mean) / self.std
+        images = self._images(batch)
         # A recorded step can't have casts of weights that were made before it.
         with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
-            logits = self.model(images.contiguous(memory_format=torch.channels_last))
+            logits = self.model(images)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
@@ -180,6 +180,11 @@ class Run:
             else:
                 torch._foreach_mul_(self.weights, self.masks)
         return loss.detach()
+
+    def _images(self, batch: Tensor) -> Tensor:
+        """Images of training by their numbers, as a network sees them."""
+        images = (crop_and_flip(self.train[0][batch], pad=1, flip=True).float() - self.mean) / self.std
+        return images.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def _prune(self, density: float, *, feedback: bool = False) -> None:

@@ -26,7 +26,6 @@ from torch.nn import functional
 
 from dwindle.compress.amc.recalibrate import recalibrate
 from dwindle.compress.masks import prunable
-from dwindle.models.augment import crop_and_flip
 from studies.rewinding import explore
 from studies.rewinding.explore import COSINE, Run
 
@@ -64,8 +63,7 @@ class Taught(Run):
     def _step(self, batch: Tensor, labels: Tensor, rate: float | Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        images = (crop_and_flip(self.train[0][batch], pad=1, flip=True).float() - self.mean) / self.std
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = self._images(batch)
         logits = self.model(images)
         loss = functional.cross_entropy(logits, labels)
         if self.way.share:
