@@ -127,12 +127,17 @@ class Request:
                 "without one: use lr-rewind or finetune, or train the dense network here"
             )
         phases = self._phases(name)
+        object.__setattr__(self, "followed", followed)
+        object.__setattr__(self, "retraining", retraining)
+        if retraining.last_lr and self.task_options.get("schedule") == "cosine":
+            raise UsageError(
+                f"--method {self.method} holds the schedule's last learning rate, and a cosine's, such as --recipe best "
+                "has, is 0: give --schedule step"
+            )
         if self.gradual and phases[-1][0].kind != "weights":
             raise UsageError(f"--granularity {name} prunes before it retrains: leave out --gradual")
         for key, value in (
             ("phases", phases),
-            ("retraining", retraining),
-            ("followed", followed),
             ("precision", target.precision),
             ("choice", f"granularity {name}: {why}"),
         ):
@@ -179,7 +184,9 @@ class Request:
     @property
     def task_options(self) -> dict[str, Any]:
         options = {"data": self.task} if isinstance(self.task, str) else dict(self.task)
-        own = {} if "task" in options else self.followed.task
+        # Data sets' own schedules are cosines mostly, which leave nothing to fine-tune with.
+        needed = {"schedule": "step"} if self.retraining.last_lr else {}
+        own = {} if "task" in options else {**needed, **self.followed.task}
         return {**own, **options, "seed": self.seed}
 
     @property

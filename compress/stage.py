@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,11 @@ def prepare(request: Request) -> Prepared:
     task = make_task(request.task_options)
     if request.gradual and not getattr(task, "steps", None):
         raise UsageError("--gradual prunes step by step, and the task doesn't say how many it takes: add `steps` to it")
+    if request.retraining.last_lr and not _takes(task.fit, "last_lr"):
+        raise UsageError(
+            f"--method {request.method} holds the schedule's last learning rate, and the task's fit takes no "
+            "`last_lr`: add it, or use another --method"
+        )
     torch.manual_seed(request.seed)
     inputs, classes = task.example_inputs(), getattr(task, "classes", None)
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]))
@@ -127,6 +133,11 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
     done = replace(run, done=True, history=history, metrics=metrics, pinned=pinned)
     structure = structure_of(network, fresh)
     return ranks.told(lambda: store.finish(done, tensors, structure))
+
+
+def _takes(function: Callable[..., None], keyword: str) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(one.name == keyword or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
 
 
 def _searched(loop: Loop, settings: Settings, solver: Solver) -> Solver:

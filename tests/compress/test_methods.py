@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from dwindle.compress import Request, compress
 from dwindle.compress.methods import METHODS, Method, method
 from dwindle.errors import UsageError
+from dwindle.models.classify import ImageClassification
 
 
 def test_four_methods_differ_in_what_is_restored_and_where_the_schedule_starts() -> None:
@@ -30,3 +34,29 @@ def test_the_point_to_rewind_to_is_settable() -> None:
 def test_what_makes_no_sense_is_refused(name: str, to: float | None, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         method(name, to)
+
+
+def test_fine_tuning_takes_a_schedule_that_leaves_a_rate_to_tune_with() -> None:
+    """The data set's own is a cosine, which ends at 0; to find that out after the dense training costs all of it."""
+    asked = Request("zoo:resnet8", "digits", density=0.5, method="finetune")
+    assert asked.task_options["schedule"] == "step"
+    asked = Request("zoo:resnet8", {"data": "digits", "schedule": "imagenet"}, density=0.5, method="finetune")
+    assert asked.task_options["schedule"] == "imagenet"
+
+
+@pytest.mark.parametrize("options", [{"task": {"data": "digits", "schedule": "cosine"}}, {"recipe": "best"}], ids=str)
+def test_a_cosine_asked_for_leaves_none(options: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="give --schedule step"):
+        Request("zoo:resnet8", **{"task": "digits", "density": 0.5, "method": "finetune", **options})  # type: ignore[arg-type]
+
+
+def test_a_task_that_cannot_hold_the_rate_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(self: ImageClassification, model: object, *, start: float, on_step: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(ImageClassification, "fit", fit)
+    with pytest.raises(UsageError, match="takes no `last_lr`: add it"):
+        compress(Request("zoo:resnet8", "digits", density=0.5, method="finetune"), tmp_path / "net.dwindle")
+    assert not (tmp_path / "net.dwindle").exists()
