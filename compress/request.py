@@ -131,8 +131,8 @@ class Request:
         object.__setattr__(self, "retraining", retraining)
         if retraining.last_lr and self.task_options.get("schedule") == "cosine":
             raise UsageError(
-                f"--method {self.method} holds the schedule's last learning rate, and a cosine's, such as --recipe best "
-                "has, is 0: give --schedule step"
+                f"--method {self.method} holds the schedule's last learning rate, and a cosine's, such as --recipe "
+                "best has, is 0: give --schedule step"
             )
         if self.gradual and phases[-1][0].kind != "weights":
             raise UsageError(f"--granularity {name} prunes before it retrains: leave out --gradual")
