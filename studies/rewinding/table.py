@@ -107,13 +107,25 @@ def settings(rows: Sequence[dict[str, Any]]) -> list[Setting]:
         plain = [row for row in mine if row.get("recipe", PAPER) == PAPER]
         for kind in ("iterative", "one-shot", "channels"):
             own = [row for row in plain if row["kind"] == kind]
-            # One-shot is one retraining: the control of as many is the iterative trial's second training.
             if any(row["method"] != CONTROL for row in own):
-                found.append(_setting(kind, own))
+                found.append(_setting(kind, own + (_retrained_once(own, rows) if kind == "one-shot" else [])))
             tried = [{"recipe": PAPER, **row} for row in mine if row["kind"] == kind and row["method"] == OURS]
             if len({row["recipe"] for row in tried}) > 1:
                 found.append(_setting(kind, tried, by="recipe"))
     return found
+
+
+def _retrained_once(own: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The control of one-shot trials, which is one retraining whatever the ratio: the first of an iterative control."""
+    key, seeds = _key(own[0]), {row["seed"] for row in own}
+    densities = sorted({point["density"] for row in own for point in row["history"][1:]}, reverse=True)
+    controls = [row for row in rows if row["method"] == CONTROL and _key(row)[:3] == key[:3] and row["seed"] in seeds]
+    controls.sort(key=lambda row: _key(row) == key)  # one run beside them goes before one run at another rate
+    return [
+        {**row, "history": [dense, *({**once, "density": density} for density in densities)]}
+        for row in {row["seed"]: row for row in controls}.values()
+        for dense, once in [row["history"][:2]]
+    ]
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

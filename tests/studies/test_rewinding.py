@@ -47,6 +47,27 @@ def test_a_lead_is_paired_by_seed_and_bold_only_where_its_interval_excludes_zero
     assert abs(half_width([1.0, 2.0, 3.0]) - 2.484) < 1e-3
 
 
+def test_one_shots_control_is_one_retraining_at_every_ratio() -> None:
+    trials = [
+        Trial("zoo:resnet8", "digits", "lr-rewind", seed, epochs=4, density=1 / ratio, rounds=1)
+        for seed in range(3)
+        for ratio in (2, 8)
+    ]
+    rows = [
+        {
+            **vars(trial),
+            "kind": trial.kind,
+            "history": [{"density": density, "macs": 0, "test": 90.0 + trial.seed} for density in (1.0, trial.density)],
+        }
+        for trial in trials
+    ]
+    one_shot = settings([*METHODS, *rows])[0]
+    assert one_shot.kind == "one-shot"
+    assert one_shot.ratios == [2.0, 8.0]
+    for ratio in one_shot.ratios:
+        assert one_shot.drops("control", ratio) == {0: 2.0, 1: 2.0, 2: 2.0}
+
+
 def test_recipes_are_measured_from_the_papers_dense_network() -> None:
     rows = [*METHODS, *(_row("lr-rewind", seed, [95.0, 93.0 + seed, 90.0], "other") for seed in range(3))]
     methods, recipes = settings(rows)
