@@ -25,7 +25,7 @@ from dwindle.bench.process import Loaded, Slice, Worker
 
 PROCESSES = 6
 LOADS = 4
-"""Rounds in each process; slow files get fewer rather than a longer wait."""
+"""Rounds in each process; files that are slow, to run or to load, get fewer rather than a longer wait."""
 TURNS = 3
 SLICE_SECONDS = 0.015
 LEAD_SECONDS = 0.005
@@ -117,8 +117,9 @@ def measure(
             warm = {name: warm_up(worker) for name, worker in workers.items()}
             if not paces:
                 paces = warm
-                counted = sum(pace * (_iterations(pace) + _lead(pace)) for pace in paces.values())
-                loads = max(1, min(LOADS, int(TOTAL_SECONDS / PROCESSES / counted / (TURNS + 1))))
+                turns = (TURNS + 1) * sum(pace * (_iterations(pace) + _lead(pace)) for pace in paces.values())
+                anew = sum(first.load_ms + first.first_ms for (first,) in loaded.values()) / 1e3
+                loads = max(1, min(LOADS, int(TOTAL_SECONDS / PROCESSES / (turns + anew))))
             began, before = time.monotonic(), busy()
             for _ in range(loads):
                 for name, pieces in _round(workers, sample, paces, shuffler).items():

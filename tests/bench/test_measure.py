@@ -71,6 +71,12 @@ def test_slow_files_get_fewer_rounds() -> None:
     assert samples["slow"].wall.shape == (PROCESSES, 1, TURNS)
 
 
+def test_files_that_are_slow_to_load_get_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scripted, "load", lambda self, sample: Loaded("1", 1000.0, 3000.0, None))
+    samples, _ = measure({"compiled": scripted(lambda call: 1e-3)}, [], seed=0)
+    assert samples["compiled"].wall.shape[:2] == (PROCESSES, 2)
+
+
 def test_warm_up_goes_on_until_it_is_stable() -> None:
     cooling = Scripted(lambda call: 1e-3 * (1 + 1 / (1 + call) ** 2))
     pace = warm_up(cast(Worker, cooling))
