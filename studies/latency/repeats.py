@@ -41,6 +41,9 @@ from dwindle.bench.stats import milliseconds, noise, paired_ratio
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
 
+ABOUT = """Ratio of a half-width MobileNetV2 to the full one, 96 pixels, again and again.
+`python -m studies.latency.repeats`; what counts as the truth is said there. A neighbour is a busy loop.
+"""
 RUNTIMES = ("onnxruntime", "executorch")
 FULL, HALF = 1.0, 0.5
 RESULTS = Path(__file__).parent / "repeats.jsonl"
@@ -138,17 +141,19 @@ def truth(lines: Sequence[dict[str, Any]], of: dict[str, Any]) -> float:
 
 def table(lines: list[dict[str, Any]]) -> list[str]:
     """What it comes to, a row per runtime and kind of repeat."""
-    rows = ["| runtime | neighbours | repeats | marked noisy | ratios | within its 95% interval | full, ms |"]
-    rows.append("|---|---:|---:|---:|---:|---:|---:|")
+    rows = [
+        "| runtime | neighbours | repeats | marked noisy | ratios | within its 95% interval | full, ms | half, ms |"
+    ]
+    rows.append("|---|---:|---:|---:|---:|---:|---:|---:|")
     for runtime in dict.fromkeys(line["runtime"] for line in lines):
         own = [line for line in lines if line["runtime"] == runtime]
         for count in dict.fromkeys(line["neighbours"] for line in own):
             some = [line for line in own if line["neighbours"] == count]
             hits = sum(line["ci95"][0] <= truth(own, line) <= line["ci95"][1] for line in some)
-            ratios, times = ([line["ratio"] for line in some], [line["ms"][0] for line in some])
+            ratios, full, half = zip(*((line["ratio"], *line["ms"]) for line in some), strict=True)
             rows.append(
                 f"| {runtime} {some[0]['version']} | {count} | {len(some)} | {sum(not line['quiet'] for line in some)} "
-                f"| {min(ratios):.4f}–{max(ratios):.4f} | {hits} of {len(some)} | {min(times):.3f}–{max(times):.3f} |"
+                f"| {min(ratios):.4f}–{max(ratios):.4f} | {hits} of {len(some)} | {min(full):.3f}–{max(full):.3f} | {min(half):.3f}–{max(half):.3f} |"
             )
     return rows
 
@@ -184,7 +189,9 @@ def main() -> None:
                 with given.results.open("a") as file:
                     file.write(json.dumps(lines[-1]) + "\n")
                 print(f"{runtime} {repeat}: {found['ratio']:.4f} {found['ci95']}", file=sys.stderr, flush=True)
-    print("\n".join(table(lines)))
+    text = "\n".join([ABOUT, *table(lines), ""])
+    given.results.with_suffix(".md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":
