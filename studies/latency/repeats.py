@@ -41,8 +41,8 @@ from dwindle.bench.stats import milliseconds, noise, paired_ratio
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
 
-ABOUT = """Ratio of a half-width MobileNetV2 to the full one, 96 pixels, again and again.
-`python -m studies.latency.repeats`; what counts as the truth is said there. A neighbour is a busy loop.
+ABOUT = """The ratio of a half-width MobileNetV2 to the full one, 96 pixels, again and again, and how often its 95%
+interval holds the truth. `python -m studies.latency.repeats` says what counts as that; a neighbour is a busy loop.
 """
 RUNTIMES = ("onnxruntime", "executorch")
 FULL, HALF = 1.0, 0.5
@@ -141,19 +141,20 @@ def truth(lines: Sequence[dict[str, Any]], of: dict[str, Any]) -> float:
 
 def table(lines: list[dict[str, Any]]) -> list[str]:
     """What it comes to, a row per runtime and kind of repeat."""
-    rows = [
-        "| runtime | neighbours | repeats | marked noisy | ratios | within its 95% interval | full, ms | half, ms |"
-    ]
+    rows = ["| runtime | neighbours | repeats | marked noisy | ratios | within its interval | full, ms | half, ms |"]
     rows.append("|---|---:|---:|---:|---:|---:|---:|---:|")
     for runtime in dict.fromkeys(line["runtime"] for line in lines):
         own = [line for line in lines if line["runtime"] == runtime]
         for count in dict.fromkeys(line["neighbours"] for line in own):
             some = [line for line in own if line["neighbours"] == count]
             hits = sum(line["ci95"][0] <= truth(own, line) <= line["ci95"][1] for line in some)
-            ratios, full, half = zip(*((line["ratio"], *line["ms"]) for line in some), strict=True)
+            ratios, full, half = (
+                f"{min(values):.4f}–{max(values):.4f}"
+                for values in zip(*((line["ratio"], *line["ms"]) for line in some), strict=True)
+            )
             rows.append(
                 f"| {runtime} {some[0]['version']} | {count} | {len(some)} | {sum(not line['quiet'] for line in some)} "
-                f"| {min(ratios):.4f}–{max(ratios):.4f} | {hits} of {len(some)} | {min(full):.3f}–{max(full):.3f} | {min(half):.3f}–{max(half):.3f} |"
+                f"| {ratios} | {hits} of {len(some)} | {full} | {half} |"
             )
     return rows
 
