@@ -8,13 +8,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dwindle.errors import UsageError
+from dwindle.models.factory import one_line
+
 
 def macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, int]:
     """Multiply-accumulates of one forward pass in eval mode, by the layer that spends them.
 
     Convolutions and matrix products are counted, attention included, as `torch.utils.flop_counter` counts them;
     pointwise work is not. The sum of the values is the whole network's. Nothing is computed: the pass runs on
-    tensors without data.
+    tensors without data; raises UsageError for a model that can't take those.
     """
     training = [module for module in model.modules() if module.training]
     fused_attention = torch.backends.mha.get_fastpath_enabled()
@@ -25,6 +28,11 @@ def macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, int]
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             model(*(fake.from_tensor(x) for x in example_inputs))
+        except Exception as error:  # a forward that looks at values finds none
+            raise UsageError(
+                f"{type(model).__name__} can't be traced ({one_line(error)}): its forward may decide by shapes, "
+                "not by the values of a tensor"
+            ) from error
         finally:
             torch.backends.mha.set_fastpath_enabled(fused_attention)
             for module in training:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,10 @@ class Request:
             raise UsageError(
                 f"--max-drop {self.max_drop:g}: give 0 points or more, and no --rounds, which it finds by itself"
             )
+        if self.max_drop is not None and not math.isfinite(self.max_drop):
+            raise UsageError(f"--max-drop {self.max_drop:g} is no number of points: give for example 1.0")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed {self.seed} is outside [0, 2**63): any small number will do")
         if not 0 <= self.layer_floor < 1:
             raise UsageError(f"--layer-floor {self.layer_floor:g} is outside [0, 1): 0 is no floor")
         if not self.save_every >= 0:
@@ -157,7 +162,8 @@ class Request:
 
     def _phases(self, name: str) -> tuple[tuple[Granularity, Budget], ...]:
         """What prunes, in order, and how far."""
-        layers, score = Layers(tuple(self.include), tuple(self.exclude)), load_score(self.score or "magnitude")
+        layers = Layers(tuple(self.include), tuple(self.exclude))
+        score = load_score("magnitude" if self.score is None else self.score)
         counts: Counted = "parameters" if self.macs is None else "MACs"
         steps = [granularity(part, score, layers, self.align, counts, self.layer_floor) for part in name.split("+")]
         size = parse_bytes(self.size) if isinstance(self.size, str) else self.size

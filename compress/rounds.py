@@ -22,6 +22,7 @@ from dwindle.checkpoint import (
 )
 from dwindle.compress import state
 from dwindle.compress.allowance import Allowance
+from dwindle.compress.asked import asked, judged, state_of, step_loss
 from dwindle.compress.budget import Solver
 from dwindle.compress.channels import carry
 from dwindle.compress.gradual import Ramp
@@ -199,8 +200,10 @@ class Loop:
 
         def on_step(loss: float) -> None:
             nonlocal hold, rewind, saved
-            now = time.monotonic()
+            now, loss = time.monotonic(), step_loss(loss)
             progress.step(loss, now - began)
+            if progress.steps == 1:
+                state_of(self.task)  # a state that can't be saved is better known now than when the round ends
             if not math.isfinite(loss):
                 kept = f"round {index - 1} is kept" if index else "nothing was saved"
                 raise DwindleError(
@@ -220,7 +223,14 @@ class Loop:
 
         # Only fine-tuning asks a task for more than the protocol's two arguments.
         options = {"last_lr": True} if method.last_lr else {}
-        self.task.fit(self.network.model, start=method.start, on_step=on_step, **options)
+        kept = f"; round {index - 1} is kept, and the same command goes on from there" if index else ""
+        with asked(f"fit in round {index}", kept):
+            self.task.fit(self.network.model, start=method.start, on_step=on_step, **options)
+        if point is not None and not rewind:
+            raise UsageError(
+                f"the task's fit called on_step {progress.steps} times, and {self.plan.method.start:g} of its `steps` "
+                f"is step {point}, which there was none to go back to: `steps` must be how many it takes"
+            )
         if progress.ramp and progress.steps < progress.ramp.steps:
             raise UsageError(
                 f"the task's fit called on_step {progress.steps} times, too few to prune over {progress.ramp.steps} "
@@ -244,7 +254,9 @@ class Loop:
             index=len(history),
             density=self.network.density,
             bytes=self.solvers[-1].packed_bytes(self.network.model),
-            validation=self._judge(self.ships(self.network.model) if history else self.network.model),
+            validation=judged(
+                self.task, self.ships(self.network.model) if history else self.network.model, "validation"
+            ),
             loss=loss,
             seconds=time.monotonic() - began,
             macs=self.network.macs if self.network.inputs else None,
@@ -262,13 +274,6 @@ class Loop:
 
     def _check_ranks_agree(self, what: str) -> None:
         ranks.check_agree(what, {**self.network.model.state_dict(), **pack_masks(self.network.masks)})
-
-    def _judge(self, model: nn.Module) -> float:
-        mine = self.task.evaluate(model, "validation")
-        value = ranks.told(lambda: mine)  # a user's own task may judge on each rank's share of the data
-        if not isinstance(value, float) or not math.isfinite(value):
-            raise UsageError(f"the task's evaluate returned {value!r}: it must return one finite float")
-        return value
 
     def _rewind_point(self, whole: int | None) -> int | None:
         """The step of the dense training whose state the method goes back to; None where it doesn't."""

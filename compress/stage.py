@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from dwindle import checkpoint as store
 from dwindle.checkpoint import Checkpoint
 from dwindle.compress.amc.allocate import allocate
 from dwindle.compress.amc.search import Settings
+from dwindle.compress.asked import judged, rehearse, sample, steps
 from dwindle.compress.budget import Solver
 from dwindle.compress.network import Network
 from dwindle.compress.request import Request
@@ -55,7 +57,7 @@ def prepare(request: Request) -> Prepared:
     Raises UsageError for a model, weights or task that cannot be used, BudgetMissed for a budget out of reach.
     """
     task = make_task(request.task_options)
-    if request.gradual and not getattr(task, "steps", None):
+    if steps(task) is None and request.gradual:
         raise UsageError("--gradual prunes step by step, and the task doesn't say how many it takes: add `steps` to it")
     if request.retraining.last_lr and not _takes(task.fit, "last_lr"):
         raise UsageError(
@@ -63,14 +65,17 @@ def prepare(request: Request) -> Prepared:
             "`last_lr`: add it, or use another --method"
         )
     torch.manual_seed(request.seed)
-    inputs, classes = task.example_inputs(), getattr(task, "classes", None)
+    inputs, classes = sample(task), getattr(task, "classes", None)
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]))
     model = build(spec)
     check_logits(model, inputs, classes)
     if request.weights is not None:
         load_pretrained(model, Path(request.weights))
+    if wrong := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise UsageError(f"{wrong[0]} of {request.model} is not finite as the model is made: mend its initial weights")
     network = Network(model, inputs)
     size_of = Sizer(targets.load(request.target, request.precision), inputs)
+    size_of(model)  # what the target can't take is known before anything is trained
     solvers = tuple(Solver(budget, pruning, size_of, request.target) for pruning, budget in request.phases)
     for solver in solvers:
         solver.check_feasible(network)
@@ -89,13 +94,15 @@ def compress(
     DwindleError if training diverges or `out` cannot be written; the rounds finished by then stay saved.
     Under torchrun every rank calls this; the first alone reads and writes `out` and tells watcher and trackers.
     """
-    with ranks.joined():
+    with ranks.joined(), ExitStack() as whole_run:
         if ranks.rank() > 0:
             watcher, trackers = None, ()
-        return _compress(request, Path(out), watcher or Watcher(), trackers)
+        return _compress(request, Path(out), watcher or Watcher(), trackers, whole_run)
 
 
-def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[Tracker]) -> Checkpoint:
+def _compress(
+    request: Request, out: Path, watcher: Watcher, trackers: Sequence[Tracker], whole_run: ExitStack
+) -> Checkpoint:
     ready = prepare(request)
     spec, task, network = ready.spec, ready.task, ready.network
     origin = _as_json({**_origin(spec, task, request), **request.origin})
@@ -103,6 +110,7 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
     run = ranks.told(lambda: store.start(out, origin, code))
     if run.done:
         return run
+    ranks.told(lambda: whole_run.enter_context(store.held(run.path)))
     for name in [name for name, state in code.items() if run.versions.get(name) != state]:
         watcher.note(f"{name} has changed since this run began: {code[name]}, was {run.versions.get(name)}")
     watcher.note(request.choice)
@@ -121,11 +129,13 @@ def _compress(request: Request, out: Path, watcher: Watcher, trackers: Sequence[
         target = calibrated(targets.load(request.target, request.precision), task, say=watching.note)
         ships = shipper(target, task.example_inputs())
         loop = Loop(run.path, network, task, ready.solvers, plan, watching, fresh, ships)
+        if "task" in request.task_options and ranks.told(lambda: not store.begun(run.path)):
+            rehearse(task, network.model)
         if request.search:
             loop = replace(loop, aim=partial(_searched, loop, request.search))
         history = loop.run()
         dense = ranks.told(lambda: read_tensors(store.dense_round(run.path), "weights"))
-        metrics = {"test": task.evaluate(ships(network.model), "test"), "dense_test": _test_of(spec, dense, task)}
+        metrics = {"test": judged(task, ships(network.model), "test"), "dense_test": _test_of(spec, dense, task)}
         watching.result(metrics)
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
@@ -165,7 +175,7 @@ def _origin(spec: ModelSpec, task: Task, request: Request) -> dict[str, Any]:
 def _test_of(spec: ModelSpec, weights: Mapping[str, Tensor], task: Task) -> float:
     dense = build(spec)
     dense.load_state_dict(dict(weights))
-    return task.evaluate(dense, "test")
+    return judged(task, dense, "test")
 
 
 def _as_json(origin: dict[str, Any]) -> dict[str, Any]:

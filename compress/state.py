@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dwindle.checkpoint import pack_masks, unpack_masks
+from dwindle.compress.asked import state_of
 from dwindle.compress.channels import cut_by
 from dwindle.compress.masks import holder
 from dwindle.compress.network import Network
 from dwindle.models import ranks
+from dwindle.models.build import loaded
 from dwindle.models.structure import describe, rebuild, tensors
 from dwindle.sealed import read_tensors
 
@@ -28,12 +30,11 @@ State = dict[str, dict[str, "Tensor"]]
 
 def capture(network: Network, task: Task) -> State:
     """Everything, copied."""
-    state_of: Callable[[], Mapping[str, Tensor]] = getattr(task, "state_dict", dict)
     state = {
         "weights": tensors(network.model) if network.kept else network.model.state_dict(),
         "masks": pack_masks(network.masks),
         "kept": network.kept,
-        "task": dict(state_of()),
+        "task": state_of(task),
         "generator": {"torch": torch.get_rng_state()},
     }
     return copy.deepcopy(state)
@@ -53,7 +54,7 @@ def restore(
     if structure:
         network.model = rebuild(structure, fresh(), weights)
     else:
-        network.model.load_state_dict(weights)
+        loaded(network.model, weights, folder / "weights.safetensors")
     network.masks = unpack_masks(_read(folder, "masks"), weights)
     network.kept = _read(folder, "kept")
     _load_task(task, _read(folder, "task"), network.model)

@@ -15,9 +15,11 @@ NET.dwindle/
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -152,8 +154,10 @@ def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = N
     """Begins a checkpoint at `path`, or opens the one there to resume it. `code` goes into its versions.
 
     Raises UsageError if `path` exists and is something else, or was made with other options (which are
-    named), and DwindleError if it cannot be written.
+    named), and DwindleError if it cannot be written. Of a run that ended before anything was saved nothing is lost,
+    and other options take its place.
     """
+    fresh = Checkpoint(path, origin, False, (), {}, {**_versions(), **(code or {})})
     if (path / DOCUMENT).exists():
         found = Checkpoint.load(path)
         if differences := [
@@ -161,6 +165,10 @@ def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = N
             for key in sorted(found.origin.keys() | origin.keys())
             if found.origin.get(key) != origin.get(key)
         ]:
+            if not (found.done or begun(path)):
+                with held(path):
+                    seal(path, DOCUMENT, fresh._document(), {})
+                return fresh
             raise UsageError(
                 f"{path} was made with other options ({'; '.join(differences)}): repeat those to resume it, "
                 "or choose another -o"
@@ -168,11 +176,35 @@ def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = N
         return found
     if path.exists():
         raise UsageError(f"{path} exists and is not a checkpoint: choose another -o")
-    fresh = Checkpoint(path, origin, False, (), {}, {**_versions(), **(code or {})})
     with staged(path) as scratch:
         scratch.mkdir()
         seal(scratch, DOCUMENT, fresh._document(), {})
     return fresh
+
+
+def begun(path: Path) -> bool:
+    """Whether a run has saved anything of its training there."""
+    return any(path.glob("rounds/*/round.json"))
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keeps every other run out of a checkpoint; the system lets go of it when this process ends, however it does.
+
+    Raises UsageError where another run holds it.
+    """
+    import fcntl
+
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # not every network's file system has locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(f"another run is at work in {path}: wait for its end, or choose another -o") from error
+        yield
+    finally:
+        os.close(handle)
 
 
 def save_round(

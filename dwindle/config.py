@@ -13,11 +13,12 @@ from dwindle.registry import unknown
 FLAG = "--config"
 
 
-def expand(argv: Sequence[str], known: Collection[str]) -> list[str]:
+def expand(argv: Sequence[str], known: Collection[str], writing: Collection[str] = ()) -> list[str]:
     """`argv` (a command and its options) with the file's options in the place of `--config FILE`, before all others.
 
     The file's keys are the names of options without their dashes, `model`, and `out` for `-o`; `known` are those that
-    the command has. Raises UsageError for a file that can't be read, or has a key or a value that is no option.
+    the command has. One file serves `compress` and `plan`, which has nothing to write: it passes over the options in
+    `writing`. Raises UsageError for a file that can't be read, or has a key or a value that is no option.
     """
     command, *rest = argv
     files = [i for i, word in enumerate(rest) if word == FLAG or word.startswith(f"{FLAG}=")]
@@ -31,10 +32,11 @@ def expand(argv: Sequence[str], known: Collection[str]) -> list[str]:
     after = rest[:where] + rest[where + (1 if joined else 2) :]
     model, words = [], []
     for name, entry in read_toml(path).items():
-        if name == "model":
-            model = [str(entry)]
-        else:
-            words += _words(path, name.replace("_", "-"), entry, known)
+        option = name.replace("_", "-")
+        if option == "model" and isinstance(entry, str):
+            model = [entry]
+        elif option not in writing or command == "compress":
+            words += _words(path, option, entry, {"model", *known, *writing})
     return [command, *model, *words, *after]
 
 
@@ -43,8 +45,11 @@ def _words(path: Path, name: str, entry: Any, known: Collection[str]) -> list[st
         raise UsageError(f"{path}: " + unknown("option", name, sorted(known)))
     if isinstance(entry, bool):
         return [f"--{name}"] if entry else []
-    if isinstance(entry, list):
+    if isinstance(entry, list) and name == "track":
+        return [f"--{name}={one}" for one in entry]
+    if isinstance(entry, list) and name in ("include", "exclude"):
         return [f"--{name}", *map(str, entry)]
-    if not isinstance(entry, str | int | float):
-        raise UsageError(f"{path}: {name} is a {type(entry).__name__}: give a string, a number, true, or a list")
+    if name == "model" or not isinstance(entry, str | int | float):
+        wanted = {"model": "a string", "include": "patterns", "exclude": "patterns"}.get(name, "one string or number")
+        raise UsageError(f"{path}: {name} is a {type(entry).__name__}: give {wanted}")
     return [f"--{name}={entry}"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dwindle import __version__
 from dwindle.config import expand
@@ -38,11 +39,19 @@ def _quantity(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 SIZE, SHARE = _quantity(parse_bytes), _quantity(parse_share)
+SHARE_OR_0 = _quantity(partial(parse_share, zero=True))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in a sentence, without the twenty lines of every option there is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """What can be said. `command` of what it parses is the name of one."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="dwindle",
         description="Shrink a PyTorch network to a budget, export it packed, measure and gate what ships.",
         epilog=EXIT_CODES,
@@ -148,7 +157,7 @@ def with_config(words: list[str]) -> list[str]:
     options = argparse.ArgumentParser(add_help=False)
     _add_request(options)
     names = {name.lstrip("-") for action in options._actions for name in action.option_strings}
-    return expand(words, names | {"out", "track"} if words[0] == "compress" else names)
+    return expand(words, names, {"out", "track"})
 
 
 def _add_request(to: argparse.ArgumentParser) -> None:
@@ -184,7 +193,9 @@ def _add_request(to: argparse.ArgumentParser) -> None:
     pruning = to.add_argument_group("pruning")
     pruning.add_argument("--granularity", metavar="G", help="auto, channel, unstructured, 4x1, 2:4, channel+2:4 …")
     pruning.add_argument("--align", type=int, metavar="N", help="channels: widths are multiples of it (8)")
-    pruning.add_argument("--layer-floor", type=SHARE, metavar="SHARE", help="channels that every layer keeps (0%%)")
+    pruning.add_argument(
+        "--layer-floor", type=SHARE_OR_0, metavar="SHARE", help="channels that every layer keeps (0%%)"
+    )
     pruning.add_argument("--recipe", help="paper or best: a schedule and a score by one name")
     pruning.add_argument("--score", help="magnitude, layerwise or lamp")
     pruning.add_argument("--include", nargs="+", metavar="PATTERN", help="the layers that may be pruned")
@@ -193,7 +204,7 @@ def _add_request(to: argparse.ArgumentParser) -> None:
     pruning.add_argument("--episodes", type=int, metavar="N", help="AMC: allocations that its agent tries (150)")
     pruning.add_argument("--rewind-to", type=float, metavar="FRACTION", help="of the schedule, to restart from")
     pruning.add_argument("--prune-per-round", type=SHARE, metavar="SHARE", help="of the survivors (20%%)")
-    pruning.add_argument("--gradual", type=SHARE, metavar="SHARE", help="of a retraining, to prune over (0%%)")
+    pruning.add_argument("--gradual", type=SHARE_OR_0, metavar="SHARE", help="of a retraining, to prune over (0%%)")
     pruning.add_argument("--save-every", type=float, metavar="MINUTES", help="within a round (5)")
     pruning.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
     to.add_argument("--seed", type=int)

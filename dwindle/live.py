@@ -151,11 +151,12 @@ class LiveWatcher(LineWatcher):
 
 def forecast_lines(forecast: Forecast) -> Iterator[str]:
     """What a request will come to, in sentences."""
-    time = format_seconds(forecast.seconds) if forecast.seconds is not None else "an unknown time"
-    yield (
-        f"density about {forecast.share:.1%} after {forecast.rounds} rounds; "
-        f"{forecast.steps or '?'} optimizer steps, about {time} of training on this machine"
-    )
+    length = "how long that takes isn't known, as the task has no `steps`"
+    if forecast.seconds is not None:
+        length = (
+            f"{forecast.steps} optimizer steps, about {format_seconds(forecast.seconds)} of training on this machine"
+        )
+    yield f"density about {forecast.share:.1%} after {forecast.rounds} round{'s' * (forecast.rounds > 1)}; {length}"
     for size, pays in zip(forecast.bytes, forecast.pays, strict=True):
         smaller = f"{format_bytes(size.dense)} → {format_bytes(size.compressed)}"
         yield f"{size.target}: {smaller}, {size.dense / size.compressed:.1f}×; {pays.sentence()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from dwindle.errors import UsageError
@@ -21,11 +22,11 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def parse_share(text: str) -> float:
-    """`20%` → 0.2, `0.2` → 0.2; raises UsageError outside (0, 1]."""
+def parse_share(text: str, *, zero: bool = False) -> float:
+    """`20%` → 0.2, `0.2` → 0.2; raises UsageError outside (0, 1], or outside [0, 1] where `zero` is a share too."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(%?)\s*", text)
-    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
-    if not 0 < share <= 1:
+    share = float(match[1]) / (100 if match[2] else 1) if match else math.nan
+    if not (0 < share <= 1 or (zero and share == 0)):
         raise UsageError(f"{text!r} is not a share: write for example 20% or 0.2")
     return share
 

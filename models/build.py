@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.models.factory import call_factory, one_line
@@ -51,7 +54,17 @@ def build(model: ModelSpec) -> nn.Module:
     built = call_factory(model.spec, "model", **known)
     if not isinstance(built, nn.Module):
         raise UsageError(f"model {model.spec!r} made a {type(built).__name__}, not a torch.nn.Module")
-    return built
+    try:
+        own = copy.deepcopy(built)  # a factory may hand out one module each time, which is trained by now
+    except Exception as error:  # tensors that were computed, handles, locks: whatever a module may hold
+        raise UsageError(
+            f"model {model.spec!r} made a {type(built).__name__} that can't be copied ({one_line(error)}): "
+            "keep parameters, buffers and plain values alone in it"
+        ) from error
+    if any(map(is_lazy, own.parameters())):
+        with contextlib.suppress(Exception), torch.no_grad():  # `check_logits` says what is wrong with it
+            own(torch.zeros(2, *model.input_shape))
+    return own
 
 
 def _zoo(name: str, classes: int, channels: int) -> nn.Module:
@@ -82,10 +95,12 @@ def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int | N
     shape = tuple(inputs[0].shape[1:])
     batch = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
     name = type(module).__name__
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        raise UsageError(f"{name} has lazy layers, which have no weights yet: call it once on a sample in its factory")
     for training in (False, True):  # some networks answer with a tuple while training
         try:
             device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.set_grad_enabled(training), torch.random.fork_rng(devices=[]):
                 logits = copy.deepcopy(module).train(training)(*(tensor.to(device) for tensor in batch))
         except Exception as error:
             raise UsageError(f"{name} can't take a sample of shape {shape}{_why(module, shape, error)}") from error
@@ -93,6 +108,10 @@ def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int | N
             raise UsageError(f"{name} answers with a {type(logits).__name__}, not a tensor of logits")
         if not logits.is_floating_point():
             raise UsageError(f"{name} answers with {logits.dtype}, not a float tensor of logits")
+        if training and not logits.requires_grad and any(weight.requires_grad for weight in module.parameters()):
+            raise UsageError(
+                f"{name} can't be trained, its answer hangs on none of its weights: let gradients through its forward"
+            )
         if classes is not None and logits.shape != (2, classes):
             raise UsageError(
                 f"{name} answers a batch of 2 with shape {tuple(logits.shape)}, "
@@ -108,6 +127,9 @@ def _why(module: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
             f": its first convolution takes {wanted} channels and the data has {shape[0]}, so give a factory "
             f"that takes in_channels, a zoo: model, or data with {wanted} channels"
         )
+    weight = next(module.parameters(), None)
+    if weight is not None and weight.dtype in (torch.float64, torch.float16, torch.bfloat16):
+        return f" of float32, its weights being {weight.dtype}: let its factory return it `.float()`"
     return f" ({one_line(error)}): give a model for that shape, or data of another"
 
 
@@ -122,12 +144,12 @@ def restore(checkpoint: Checkpoint) -> nn.Module:
 
         own = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}  # it keeps the tensors it is given
         return rebuild(checkpoint.structure, model, own).eval()
-    return _loaded(model, checkpoint.weights, f"{checkpoint.path}/weights.safetensors")
+    return loaded(model, checkpoint.weights, checkpoint.path / "weights.safetensors").eval()
 
 
 def restore_dense(checkpoint: Checkpoint) -> nn.Module:
     """The trained network before pruning, in eval mode. Raises CheckpointError as `restore` does."""
-    return _loaded(_fresh(checkpoint), checkpoint.dense_weights, f"{checkpoint.path}/dense.safetensors")
+    return loaded(_fresh(checkpoint), checkpoint.dense_weights, checkpoint.path / "dense.safetensors").eval()
 
 
 def _fresh(checkpoint: Checkpoint) -> nn.Module:
@@ -141,7 +163,8 @@ def _fresh(checkpoint: Checkpoint) -> nn.Module:
     return build(spec)
 
 
-def _loaded(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> nn.Module:
+def loaded(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> nn.Module:
+    """The model with the weights that `source` held; raises CheckpointError where they don't fit."""
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
@@ -150,4 +173,4 @@ def _loaded(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> nn.
             f"{source} doesn't fit {type(model).__name__} ({reasons[0] if reasons else error}): "
             "the model's code has changed since, so bring back the version that was compressed"
         ) from error
-    return model.eval()
+    return model

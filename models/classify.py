@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -67,7 +68,7 @@ class TaskSpec:
         for name, fine, wanted in (
             ("epochs", self.epochs >= 0, "0 or more"),
             ("batch_size", self.batch_size >= 1, "1 or more"),
-            ("lr", self.lr > 0, "above 0"),
+            ("lr", 0 < self.lr < math.inf, "above 0, and finite"),
             ("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1"),
             ("nesterov", self.momentum > 0 or not self.nesterov, "off without momentum"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),

@@ -25,7 +25,7 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
         sys.path.insert(0, here)  # as `python -m` does: the user's own module is why they are in this folder
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's own module does at import
+    except (Exception, SystemExit) as error:  # whatever the user's own module does at import
         raise UsageError(f"{what} {spec!r} can't be imported: {one_line(error)}") from error
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -56,11 +56,11 @@ def call_factory(spec: str, what: str, **offered: Any) -> Any:
         return factory(**taken)
     except DwindleError:
         raise
-    except Exception as error:  # the user's code: its error is theirs to read, in one line
+    except (Exception, SystemExit) as error:  # the user's code: its error is theirs to read, in one line
         raise UsageError(f"{what} {spec!r} failed when called: {one_line(error)}") from error
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """`ValueError: the first line of its message`."""
     message = str(error).strip().split("\n")[0].rstrip(".:")
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

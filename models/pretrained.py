@@ -42,7 +42,12 @@ def load_pretrained(model: nn.Module, path: Path) -> None:
         if tensor.shape != own[name].shape:
             shapes = f"shape {tuple(tensor.shape)} there and {tuple(own[name].shape)} in the model"
             raise UsageError(f"{what} {name} has {shapes}; {other}")
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not _is_dense(tensor) or tensor.is_floating_point() != own[name].is_floating_point():
+            raise UsageError(
+                f"{what} {name} is {tensor.dtype} there ({tensor.layout}, on {tensor.device}) and {own[name].dtype} in "
+                "the model; save it as plain numbers of that type"
+            )
+        if tensor.is_floating_point() and not tensor.to(own[name].dtype).isfinite().all():
             raise UsageError(f"{name} in {path} is not finite: train or export it again")
     model.load_state_dict({**own, **found})
 
@@ -81,6 +86,10 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _is_weight(item: tuple[Any, Any]) -> bool:
     return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_complex())
 
 
 def _first(names: list[str]) -> str:

@@ -20,6 +20,7 @@ import torch
 
 from dwindle.compress.amc.allocation import Allocator, Kept, Space
 from dwindle.compress.amc.recalibrate import recalibrate
+from dwindle.compress.asked import judged
 from dwindle.errors import UsageError
 from dwindle.sealed import seal, unseal
 
@@ -179,7 +180,7 @@ def judge(space: Space, task: Task, kept: Kept) -> float:
     candidate = space.apply(kept)
     if hasattr(task, "inputs"):
         recalibrate(candidate, task.inputs("train"))
-    metric = task.evaluate(candidate, "validation")
+    metric = judged(task, candidate, "validation")
     if not math.isfinite(metric):
         raise UsageError(f"the task's evaluate returned {metric!r}: it must return one finite float")
     return float(metric)

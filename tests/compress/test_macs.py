@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torchvision
 from torch import nn
 
 from dwindle.compress.macs import macs
 from dwindle.compress.surgery.choice import find_groups
+from dwindle.errors import UsageError
 
 
 def test_layers_by_hand() -> None:
@@ -25,6 +27,15 @@ def test_layers_by_hand() -> None:
         "4": 2560,
     }
     assert model.training
+
+
+def test_a_forward_that_looks_at_values_is_refused() -> None:
+    class Looks(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if x.sum() > 0 else x
+
+    with pytest.raises(UsageError, match="Looks can't be traced"):
+        macs(Looks(4, 4), (torch.randn(1, 4),))
 
 
 def test_attention_counts_its_products() -> None:

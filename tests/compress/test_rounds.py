@@ -16,7 +16,7 @@ from dwindle.compress.allowance import Allowance
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.budget import Budget, Solver
 from dwindle.compress.masks import held
-from dwindle.compress.methods import METHODS, method
+from dwindle.compress.methods import METHODS, Method, method
 from dwindle.compress.network import Network
 from dwindle.compress.rounds import Loop, Plan
 from dwindle.compress.watcher import Watcher
@@ -273,6 +273,29 @@ def test_a_task_that_forgets_on_step_is_caught(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="must call on_step"):
         loop(tmp_path / "net", Forgetful()).run()
+
+
+def test_a_fit_that_never_comes_to_the_step_to_rewind_to_is_caught(tmp_path: Path) -> None:
+    class Brief(Regression):
+        def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+            Regression(steps=5).fit(model, start=start, on_step=on_step)
+
+    with pytest.raises(UsageError, match=r"called on_step 5 times, and 0\.5 of its `steps` is step 10"):
+        loop(tmp_path / "net", Brief(), method=Method(start=0.5, restore=True)).run()
+
+
+def test_a_fit_that_fails_says_where_and_the_rounds_before_are_kept(tmp_path: Path) -> None:
+    class Fails(Regression):
+        def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+            super().fit(model, start=start, on_step=on_step)
+            if len(self.starts) == 2:
+                raise OSError("disk gone")
+
+    with pytest.raises(
+        DwindleError, match=r"fit in round 1 failed \(OSError: disk gone; .*test_rounds.py, line \d+\); round 0"
+    ):
+        loop(tmp_path / "net", Fails()).run()
+    assert loop(tmp_path / "net", Regression()).run()[-1].density == pytest.approx(0.4, abs=0.005)
 
 
 @pytest.mark.parametrize("value", [float("nan"), torch.zeros(3), None])

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.checkpoint import Checkpoint
+from dwindle.checkpoint import Checkpoint, Round
 from dwindle.compress import Request, compress, plan
 from dwindle.compress.amc.allocate import allocation
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.watcher import Watcher
-from dwindle.errors import UsageError
+from dwindle.errors import CheckpointError, UsageError
 from dwindle.export import export
 from dwindle.export.quantize import as_shipped
 from dwindle.export.shipping import running
@@ -27,7 +27,7 @@ from dwindle.export.target import load as load_target
 from dwindle.files import sha256
 from dwindle.models.build import restore, restore_dense
 from dwindle.models.tasks import make_task
-from dwindle.models.zoo import resnet8
+from dwindle.models.zoo import resnet8, resnet20
 
 DIGITS = {"data": "digits", "epochs": 1}
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -151,6 +151,9 @@ def test_amc_allocates_and_the_rounds_end_where_it_says(tmp_path: Path, weights:
         ({"method": "amc", "density": 0.5, "episodes": 1}, "give 2 or more"),
         ({"density": 0.5, "episodes": 5}, "--episodes are AMC's"),
         ({"max_drop": -1.0}, "give 0 points or more"),
+        ({"max_drop": float("nan")}, "is no number of points"),
+        ({"density": 0.5, "seed": -1}, r"outside \[0, 2\*\*63\)"),
+        ({"density": 0.5, "score": ""}, "unknown score ''"),
         ({"max_drop": 1.0, "rounds": 3}, "no --rounds"),
         ({"max_drop": 1.0, "size": "20KB"}, "give it alone"),
         ({"max_drop": 1.0, "granularity": "2:4"}, "says itself how far to go"),
@@ -215,6 +218,70 @@ def test_the_state_of_a_users_own_code_is_kept(tmp_path: Path, monkeypatch: pyte
 
     compress(ask, tmp_path / "net.dwindle", Notes())
     assert any("own_model:net has changed since this run began" in line for line in Notes.said)
+
+
+OWN = """
+import torch
+from torch import nn
+def net(): return nn.Linear(4, 2)
+def spoiled():
+    model = net()
+    with torch.no_grad(): model.weight[0, 0] = float("nan")
+    return model
+class Loop:
+    trained = 0
+    def fit(self, model, *, start, on_step): Loop.trained += 1
+    def evaluate(self, model, split): return model(self.example_inputs()[0]).sum() if split == "validation" else None
+    def example_inputs(self): return (torch.ones(1, 4),)
+"""
+
+
+def test_a_task_that_cannot_judge_is_known_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_loop.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match="evaluate returned None on test"):
+        compress(Request("own_loop:net", {"task": "own_loop:Loop"}, density=0.5), "net.dwindle")
+    with pytest.raises(UsageError, match="weight of own_loop:spoiled is not finite"):
+        compress(Request("own_loop:spoiled", {"task": "own_loop:Loop"}, density=0.5), "other.dwindle")
+    assert sys.modules["own_loop"].Loop.trained == 0
+    assert not (tmp_path / "other.dwindle").exists()
+
+
+def test_a_model_that_the_target_cannot_take_is_known_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> None:
+        raise UsageError("cannot trace it")
+
+    monkeypatch.setattr("dwindle.compress.size.Sizer.__call__", refuses)
+    with pytest.raises(UsageError, match="cannot trace it"):
+        compress(Request("zoo:resnet8", DIGITS, max_drop=1.0), tmp_path / "net.dwindle")
+    assert not (tmp_path / "net.dwindle").exists()
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path, weights: Path) -> None:
+    class Second(Watcher):
+        def finished(self, record: Round, rounds: int) -> None:
+            with pytest.raises(UsageError, match="another run is at work"):
+                compress(request(weights), tmp_path / "net.dwindle")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(request(weights), tmp_path / "net.dwindle", Second())
+
+
+def test_code_that_changed_under_a_resumed_run_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "grown_model.py"
+    file.write_text("from dwindle.models.zoo import resnet8\ndef net(): return resnet8(10, 1)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ask = Request("grown_model:net", DIGITS, density=0.5, rounds=1)
+    with pytest.raises(KeyboardInterrupt):
+        compress(ask, tmp_path / "net.dwindle", Stop(1))
+    monkeypatch.setattr(sys.modules["grown_model"], "resnet8", resnet20)
+    with pytest.raises(CheckpointError, match="doesn't fit ResNet"):
+        compress(ask, tmp_path / "net.dwindle")
 
 
 def test_a_network_is_judged_by_the_weights_that_will_ship(tmp_path: Path, weights: Path) -> None:

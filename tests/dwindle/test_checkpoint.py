@@ -48,8 +48,32 @@ def test_the_same_options_resume_and_others_are_named(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"model": "m", "seed": 0})
     assert not checkpoint.start(path, {"model": "m", "seed": 0}).done
+    checkpoint.save_partial(path, 0, {}, {})
     with pytest.raises(UsageError, match="seed was 0, is 1"):
         checkpoint.start(path, {"model": "m", "seed": 1})
+
+
+def test_where_nothing_was_saved_other_options_take_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "net.dwindle"
+    checkpoint.start(path, {"seed": 0})
+    with checkpoint.held(path), pytest.raises(UsageError, match="another run is at work in"):
+        checkpoint.start(path, {"seed": 1})
+    checkpoint.start(path, {"seed": 1})
+    assert Checkpoint.load(path).origin == {"seed": 1}
+    checkpoint.save_partial(path, 0, {}, {})
+    with pytest.raises(UsageError, match="seed was 1, is 2"):
+        checkpoint.start(path, {"seed": 2})
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with (
+        checkpoint.held(tmp_path),
+        pytest.raises(UsageError, match="another run is at work"),
+        checkpoint.held(tmp_path),
+    ):
+        pass
+    with checkpoint.held(tmp_path):
+        pass
 
 
 def test_a_path_that_is_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -99,6 +99,15 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert [path for path in sorted(here.iterdir()) if path.name != "__pycache__"] == before
 
 
+def test_an_option_that_cannot_be_read_is_one_sentence_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "zoo:resnet8", "--size", "0"])
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "argument --size: '0' is not a size: write for example 500KB" in said
+
+
 def test_a_path_that_is_taken_is_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "net.dwindle").write_text("mine")
     assert main(compress("mine:tiny", "--data", "digits", "--density", "0.5", "--epochs", "1")) == 2

@@ -36,6 +36,9 @@ def test_without_a_file_nothing_changes() -> None:
         ("epoch = 3", "epochs"),
         ("epochs = ", "is not TOML"),
         ("epochs = 2020-01-01", "epochs is a date"),
+        ("modle = 'zoo:resnet8'", "did you mean 'model'"),
+        ("model = ['a', 'b']", "model is a list: give a string"),
+        ("epochs = [1, 2]", "epochs is a list: give one string or number"),
         (None, "cannot read"),
     ],
 )
@@ -45,6 +48,19 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, text: str | None, sentence: 
         file.write_text(text)
     with pytest.raises(UsageError, match=sentence):
         expand(["compress", "--config", str(file)], KNOWN)
+
+
+def test_one_file_serves_both_commands(tmp_path: Path) -> None:
+    file = tmp_path / "net.toml"
+    file.write_text('model = "m:f"\nout = "net.dwindle"\ntrack = ["mlflow:a", "trackio:b"]\nepochs = 3\n')
+    assert expand(["plan", "--config", str(file)], KNOWN, {"out", "track"}) == ["plan", "m:f", "--epochs=3"]
+    tracked = ["--out=net.dwindle", "--track=mlflow:a", "--track=trackio:b"]
+    assert expand(["compress", f"--config={file}"], KNOWN, {"out", "track"}) == [
+        "compress",
+        "m:f",
+        *tracked,
+        "--epochs=3",
+    ]
 
 
 @pytest.mark.parametrize("words", [["--config"], ["--config", "a", "--config", "b"]])

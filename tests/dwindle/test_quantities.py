@@ -30,6 +30,13 @@ def test_what_is_not_a_share_is_refused(text: str) -> None:
         parse_share(text)
 
 
+def test_nothing_is_a_share_where_it_may_be() -> None:
+    assert [parse_share(text, zero=True) for text in ("0", "0%", "5%")] == [0, 0, 0.05]
+    for text in ("x", "-1", "nan"):
+        with pytest.raises(UsageError, match="20%"):
+            parse_share(text, zero=True)
+
+
 def test_three_digits_are_shown() -> None:
     shown = [format_bytes(n) for n in (0, 999, 1000, 9_994, 99_960, 13_962_898, 5_000_000_000)]
     assert shown == ["0 B", "999 B", "1.00 KB", "9.99 KB", "100 KB", "14.0 MB", "5.00 GB"]

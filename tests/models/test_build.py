@@ -84,6 +84,52 @@ def test_what_is_not_logits(answer: Callable[[torch.Tensor, bool], object], sent
     assert "\n" not in str(caught.value)
 
 
+class _Model(nn.Linear):
+    def __init__(self, *, lazy: bool = False, double: bool = False) -> None:
+        super().__init__(64, 10, dtype=torch.float64 if double else None)
+        if lazy:
+            self.late = nn.LazyLinear(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.set_grad_enabled(self.in_features == 0):
+            return super().forward(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (_Model(), "can't be trained, its answer hangs on none of its weights"),
+        (_Model(double=True), r"its weights being torch\.float64: let its factory return it `\.float\(\)`"),
+        (_Model(lazy=True), "has lazy layers"),
+    ],
+)
+def test_what_could_not_be_trained(model: nn.Module, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        check_logits(model, DIGITS, 10)
+
+
+def test_a_factory_may_hand_out_one_module_and_lazy_layers(users_module: Callable[[str], str]) -> None:
+    name = users_module(
+        "from torch import nn\nONE = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))\ndef one(): return ONE\n"
+    )
+    first, second = (build(_spec(f"{name}:one")) for _ in range(2))
+    assert isinstance(first, nn.Sequential)
+    assert isinstance(second, nn.Sequential)
+    with torch.no_grad():
+        first[1].weight.zero_()  # as training it would
+    assert second[1].weight.any()
+    assert first[1].weight.shape == (10, 64)
+
+
+def test_what_cannot_be_copied(users_module: Callable[[str], str]) -> None:
+    name = users_module(
+        "import threading\nfrom torch import nn\n"
+        "def held():\n    net = nn.Linear(4, 4)\n    net.lock = threading.Lock()\n    return net\n"
+    )
+    with pytest.raises(UsageError, match=r"made a Linear that can't be copied \(TypeError"):
+        build(_spec(f"{name}:held"))
+
+
 def test_a_task_without_classes_wants_a_users_model(users_module: Callable[[str], str]) -> None:
     name = users_module("from torch import nn\ndef network(num_classes=7): return nn.Linear(4, num_classes)\n")
     network = build(ModelSpec(f"{name}:network", None, (4,)))

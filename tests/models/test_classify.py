@@ -382,6 +382,7 @@ def test_other_data_under_the_same_name_is_refused(few: Splits) -> None:
         ({"epochs": -1}, "epochs is -1: it must be 0 or more"),
         ({"batch_size": 0}, "batch_size is 0: it must be 1 or more"),
         ({"lr": 0.0}, r"lr is 0\.0: it must be above 0"),
+        ({"lr": math.inf}, "lr is inf: it must be above 0, and finite"),
         ({"momentum": 1.0}, r"momentum is 1\.0"),
         ({"momentum": 0.0, "nesterov": True}, "nesterov is True: it must be off without momentum"),
         ({"weight_decay": -1e-4}, r"weight_decay is -0\.0001"),

@@ -23,6 +23,8 @@ def test_a_factory_gets_only_what_its_signature_names(users_module: Callable[[st
         ("import nothing_of_this_name", "network", "can't be imported: ModuleNotFoundError"),
         ("def network(:", "network", "can't be imported: SyntaxError"),
         ("def network(): raise ValueError('out of ideas.\\nmore')", "network", "called: ValueError: out of ideas$"),
+        ("raise SystemExit('no GPU')", "network", "can't be imported: SystemExit: no GPU"),
+        ("def network(): raise SystemExit(0)", "network", "failed when called: SystemExit: 0"),
         ("def network(depth): pass", "network", "failed when called: TypeError"),
     ],
 )

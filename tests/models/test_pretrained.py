@@ -120,6 +120,22 @@ def _write(content: object) -> Callable[[State, Path], object]:
             lambda state, path: save_file({**state, "2.bias": torch.tensor([1.0, float("nan")])}, path),
             r"2\.bias in .* is not finite",
         ),
+        (
+            lambda state, path: torch.save({**state, "2.bias": state["2.bias"].double() + 1e300}, path),
+            r"2\.bias in .* is not finite",
+        ),
+        *(
+            (
+                lambda state, path, change=change: torch.save({**state, "2.weight": change(state["2.weight"])}, path),
+                r"2\.weight is torch\.",
+            )
+            for change in (
+                torch.Tensor.int,
+                torch.Tensor.to_sparse,
+                lambda weight: weight.to(torch.complex64),
+                lambda weight: weight.to("meta"),
+            )
+        ),
     ],
 )
 def test_what_is_refused_leaves_the_model_alone(
