@@ -173,6 +173,8 @@ def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = N
                 f"{path} was made with other options ({'; '.join(differences)}): repeat those to resume it, "
                 "or choose another -o"
             )
+        if found.done:
+            _clear(path)
         return found
     if path.exists():
         raise UsageError(f"{path} exists and is not a checkpoint: choose another -o")
@@ -268,8 +270,14 @@ def finish(checkpoint: Checkpoint, tensors: Mapping[str, Tensors], structure: di
     """Seals the finished network and removes the rounds' states."""
     documents = {STRUCTURE: structure} if structure else {}
     seal(checkpoint.path, DOCUMENT, checkpoint._document(), tensors, documents)
-    shutil.rmtree(checkpoint.path / "rounds", ignore_errors=True)
+    _clear(checkpoint.path)
     return Checkpoint.load(checkpoint.path)
+
+
+def _clear(path: Path) -> None:
+    """Removes what a finished run needs no more, and the scratch of writes that were killed."""
+    for folder in (path / "rounds", *path.glob(".*.*")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pack_masks(masks: Tensors) -> dict[str, Tensor]:

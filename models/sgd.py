@@ -70,7 +70,9 @@ def placed(model: nn.Module, optimizer: torch.optim.SGD, device: torch.device) -
             if buffer is not None and (buffer.stride(), buffer.device) != (parameter.stride(), parameter.device):
                 state["momentum_buffer"] = _laid_out_as(parameter, buffer)
 
-    place(device, torch.channels_last)
+    # torch has no such layout for a kernel of three dimensions, and refuses a model that has one.
+    flat = all(tensor.dim() < 5 for tensor in model.state_dict().values())
+    place(device, torch.channels_last if flat else torch.contiguous_format)
     try:
         yield
     finally:

@@ -117,6 +117,16 @@ def test_a_killed_final_write_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     assert json.loads((folder / "round.json").read_text())["history"]
 
 
+def test_a_run_killed_after_its_last_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = finished(tmp_path / "net.dwindle")
+    checkpoint.save_partial(done.path, 1, {}, {})
+    (done.path / ".weights.safetensors.abc").mkdir()
+    assert checkpoint.start(done.path, done.origin).done
+    assert not (done.path / "rounds").exists()
+    assert not (done.path / ".weights.safetensors.abc").exists()
+    assert Checkpoint.load(done.path).weights
+
+
 def test_what_is_unfinished_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unfinished"):
         checkpoint.start(tmp_path / "net.dwindle", {}).require_done()

@@ -530,3 +530,9 @@ def test_a_gpu_trains_under_the_masks_and_gives_the_network_back(few: Splits) ->
     assert all(now is then and now.device.type == "cpu" for now, then in zip(network.parameters(), before, strict=True))
     assert held(network, masks)
     assert task.evaluate(network, "validation") > 20
+
+
+def test_a_kernel_of_three_dimensions_trains_too(few: Splits) -> None:
+    network = nn.Sequential(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(256, 10))
+    losses = _fit(_task(few), network)
+    assert losses[-1] < losses[0]
