@@ -20,15 +20,14 @@ from dwindle.errors import DwindleError, UsageError
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """Yields a scratch path beside `path`; what is built there (a file or a folder) takes `path`'s place
-    when the block ends well, and is removed when it doesn't.
+    when the block ends well, and is removed when it doesn't. A link stays: what it leads to is replaced.
 
-    Raises DwindleError where the folder cannot be written.
+    Raises DwindleError where the folder cannot be written, and for a device or a pipe, such as /dev/stdout: whatever
+    took its place would be a file.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise DwindleError(f"cannot write {path}: {error.strerror}; choose another place with -o") from error
+    if path.is_symlink():
+        path = path.resolve()
+    scratch = _scratch(path)
     try:
         built = scratch / path.name
         yield built
@@ -40,6 +39,21 @@ def staged(path: Path) -> Iterator[Path]:
         raise DwindleError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def require_writable(path: Path) -> None:
+    """Raises DwindleError where `staged` would: to ask before work whose result has nowhere else to go."""
+    shutil.rmtree(_scratch(path), ignore_errors=True)
+
+
+def _scratch(path: Path) -> Path:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DwindleError(f"cannot write {path}: it is neither a file nor a folder; choose another place")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise DwindleError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 def _sync(path: Path) -> None:

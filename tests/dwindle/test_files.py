@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dwindle.errors import DwindleError
-from dwindle.files import deflated_bytes, raw_bytes, sha256, staged
+from dwindle.files import deflated_bytes, raw_bytes, require_writable, sha256, staged
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -73,3 +73,30 @@ def test_a_folder_is_hashed_by_names_and_bytes(tmp_path: Path) -> None:
 def test_download_size_is_what_a_zip_makes_of_it(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(10_000))
     assert deflated_bytes(tmp_path) < 100 < raw_bytes(tmp_path)
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    kept, link = tmp_path / "kept", tmp_path / "link"
+    kept.write_text("old")
+    link.symlink_to(kept)
+    with staged(link) as scratch:
+        scratch.write_text("new")
+    assert link.is_symlink()
+    assert kept.read_text() == "new"
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(DwindleError, match="neither a file nor a folder"), staged(pipe) as scratch:
+        scratch.write_text("new")
+    assert pipe.is_fifo()
+
+
+def test_whether_a_place_can_be_written_is_asked_without_a_trace(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    require_writable(path)
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(DwindleError, match="cannot write"):
+        require_writable(path / "b")
