@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -30,6 +31,8 @@ TASK_OPTIONS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: help has signs that a Latin-1 terminal hasn't
     try:
         arguments = parser().parse_args(with_config(sys.argv[1:] if argv is None else list(argv)))
     except DwindleError as error:
@@ -96,7 +99,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     options = ("precision", "max_drop", "min_os", "calib_samples", "packing", "image_input", "classes")
     given = {name: getattr(arguments, name) for name in options}
-    made = export(arguments.net, delegated(arguments.target.split(","), arguments.delegate), **given, progress=_say)
+    made = export(arguments.net, delegated(_names(arguments.target), arguments.delegate), **given, progress=_say)
     for manifest in made:
         path = arguments.net / "exports" / manifest.target / manifest.file.name
         _say(f"{path}  {manifest.file.bytes:,} bytes  {manifest.encoding}")
@@ -112,14 +115,14 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dwindle.bench.views.table import bench_table
     from dwindle.errors import UsageError
 
-    devices = arguments.device.split(",")
+    devices = _names(arguments.device)
     if arguments.sparse and "arm64" not in devices:
         raise UsageError("--sparse counts instructions: give --device arm64 with it")
     if arguments.profile and "host" not in devices:
         raise UsageError("--profile times operators on this machine: give --device host with it")
     given = {"sparse": arguments.sparse, "profile": arguments.profile, "threads": arguments.threads}
     measured = bench(arguments.net, devices=devices, **given, progress=_say)
-    _stderr().print(bench_table(measured))
+    _page().print(bench_table(measured))
     if arguments.json:
         _print_json(dataclasses.asdict(measured))
     if "arm64" in devices and (wrong := failure(measured)):
@@ -138,7 +141,7 @@ def _gate(arguments: argparse.Namespace) -> int:
 
     given = {name: getattr(arguments, name) for name in (*LIMITS, "limits", "baseline", "target")}
     verdict = gate(arguments.net, **given)
-    _stderr().print(gate_table(verdict))
+    _page().print(gate_table(verdict))
     if arguments.junit:
         write_junit(verdict, arguments.net.name, arguments.junit)
     if arguments.markdown:
@@ -153,7 +156,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     from dwindle.bench.views.diff_table import diff_table
 
     found = diff(arguments.before, arguments.after)
-    _stderr().print(diff_table(found))
+    _page().print(diff_table(found))
     if arguments.json:
         _print_json(dataclasses.asdict(found))
     return 0
@@ -182,7 +185,7 @@ def _show(arguments: argparse.Namespace) -> int:
         listed = [dataclasses.asdict(export) for export in exports]
         _print_json({**_facts(found), "exports": listed, "damaged_exports": damaged})
         return 0
-    console = _stderr()
+    console = _page()
     console.print(rounds_table(found.history, found.origin["target"]))
     if left := layers(found):
         console.print(layers_table(left))
@@ -207,7 +210,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
             _print_json({"device": arguments.setup, "path": where})
         return 0
     findings = doctor.examine()
-    _stderr().print(doctor.doctor_table(findings))
+    _page().print(doctor.doctor_table(findings))
     if arguments.json:
         _print_json([dataclasses.asdict(finding) for finding in findings])
     if wrong := doctor.lacking(findings):
@@ -246,14 +249,32 @@ def _stderr() -> Console:
     return Console(stderr=True, quiet=not FIRST_RANK)
 
 
+def _page() -> Console:
+    """Where tables go: a terminal too narrow for them breaks their lines, and no figure is cut short."""
+    console = _stderr()
+    console.width = max(console.width, 80)
+    return console
+
+
 def _say(sentence: str) -> None:
     if FIRST_RANK:
         print(sentence, file=sys.stderr)
 
 
 def _print_json(document: Any) -> None:
-    if FIRST_RANK:
-        print(json.dumps(document, indent=2, default=str))
+    if not FIRST_RANK:
+        return
+    try:
+        print(json.dumps(document, indent=2, default=str), flush=True)
+    except BrokenPipeError:  # `| head` has read enough, which is no failure of the command's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise DwindleError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",")]
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

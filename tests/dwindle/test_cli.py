@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -151,3 +153,43 @@ def test_ctrl_c_says_how_to_resume(
     monkeypatch.setattr(torch.optim.SGD, "step", interrupt)
     assert main(compress("mine:tiny", "--data", "digits", "--density", "0.5")) == 130
     assert "the same command resumes it" in capsys.readouterr().err
+
+
+def run(script: str, **streams: Any) -> subprocess.Popen[bytes]:
+    """A process of its own, whose standard streams are the system's."""
+    return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, **streams)
+
+
+def test_a_terminal_without_the_signs_of_help_gets_help() -> None:
+    script = "from dwindle.cli import main; main(['--help'])"
+    process = run(script, stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    said, complaints = process.communicate()
+    assert b"exit codes:" in said
+    assert complaints == b""
+
+
+PRINTING = (
+    "import sys, dwindle.cli as cli; cli.COMMANDS['show'] = lambda given: cli._print_json('x' * 200_000) or 3; "
+    "sys.exit(cli.main(['show', 'net']))"
+)
+
+
+def test_whoever_reads_json_may_stop_reading() -> None:
+    process = run(PRINTING, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate()[1] == b""
+    assert process.returncode == 3, "the command's own"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_json_that_cannot_be_written_is_an_error() -> None:
+    with Path("/dev/full").open("w") as full:
+        process = run(PRINTING, stdout=full)
+        assert process.communicate()[1] == b"dwindle: cannot write to standard output: No space left on device\n"
+    assert process.returncode == 1
+
+
+def test_names_may_have_spaces_between_them(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "nothing.dwindle", "--device", "host, browser:0"]) == 2
+    assert "'browser:0' is no browser" in capsys.readouterr().err
