@@ -140,9 +140,11 @@ class Manifest:
 def altered(folder: Path, file: File) -> str | None:
     """What has become of an exported file, in a sentence; None: it is as it was."""
     path = folder / file.name
-    if path.exists() and sha256(path) == file.sha256:
+    if not path.exists():
+        return f"{path} is missing: run `dwindle export` again"
+    if sha256(path) == file.sha256:
         return None
-    if path.exists() and (size := raw_bytes(path)) > _INFLATED * file.bytes:
+    if (size := raw_bytes(path)) > _INFLATED * file.bytes:
         return (
             f"{path} is not the file its manifest describes: it was exported with {format_bytes(file.bytes)} and has "
             f"{format_bytes(size)} now, as if a tool that folds constants had unpacked its weights; run "

@@ -61,7 +61,7 @@ def unseal(folder: Path, name: str) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(path.read_text())
         recorded = document.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is missing or truncated: {_REMEDY}") from error
     if recorded != _digest(document):
         raise CheckpointError(f"{path} is corrupt, its SHA-256 has changed: {_REMEDY}")

@@ -50,3 +50,10 @@ def test_a_missing_or_truncated_file_is_named(folder: Path, name: str) -> None:
     path.unlink()
     with pytest.raises(CheckpointError, match=name):
         unseal(folder, "doc.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"a"', "{}"])
+def test_json_of_another_kind_is_named(folder: Path, text: str) -> None:
+    (folder / "doc.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"doc\.json"):
+        unseal(folder, "doc.json")
