@@ -37,8 +37,12 @@ def deployable(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
 def foldable(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Pair, ...]:
     """The pairs that can be folded, found in the traced graph, so that only calls that happen count.
 
-    Raises UsageError where torch.export cannot trace the module.
+    Raises UsageError where torch.export cannot trace the module, and for inputs in float64, say.
     """
+    import torch
+
+    if wide := [tensor.dtype for tensor in inputs if tensor.is_floating_point() and tensor.dtype != torch.float32]:
+        raise UsageError(f"the task's example input is {wide[0]}, and what ships computes in float32: make it that")
     network = _detached(module)
     program = trace(network, inputs)
     return tuple(pair for node in program.graph.nodes if (pair := _pair_ending_at(node, program, network)) is not None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwindle.errors import UsageError
 from dwindle.export.coreml.interface import Interface, Normalization
-from dwindle.export.fold import deployable, reason
+from dwindle.export.fold import deployable
 from dwindle.export.quantize import as_shipped
 from dwindle.export.target import Calibrated, Target
 
@@ -76,7 +76,9 @@ def _labels(task: Task, classes: str | None) -> tuple[str, ...]:
     try:
         labels = tuple(line.strip() for line in Path(classes).read_text().splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the class labels in {classes} cannot be read: {reason(error)}") from error
+        raise UsageError(
+            f"the class labels in {classes} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     if not labels:
         raise UsageError(f"{classes} has no class labels: write one on each line")
     return labels

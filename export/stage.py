@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -69,6 +70,8 @@ def export(
         checkpoint = Checkpoint.load(checkpoint)
     if (precision == AUTO) != (max_drop is not None):
         raise UsageError("--precision auto and --max-drop need each other: so many points may it lose on validation")
+    if max_drop is not None and not 0 <= max_drop < math.inf:
+        raise UsageError(f"--max-drop {max_drop:g} is no drop: give points, 0 or more")
     if packing not in PACKINGS:
         raise UsageError(f"there is no packing {packing!r}: choose {' or '.join(PACKINGS)}")
     if precision == AUTO and packing == NO_PACKING:
@@ -136,6 +139,8 @@ def export_one(
     target = at(precision, lambda line: say(f"{name}: {line}"))
     target = facing(target, task, image_input, classes, lambda line: say(f"{name}: {line}"))
     real = task.inputs("validation") if hasattr(task, "inputs") else example
+    if not real or not len(real[0]):
+        raise UsageError("the task's `inputs` of the validation split are empty: files are compared on real ones")
     trained = {"net": net, "dense": restore_dense(checkpoint)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
     return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress, packing)

@@ -61,7 +61,10 @@ class Interface:
             with torch.no_grad():
                 shape = tuple(network(*inputs).shape)
             if shape != (1, len(self.classes)):
-                raise UsageError(f"there are {len(self.classes)} class labels, and the network answers in {shape}")
+                raise UsageError(
+                    f"class labels name a score each: there are {len(self.classes)}, and the network answers with "
+                    f"{shape[1] if len(shape) == 2 else f'a tensor of shape {shape}'}"
+                )
 
     def normalizing(self, network: nn.Module) -> nn.Module:
         """The network, made to take pixels where its input is an image."""

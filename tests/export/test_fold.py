@@ -114,3 +114,9 @@ class Branching(nn.Module):
 def test_what_torch_cannot_trace_is_refused_in_one_sentence() -> None:
     with pytest.raises(UsageError, match=r"^torch.export cannot trace Branching: \w+: .*$"):
         deployable(Branching(), (torch.ones(1, 2),))
+
+
+def test_inputs_that_no_file_takes_are_refused() -> None:
+    network = nn.Linear(2, 2).double()
+    with pytest.raises(UsageError, match=r"torch\.float64, and what ships computes in float32"):
+        deployable(network, (torch.ones(1, 2, dtype=torch.float64),))

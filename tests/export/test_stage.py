@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from typing import Any
 import onnx
 import onnxruntime
 import pytest
+import torch
 import zstandard
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ from dwindle.export.onnx.target import Onnx
 from dwindle.export.stage import export_networks
 from dwindle.files import sha256
 from dwindle.manifest import Manifest, manifests
+from dwindle.models.classify import ImageClassification
 from dwindle.models.zoo import resnet8
 from dwindle.quantities import format_bytes
 
@@ -226,3 +229,15 @@ def test_a_calibration_needs_samples(checkpoint: Path, samples: int) -> None:
 def test_auto_and_the_allowed_drop_go_together(checkpoint: Path, options: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="need each other"):
         export(checkpoint, ["onnx"], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("points", [-1.0, math.nan, math.inf])
+def test_a_drop_is_points(checkpoint: Path, points: float) -> None:
+    with pytest.raises(UsageError, match="is no drop: give points, 0 or more"):
+        export(checkpoint, ["onnx"], precision="auto", max_drop=points)
+
+
+def test_without_samples_nothing_is_proven(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageClassification, "inputs", lambda self, split: (torch.zeros(0, 1, 8, 8),))
+    with pytest.raises(UsageError, match="validation split are empty"):
+        export(checkpoint, ["onnx"])
