@@ -45,7 +45,9 @@ def _count(value: Quantity) -> float:
 
 def _growth(value: Quantity) -> float:
     text = str(value).strip()
-    return _at_least(0)(float(text[:-1]) / 100 if text.endswith("%") else float(text))
+    if text.endswith("%"):
+        return _at_least(0)(float(text[:-1]) / 100)
+    return share if (share := _at_least(0)(text)) <= 1 else math.nan  # 2 was meant as 2%, and would let all pass
 
 
 KINDS: dict[str, tuple[Callable[[Quantity], float], str]] = {

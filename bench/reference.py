@@ -12,6 +12,7 @@ import numpy as np
 from dwindle.bench.process import Worker, WorkerFailed
 from dwindle.bench.result import Parity, Row
 from dwindle.bench.runtime import all_runtimes, launch
+from dwindle.errors import UsageError
 
 if TYPE_CHECKING:
     from dwindle.task import Task
@@ -75,8 +76,10 @@ def apart(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
 def samples(task: Task, count: int) -> list[list[np.ndarray]]:
     """Real test inputs where the task has them: zeros, say, would be slower or faster than any photo.
 
-    One entry per sample: an array per input of the network, each a batch of one.
+    One entry per sample: an array per input of the network, each a batch of one. Raises UsageError without any.
     """
     inputs = task.inputs("test") if hasattr(task, "inputs") else task.example_inputs()
     whole = [tensor[:count].detach().float().cpu().numpy() for tensor in inputs]
+    if not whole or not len(whole[0]):
+        raise UsageError("the task's `inputs` of the test split are empty: a file is measured on real ones")
     return [[array[index : index + 1] for array in whole] for index in range(len(whole[0]))]

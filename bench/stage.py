@@ -32,6 +32,7 @@ from dwindle.bench.runtime import (
 from dwindle.bench.torch_runtimes import compiled_anew
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import RuntimeUnavailable, UsageError
+from dwindle.files import require_writable
 from dwindle.manifest import Manifest, manifests
 
 if TYPE_CHECKING:
@@ -74,13 +75,14 @@ def bench(
 
     if threads < 1:
         raise UsageError(f"an inference takes one thread or more, not {threads}")
-    others = [reach(name) for name in devices if name not in LOCAL]
+    others = [reach(name) for name in dict.fromkeys(devices) if name not in LOCAL]
     if ARM64 in devices:
         cost.ready()
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
     exported = manifests(opened.exports)
     if not exported:
         raise UsageError(f"{opened.path} has no exported files: run `dwindle export {opened.path}` first")
+    require_writable(opened.bench_path)
     run = _Run(restore_task(opened), threads, seed, progress or (lambda line: None))
     with ExitStack() as connected:
         connected.enter_context(compiled_anew())

@@ -177,6 +177,13 @@ def test_a_request_that_makes_no_sense(checkpoint: Checkpoint, arguments: dict[s
         gate(checkpoint, **arguments)  # type: ignore[arg-type]
 
 
+def test_an_emulation_has_no_times_to_limit(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "budget.toml"
+    path.write_text("[gate.device.arm64]\nmax_latency = 5")
+    with pytest.raises(UsageError, match=r"budget\.toml: arm64 counts instructions and no time: write max_cost"):
+        gate(checkpoint, limits=path)
+
+
 def test_damage_is_an_error_not_a_verdict(checkpoint: Checkpoint, benched: Save) -> None:
     benched(onnxruntime=(97.0, 97.0))
     checkpoint.bench_path.write_text("{")

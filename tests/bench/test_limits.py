@@ -35,8 +35,10 @@ def test_what_is_no_quantity_is_refused_by_name(name: str, value: Quantity) -> N
         quantity(name, value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_size", 0), ("max_size", 0.5), ("max_size", 10.5), ("max_cost", "0")])
-def test_nothing_is_no_size(name: str, value: Quantity) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_size", 0), ("max_size", 0.5), ("max_size", 10.5), ("max_cost", "0"), ("max_growth", 2)]
+)
+def test_a_number_that_a_limit_cannot_be_is_refused(name: str, value: Quantity) -> None:
     with pytest.raises(UsageError):
         quantity(name, value)
 

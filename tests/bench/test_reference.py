@@ -2,8 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from dwindle.bench.reference import apart, outputs_here
+from dwindle.bench.reference import apart, outputs_here, samples
+from dwindle.errors import UsageError
 
 
 def test_the_largest_difference_is_over_the_largest_output() -> None:
@@ -21,3 +23,12 @@ def test_nothing_is_near_a_number_that_is_none() -> None:
 def test_without_a_runtime_here_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="no runtime of this machine runs riddle files"):
         outputs_here(tmp_path / "net", "riddle", [])
+
+
+def test_a_split_without_samples_is_told() -> None:
+    class Empty:
+        def inputs(self, split: str) -> tuple[torch.Tensor, ...]:
+            return (torch.zeros(0, 4),)
+
+    with pytest.raises(UsageError, match="test split are empty"):
+        samples(Empty(), 1)  # type: ignore[arg-type]

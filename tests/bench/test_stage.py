@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from torch import nn
 from dwindle.bench import Bench, bench
 from dwindle.bench.result import COMPRESSED, DENSE, Row
 from dwindle.checkpoint import Checkpoint
-from dwindle.errors import CheckpointError, UsageError
+from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
@@ -193,10 +194,24 @@ def test_without_exports_it_says_what_to_run(checkpoint: Checkpoint) -> None:
     assert not checkpoint.bench_path.exists()
 
 
+def test_where_nothing_can_be_saved_nothing_is_measured(
+    checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path]
+) -> None:
+    export("onnx", *onnx_files)
+    os.mkfifo(checkpoint.bench_path)
+    said: list[str] = []
+    with pytest.raises(DwindleError, match=r"cannot write .*bench\.json"):
+        bench(checkpoint, progress=said.append)
+    assert not said
+
+
 def test_an_altered_file_is_refused(checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path]) -> None:
     export("onnx", *onnx_files)
     (checkpoint.exports / "onnx" / "net.onnx").write_bytes(b"another")
     with pytest.raises(CheckpointError, match=r"net\.onnx is not the file its manifest describes"):
+        bench(checkpoint)
+    (checkpoint.exports / "onnx" / "net.onnx").unlink()
+    with pytest.raises(CheckpointError, match=r"net\.onnx is missing: run `dwindle export` again"):
         bench(checkpoint)
 
 
