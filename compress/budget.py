@@ -110,6 +110,12 @@ class Solver:
                 f"{format_bytes(size)} cannot be reached: with everything gone that can be pruned, the rest takes "
                 f"{self._bytes(floor)} as {self.target}; ask for more, or for another granularity or target"
             )
+        least = self.granularity.share(floor)
+        if self.budget.density and least > self.budget.density:
+            raise BudgetMissed(
+                f"a density of {self.budget.density:.1%} cannot be reached: the least there is, with this granularity, "
+                f"is {least:.1%}; ask for more, or for a finer granularity"
+            )
         if self.budget.macs and floor.macs > self.budget.macs_of(network):
             raise BudgetMissed(
                 f"{self.budget.macs_of(network):,.0f} MACs cannot be reached: the least there is, with this "

@@ -38,9 +38,11 @@ def load_folder(root: Path, image_size: int | None) -> Splits:
     are grey, else RGB. With `image_size`, each is cropped to a square about its centre and scaled to that
     side; without, all must be of one size.
     What would take more than half of the free memory is decoded once into a file of the user's cache, and mapped.
-    Raises UsageError where classes differ between splits, a file isn't an image, sizes differ, or the disk has no
-    room for that file.
+    Raises UsageError for a single class, where classes differ between splits, a file isn't an image, sizes differ, or
+    the disk has no room for that file.
     """
+    if image_size is not None and image_size < 1:
+        raise UsageError(f"an image size of {image_size} pixels is none: give 1 or more")
     divided = (root / "train").is_dir()
     folders = {"train": root / "train" if divided else root}
     for split, names in {"validation": ("val", "validation"), "test": ("test",)}.items():
@@ -49,6 +51,8 @@ def load_folder(root: Path, image_size: int | None) -> Splits:
                 folders[split] = root / name
     listed = {split: _list(folder) for split, folder in folders.items()}
     classes = listed["train"][0]
+    if len(classes) < 2:
+        raise UsageError(f"{folders['train']} has one class folder, {classes[0]}: give two or more to tell apart")
     for split, (names, _) in listed.items():
         if names != classes:
             odd = sorted(set(names) ^ set(classes))

@@ -10,6 +10,7 @@ from torch import nn
 
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.budget import SLACK, Budget, Solver
+from dwindle.compress.n_of_m import NofM
 from dwindle.compress.network import Network
 from dwindle.errors import BudgetMissed, UsageError
 
@@ -50,6 +51,11 @@ def test_both_limits_hold_when_both_are_given() -> None:
 def test_a_size_below_the_rest_names_the_smallest() -> None:
     with pytest.raises(BudgetMissed, match="2,536 bytes as onnx"):
         solver(Budget(size=2_000)).check_feasible(network())
+
+
+def test_a_density_below_what_the_pattern_leaves_is_refused_before_training() -> None:
+    with pytest.raises(BudgetMissed, match=r"a density of 40\.0% cannot be reached: .* is 50\.0%"):
+        Solver(Budget(density=0.4), NofM(2, 4), packed_bytes, "onnx").check_feasible(network())
 
 
 def test_a_size_the_dense_network_meets_is_refused() -> None:

@@ -80,6 +80,15 @@ def test_sizes_that_differ_are_refused(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
+def test_one_class_or_no_pixels_are_refused(tmp_path: Path) -> None:
+    _fill(tmp_path / "cat", 20)
+    with pytest.raises(UsageError, match="one class folder, cat: give two or more"):
+        load(str(tmp_path))
+    for size in (0, -3):
+        with pytest.raises(UsageError, match=f"an image size of {size} pixels"):
+            load(str(tmp_path), image_size=size)
+
+
 def test_grey_and_colour_together_are_read_as_colour(tmp_path: Path) -> None:
     _fill(tmp_path / "cat", 5, mode="L")
     _fill(tmp_path / "dog", 5)
@@ -88,6 +97,7 @@ def test_grey_and_colour_together_are_read_as_colour(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [True, False])
 def test_what_is_not_an_image_is_named(tmp_path: Path, cut: bool) -> None:
+    _fill(tmp_path / "dog", 3, size=(40, 40))
     noise = np.random.RandomState(0).randint(0, 256, (40, 40, 3)).astype(np.uint8)
     (tmp_path / "cat").mkdir()
     for index in range(4):
@@ -152,6 +162,7 @@ def test_splits_must_have_the_same_classes(tmp_path: Path) -> None:
 
 
 def test_too_few_to_split(tmp_path: Path) -> None:
-    _fill(tmp_path / "cat", 1)
+    for name in ("cat", "dog"):
+        _fill(tmp_path / name, 1)
     with pytest.raises(UsageError, match="the validation split is empty"):
         load(str(tmp_path))
