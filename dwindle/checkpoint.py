@@ -93,15 +93,21 @@ class Checkpoint:
                 f"{path} has schema {document.get('schema')}, this dwindle {dwindle.__version__} reads "
                 f"schema {SCHEMA}: use the dwindle that wrote it, or upgrade"
             )
-        return cls(
-            path=path,
-            origin=document["origin"],
-            done=document["done"],
-            history=tuple(Round(**entry) for entry in document["history"]),
-            metrics=document["metrics"],
-            versions=document["versions"],
-            pinned=tuple(document["pinned"]),
-        )
+        try:
+            return cls(
+                path=path,
+                origin=document["origin"],
+                done=document["done"],
+                history=tuple(Round(**entry) for entry in document["history"]),
+                metrics=document["metrics"],
+                versions=document["versions"],
+                pinned=tuple(document["pinned"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path / DOCUMENT} has not the fields that this dwindle {dwindle.__version__} knows ({error}): use the "
+                "dwindle that wrote it, or upgrade"
+            ) from error
 
     def require_done(self) -> Checkpoint:
         """Itself; raises UsageError while its compression is unfinished."""

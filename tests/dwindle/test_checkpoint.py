@@ -98,6 +98,14 @@ def test_a_newer_schema_is_refused_by_number(tmp_path: Path) -> None:
         Checkpoint.load(path)
 
 
+@pytest.mark.parametrize("change", [{"history": [{"index": 0, "watts": 3}]}, {"pinned": None}])
+def test_fields_of_a_later_version_are_one_sentence(tmp_path: Path, change: dict[str, object]) -> None:
+    path = finished(tmp_path / "net.dwindle").path
+    seal(path, "checkpoint.json", {**unseal(path, "checkpoint.json"), **change}, {})
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json has not the fields .*: use the dwindle that wrote it"):
+        Checkpoint.load(path)
+
+
 def test_a_hash_mismatch_names_the_file(tmp_path: Path) -> None:
     path = finished(tmp_path / "net.dwindle").path
     weights = path / "weights.safetensors"
