@@ -105,8 +105,8 @@ class Checkpoint:
             )
         except (KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{path / DOCUMENT} has not the fields that this dwindle {dwindle.__version__} knows ({error}): use the "
-                "dwindle that wrote it, or upgrade"
+                f"{path / DOCUMENT} has not the fields that this dwindle {dwindle.__version__} knows ({error}): use "
+                "the dwindle that wrote it, or upgrade"
             ) from error
 
     def require_done(self) -> Checkpoint:
