@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -11,17 +12,30 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+WEIGHT = re.compile(r"weight(_(ih|hh|hr)_l\d+(_reverse)?)?$")
+"""How PyTorch's layers name their weights; torch.nn.RNNBase (LSTM, GRU) numbers them."""
+
+
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weight tensors that pruning chooses from, by parameter name.
 
-    Every trainable weight matrix or kernel: first convolution, projections, classifier and embeddings
-    included; batch norm, biases, layer scales and tokens exempt (Renda et al. 2020, §2). A weight that
-    two modules share appears once; a frozen one is left alone.
+    Every trainable weight matrix or kernel: first convolution, projections, recurrent layers, classifier
+    and embeddings included; batch norm, biases, layer scales and tokens exempt (Renda et al. 2020, §2). A
+    weight that two modules share appears once; a frozen one is left alone.
     """
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if parameter.dim() >= 2 and parameter.requires_grad and name.rpartition(".")[2].endswith("weight")
+        if parameter.dim() >= 2 and parameter.requires_grad and WEIGHT.search(name)
+    }
+
+
+def unnamed(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable matrices and kernels that go by no name that pruning knows, such as a parametrized weight's."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.dim() >= 2 and parameter.requires_grad and not WEIGHT.search(name)
     }
 
 

@@ -19,6 +19,7 @@ from dwindle.compress.amc.allocate import allocate
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.asked import judged, rehearse, sample, steps
 from dwindle.compress.budget import Solver
+from dwindle.compress.masks import unnamed
 from dwindle.compress.network import Network
 from dwindle.compress.request import Request
 from dwindle.compress.rounds import Loop, Plan
@@ -38,7 +39,10 @@ from dwindle.task import Task
 from dwindle.tracking import JsonLines, Tracker
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+NOTABLE = 0.05
+"""The share of the parameters from which on it is said that they can't be pruned."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def _compress(
     for name in [name for name, state in code.items() if run.versions.get(name) != state]:
         watcher.note(f"{name} has changed since this run began: {code[name]}, was {run.versions.get(name)}")
     watcher.note(request.choice)
+    if missed := _out_of_reach(network.model):
+        watcher.note(missed)
     plan = Plan(
         request.retraining,
         request.prune_per_round,
@@ -143,6 +149,16 @@ def _compress(
     done = replace(run, done=True, history=history, metrics=metrics, pinned=pinned)
     structure = structure_of(network, fresh)
     return ranks.told(lambda: store.finish(done, tensors, structure))
+
+
+def _out_of_reach(model: nn.Module) -> str | None:
+    """What is said where a good part of the network isn't pruned, asked for or not."""
+    left, whole = unnamed(model), sum(parameter.numel() for parameter in model.parameters())
+    share = sum(parameter.numel() for parameter in left.values()) / whole
+    if share < NOTABLE:
+        return None
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return f"{share:.0%} of the parameters are no layer's `weight` and stay as they are: {next(iter(left))}{more}"
 
 
 def _takes(function: Callable[..., None], keyword: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dwindle.compress.masks import holder, prunable
 from dwindle.errors import UsageError
 from dwindle.export.architecture import one_model
 from dwindle.export.fold import deployable, tensors
@@ -106,6 +107,29 @@ def test_a_pruned_network_unpacked_is_as_large_as_the_dense_one(
     path = tmp_path / "dense.onnx"
     assert Onnx().write(written[0.05].shipped, example, path, pack=False) == "dense fp32"
     assert path.stat().st_size == written[1.0].path.stat().st_size > 77_000 * 4
+
+
+class Recurrent(nn.Module):
+    """Goes over an image's rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.LSTM(8, 32, batch_first=True), nn.Linear(32, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs, _ = self.rows(images.squeeze(1))
+        return self.head(outputs[:, -1])
+
+
+def test_a_recurrent_layers_zeros_are_packed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    samples, network = (torch.randn(4, 1, 8, 8),), Recurrent().eval()
+    holder(network, {name: torch.rand_like(weight) < 0.1 for name, weight in prunable(network).items()})()
+    network = deployable(network, samples)
+    Onnx().write(network, samples, tmp_path / "net.onnx", pack=True)
+    Onnx().write(network, samples, tmp_path / "dense.onnx", pack=False)
+    assert (tmp_path / "net.onnx").stat().st_size < 0.4 * (tmp_path / "dense.onnx").stat().st_size
+    np.testing.assert_allclose(Onnx().run(tmp_path / "net.onnx", samples), network(*samples).numpy(), atol=1e-5)
 
 
 def test_the_graph_is_lean(written: dict[float, Written]) -> None:
