@@ -62,6 +62,11 @@ class Network:
         left = sum(weight.numel() for weight in weights.values()) - masked
         return left / sum(math.prod(self.dense_shapes[name]) for name in weights)
 
+    @property
+    def emptied(self) -> list[str]:
+        """The weights of which nothing survives: layer collapse (Tanaka et al. 2020, §4)."""
+        return [name for name, mask in self.masks.items() if not mask.any()]
+
     def copy(self) -> Network:
         """One whose weights and masks are its own."""
         return replace(self, model=copy.deepcopy(self.model), masks=dict(self.masks), kept=dict(self.kept))

@@ -129,10 +129,17 @@ class Loop:
 
     def _round(self, solver: Solver, to: float, history: tuple[Round, ...]) -> tuple[Round, ...] | None:
         """Prunes to a share and retrains; None where nothing more can go."""
-        ramp = self._ramp(solver, to)
+        ramp, before = self._ramp(solver, to), self.network.emptied
         if ramp is None and not self._prune(solver, to):
             return None
-        return self._report((*history, self._train(history, Progress(ramp=ramp))))
+        record = self._train(history, Progress(ramp=ramp))
+        if emptied := [name for name in self.network.emptied if name not in before]:
+            more = f" and {len(emptied) - 1} more" if len(emptied) > 1 else ""
+            self.watcher.note(
+                f"round {record.index} leaves nothing of {emptied[0]}{more}, and what only that passed on is lost: "
+                "--score lamp leaves something of every layer"
+            )
+        return self._report((*history, record))
 
     def _ramp(self, solver: Solver, to: float) -> Ramp | None:
         """How the retraining prunes, where it does that itself and there is anything to prune."""

@@ -121,6 +121,26 @@ def test_a_fixed_number_of_rounds_ends_on_the_budget(tmp_path: Path, rounds: int
     assert history[-1].density == pytest.approx(0.4, abs=0.005)
 
 
+def test_a_layer_that_ends_up_empty_is_named_once(tmp_path: Path) -> None:
+    class Notes(Watcher):
+        def __init__(self) -> None:
+            self.noted: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.noted.append(text)
+
+    watcher = Notes()
+    run = loop(tmp_path / "net", Regression(), watcher=watcher)
+    with torch.no_grad():
+        run.network.model[2].weight.mul_(1e-4)  # type: ignore[index]
+    run.task.fit = lambda model, start, on_step: on_step(1.0)  # type: ignore[method-assign]  # nothing is learnt
+    run.run()
+    assert run.network.emptied == ["2.weight"]
+    (note,) = watcher.noted[-1:]
+    assert "leaves nothing of 2.weight, and" in note
+    assert sum("leaves nothing" in noted for noted in watcher.noted) == 1
+
+
 def test_rewinding_moves_the_schedule_alone(tmp_path: Path) -> None:
     task = Regression()
     run = loop(tmp_path / "net", task, method=method("lr-rewind", 0.25), rounds=2)
