@@ -60,7 +60,7 @@ def test_a_file_whose_weights_were_unpacked_is_told_from_one_that_was_altered(fo
 def test_what_is_missing_or_damaged_is_said(folder: Path) -> None:
     (folder / "net.onnx").unlink()
     ((found,), _) = shipped(folder.parent)
-    assert found.altered == (f"{folder}/net.onnx is not the file its manifest describes: run `dwindle export` again",)
+    assert found.altered == (f"{folder}/net.onnx is missing: run `dwindle export` again",)
     (folder / NAME).write_text("{")
     found_now, damaged = shipped(folder.parent)
     assert found_now == []
