@@ -72,6 +72,8 @@ class Request:
     """Where retraining restarts, as a fraction of the schedule; None: the method's own."""
     prune_per_round: float = 0.2
     """Share of the surviving weights that a round removes (Renda et al. 2020 use 20%)."""
+    recalibrate: bool = False
+    """Whether each training ends with batch norm's statistics taken anew, of a few hundred training samples."""
     gradual: float = 0.0
     """The share of a retraining over which its round's weights go (`dwindle.compress.gradual`); 0: before it, all at
     once."""
@@ -214,6 +216,7 @@ class Request:
             "exclude": list(self.exclude),
             "method": self.method,
             "rewind_to": self.retraining.start,
+            "recalibrate": self.recalibrate or None,  # runs begun before there was this option go on
             "gradual": self.gradual,
             "prune_per_round": self.prune_per_round if self.rounds is None else None,
             "rounds": self.rounds,

@@ -29,6 +29,7 @@ from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import held, holder
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
+from dwindle.compress.recalibrate import recalibrate
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.models import ranks
@@ -51,6 +52,8 @@ class Plan:
     """Share of what survives that each round removes."""
     rounds: int | None
     """A fixed number of rounds, of equal rate; None: as many as the rate needs."""
+    recalibrate: bool = False
+    """Whether each training ends with batch norm's statistics taken anew, of the task's `inputs`."""
     gradual: float = 0.0
     """The share of a retraining's steps over which its round's weights go; 0: all at once, before the first."""
     save_every: float = 300.0
@@ -248,6 +251,8 @@ class Loop:
                 f"the task's fit called on_step {progress.steps} times and left pruned weights non-zero: it must "
                 "call on_step(loss) after every optimizer step"
             )
+        if self.plan.recalibrate:
+            recalibrate(self.network.model, self.task.inputs("train"))  # type: ignore[attr-defined]  # an optional member
         return self._finish(history, progress.loss, began, rewind)
 
     def _as_it_came(self) -> Round:

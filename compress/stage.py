@@ -63,6 +63,8 @@ def prepare(request: Request) -> Prepared:
     task = make_task(request.task_options)
     if steps(task) is None and request.gradual:
         raise UsageError("--gradual prunes step by step, and the task doesn't say how many it takes: add `steps` to it")
+    if request.recalibrate and not hasattr(task, "inputs"):
+        raise UsageError("--recalibrate runs real inputs through the network, and the task has no `inputs`: add them")
     if request.retraining.last_lr and not _takes(task.fit, "last_lr"):
         raise UsageError(
             f"--method {request.method} holds the schedule's last learning rate, and the task's fit takes no "
@@ -124,6 +126,7 @@ def _compress(
         request.retraining,
         request.prune_per_round,
         request.rounds,
+        request.recalibrate,
         request.gradual,
         save_every=60 * request.save_every,
         pretrained=request.weights is not None,

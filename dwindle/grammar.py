@@ -205,6 +205,9 @@ def _add_request(to: argparse.ArgumentParser) -> None:
     pruning.add_argument("--rewind-to", type=float, metavar="FRACTION", help="of the schedule, to restart from")
     pruning.add_argument("--prune-per-round", type=SHARE, metavar="SHARE", help="of the survivors (20%%)")
     pruning.add_argument("--gradual", type=SHARE_OR_0, metavar="SHARE", help="of a retraining, to prune over (0%%)")
+    pruning.add_argument(
+        "--recalibrate", action="store_true", default=None, help="batch norm's statistics after each training"
+    )
     pruning.add_argument("--save-every", type=float, metavar="MINUTES", help="within a round (5)")
     pruning.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
     to.add_argument("--seed", type=int)

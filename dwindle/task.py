@@ -29,7 +29,7 @@ class Task(Protocol):
     - `last_lr: bool` as a keyword of `fit` — hold the schedule's last learning rate. Without it the task
       cannot be fine-tuned.
     - `inputs(split) -> tuple[Tensor, ...]` — a few hundred real inputs, batched. Without it parity is
-      checked on the example inputs alone.
+      checked on the example inputs alone, and batch norm can't be recalibrated.
     - `labels(split) -> Tensor` — (N,) int64, the class of each sample in the order in which `evaluate` goes
       through them, where the network answers with a score per class. Without it bench counts neither top-5
       nor the samples that changed class.

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from dwindle.compress.amc.allocation import Allocator, Kept, Space
-from dwindle.compress.amc.recalibrate import recalibrate
 from dwindle.compress.asked import judged
+from dwindle.compress.recalibrate import recalibrate
 from dwindle.errors import UsageError
 from dwindle.sealed import seal, unseal
 

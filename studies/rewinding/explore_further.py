@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dwindle.compress.amc.recalibrate import recalibrate
 from dwindle.compress.masks import prunable
+from dwindle.compress.recalibrate import recalibrate
 from studies.rewinding import explore
 from studies.rewinding.explore import COSINE, Run
 

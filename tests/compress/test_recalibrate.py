@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
-from dwindle.compress.amc.recalibrate import BATCH, recalibrate
+from dwindle.compress import Request, compress
+from dwindle.compress.recalibrate import BATCH, recalibrate
+from dwindle.errors import UsageError
+from dwindle.models.build import restore
+from dwindle.models.classify import ImageClassification
+from dwindle.models.tasks import make_task
 
 
 def network() -> nn.Sequential:
@@ -51,3 +59,22 @@ def test_no_batch_is_too_small_to_have_a_variance() -> None:
 def test_a_network_without_batch_norm_or_without_its_statistics_is_fine() -> None:
     for model in (nn.Linear(3, 4), nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))):
         recalibrate(model, (torch.randn(8, 3),))
+
+
+def test_a_run_that_asks_for_it_ends_on_statistics_of_its_own_weights(tmp_path: Path) -> None:
+    digits = {"data": "digits", "epochs": 1}
+    done = compress(Request("zoo:resnet8", digits, density=0.5, rounds=1, recalibrate=True), tmp_path / "net.dwindle")
+    shipped, again = restore(done), restore(done)
+    recalibrate(again, make_task({**digits, "seed": 0}).inputs("train"))  # type: ignore[attr-defined]
+    for name, found in shipped.state_dict().items():
+        torch.testing.assert_close(found, again.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_task_without_inputs_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(ImageClassification, "inputs")
+    monkeypatch.setattr(ImageClassification, "example_inputs", lambda self: (torch.zeros(1, 1, 8, 8),))
+    with pytest.raises(UsageError, match="the task has no `inputs`"):
+        compress(Request("zoo:resnet8", "digits", density=0.5, recalibrate=True), tmp_path / "net.dwindle")
+    assert not (tmp_path / "net.dwindle").exists()

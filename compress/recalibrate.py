@@ -1,4 +1,4 @@
-"""Batch-norm recalibration: statistics that fit a network whose weights were just cut."""
+"""Batch-norm recalibration: statistics that fit the weights as they are now."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ def recalibrate(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Replaces the running statistics of every batch norm by those of `inputs`, in place.
 
     A candidate judged with the dense network's statistics is judged far too low, and not by the same amount
-    as its neighbour (EagleEye, Li et al. 2020, §3.3). `inputs`: tensors of shape (N, …), taken in batches
-    of about BATCH; means and variances are the averages over batches.
+    as its neighbour (EagleEye, Li et al. 2020, §3.3). So is a network after a short retraining, where pruning
+    made activations orders of magnitude smaller: a running average still remembers them as they were.
+
+    `inputs`: tensors of shape (N, …), taken in batches of about BATCH; means and variances are the averages
+    over batches.
     """
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
     if not norms:
