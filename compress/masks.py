@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,20 +23,19 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     and embeddings included; batch norm, biases, layer scales and tokens exempt (Renda et al. 2020, §2). A
     weight that two modules share appears once; a frozen one is left alone.
     """
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.dim() >= 2 and parameter.requires_grad and WEIGHT.search(name)
-    }
+    return {name: parameter for name, parameter in _matrices(model) if WEIGHT.search(name)}
 
 
 def unnamed(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable matrices and kernels that go by no name that pruning knows, such as a parametrized weight's."""
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.dim() >= 2 and parameter.requires_grad and not WEIGHT.search(name)
-    }
+    return {name: parameter for name, parameter in _matrices(model) if not WEIGHT.search(name)}
+
+
+def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The trainable parameters of two dimensions or more."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2 and parameter.requires_grad:
+            yield name, parameter
 
 
 def density(masks: Mapping[str, Tensor]) -> float:
