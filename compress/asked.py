@@ -41,21 +41,9 @@ def asked(member: str, kept: str = "") -> Iterator[None]:
 
 def judged(task: Task, model: nn.Module, split: Split) -> float:
     """The task's metric. Raises UsageError for anything but one finite number, and as `asked` does."""
-    mine = _evaluated(task, model, split)
-    return _finite(ranks.told(lambda: mine), split)  # a user's own task may judge on each rank's share of the data
-
-
-def judged_alone(task: Task, model: nn.Module, split: Split) -> float:
-    """The same by this rank, where it works alone and no other would answer."""
-    return _finite(_evaluated(task, model, split), split)
-
-
-def _evaluated(task: Task, model: nn.Module, split: Split) -> object:
     with asked(f"evaluate on {split}"):
-        return task.evaluate(model, split)
-
-
-def _finite(value: object, split: Split) -> float:
+        mine = task.evaluate(model, split)
+    value: object = ranks.told(lambda: mine)  # a user's own task may judge on each rank's share of the data
     number = _number(value)
     if number is None or not math.isfinite(number):
         raise UsageError(f"the task's evaluate returned {value!r} on {split}: it must return one finite float")

@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,6 +26,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dwindle.errors import DwindleError
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)
+"""How long a rank waits for another. What the first does alone may take hours (AMC's search), and torchrun ends the
+others when one dies."""
+_alone = False
+"""Whether this rank does something that the others only hear of."""
 
 
 @contextmanager
@@ -38,7 +45,7 @@ def joined() -> Iterator[None]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -53,21 +60,23 @@ def rank() -> int:
 
 
 def world() -> int:
-    """How many ranks there are."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    """How many ranks work together: 1 within what the first does alone (`told`)."""
+    return distributed.get_world_size() if distributed.is_initialized() and not _alone else 1
 
 
 def told(make: Callable[[], T]) -> T:
     """What `make` returns on the first rank, on every rank; what it raises there is raised on all of them.
 
-    The other ranks don't call it: the first alone reads and writes files, and they wait for it.
+    The other ranks don't call it: the first alone reads and writes files, and they wait for it. Meanwhile it is a
+    world of its own, as nobody would answer.
     """
     if world() == 1:
         return make()
     message: list[Any] = [None, None]
     if rank() == 0:
         try:
-            message[0] = make()
+            with _by_itself():
+                message[0] = make()
         except DwindleError as error:
             message[1] = error
     with _others_alive():
@@ -176,6 +185,16 @@ def _summed(tensor: Tensor) -> Tensor:
     with _others_alive():
         distributed.all_reduce(tensor)
     return tensor
+
+
+@contextmanager
+def _by_itself() -> Iterator[None]:
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
 
 
 @contextmanager

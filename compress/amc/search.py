@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from dwindle.compress.amc.allocation import Allocator, Kept, Space
-from dwindle.compress.asked import judged_alone
+from dwindle.compress.asked import judged
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.errors import UsageError
 from dwindle.sealed import seal, unseal
@@ -180,7 +180,7 @@ def judge(space: Space, task: Task, kept: Kept) -> float:
     candidate = space.apply(kept)
     if hasattr(task, "inputs"):
         recalibrate(candidate, task.inputs("train"))
-    return judged_alone(task, candidate, "validation")
+    return judged(task, candidate, "validation")
 
 
 class _Rewards:

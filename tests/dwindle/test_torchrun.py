@@ -15,6 +15,7 @@ import torch
 
 from dwindle.checkpoint import Checkpoint
 from dwindle.compress import Request, compress
+from dwindle.compress.amc.allocate import allocation
 
 pytestmark = pytest.mark.slow
 
@@ -103,3 +104,17 @@ def test_a_task_that_trains_another_network_on_each_rank_is_stopped(tmp_path: Pa
     code, _, err = run(tmp_path, "compress", "mine:net", "--task", "mine:Apart", "--density", "50%", *OUT)
     assert code == 1
     assert "ranks disagree: the weights after round 0 on rank 1 are not those of rank 0" in err
+
+
+def test_the_first_rank_searches_for_amc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It judges on the whole validation split; the rewards differ from one process's by what the training did."""
+    pytest.importorskip("stable_baselines3", reason="needs pip install dwindle[amc]")
+    monkeypatch.setenv("DWINDLE_BF16", "0")
+    command = ["compress", "zoo:resnet8", "--data", "digits", "--density", "50%", "--rounds", "1", "--epochs", "1"]
+    code, _, err = run(tmp_path, *command, "--method", "amc", "--episodes", "4", *OUT)
+    assert code == 0, err
+    found = allocation(tmp_path / "net.dwindle")
+    assert found is not None
+    assert len(found.curve) == 4
+    assert all(reward * 359 == pytest.approx(round(reward * 359)) for reward in found.curve), "of all 359 samples"
+    assert Checkpoint.load(tmp_path / "net.dwindle").done

@@ -38,6 +38,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "a_training_is_that_of_one_process",
         "ranks_that_disagree_are_told_so_on_every_rank",
         "the_first_rank_alone_acts_and_all_hear_of_it",
+        "what_the_first_rank_judges_alone_is_judged_on_all_the_data",
         "a_batch_smaller_than_the_ranks_is_refused",
     ],
 )

@@ -109,6 +109,13 @@ def the_first_rank_alone_acts_and_all_hear_of_it() -> None:
         ranks.told(fail)
 
 
+def what_the_first_rank_judges_alone_is_judged_on_all_the_data() -> None:
+    task, model = _task(batch_size=45), _model()
+    together = task.evaluate(model, "test")
+    assert ranks.told(lambda: task.evaluate(model, "test")) == together
+    assert ranks.world() == 2
+
+
 def a_batch_smaller_than_the_ranks_is_refused() -> None:
     with pytest.raises(UsageError, match="batches of 1 can't be split between 2 ranks"):
         _task(batch_size=1).fit(_model(), start=0.0, on_step=lambda _: None)
@@ -119,6 +126,7 @@ CHECKS = [
     a_training_is_that_of_one_process,
     ranks_that_disagree_are_told_so_on_every_rank,
     the_first_rank_alone_acts_and_all_hear_of_it,
+    what_the_first_rank_judges_alone_is_judged_on_all_the_data,
     a_batch_smaller_than_the_ranks_is_refused,
 ]
 
