@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +13,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-BATCH = 64
+    from dwindle.task import Task
+
+BATCH = 2**23
+"""How many numbers a batch's inputs may have: 2,730 images of 3×32×32, 55 of 3×224×224."""
+
+
+def source(task: Task) -> Callable[[], tuple[Tensor, ...]] | None:
+    """What gives the inputs to recalibrate by: as the task's `fit` shows them, if it can tell, or else as its training
+    split has them; None where it has neither."""
+    plain = partial(task.inputs, "train") if hasattr(task, "inputs") else None
+    return getattr(task, "training_inputs", plain)
 
 
 @torch.no_grad()
@@ -18,11 +31,14 @@ def recalibrate(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Replaces the running statistics of every batch norm by those of `inputs`, in place.
 
     A candidate judged with the dense network's statistics is judged far too low, and not by the same amount
-    as its neighbour (EagleEye, Li et al. 2020, §3.3). So is a network after a short retraining, where pruning
-    made activations orders of magnitude smaller: a running average still remembers them as they were.
+    as its neighbour (EagleEye, Li et al. 2020, §3.3). So is a network after a short retraining: where pruning
+    made a channel all but constant, its variance is less than batch norm's epsilon, and what the running mean
+    lags behind by, a hundredth of an activation, is divided by the root of that.
 
-    `inputs`: tensors of shape (N, …), taken in batches of about BATCH; means and variances are the averages
-    over batches.
+    `inputs`: tensors of shape (N, …). They go through in one batch, so that each norm's statistics are exactly
+    those of what inference will show it: averaged over small batches they are not, where few images make a
+    channel respond, and every norm after it is fitted to something else. Inputs of more than BATCH numbers
+    take several; their many pixels make up for it.
     """
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
     if not norms:
@@ -37,7 +53,7 @@ def recalibrate(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         norm.momentum = None  # a plain average over the batches
         norm.training = True
     try:
-        count = max(1, round(len(inputs[0]) / BATCH))
+        count = min(math.ceil(max(tensor.numel() for tensor in inputs) / BATCH), max(1, len(inputs[0]) // 2))
         for batch in zip(*(tensor.tensor_split(count) for tensor in inputs), strict=True):
             model(*(part.to(device) for part in batch))
     finally:

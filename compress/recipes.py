@@ -1,4 +1,4 @@
-"""Recipes: how a retraining goes and how weights are scored, under one name. An option that is given goes before it."""
+"""Recipes: how weights are scored and a retraining goes, under one name. An option that is given goes before it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ class Recipe:
     score: str
     task: Mapping[str, Any] = field(default_factory=dict)
     """Of the built-in task's options (`dwindle.models.classify.TaskSpec`); a task of the user's own has its own."""
+    recalibrate: bool = False
+    """Whether each training ends with batch norm's statistics taken anew."""
 
 
 RECIPES = {
     "paper": Recipe("magnitude", {"schedule": "step", "warmup": 0.0}),
-    "best": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1, "lr": 0.2}),
+    "best": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1, "lr": 0.2}, recalibrate=True),
 }
 """`paper` is Renda et al. 2020, §3: global magnitude, and the dense training's schedule again, which on CIFAR divides
 by ten at one half and three quarters. `best` was ahead of it in `studies/rewinding` at every ratio, on two networks;

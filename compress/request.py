@@ -72,8 +72,9 @@ class Request:
     """Where retraining restarts, as a fraction of the schedule; None: the method's own."""
     prune_per_round: float = 0.2
     """Share of the surviving weights that a round removes (Renda et al. 2020 use 20%)."""
-    recalibrate: bool = False
-    """Whether each training ends with batch norm's statistics taken anew, of a few hundred training samples."""
+    recalibrate: bool | None = None
+    """Whether each training ends with batch norm's statistics taken anew, of inputs as training shows them
+    (`dwindle.compress.recalibrate`); None: the recipe's."""
     gradual: float = 0.0
     """The share of a retraining over which its round's weights go (`dwindle.compress.gradual`); 0: before it, all at
     once."""
@@ -119,6 +120,8 @@ class Request:
         followed = recipe(self.recipe) if self.recipe is not None else Recipe("magnitude")
         if self.score is None:  # an agent's shares are of the largest weights
             object.__setattr__(self, "score", "magnitude" if retraining.search else followed.score)
+        if self.recalibrate is None:
+            object.__setattr__(self, "recalibrate", followed.recalibrate)
         if not 0 <= self.gradual <= 1:
             raise UsageError(f"--gradual {self.gradual:g} is outside [0, 1]: 0.5 prunes over half of each retraining")
         at_once = retraining.search or retraining.restore or retraining.last_lr

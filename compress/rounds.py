@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import held, holder
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
-from dwindle.compress.recalibrate import recalibrate
+from dwindle.compress.recalibrate import recalibrate, source
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.models import ranks
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 RECENT = 50
 """How many losses a round's reported loss is the mean of."""
+SHARP = 5.0
+"""Points of validation: a round that loses as many is asked whether batch norm is to blame."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Plan:
     rounds: int | None
     """A fixed number of rounds, of equal rate; None: as many as the rate needs."""
     recalibrate: bool = False
-    """Whether each training ends with batch norm's statistics taken anew, of the task's `inputs`."""
+    """Whether each training ends with batch norm's statistics taken anew."""
     gradual: float = 0.0
     """The share of a retraining's steps over which its round's weights go; 0: all at once, before the first."""
     save_every: float = 300.0
@@ -142,7 +145,25 @@ class Loop:
                 f"round {record.index} leaves nothing of {emptied[0]}{more}, and what only that passed on is lost: "
                 "--score lamp leaves something of every layer"
             )
+        if history[-1].validation - record.validation >= SHARP and not self.plan.recalibrate and source(self.task):
+            self._say_what_batch_norm_costs(record)
         return self._report((*history, record))
+
+    def _say_what_batch_norm_costs(self, record: Round) -> None:
+        """Where accuracy falls, it may be the running averages alone that do not fit what is left of the network."""
+        again = copy.deepcopy(self.network.model)
+        self._recalibrate(again)
+        if (validation := judged(self.task, self.ships(again), "validation")) - record.validation >= SHARP:
+            self.watcher.note(
+                f"round {record.index}: {record.validation:.2f} on validation, {validation:.2f} with batch norm's "
+                "statistics taken anew: begin again with --recalibrate, into another -o"
+            )
+
+    def _recalibrate(self, model: nn.Module) -> None:
+        shown = source(self.task)
+        assert shown is not None
+        with asked("inputs to recalibrate by"):
+            recalibrate(model, shown())
 
     def _ramp(self, solver: Solver, to: float) -> Ramp | None:
         """How the retraining prunes, where it does that itself and there is anything to prune."""
@@ -252,7 +273,7 @@ class Loop:
                 "call on_step(loss) after every optimizer step"
             )
         if self.plan.recalibrate:
-            recalibrate(self.network.model, self.task.inputs("train"))  # type: ignore[attr-defined]  # an optional member
+            self._recalibrate(self.network.model)
         return self._finish(history, progress.loss, began, rewind)
 
     def _as_it_came(self) -> Round:

@@ -44,7 +44,8 @@ def _words(path: Path, name: str, entry: Any, known: Collection[str]) -> list[st
     if name not in known:
         raise UsageError(f"{path}: " + unknown("option", name, sorted(known)))
     if isinstance(entry, bool):
-        return [f"--{name}"] if entry else []
+        off = [f"--no-{name}"] if f"no-{name}" in known else []
+        return [f"--{name}"] if entry else off
     if isinstance(entry, list) and name == "track":
         return [f"--{name}={one}" for one in entry]
     if isinstance(entry, list) and name in ("include", "exclude"):

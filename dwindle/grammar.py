@@ -196,7 +196,7 @@ def _add_request(to: argparse.ArgumentParser) -> None:
     pruning.add_argument(
         "--layer-floor", type=SHARE_OR_0, metavar="SHARE", help="channels that every layer keeps (0%%)"
     )
-    pruning.add_argument("--recipe", help="paper or best: a schedule and a score by one name")
+    pruning.add_argument("--recipe", help="paper or best: schedule, score and recalibration")
     pruning.add_argument("--score", help="magnitude, layerwise or lamp")
     pruning.add_argument("--include", nargs="+", metavar="PATTERN", help="the layers that may be pruned")
     pruning.add_argument("--exclude", nargs="+", metavar="PATTERN", help="the layers that may not")
@@ -206,7 +206,9 @@ def _add_request(to: argparse.ArgumentParser) -> None:
     pruning.add_argument("--prune-per-round", type=SHARE, metavar="SHARE", help="of the survivors (20%%)")
     pruning.add_argument("--gradual", type=SHARE_OR_0, metavar="SHARE", help="of a retraining, to prune over (0%%)")
     pruning.add_argument(
-        "--recalibrate", action="store_true", default=None, help="batch norm's statistics after each training"
+        "--recalibrate",
+        action=argparse.BooleanOptionalAction,
+        help="batch norm's statistics anew after each training (the recipe says)",
     )
     pruning.add_argument("--save-every", type=float, metavar="MINUTES", help="within a round (5)")
     pruning.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")

@@ -26,6 +26,8 @@ EVALUATION_BATCH = 256
 MOMENTUM, AVERAGE = "momentum/", "average/"
 SAMPLES = 256
 """How many real inputs `inputs` gives."""
+SHOWN, NUMBERS = 2048, 2**25
+"""How many `training_inputs` gives: fewer, down to SAMPLES, where they come to more than so many numbers."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,13 @@ class ImageClassification:
         subset = self.splits[split]
         chosen = torch.linspace(0, len(subset) - 1, min(SAMPLES, len(subset))).long()
         return (self._normalized(subset.images[chosen], torch.device("cpu")).contiguous(),)
+
+    def training_inputs(self) -> tuple[Tensor, ...]:
+        """Up to 2,048 samples as the first training shows them, augmented: ((N, channels, height, width) float32 on the
+        CPU,)."""
+        count = min(SHOWN, max(SAMPLES, NUMBERS // self.splits.train.images[0].numel()))
+        batches = [self._batches.at(0, step).images for step in range(math.ceil(count / self._batches.size))]
+        return (self._normalized(torch.cat(batches)[:count], torch.device("cpu")).contiguous(),)
 
     def labels(self, split: Split) -> Tensor:
         """(N,) int64: the class of each sample, in `evaluate`'s order."""

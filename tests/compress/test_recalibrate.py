@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from dwindle.compress import Request, compress
-from dwindle.compress.recalibrate import BATCH, recalibrate
+from dwindle.compress.recalibrate import recalibrate, source
+from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
 from dwindle.models.build import restore
 from dwindle.models.classify import ImageClassification
@@ -21,21 +23,32 @@ def network() -> nn.Sequential:
     return model.eval()
 
 
-def test_statistics_become_those_of_the_inputs_averaged_over_batches() -> None:
+def test_every_norms_statistics_are_those_of_what_inference_shows_it_without_dropout() -> None:
     model = network()
-    images = torch.randn(2 * BATCH, 3, 8, 8) * 3 + 1
+    images = torch.randn(128, 3, 8, 8) * 3 + 1
     recalibrate(model, (images,))
-    activations = model[0](images).detach()
-    variances = torch.stack([half.var((0, 2, 3)) for half in activations.split(BATCH)])
-    assert torch.allclose(model[1].running_mean, activations.mean((0, 2, 3)), atol=1e-5)
-    assert torch.allclose(model[1].running_var, variances.mean(0), rtol=1e-4)
+    for index in (1, 5):
+        seen = model[:index](images).detach()
+        assert torch.allclose(model[index].running_mean, seen.mean((0, 2, 3)), atol=1e-4)
+        assert torch.allclose(model[index].running_var, seen.var((0, 2, 3)), rtol=1e-3)
 
 
-def test_later_norms_see_what_inference_shows_them_without_dropout() -> None:
-    model = network()
-    images = torch.randn(BATCH, 3, 8, 8)
+def test_a_channel_that_few_images_wake_is_fitted_to_all_of_them() -> None:
+    """Over small batches its variance is none in most: their average is not what one batch of all finds."""
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.ReLU(), nn.BatchNorm1d(1)).eval()
+    images = torch.zeros(256, 1)
+    images[0] = 1
     recalibrate(model, (images,))
-    assert torch.allclose(model[5].running_mean, model[:5](images).detach().mean((0, 2, 3)), atol=1e-4)
+    assert model(images).detach().var() == pytest.approx(1, rel=0.01)
+
+
+def test_what_is_too_much_for_one_batch_takes_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dwindle.compress.recalibrate.BATCH", 3 * 8 * 8 * 50)
+    model = network()
+    images = torch.randn(100, 3, 8, 8) * 3 + 1
+    recalibrate(model, (images,))
+    halves = [model[0](half).detach() for half in images.split(50)]
+    assert torch.allclose(model[1].running_var, sum(half.var((0, 2, 3)) for half in halves) / 2, rtol=1e-4)
 
 
 def test_everything_else_is_left_as_it_was() -> None:
@@ -50,9 +63,10 @@ def test_everything_else_is_left_as_it_was() -> None:
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items() if "tracked" not in name)
 
 
-def test_no_batch_is_too_small_to_have_a_variance() -> None:
+def test_no_batch_is_too_small_to_have_a_variance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dwindle.compress.recalibrate.BATCH", 3)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
-    recalibrate(model, (torch.randn(BATCH + 1, 3),))
+    recalibrate(model, (torch.randn(5, 3),))
     assert model[1].running_var.isfinite().all()
 
 
@@ -65,7 +79,7 @@ def test_a_run_that_asks_for_it_ends_on_statistics_of_its_own_weights(tmp_path: 
     digits = {"data": "digits", "epochs": 1}
     done = compress(Request("zoo:resnet8", digits, density=0.5, rounds=1, recalibrate=True), tmp_path / "net.dwindle")
     shipped, again = restore(done), restore(done)
-    recalibrate(again, make_task({**digits, "seed": 0}).inputs("train"))  # type: ignore[attr-defined]
+    recalibrate(again, make_task({**digits, "seed": 0}).training_inputs())  # type: ignore[attr-defined]
     for name, found in shipped.state_dict().items():
         torch.testing.assert_close(found, again.state_dict()[name], rtol=1e-5, atol=1e-6)
 
@@ -74,7 +88,48 @@ def test_a_task_without_inputs_is_refused_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(ImageClassification, "inputs")
+    monkeypatch.delattr(ImageClassification, "training_inputs")
     monkeypatch.setattr(ImageClassification, "example_inputs", lambda self: (torch.zeros(1, 1, 8, 8),))
     with pytest.raises(UsageError, match="the task has no `inputs`"):
         compress(Request("zoo:resnet8", "digits", density=0.5, recalibrate=True), tmp_path / "net.dwindle")
     assert not (tmp_path / "net.dwindle").exists()
+
+
+def test_a_task_that_cannot_tell_what_training_shows_is_asked_for_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task({"data": "digits", "seed": 0})
+    assert source(task) == task.training_inputs  # type: ignore[attr-defined]
+    monkeypatch.delattr(ImageClassification, "training_inputs")
+    shown = source(task)
+    assert shown is not None
+    assert torch.equal(shown()[0], task.inputs("train")[0])  # type: ignore[attr-defined]
+    monkeypatch.delattr(ImageClassification, "inputs")
+    assert source(task) is None
+
+
+@pytest.mark.parametrize("lag", [0, 1000])
+def test_a_sharp_fall_that_batch_norm_alone_makes_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Watcher, "note", lambda self, text: said.append(text))
+    train = ImageClassification.fit
+
+    def fit(self: ImageClassification, model: nn.Module, **options: Any) -> None:
+        train(self, model, **options)
+        if options["start"] == 0 and len(calls) == 1:
+            model.bn.running_mean.add_(lag)
+        calls.append(model)
+
+    calls: list[nn.Module] = []
+    monkeypatch.setattr(ImageClassification, "fit", fit)
+    request = Request("zoo:resnet8", {"data": "digits", "epochs": 3}, density=0.9, rounds=1)
+    compress(request, tmp_path / "net.dwindle")
+    found = [text for text in said if "with batch norm's statistics taken anew: begin again with --recalibrate" in text]
+    assert len(found) == (lag > 0), said
+
+
+def test_the_best_recipe_recalibrates_unless_told_not_to() -> None:
+    assert Request("zoo:resnet8", "digits", density=0.5, recipe="best").recalibrate
+    assert not Request("zoo:resnet8", "digits", density=0.5, recipe="best", recalibrate=False).recalibrate
+    assert not Request("zoo:resnet8", "digits", density=0.5, recipe="paper").recalibrate
+    assert not Request("zoo:resnet8", "digits", density=0.5).recalibrate

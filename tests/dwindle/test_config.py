@@ -26,6 +26,13 @@ def test_the_files_options_come_first_so_that_those_given_win(tmp_path: Path) ->
     assert expand(["compress", "--size", "9KB", f"--config={file}"], KNOWN) == ["compress", *options, "--size", "9KB"]
 
 
+def test_false_is_said_where_an_option_can_be_turned_off(tmp_path: Path) -> None:
+    file = tmp_path / "net.toml"
+    file.write_text("compile = false\nrecalibrate = false\n")
+    known = {*KNOWN, "recalibrate", "no-recalibrate"}
+    assert expand(["compress", "--config", str(file)], known) == ["compress", "--no-recalibrate"]
+
+
 def test_without_a_file_nothing_changes() -> None:
     assert expand(["compress", "zoo:resnet8", "--size", "9KB"], KNOWN) == ["compress", "zoo:resnet8", "--size", "9KB"]
 

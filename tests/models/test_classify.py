@@ -358,6 +358,19 @@ def test_inputs_are_normalized_and_spread_over_the_split(digits: Splits, few: Sp
     assert torch.equal(example, train[:1])
 
 
+def test_training_inputs_are_what_a_training_begins_with(digits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, seen = _task(digits), list[Tensor]()
+    (shown,) = task.training_inputs()
+    assert shown.shape == (2048, 1, 8, 8)
+    network = _network()
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().float().clone()))
+    task.fit(network, start=0.0, on_step=lambda _: None)
+    size = len(seen[0])
+    torch.testing.assert_close(shown[: 2 * size], torch.cat(seen[:2]), rtol=0.02, atol=0.02)  # bf16 may train
+    monkeypatch.setattr("dwindle.models.classify.NUMBERS", 300 * 64)
+    assert len(task.training_inputs()[0]) == 300
+
+
 def test_fewer_samples_than_a_batch(few: Splits) -> None:
     tiny = replace(few, train=few.train[torch.arange(10)])
     assert len(_fit(_task(tiny, epochs=3), _network())) == 3
