@@ -78,7 +78,7 @@ class Latency:
     iterations: int
     """Inferences after each load, that went into the figures."""
     ci95: tuple[float, float] | None = None
-    """Of `typical`, from how processes and loads differ; None in an older bench.json, or without `typical`."""
+    """Of `typical`, from how processes, loads and runs differ; None in an older bench.json, or without `typical`."""
 
     @property
     def typical(self) -> float | None:
