@@ -23,7 +23,9 @@ import numpy as np
 
 from dwindle.bench.process import Loaded, Slice, Worker
 
-PROCESSES = 6
+PROCESSES, FEWEST = 6, 3
+STARTING_SECONDS = 20.0
+"""Once starting has taken as long, FEWEST processes have to do: importing torch takes seconds each time."""
 LOADS = 4
 """Rounds in each process; files that are slow, to run or to load, get fewer rather than a longer wait."""
 TURNS = 3
@@ -107,13 +109,16 @@ def measure(
     loads, shuffler = LOADS, random.Random(seed)
     loaded: dict[str, list[Loaded]] = {name: [] for name in files}
     rounds: dict[str, list[list[Slice]]] = {name: [] for name in files}
-    stalled, elapsed = 0.0, 0.0
-    for _ in range(PROCESSES):
+    stalled, elapsed, starting = 0.0, 0.0, 0.0
+    for generation in range(PROCESSES):
+        if generation >= FEWEST and starting > STARTING_SECONDS:
+            break
         with ExitStack() as stack:
-            workers = {}
+            workers, called = {}, time.monotonic()
             for name, start in files.items():  # one after the other: starting is work too
                 workers[name] = stack.enter_context(start())
                 loaded[name].append(workers[name].load(sample))
+            starting += time.monotonic() - called
             warm = {name: warm_up(worker) for name, worker in workers.items()}
             if not paces:
                 paces = warm

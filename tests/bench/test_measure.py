@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dwindle.bench import measure as module
-from dwindle.bench.measure import LOADS, PROCESSES, TURNS, measure, warm_up
+from dwindle.bench.measure import FEWEST, LOADS, PROCESSES, TURNS, measure, warm_up
 from dwindle.bench.process import Loaded, Slice, Worker, WorkerFailed
 
 
@@ -75,6 +75,13 @@ def test_files_that_are_slow_to_load_get_fewer_rounds(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Scripted, "load", lambda self, sample: Loaded("1", 1000.0, 3000.0, None))
     samples, _ = measure({"compiled": scripted(lambda call: 1e-3)}, [], seed=0)
     assert samples["compiled"].wall.shape[:2] == (PROCESSES, 2)
+
+
+def test_files_that_are_slow_to_start_get_fewer_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STARTING_SECONDS", 0.0)
+    samples, _ = measure({"imports": scripted(lambda call: 1e-3)}, [], seed=0)
+    assert samples["imports"].wall.shape[:2] == (FEWEST, LOADS)
+    assert len(samples["imports"].loaded) == FEWEST
 
 
 def test_warm_up_goes_on_until_it_is_stable() -> None:
