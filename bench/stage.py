@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 Starts = dict[str, "Callable[[], Worker]"]
 """What starts a worker on each file, by its path in the checkpoint."""
 Asking = Callable[[Row, "Worker"], Row]
+_MOST_THREADS = 1024
+"""More than any device that runs these files has cores."""
 
 
 def bench(
@@ -68,13 +71,12 @@ def bench(
     this machine. `threads` is how many an inference may use. `seed` fixes the order of rounds and the bootstrap.
     `progress` is told what is being measured.
     A runtime that isn't here, or dies, leaves its figures None with the reason; the others go on. Raises
-    UsageError where nothing is exported, CheckpointError for a file that isn't its manifest's,
-    RuntimeUnavailable where the emulation is asked for and not set up, or a device can't be reached.
+    UsageError where nothing is exported or `threads` are more than can be, CheckpointError for a file that isn't its
+    manifest's, RuntimeUnavailable where the emulation is asked for and not set up, or a device can't be reached.
     """
     from dwindle.models.tasks import restore_task
 
-    if threads < 1:
-        raise UsageError(f"an inference takes one thread or more, not {threads}")
+    _check(threads, devices)
     others = [reach(name) for name in dict.fromkeys(devices) if name not in LOCAL]
     if ARM64 in devices:
         cost.ready()
@@ -115,6 +117,17 @@ def bench(
         )
         rows = counting.filled(rows, lambda found: replace(result, rows=(*found, *elsewhere)).save(opened.bench_path))
     return replace(result, rows=(*rows, *elsewhere))
+
+
+def _check(threads: int, devices: Sequence[str]) -> None:
+    """Raises UsageError for a number of threads that no device has; how many one elsewhere has isn't known yet."""
+    cores = os.cpu_count() or 1
+    if threads < 1:
+        raise UsageError(f"an inference takes one thread or more, not {threads}")
+    if threads > _MOST_THREADS:
+        raise UsageError(f"--threads {threads} is more than any device has cores: give {_MOST_THREADS} at most")
+    if HOST in devices and threads > cores:
+        raise UsageError(f"--threads {threads} is more than the {cores} cores of this machine: give {cores} at most")
 
 
 def _macs(opened: Checkpoint) -> dict[str, int | None]:

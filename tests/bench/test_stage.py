@@ -263,3 +263,21 @@ def test_compression_needs_the_dense_fp32_onnx(
     ((dense, _),) = blank_rows(checkpoint.path, [(folder, replace(manifest, precision="fp16"))])
     assert dense.compression is None
     assert "fp32 ONNX" in dense.reasons["compression"]
+
+
+@pytest.mark.parametrize(
+    ("threads", "device", "says"),
+    [
+        (0, "host", "takes one thread or more, not 0"),
+        (3, "host", "--threads 3 is more than the 2 cores of this machine: give 2 at most"),
+        (99999999999, "host", "is more than any device has cores"),
+        (99999999999, "ssh://board", "is more than any device has cores"),
+        (3, "ssh://board", "nothing is not a checkpoint"),  # how many it has is known when it is reached
+    ],
+)
+def test_threads_that_no_core_takes_are_refused_first(
+    monkeypatch: pytest.MonkeyPatch, threads: int, device: str, says: str
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(DwindleError, match=says):
+        bench("nothing", devices=(device,), threads=threads)
