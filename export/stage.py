@@ -63,8 +63,9 @@ def export(
     An earlier export of the target is replaced when both files have proven equal to their networks. Several
     targets are exported side by side, each in a process of its own.
 
-    Raises UsageError for an unknown target or precision, or a network that it can't hold, ParityFailed where a file
-    computes something else (that file is kept beside the earlier export, as `*.rejected`), CheckpointError.
+    Raises UsageError for an unknown target or precision, an option that none of the targets has a use for, or a network
+    that a format can't hold, ParityFailed where a file computes something else (that file is kept beside the earlier
+    export, as `*.rejected`), CheckpointError.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
@@ -90,8 +91,12 @@ def export(
         }
         for name in dict.fromkeys(names)
     ]
-    for chosen in options:
-        targets.load(chosen["name"], None if max_drop is not None else chosen["precision"], min_os)
+    asked = [
+        targets.load(chosen["name"], kind, min_os)
+        for chosen in options
+        for kind in ([chosen["precision"]] if max_drop is None else targets.load(chosen["name"]).precisions)
+    ]
+    targets.require_used(asked, min_os, calib_samples)
     checkpoint.require_done()
     if len(options) > 1:
         side_by_side.run(checkpoint.path, options, progress or (lambda line: None))

@@ -114,6 +114,17 @@ def delegated(names: Sequence[str], delegate: str | None) -> list[str]:
     return [DELEGATES[delegate] if name == DELEGATES["xnnpack"] else name for name in names]
 
 
+def require_used(asked: Sequence[Target], min_os: str | None, calib_samples: int | None) -> None:
+    """Raises UsageError for an option of `export` that none of these targets has a use for."""
+    if min_os is not None and not any(getattr(target, "systems", ()) for target in asked):
+        raise UsageError("--min-os says which system's Core ML a file is for: give --target coreml with it")
+    if calib_samples is not None and not any(isinstance(target, Calibrated) and target.calibrates for target in asked):
+        raise UsageError(
+            "--calib-samples set the ranges of activations that are rounded: give --target executorch --precision int8 "
+            "with them"
+        )
+
+
 def one_by_one(infer: Callable[[list[np.ndarray]], np.ndarray], inputs: tuple[Tensor, ...]) -> np.ndarray:
     """Runs a file whose batch is one over any number of samples; the outputs, joined along dimension 0.
 

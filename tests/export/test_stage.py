@@ -19,9 +19,12 @@ import dwindle
 from dwindle import checkpoint as checkpoints
 from dwindle.errors import BudgetMissed, CheckpointError, ParityFailed, UsageError
 from dwindle.export import export
+from dwindle.export.coreml.target import CoreML
+from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.fold import deployable
 from dwindle.export.onnx.target import Onnx
 from dwindle.export.stage import export_networks
+from dwindle.export.target import require_used
 from dwindle.files import sha256
 from dwindle.manifest import Manifest, manifests
 from dwindle.models.classify import ImageClassification
@@ -217,6 +220,29 @@ def test_a_file_that_a_tool_has_folded_is_seen(checkpoint: Path) -> None:
         CheckpointError, match=r"net\.onnx .* as if a tool that folds constants had unpacked its weights"
     ):
         Manifest.read(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"min_os": "iOS18"}, "--min-os .* give --target coreml with it"),
+        ({"calib_samples": 9}, "--calib-samples .* give --target executorch --precision int8 with them"),
+        ({"calib_samples": 9, "precision": "auto", "max_drop": 1.0}, "--calib-samples"),
+    ],
+)
+def test_an_option_that_no_target_has_a_use_for_is_refused(
+    checkpoint: Path, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        export(checkpoint, ["onnx", "pytorch"], **options)
+
+
+def test_an_option_is_fine_where_one_target_has_a_use_for_it() -> None:
+    both = [Onnx(), CoreML()]
+    require_used(both, "iOS18", None)
+    require_used([*both, ExecuTorch("int8")], "iOS18", 9)
+    with pytest.raises(UsageError, match="--calib-samples"):
+        require_used([*both, ExecuTorch()], "iOS18", 9)
 
 
 @pytest.mark.parametrize("samples", [0, -1])
