@@ -17,6 +17,14 @@ from typing import Any
 from dwindle.errors import DwindleError, UsageError
 
 
+class _Unwritable(DwindleError):
+    """What was to be written, and why it can't be."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot write {path}: {reason}")
+        self.path, self.reason = path, reason
+
+
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """Yields a scratch path beside `path`; what is built there (a file or a folder) takes `path`'s place
@@ -36,7 +44,11 @@ def staged(path: Path) -> Iterator[Path]:
             path.rename(scratch / "replaced")
         built.replace(path)
     except OSError as error:
-        raise DwindleError(f"cannot write {path}: {error.strerror or error}") from error
+        raise _Unwritable(path, error.strerror or str(error)) from error
+    except _Unwritable as error:
+        if not error.path.is_relative_to(scratch):
+            raise
+        raise _Unwritable(path, error.reason) from error  # nobody has heard of the scratch path
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -48,12 +60,12 @@ def require_writable(path: Path) -> None:
 
 def _scratch(path: Path) -> Path:
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise DwindleError(f"cannot write {path}: it is neither a file nor a folder; choose another place")
+        raise _Unwritable(path, "it is neither a file nor a folder; choose another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise DwindleError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        raise _Unwritable(path, f"{error.strerror}; choose another place") from error
 
 
 def _sync(path: Path) -> None:

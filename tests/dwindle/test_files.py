@@ -54,6 +54,22 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
+def test_what_could_not_be_written_has_the_name_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+
+    def fill(inner: Path) -> None:
+        with staged(path) as scratch:
+            scratch.mkdir()
+            with staged(inner if inner.is_absolute() else scratch / inner):
+                raise OSError(28, "No space left on device")
+
+    with pytest.raises(DwindleError, match=f"^cannot write {path}: No space left on device$"):
+        fill(Path("manifest.json"))
+    with pytest.raises(DwindleError, match=f"^cannot write {tmp_path / 'else'}: No space"):
+        fill(tmp_path / "else")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DwindleError, match="choose another place"), staged(tmp_path / "file" / "net"):
