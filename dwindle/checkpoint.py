@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import dwindle
 from dwindle.errors import CheckpointError, UsageError
-from dwindle.files import staged
+from dwindle.files import staged, sweep
 from dwindle.sealed import Tensors, read_tensors, seal, unseal
 
 if TYPE_CHECKING:
@@ -282,8 +282,8 @@ def finish(checkpoint: Checkpoint, tensors: Mapping[str, Tensors], structure: di
 
 def _clear(path: Path) -> None:
     """Removes what a finished run needs no more, and the scratch of writes that were killed."""
-    for folder in (path / "rounds", *path.glob(".*.*")):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(path / "rounds", ignore_errors=True)
+    sweep(path)
 
 
 def pack_masks(masks: Tensors) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -10,11 +11,14 @@ import tempfile
 import tomllib
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dwindle.errors import DwindleError, UsageError
+
+_REPLACED = "replaced"
+"""What a folder is called while another takes its place."""
 
 
 class _Unwritable(DwindleError):
@@ -35,37 +39,78 @@ def staged(path: Path) -> Iterator[Path]:
     """
     if path.is_symlink():
         path = path.resolve()
-    scratch = _scratch(path)
-    try:
-        built = scratch / path.name
-        yield built
-        _sync(built)
-        if path.is_dir() and built.is_dir():  # rename cannot replace a folder that is not empty
-            path.rename(scratch / "replaced")
-        built.replace(path)
-    except OSError as error:
-        raise _Unwritable(path, error.strerror or str(error)) from error
-    except _Unwritable as error:
-        if not error.path.is_relative_to(scratch):
-            raise
-        raise _Unwritable(path, error.reason) from error  # nobody has heard of the scratch path
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with _scratch(path) as scratch:
+        try:
+            built = scratch / path.name
+            yield built
+            _sync(built)
+            if path.is_dir() and built.is_dir():  # rename cannot replace a folder that is not empty
+                path.rename(scratch / _REPLACED)
+            built.replace(path)
+        except OSError as error:
+            raise _Unwritable(path, error.strerror or str(error)) from error
+        except _Unwritable as error:
+            if not error.path.is_relative_to(scratch):
+                raise
+            raise _Unwritable(path, error.reason) from error  # nobody has heard of the scratch path
 
 
 def require_writable(path: Path) -> None:
     """Raises DwindleError where `staged` would: to ask before work whose result has nowhere else to go."""
-    shutil.rmtree(_scratch(path), ignore_errors=True)
+    with _scratch(path):
+        pass
 
 
-def _scratch(path: Path) -> Path:
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Removes what writes that were killed left in `folder`, of `name` or of anything; never that of one at work."""
+    import fcntl
+
+    for scratch in folder.glob(f".{glob.escape(name) if name else '*'}.????????"):
+        with suppress(OSError):  # no folder, another user's, or at work
+            lock = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path = folder / scratch.name[1:-9]
+                if not {entry.name for entry in scratch.iterdir()} <= {path.name, _REPLACED}:
+                    continue  # somebody else's, by whatever chance
+                if (scratch / _REPLACED).exists() and not path.exists():
+                    (scratch / path.name).replace(path)  # it was killed midway through the last step
+                shutil.rmtree(scratch, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that is gone in the end."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise _Unwritable(path, "it is neither a file nor a folder; choose another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        sweep(path.parent, path.name)
+        scratch, lock = _locked(path)
     except OSError as error:
         raise _Unwritable(path, f"{error.strerror}; choose another place") from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(path: Path) -> tuple[Path, int]:
+    """A new scratch folder, and the lock on it, which the system lets go of when this process ends, however it does."""
+    import fcntl
+
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with suppress(FileNotFoundError):  # swept by another process, before it was locked
+            lock = os.open(scratch, os.O_RDONLY)
+            with suppress(OSError):  # not every network's file system has locks: nothing is swept there either
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if scratch.exists():
+                return scratch, lock
+            os.close(lock)
 
 
 def _sync(path: Path) -> None:

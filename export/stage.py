@@ -22,7 +22,7 @@ from dwindle.export.parity import Compared, compare
 from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, facing
 from dwindle.export.target import Calibrated, Target
-from dwindle.files import staged
+from dwindle.files import staged, sweep
 from dwindle.manifest import File, Manifest
 from dwindle.quantities import format_bytes
 
@@ -98,6 +98,7 @@ def export(
     ]
     targets.require_used(asked, min_os, calib_samples)
     checkpoint.require_done()
+    sweep(checkpoint.exports)
     if len(options) > 1:
         side_by_side.run(checkpoint.path, options, progress or (lambda line: None))
         return [Manifest.read(checkpoint.exports / chosen["name"]) for chosen in options]

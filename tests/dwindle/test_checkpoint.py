@@ -128,10 +128,10 @@ def test_a_killed_final_write_leaves_a_run_that_resumes(tmp_path: Path) -> None:
 def test_a_run_killed_after_its_last_write_leaves_nothing_behind(tmp_path: Path) -> None:
     done = finished(tmp_path / "net.dwindle")
     checkpoint.save_partial(done.path, 1, {}, {})
-    (done.path / ".weights.safetensors.abc").mkdir()
+    (done.path / ".weights.safetensors.abcd_123").mkdir()
     assert checkpoint.start(done.path, done.origin).done
     assert not (done.path / "rounds").exists()
-    assert not (done.path / ".weights.safetensors.abc").exists()
+    assert not (done.path / ".weights.safetensors.abcd_123").exists()
     assert Checkpoint.load(done.path).weights
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dwindle.errors import DwindleError
-from dwindle.files import deflated_bytes, raw_bytes, require_writable, sha256, staged
+from dwindle.files import deflated_bytes, raw_bytes, require_writable, sha256, staged, sweep, walk
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -116,3 +119,54 @@ def test_whether_a_place_can_be_written_is_asked_without_a_trace(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(DwindleError, match="cannot write"):
         require_writable(path / "b")
+
+
+@pytest.fixture
+def at_work(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process midway through a write of `tmp_path`/a, that is killed in the end."""
+    script = (
+        "import pathlib, sys; from dwindle.files import staged\n"
+        "with staged(pathlib.Path(sys.argv[1])) as scratch: scratch.mkdir(); print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_what_a_killed_write_left_goes_with_the_next(tmp_path: Path, at_work: subprocess.Popen[str]) -> None:
+    path = tmp_path / "a"
+    (left,) = tmp_path.iterdir()
+    path.write_text("other")
+    require_writable(path)
+    sweep(tmp_path)
+    assert left.exists(), "somebody is at work there"
+    at_work.kill()
+    at_work.wait()
+    with staged(path) as scratch:
+        scratch.write_text("new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_killed_in_its_last_step_is_ended(tmp_path: Path) -> None:
+    """Between the two renames: the folder before is out of the way, the new one, whole by then, not yet in place."""
+    scratch = tmp_path / ".a.0123456z"
+    for name, text in (("a", "new"), ("replaced", "old")):
+        (scratch / name).mkdir(parents=True)
+        (scratch / name / text).write_text("")
+    sweep(tmp_path)
+    assert [file.relative_to(tmp_path).as_posix() for file in walk(tmp_path)] == ["a/new"]
+
+
+def test_what_only_looks_like_scratch_stays(tmp_path: Path) -> None:
+    mine, link = tmp_path / ".a.settings", tmp_path / ".a.mylinked"
+    mine.mkdir()
+    (mine / "b").write_text("mine")
+    link.symlink_to(tmp_path)
+    (tmp_path / ".a.somefile").write_text("mine")
+    before = sorted(tmp_path.iterdir())
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    assert (mine / "b").exists()

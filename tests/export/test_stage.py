@@ -92,6 +92,13 @@ def test_fewer_bits_and_what_they_cost(checkpoint: Path) -> None:
         export(checkpoint, ["coreml"], precision="int3")
 
 
+def test_what_a_killed_export_left_goes_with_the_next_of_any_target(checkpoint: Path) -> None:
+    left = checkpoint / "exports" / ".coreml.0123456z" / "coreml"
+    left.mkdir(parents=True)
+    export(checkpoint, ["onnx"])
+    assert not left.parent.exists()
+
+
 def test_an_unknown_target_is_refused_before_anything_is_written(checkpoint: Path) -> None:
     with pytest.raises(UsageError, match="unknown target 'onx': did you mean 'onnx'"):
         export(checkpoint, ["executorch", "onx"])
