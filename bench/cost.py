@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,7 +135,7 @@ def earlier(opened: Checkpoint, exported: list[tuple[Path, Manifest]]) -> tuple[
         if measured and measured.describes(manifest):
             rows += [row for row in measured.rows if row.target == manifest.target]
         else:
-            why = f"not measured on this machine yet: run `dwindle bench {opened.path}`"
+            why = f"not measured on this machine yet: run `dwindle bench {shlex.quote(str(opened.path))}`"
             used = RuntimeUsed(TARGETS.get(manifest.target), None, 1)
             rows += [unmeasured(replace(row, runtime=used), why) for row in blank]
     return measured, rows
@@ -162,7 +163,7 @@ def with_reasons(rows: Iterable[Row], root: Path) -> list[Row]:
     def why(row: Row) -> str:
         if row.target not in TARGETS:
             return f"no ARM64 runtime here runs {row.target} files"
-        return f"not counted yet: run `dwindle bench {root} --device arm64`"
+        return f"not counted yet: run `dwindle bench {shlex.quote(str(root))} --device arm64`"
 
     return [
         row if row.cost or "cost" in row.reasons else replace(row, reasons={**row.reasons, "cost": why(row)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,13 +29,13 @@ class Files:
     def unmeasured(self) -> str | None:
         """Why bench has nothing to say of these files, if it hasn't."""
         if self.manifest is None:
-            return f"there is no {self.target} file: run `dwindle export --target {self.target}`"
+            return f"there is no {self.target} file: run `dwindle export --target {shlex.quote(self.target)}`"
         if self.bench is None:
             return "nothing is measured yet: run `dwindle bench`"
         if not self.bench.describes(self.manifest):
             return "bench.json is about other files than the exported ones: run `dwindle bench` again"
         if not self.rows(COMPRESSED):
-            return f"nothing was measured on {self.device}: run `dwindle bench --device {self.device}`"
+            return f"nothing was measured on {self.device}: run `dwindle bench --device {shlex.quote(self.device)}`"
         return None
 
     def rows(self, role: str) -> tuple[Row, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -83,7 +84,9 @@ def bench(
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
     exported = manifests(opened.exports)
     if not exported:
-        raise UsageError(f"{opened.path} has no exported files: run `dwindle export {opened.path}` first")
+        raise UsageError(
+            f"{opened.path} has no exported files: run `dwindle export {shlex.quote(str(opened.path))}` first"
+        )
     require_writable(opened.bench_path)
     run = _Run(restore_task(opened), threads, seed, progress or (lambda line: None))
     with ExitStack() as connected:

@@ -35,5 +35,5 @@ def demo(out: Path, console: Console) -> int:
     verdict = gate(net, max_size=SIZE, max_drop=1.0)
     console.print(gate_table(verdict))
     page = report(net)
-    console.print(f"\nThe same as a page: file://{page.resolve()}", highlight=False, soft_wrap=True)
+    console.print(f"\nThe same as a page: {page.resolve().as_uri()}", highlight=False, soft_wrap=True)
     return verdict.exit_code

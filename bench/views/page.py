@@ -122,7 +122,7 @@ def _rows(root: Path, exported: list[tuple[Path, Manifest]], measured: Bench | N
             rows += [row for row in measured.rows if row.target == manifest.target]
         else:
             why = "these files are newer than the last bench" if measured else "not benched yet"
-            rows += [unmeasured(row, f"{why}: run `dwindle bench {root}`") for row in blank]
+            rows += [unmeasured(row, f"{why}: run `dwindle bench {shlex.quote(str(root))}`") for row in blank]
     return rows
 
 

@@ -1,8 +1,11 @@
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import onnx
@@ -10,11 +13,13 @@ import onnx.helper
 import pytest
 from torch import nn
 
-from dwindle.bench import Bench, bench
+from dwindle.bench import Bench, bench, cost, report
+from dwindle.bench.figures import Files
+from dwindle.bench.machine import this_machine
 from dwindle.bench.result import COMPRESSED, DENSE, Row
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import CheckpointError, DwindleError, UsageError
-from dwindle.manifest import Manifest
+from dwindle.manifest import Manifest, manifests
 
 Export = Callable[..., Manifest]
 pytestmark = pytest.mark.usefixtures("short_slices")
@@ -263,6 +268,30 @@ def test_compression_needs_the_dense_fp32_onnx(
     ((dense, _),) = blank_rows(checkpoint.path, [(folder, replace(manifest, precision="fp16"))])
     assert dense.compression is None
     assert "fp32 ONNX" in dense.reasons["compression"]
+
+
+def test_commands_that_are_suggested_can_be_pasted(
+    checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path]
+) -> None:
+    manifest = export("onnx", *onnx_files)
+    path = checkpoint.path.rename(checkpoint.path.with_name("my net's.dwindle"))
+    opened = Checkpoint.load(path)
+    _, rows = cost.earlier(opened, manifests(opened.exports))
+    said = [reason for row in cost.with_reasons(rows, path) for reason in row.reasons.values()]
+    said += [f"`{code}`" for code in re.findall("<code>(.*?)</code>", unescape(report(opened).read_text()))]
+    measured = Bench(rows=tuple(rows), machine=this_machine(), seed=0, made="", dwindle="")
+    said += [str(Files("onnx", manifest, measured, None, "apple://my phone").unmeasured)]
+    shutil.rmtree(opened.exports)
+    with pytest.raises(UsageError) as refused:
+        bench(path)
+    said += [str(refused.value)]
+    suggested = {tuple(shlex.split(line)) for line in re.findall("`(dwindle (?:bench|export) [^`]*)`", " ".join(said))}
+    assert suggested == {
+        ("dwindle", "bench", str(path)),
+        ("dwindle", "bench", str(path), "--device", "arm64"),
+        ("dwindle", "bench", "--device", "apple://my phone"),
+        ("dwindle", "export", str(path)),
+    }
 
 
 @pytest.mark.parametrize(
