@@ -36,7 +36,7 @@ from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.models import ranks
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dwindle.task import Task
 
@@ -162,8 +162,15 @@ class Loop:
     def _recalibrate(self, model: nn.Module) -> None:
         shown = source(self.task)
         assert shown is not None
-        with asked("inputs to recalibrate by"):
-            recalibrate(model, shown())
+
+        def anew() -> list[Tensor]:
+            with asked("inputs to recalibrate by"):
+                recalibrate(model, shown())
+            return list(model.buffers())
+
+        # One rank for all: another machine's kernels may sum in another order, and ranks have to agree to the bit.
+        for buffer, found in zip(model.buffers(), ranks.told(anew), strict=True):
+            buffer.copy_(found)
 
     def _ramp(self, solver: Solver, to: float) -> Ramp | None:
         """How the retraining prunes, where it does that itself and there is anything to prune."""

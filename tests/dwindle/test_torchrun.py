@@ -111,7 +111,7 @@ def test_the_first_rank_searches_for_amc(tmp_path: Path, monkeypatch: pytest.Mon
     pytest.importorskip("stable_baselines3", reason="needs pip install dwindle[amc]")
     monkeypatch.setenv("DWINDLE_BF16", "0")
     command = ["compress", "zoo:resnet8", "--data", "digits", "--density", "50%", "--rounds", "1", "--epochs", "1"]
-    code, _, err = run(tmp_path, *command, "--method", "amc", "--episodes", "4", *OUT)
+    code, _, err = run(tmp_path, *command, "--method", "amc", "--episodes", "4", "--recalibrate", *OUT)
     assert code == 0, err
     found = allocation(tmp_path / "net.dwindle")
     assert found is not None
