@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,7 +31,7 @@ from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.export.shipping import calibrated, shipper
 from dwindle.models import ranks
-from dwindle.models.build import ModelSpec, build, check_logits
+from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, loaded
 from dwindle.models.pretrained import load_pretrained
 from dwindle.models.provenance import code_state
 from dwindle.models.tasks import make_task
@@ -40,7 +40,7 @@ from dwindle.task import Task
 from dwindle.tracking import JsonLines, Tracker
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 NOTABLE = 0.05
 """The share of the parameters from which on it is said that they can't be pruned."""
@@ -78,6 +78,7 @@ def prepare(request: Request) -> Prepared:
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]))
     model = build(spec)
     check_logits(model, inputs, classes)
+    check_rebuilds(spec, model)
     if request.weights is not None:
         load_pretrained(model, Path(request.weights))
     if wrong := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
@@ -147,7 +148,8 @@ def _compress(
             loop = replace(loop, aim=partial(_searched, loop, request.search))
         history = loop.run()
         dense = ranks.told(lambda: read_tensors(store.dense_round(run.path), "weights"))
-        metrics = {"test": judged(task, ships(network.model), "test"), "dense_test": _test_of(spec, dense, task)}
+        metrics = {"test": judged(task, ships(network.model), "test")}
+        metrics["dense_test"] = judged(task, loaded(fresh(), dense, store.dense_round(run.path)), "test")
         watching.result(metrics)
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
@@ -192,12 +194,6 @@ def _code(request: Request) -> dict[str, str]:
 
 def _origin(spec: ModelSpec, task: Task, request: Request) -> dict[str, Any]:
     return {"model": asdict(spec), "task": getattr(task, "origin", request.task_options)}
-
-
-def _test_of(spec: ModelSpec, weights: Mapping[str, Tensor], task: Task) -> float:
-    dense = build(spec)
-    dense.load_state_dict(dict(weights))
-    return judged(task, dense, "test")
 
 
 def _as_json(origin: dict[str, Any]) -> dict[str, Any]:

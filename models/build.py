@@ -67,6 +67,27 @@ def build(model: ModelSpec) -> nn.Module:
     return own
 
 
+def check_rebuilds(model: ModelSpec, built: nn.Module) -> None:
+    """Checks that the factory of `built` makes such a network again, into which its weights can be loaded later.
+
+    Raises UsageError naming a tensor where it doesn't. The random generator stays where it was.
+    """
+    if model.spec.partition(":")[0] in ("zoo", "torchvision"):
+        return
+    with torch.random.fork_rng(devices=[]):
+        again = build(model)
+    first, second = (
+        {name: str(tuple(tensor.shape)) for name, tensor in one.state_dict().items() if isinstance(tensor, Tensor)}
+        for one in (built, again)
+    )
+    for name in [*first, *second]:
+        if (before := first.get(name, "not there")) != (after := second.get(name, "not there")):
+            raise UsageError(
+                f"model {model.spec!r} is another network each time it is made ({name} is {before}, then {after}): "
+                "let its factory make the same one every time"
+            )
+
+
 def _zoo(name: str, classes: int, channels: int) -> nn.Module:
     if name not in ZOO:
         raise UsageError(unknown("zoo model", name, list(ZOO)))

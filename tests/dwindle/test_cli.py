@@ -50,6 +50,8 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "import torch\nfrom torch import nn\n"
         "def number(): return 3\n"
         "class Pair(nn.Module):\n    def forward(self, x): return x, x\n"
+        "width = iter(range(8, 99))\n"
+        "def other(): return nn.Sequential(nn.Flatten(), nn.Linear(64, w := next(width)), nn.Linear(w, 10))\n"
         "def tiny(num_classes, in_channels): return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -66,6 +68,7 @@ BAD = [
     (compress("nowhere.at:all", "--data", "digits", "--size", "30KB"), 2, "can't be imported"),
     (compress("mine:number", "--data", "digits", "--size", "30KB"), 2, "not a torch.nn.Module"),
     (compress("mine:Pair", "--data", "digits", "--size", "30KB"), 2, "not a tensor of logits"),
+    (compress("mine:other", "--data", "digits", "--size", "1KB"), 2, "is another network each time it is made"),
     (compress("torchvision:resnet18", "--data", "digits", "--size", "1MB"), 2, "takes 3 channels"),
     (compress("zoo:resnet8", "--data", "digitz", "--size", "30KB"), 2, "did you mean 'digits'"),
     (compress("zoo:resnet8", "--data", "digits", "--size", "30KB", "--for", "tflite"), 2, "unknown target"),

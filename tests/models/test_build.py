@@ -11,7 +11,7 @@ from torch import nn
 from dwindle import checkpoint
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import CheckpointError, UsageError
-from dwindle.models.build import ModelSpec, build, check_logits, restore, restore_dense
+from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, restore, restore_dense
 
 DIGITS = (torch.rand(1, 1, 8, 8),)
 
@@ -39,6 +39,23 @@ def test_a_users_factory(users_module: Callable[[str], str]) -> None:
     )
     for factory in ("network", "fixed"):
         check_logits(build(_spec(f"{name}:{factory}")), DIGITS, 10)
+
+
+def test_a_factory_that_makes_another_network_each_time(users_module: Callable[[str], str]) -> None:
+    name = users_module(
+        "import itertools\n"
+        "from torch import nn\n"
+        "widths, depths = itertools.count(8), itertools.count(1)\n"
+        "def wider(): return nn.Sequential(nn.Flatten(), nn.Linear(64, w := next(widths)), nn.Linear(w, 9))\n"
+        "def deeper(): return nn.Sequential(nn.Flatten(), *(nn.Linear(64, 64) for _ in range(next(depths))))\n"
+        "def same(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    for factory, what in (("wider", r"1\.weight is \(8, 64\), then \(9, 64\)"), ("deeper", r"2\.weight is not there")):
+        with pytest.raises(UsageError, match=what):
+            check_rebuilds(_spec(f"{name}:{factory}"), build(_spec(f"{name}:{factory}")))
+    built, before = build(_spec(f"{name}:same")), torch.get_rng_state()
+    check_rebuilds(_spec(f"{name}:same"), built)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
