@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import dwindle
 from dwindle.errors import CheckpointError, UsageError
@@ -40,6 +40,7 @@ STRUCTURE = "structure.json"
 PARTIAL = "partial"
 HISTORY = "history.jsonl"
 SAVED = "rounds/[0-9]*"
+_PINNED = ("layer", "channels", "of", "reason")
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,20 @@ class Checkpoint:
                 f"schema {SCHEMA}: use the dwindle that wrote it, or upgrade"
             )
         try:
+            metrics = _field(document, "metrics", dict)
             return cls(
                 path=path,
-                origin=document["origin"],
-                done=document["done"],
-                history=tuple(Round(**entry) for entry in document["history"]),
-                metrics=document["metrics"],
-                versions=document["versions"],
-                pinned=tuple(document["pinned"]),
+                origin=_field(document, "origin", dict),
+                done=_field(document, "done", bool),
+                history=tuple(map(_round, _field(document, "history", list))),
+                metrics={name: _field(metrics, name, float | int) for name in metrics},
+                versions=_field(document, "versions", dict),
+                pinned=tuple({name: entry[name] for name in _PINNED} for entry in _field(document, "pinned", list)),
             )
         except (KeyError, TypeError) as error:
+            missing = f"no {error}" if isinstance(error, KeyError) else error
             raise CheckpointError(
-                f"{path / DOCUMENT} has not the fields that this dwindle {dwindle.__version__} knows ({error}): use "
+                f"{path / DOCUMENT} has not the fields that this dwindle {dwindle.__version__} knows ({missing}): use "
                 "the dwindle that wrote it, or upgrade"
             ) from error
 
@@ -113,6 +116,19 @@ class Checkpoint:
         """Itself; raises UsageError while its compression is unfinished."""
         if not self.done:
             raise UsageError(f"{self.path} is unfinished: run the same `dwindle compress` again to resume it")
+        return self
+
+    def require_figures(self) -> Checkpoint:
+        """Itself; raises CheckpointError naming what it lacks of the figures that every compression leaves."""
+        there: dict[str, Any] = {"origin.target": self.origin.get("target")}
+        if self.done:
+            ends = self.history[:1] + self.history[-1:]
+            there["history.bytes"] = ends and all(record.bytes for record in ends)
+            there |= {f"metrics.{name}": name in self.metrics for name in ("test", "dense_test")}
+        if missing := [name for name, found in there.items() if not found]:
+            raise CheckpointError(
+                f"{self.path / DOCUMENT} lacks {', '.join(missing)}: restore it from a copy or make it anew"
+            )
         return self
 
     @cached_property
@@ -154,6 +170,20 @@ class Checkpoint:
             "versions": self.versions,
             "pinned": list(self.pinned),
         }
+
+
+def _field(document: Mapping[str, Any], name: str, kind: Any) -> Any:
+    """A field of that type; raises KeyError or TypeError."""
+    if not isinstance(value := document[name], kind):
+        raise TypeError(f"{name} is {value!r:.40}")
+    return value
+
+
+def _round(entry: Any) -> Round:
+    for name, kind in get_type_hints(Round).items():
+        if name in entry:
+            _field(entry, name, kind | int)  # a float may be written as one
+    return Round(**entry)
 
 
 def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = None) -> Checkpoint:

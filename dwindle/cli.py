@@ -179,7 +179,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from dwindle.live import layers_table, rounds_table
     from dwindle.shipped import shipped, shipped_table
 
-    found = Checkpoint.load(arguments.net)
+    found = Checkpoint.load(arguments.net).require_figures()
     exports, damaged = shipped(found.exports)
     if arguments.json:
         listed = [dataclasses.asdict(export) for export in exports]

@@ -65,6 +65,8 @@ def unseal(folder: Path, name: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing or truncated: {_REMEDY}") from error
     if recorded != _digest(document):
         raise CheckpointError(f"{path} is corrupt, its SHA-256 has changed: {_REMEDY}")
+    if not isinstance(document.get("files"), dict):
+        raise CheckpointError(f"{path} lacks `files`, the hashes of what it vouches for: {_REMEDY}")
     for file, expected in document["files"].items():
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder / file} is missing: {_REMEDY}")

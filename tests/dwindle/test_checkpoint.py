@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from dwindle import checkpoint
 from dwindle.checkpoint import Checkpoint, Round, pack_masks, unpack_masks
+from dwindle.cli import main
 from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.sealed import seal, unseal
 
@@ -143,3 +147,52 @@ def test_what_is_unfinished_cannot_be_used(tmp_path: Path) -> None:
 def test_no_checkpoint_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         Checkpoint.load(tmp_path / "nowhere")
+
+
+def resealed(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A checkpoint whose document was altered and hashed anew, as whoever sends one can."""
+    document = unseal(finished(path).path, "checkpoint.json")
+    change(document)
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    (path / "checkpoint.json").write_text(json.dumps({**document, "sha256": digest}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda document: document.pop("files"), "lacks `files`"),
+        (lambda document: document.pop("origin"), "no 'origin'"),
+        (lambda document: document.update(origin=[]), r"origin is \[\]"),
+        (lambda document: document.update(done="no"), "done is 'no'"),
+        (lambda document: document.update(metrics=None), "metrics is None"),
+        (lambda document: document["metrics"].update(test="x"), "test is 'x'"),
+        (lambda document: document.update(pinned=[{"layer": "a"}]), "no 'channels'"),
+        (lambda document: document["history"][0].pop("bytes"), "'bytes'"),
+        (lambda document: document["history"][0].update(seconds="a"), "seconds is 'a'"),
+        (lambda document: document["history"][0].update(validation=None), "validation is None"),
+    ],
+)
+def test_a_document_without_its_fields_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"checkpoint\.json .*{says}.*: (use|restore)"):
+        Checkpoint.load(resealed(tmp_path / "net.dwindle", change))
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        (lambda document: document.update(origin={}), "origin.target, metrics.dense_test"),
+        (lambda document: document.update(history=[]), "history.bytes, metrics.dense_test"),
+        (lambda document: document["history"][0].update(bytes=None), "history.bytes, metrics.dense_test"),
+        (lambda document: document.update(metrics={}), "metrics.test, metrics.dense_test"),
+        (lambda document: document.update(metrics={}, history=[], done=False, origin={}), "origin.target"),
+    ],
+)
+def test_show_says_what_figures_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[dict[str, Any]], object], lacks: str
+) -> None:
+    path = resealed(tmp_path / "net.dwindle", change)
+    assert main(["show", str(path)]) == 1
+    assert f"checkpoint.json lacks {lacks}: restore it" in capsys.readouterr().err
