@@ -100,10 +100,7 @@ class Solver:
         if self.budget.allowance:
             return
         if self.excess(network) <= 1:
-            raise UsageError(
-                f"nothing to prune: the dense network takes {self._bytes(network)} as {self.target}, "
-                "which is within the budget; ask for less"
-            )
+            raise UsageError(f"nothing to prune: {self._kept(network)}")
         size, floor = self.budget.size, self.shrunk(network, 0.0)
         if size and self.packed_bytes(floor.model) > size:
             raise BudgetMissed(
@@ -127,6 +124,22 @@ class Solver:
         candidate = network.copy()
         self.granularity.shrink(candidate, share)
         return candidate
+
+    def _kept(self, network: Network) -> str:
+        """Why the budget prunes nothing of a network that meets it, and what would."""
+        size, density, macs = self.budget.size, self.budget.density, self.budget.macs
+        limits: list[tuple[str, str]] = []
+        if size:
+            packed = self.packed_bytes(network.model)
+            why = f"the dense network's {packed:,} bytes as {self.target} are within {format_bytes(size)}"
+            limits.append((why, f"--size {packed // 5}"))
+        if macs:
+            why = f"the dense network's {network.macs:,} MACs are within {self.budget.macs_of(network):,.0f}"
+            limits.append((why, "--macs 50%"))
+        if density:
+            share = self.granularity.share(network) / 5
+            limits.append((f"a density of {density:.1%} keeps every weight", f"--density {share:.0%}"))
+        return f"{', and '.join(why for why, _ in limits)}; give less, such as {limits[0][1]}"
 
     def _bytes(self, network: Network) -> str:
         return f"{self.packed_bytes(network.model):,} bytes"

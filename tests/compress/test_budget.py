@@ -58,9 +58,18 @@ def test_a_density_below_what_the_pattern_leaves_is_refused_before_training() ->
         Solver(Budget(density=0.4), NofM(2, 4), packed_bytes, "onnx").check_feasible(network())
 
 
-def test_a_size_the_dense_network_meets_is_refused() -> None:
-    with pytest.raises(UsageError, match="nothing to prune"):
-        solver(Budget(size=10**9)).check_feasible(network())
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        (Budget(size=10**9), r"bytes as onnx are within 1\.00 GB; give less, such as --size \d+$"),
+        (Budget(density=1.0), r"a density of 100\.0% keeps every weight; give less, such as --density 20%$"),
+        (Budget(macs=1.0), r"MACs are within [\d,]+; give less, such as --macs 50%$"),
+        (Budget(size=10**9, density=1.0), r"within 1\.00 GB, and a density of .*; give less, such as --size \d+$"),
+    ],
+)
+def test_a_limit_the_dense_network_meets_is_refused(budget: Budget, says: str) -> None:
+    with pytest.raises(UsageError, match=f"^nothing to prune: .*{says}"):
+        solver(budget).check_feasible(Network(network().model, (torch.zeros(1, 64),)))
 
 
 def test_no_budget_is_refused() -> None:
