@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from dwindle.compress.masks import prunable
 from dwindle.errors import UsageError
+from dwindle.quantities import format_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,14 +30,14 @@ class Layers:
         weights = prunable(model)
         for pattern in (*self.include, *self.exclude):
             if not any(_matches(name, (pattern,)) for name in weights):
-                raise UsageError(f"the pattern {pattern!r} matches no prunable layer: {_some(list(weights))}")
+                raise UsageError(f"the pattern {pattern!r} matches no prunable layer: {_listed(weights)}")
         chosen = {
             name: weight
             for name, weight in weights.items()
             if _matches(name, self.include) and not _matches(name, self.exclude)
         }
         if not chosen:
-            raise UsageError(f"the patterns leave nothing to prune: {_some(list(weights))}")
+            raise UsageError(f"the patterns leave nothing to prune: {_listed(weights)}")
         return chosen
 
 
@@ -44,6 +46,5 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) or fnmatchcase(layer, pattern) for pattern in patterns)
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return f"there are {', '.join(names[:4])}{more}" if names else "the model has no prunable weight"
+def _listed(weights: Collection[str]) -> str:
+    return f"there are {format_names(weights)}" if weights else "the model has no prunable weight"

@@ -35,6 +35,7 @@ from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds,
 from dwindle.models.pretrained import load_pretrained
 from dwindle.models.provenance import code_state
 from dwindle.models.tasks import make_task
+from dwindle.quantities import format_names
 from dwindle.sealed import read_tensors
 from dwindle.task import Task
 from dwindle.tracking import JsonLines, Tracker
@@ -165,8 +166,7 @@ def _out_of_reach(model: nn.Module) -> str | None:
     share = sum(parameter.numel() for parameter in left.values()) / whole
     if share < NOTABLE:
         return None
-    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    return f"{share:.0%} of the parameters are no layer's `weight` and stay as they are: {next(iter(left))}{more}"
+    return f"{share:.0%} of the parameters are no layer's `weight` and stay as they are: {format_names(left, 1)}"
 
 
 def _takes(function: Callable[..., None], keyword: str) -> bool:

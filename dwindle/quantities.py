@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
+from itertools import islice
 
 from dwindle.errors import UsageError
 
@@ -73,3 +75,9 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_names(names: Collection[str], most: int = 4) -> str:
+    """The first of them, in their order: `conv1, conv2 and 7 more`."""
+    listed = ", ".join(islice(names, most))
+    return f"{listed} and {len(names) - most} more" if len(names) > most else listed

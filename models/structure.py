@@ -6,13 +6,14 @@ tensors, the slimmed network is rebuilt on a fresh one without the engine that s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from dwindle.errors import CheckpointError
 from dwindle.models.attention import STAND_INS, slim
+from dwindle.quantities import format_names
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -32,7 +33,7 @@ def describe(module: nn.Module, fresh: nn.Module) -> dict[str, Any]:
     """
     layers, fresh_layers = dict(module.named_modules()), dict(fresh.named_modules())
     if odd := layers.keys() ^ fresh_layers.keys():
-        raise CheckpointError(f"the model has other layers than a fresh one: {_some(odd)}")
+        raise CheckpointError(f"the model has other layers than a fresh one: {format_names(sorted(odd))}")
     for name, layer in layers.items():
         if type(layer) not in (type(fresh_layers[name]), _stand_in(fresh_layers[name])):
             raise CheckpointError(f"layer {name!r} has become a {type(layer).__name__}: only its sizes may change")
@@ -59,7 +60,9 @@ def rebuild(structure: Mapping[str, Any], fresh: nn.Module, state: Mapping[str, 
     names = _all_names(fresh)
     shapes = _shapes(fresh) | structure.get("shapes", {})
     if unknown := state.keys() - {alias for aliases in names.values() for alias in aliases}:
-        raise CheckpointError(f"there are weights of tensors that the model doesn't have: {_some(unknown)}")
+        raise CheckpointError(
+            f"there are weights of tensors that the model doesn't have: {format_names(sorted(unknown))}"
+        )
     persistent = fresh.state_dict().keys()
     new: dict[int, Tensor] = {}
     for name, own in _named(fresh).items():
@@ -151,8 +154,3 @@ def _changed(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stand_in(layer: nn.Module) -> type[nn.Module] | None:
     return next((known.slim for known in STAND_INS if known.original is type(layer)), None)
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dwindle.errors import UsageError
-from dwindle.quantities import format_bytes, format_seconds, parse_bytes, parse_share
+from dwindle.quantities import format_bytes, format_names, format_seconds, parse_bytes, parse_share
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,16 @@ def test_three_digits_are_shown() -> None:
 
 def test_times() -> None:
     assert [format_seconds(s) for s in (3.4, 185, 7800)] == ["3 s", "3 min 05 s", "2 h 10 min"]
+
+
+@pytest.mark.parametrize(
+    ("names", "most", "said"),
+    [
+        ("a", 1, "a"),
+        ("ab", 1, "a and 1 more"),
+        ("abcd", 4, "a, b, c, d"),
+        ("abcdefg", 4, "a, b, c, d and 3 more"),
+    ],
+)
+def test_many_names_are_cut_short(names: str, most: int, said: str) -> None:
+    assert format_names(dict.fromkeys(names), most) == said
