@@ -35,7 +35,9 @@ class Files:
         if not self.bench.describes(self.manifest):
             return "bench.json is about other files than the exported ones: run `dwindle bench` again"
         if not self.rows(COMPRESSED):
-            return f"nothing was measured on {self.device}: run `dwindle bench --device {shlex.quote(str(self.device))}`"
+            return (
+                f"nothing was measured on {self.device}: run `dwindle bench --device {shlex.quote(str(self.device))}`"
+            )
         return None
 
     def rows(self, role: str) -> tuple[Row, ...]:
