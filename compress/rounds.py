@@ -34,6 +34,7 @@ from dwindle.compress.recalibrate import recalibrate, source
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.models import ranks
+from dwindle.quantities import format_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -140,10 +141,9 @@ class Loop:
             return None
         record = self._train(history, Progress(ramp=ramp))
         if emptied := [name for name in self.network.emptied if name not in before]:
-            more = f" and {len(emptied) - 1} more" if len(emptied) > 1 else ""
             self.watcher.note(
-                f"round {record.index} leaves nothing of {emptied[0]}{more}, and what only that passed on is lost: "
-                "--score lamp leaves something of every layer"
+                f"round {record.index} leaves nothing of {format_names(emptied, 1)}, and what only that passed on is "
+                "lost: --score lamp leaves something of every layer"
             )
         if history[-1].validation - record.validation >= SHARP and not self.plan.recalibrate and source(self.task):
             self._say_what_batch_norm_costs(record)
