@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -21,22 +21,21 @@ DATA: dict[str, dict[str, Any]] = {
     "digits": {"data": "digits", "crop": 1, "flip": False, "batch_size": 64},
     "fashion-mnist-14": {"data": "studies.rewinding.data:fashion_mnist_14", "crop": 1},
 }
+PAPER = recipes.RECIPES["paper"].task
+COSINE = {"schedule": "cosine", "warmup": 0.1}
 RECIPES: dict[str, Recipe] = {
     **recipes.RECIPES,
-    "cosine": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1}),
-    "lamp": Recipe("lamp", {"schedule": "step"}),
-    "averaged": Recipe("magnitude", {"schedule": "step", "ema": 0.99}),
-    "gradual": Recipe("magnitude", {"schedule": "step"}),
-    "recalibrated": Recipe("magnitude", {"schedule": "step"}),
-    "lamp-recalibrated": Recipe("lamp", {"schedule": "step"}),
+    "cosine": Recipe("magnitude", COSINE),
+    "cosine-2x": Recipe("magnitude", {**COSINE, "lr": 0.2}),
+    "lamp": Recipe("lamp", PAPER),
+    "averaged": Recipe("magnitude", {**PAPER, "ema": 0.99}),
+    "gradual": Recipe("magnitude", PAPER),
+    "recalibrated": Recipe("magnitude", PAPER, recalibrate=True),
+    "best-lamp": replace(recipes.RECIPES["best"], score="lamp"),
 }
-"""The product's, and what else may help, each alone, and two that belong together."""
+"""The product's, and what else may help, each alone or beside `best`."""
 GRADUAL = {"gradual": 0.5}
 """The share of a retraining over which these prune."""
-RECALIBRATED = {"recalibrated", "lamp-recalibrated"}
-"""These take batch norm's statistics anew after each training."""
-TRIED = [name for name in RECIPES if name not in RECALIBRATED]
-"""On the ResNets, where explore_further.py found recalibration to change nothing."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def quick() -> Iterator[Trial]:
         yield Trial("zoo:resnet8", "digits", method, seed, epochs=4, prune_per_round=0.36)
     for seed, method in product(range(4), METHODS[:4]):
         yield Trial("zoo:resnet8", "digits", method, seed, epochs=4, density=1 / 9, rounds=1)
-    for network, seed, name in product(("zoo:resnet8", "zoo:resnet20"), range(4), TRIED):
+    for network, seed, name in product(("zoo:resnet8", "zoo:resnet20"), range(4), RECIPES):
         yield Trial(network, "digits", METHODS[0], seed, epochs=4, prune_per_round=0.36, recipe=name)
 
 
@@ -99,8 +98,10 @@ def whole() -> Iterator[Trial]:
     """
     for seed, method in product(range(4), (*METHODS[:4], CONTROL)):
         yield Trial("zoo:mobilenetv2", "digits", method, seed, epochs=4, prune_per_round=0.36)
-    for seed, name in product(range(4), ("best", "lamp", "recalibrated", "lamp-recalibrated")):
+    for seed, name in product(range(4), ("best", "best-lamp", "cosine-2x", "lamp", "recalibrated")):
         yield Trial("zoo:mobilenetv2", "digits", METHODS[0], seed, epochs=4, prune_per_round=0.36, recipe=name)
+    for seed, method in product(range(4), METHODS[1:4]):
+        yield Trial("zoo:mobilenetv2", "digits", method, seed, epochs=4, prune_per_round=0.36, recipe="recalibrated")
     # An eighth of its MACs is 24 fewer than resnet8 has with every layer 8 wide.
     for network, seeds, macs in (("zoo:resnet8", 5, 0.13), ("zoo:resnet20", 3, 0.125)):
         for seed in range(seeds):
@@ -111,5 +112,5 @@ def whole() -> Iterator[Trial]:
                 yield Trial(network, "fashion-mnist-14", method, seed, epochs=3, density=1 / ratio, rounds=1)
             for method in METHODS[:3]:
                 yield Trial(network, "fashion-mnist-14", method, seed, 3, density=None, macs=macs, rounds=3)
-        for seed, name in product(range(seeds), TRIED):
+        for seed, name in product(range(seeds), RECIPES):
             yield Trial(network, "fashion-mnist-14", METHODS[0], seed, epochs=3, recipe=name)

@@ -30,11 +30,14 @@ class Setting:
     """Share of the surviving weights that a round prunes."""
     rows: tuple[dict[str, Any], ...]
     by: str = "method"
+    recipe: str = "paper"
+    """That of every row but the control's, among methods."""
 
     @property
     def title(self) -> str:
         rate = f" {self.per_round:.0%} a round" if self.kind == "iterative" else ""
-        return f"{self.network} on {self.data}, {self.kind}{rate}" + (", by recipe" if self.by == "recipe" else "")
+        among = ", by recipe" if self.by == "recipe" else "" if self.recipe == PAPER else f", {self.recipe}"
+        return f"{self.network} on {self.data}, {self.kind}{rate}{among}"
 
     @property
     def what(self) -> str:
@@ -99,16 +102,22 @@ class Setting:
 
 
 def settings(rows: Sequence[dict[str, Any]]) -> list[Setting]:
-    """Methods under the paper's recipe, and then lr-rewind under each recipe, where there is more than one."""
+    """Methods under each recipe, the paper's first, then lr-rewind under all of them: where there is more than one."""
     found = []
     keys = sorted({_key(row) for row in rows})
     for key in keys:
         mine = [row for row in rows if _key(row) == key]
-        plain = [row for row in mine if row.get("recipe", PAPER) == PAPER]
+        recipes = {row.get("recipe", PAPER) for row in mine}
         for kind in ("iterative", "one-shot", "channels"):
-            own = [row for row in plain if row["kind"] == kind]
-            if any(row["method"] != CONTROL for row in own):
-                found.append(_setting(kind, own + (_retrained_once(own, rows) if kind == "one-shot" else [])))
+            alike = [row for row in mine if row["kind"] == kind]
+            for recipe in sorted(recipes, key=lambda name: (name != PAPER, name)):
+                own = [row for row in alike if row.get("recipe", PAPER) == recipe]
+                methods = {row["method"] for row in own} - {CONTROL}
+                if not methods or (recipe != PAPER and len(methods) < 2):
+                    continue
+                control = [row for row in alike if row["method"] == CONTROL] if recipe != PAPER else []
+                once = _retrained_once(own, rows) if kind == "one-shot" else []
+                found.append(_setting(kind, own + control + once, recipe=recipe))
             tried = [{"recipe": PAPER, **row} for row in mine if row["kind"] == kind and row["method"] == OURS]
             if len({row["recipe"] for row in tried}) > 1:
                 found.append(_setting(kind, tried, by="recipe"))
@@ -132,9 +141,9 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["network"], row["data"], row["epochs"], row["prune_per_round"]
 
 
-def _setting(kind: str, rows: Sequence[dict[str, Any]], by: str = "method") -> Setting:
+def _setting(kind: str, rows: Sequence[dict[str, Any]], by: str = "method", recipe: str = PAPER) -> Setting:
     network, data, epochs, per_round = _key(rows[0])
-    return Setting(network, data, kind, epochs, per_round, tuple(rows), by)
+    return Setting(network, data, kind, epochs, per_round, tuple(rows), by, recipe)
 
 
 def table(setting: Setting) -> str:

@@ -18,7 +18,7 @@ from dwindle.models.build import ModelSpec, build
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
 from dwindle.task import Split
-from studies.rewinding.grid import CONTROL, GRADUAL, RECALIBRATED, RECIPES, Trial
+from studies.rewinding.grid import CONTROL, GRADUAL, RECIPES, Trial
 
 TASK = "studies.rewinding.trial:task"
 
@@ -91,7 +91,7 @@ def _compressed(trial: Trial) -> list[dict[str, float]]:
         granularity="unstructured" if trial.macs is None else "channel",
         score=RECIPES[trial.recipe].score,
         gradual=GRADUAL.get(trial.recipe, 0.0),
-        recalibrate=trial.recipe in RECALIBRATED,
+        recalibrate=RECIPES[trial.recipe].recalibrate,
         method=trial.method,
         prune_per_round=trial.prune_per_round,
         rounds=trial.rounds,

@@ -77,6 +77,18 @@ def test_recipes_are_measured_from_the_papers_dense_network() -> None:
     assert methods.drops("lr-rewind", 2.0) == {0: 1.0, 1: 1.0, 2: 1.0}, "a recipe's rows are no method's"
 
 
+def test_methods_are_compared_under_a_recipe_that_several_were_run_by() -> None:
+    again = [_row(method, seed, [80.0, 81.0], "other") for method in ("lr-rewind", "finetune") for seed in range(3)]
+    plain, other, _ = settings([*METHODS, *again])
+    assert (plain.title, other.title) == (
+        "zoo:resnet8 on digits, iterative 50% a round",
+        "zoo:resnet8 on digits, iterative 50% a round, other",
+    )
+    assert other.names == ["lr-rewind", "finetune", "control"]
+    assert other.drops("finetune", 2.0) == {0: 1.0, 1: 1.0, 2: 1.0}
+    assert plain.drops("finetune", 2.0) == {0: 0.0, 1: 0.0, 2: 0.0}
+
+
 def test_the_figure_has_a_line_for_each_method(tmp_path: Path) -> None:
     (setting,) = settings(METHODS)
     draw(setting, setting.names, tmp_path / "figure.svg")
