@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dwindle.compress.asked import asked
+from dwindle.models import ranks
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -24,6 +27,23 @@ def source(task: Task) -> Callable[[], tuple[Tensor, ...]] | None:
     split has them; None where it has neither."""
     plain = partial(task.inputs, "train") if hasattr(task, "inputs") else None
     return getattr(task, "training_inputs", plain)
+
+
+def recalibrate_by(task: Task, model: nn.Module) -> None:
+    """Recalibrates `model` by what `source` gives, in place; raises as `asked` does.
+
+    One rank does it for all: another machine's kernels may sum in another order, and ranks have to agree to the bit.
+    """
+    shown = source(task)
+    assert shown is not None
+
+    def anew() -> list[Tensor]:
+        with asked("inputs to recalibrate by"):
+            recalibrate(model, shown())
+        return list(model.buffers())
+
+    for buffer, found in zip(model.buffers(), ranks.told(anew), strict=True):
+        buffer.copy_(found)
 
 
 @torch.no_grad()

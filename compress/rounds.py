@@ -30,14 +30,14 @@ from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import held, holder
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
-from dwindle.compress.recalibrate import recalibrate, source
+from dwindle.compress.recalibrate import recalibrate_by, source
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.models import ranks
 from dwindle.quantities import format_names
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from dwindle.task import Task
 
@@ -152,25 +152,12 @@ class Loop:
     def _say_what_batch_norm_costs(self, record: Round) -> None:
         """Where accuracy falls, it may be the running averages alone that do not fit what is left of the network."""
         again = copy.deepcopy(self.network.model)
-        self._recalibrate(again)
+        recalibrate_by(self.task, again)
         if (validation := judged(self.task, self.ships(again), "validation")) - record.validation >= SHARP:
             self.watcher.note(
                 f"round {record.index}: {record.validation:.2f} on validation, {validation:.2f} with batch norm's "
                 "statistics taken anew: begin again with --recalibrate, into another -o"
             )
-
-    def _recalibrate(self, model: nn.Module) -> None:
-        shown = source(self.task)
-        assert shown is not None
-
-        def anew() -> list[Tensor]:
-            with asked("inputs to recalibrate by"):
-                recalibrate(model, shown())
-            return list(model.buffers())
-
-        # One rank for all: another machine's kernels may sum in another order, and ranks have to agree to the bit.
-        for buffer, found in zip(model.buffers(), ranks.told(anew), strict=True):
-            buffer.copy_(found)
 
     def _ramp(self, solver: Solver, to: float) -> Ramp | None:
         """How the retraining prunes, where it does that itself and there is anything to prune."""
@@ -280,7 +267,7 @@ class Loop:
                 "call on_step(loss) after every optimizer step"
             )
         if self.plan.recalibrate:
-            self._recalibrate(self.network.model)
+            recalibrate_by(self.task, self.network.model)
         return self._finish(history, progress.loss, began, rewind)
 
     def _as_it_came(self) -> Round:
