@@ -77,7 +77,7 @@ def bench(
     """
     from dwindle.models.tasks import restore_task
 
-    _check(threads, devices)
+    _check_threads(threads, devices)
     others = [reach(name) for name in dict.fromkeys(devices) if name not in LOCAL]
     if ARM64 in devices:
         cost.ready()
@@ -122,7 +122,7 @@ def bench(
     return replace(result, rows=(*rows, *elsewhere))
 
 
-def _check(threads: int, devices: Sequence[str]) -> None:
+def _check_threads(threads: int, devices: Sequence[str]) -> None:
     """Raises UsageError for a number of threads that no device has; how many one elsewhere has isn't known yet."""
     cores = os.cpu_count() or 1
     if threads < 1:

@@ -29,6 +29,11 @@ def source(task: Task) -> Callable[[], tuple[Tensor, ...]] | None:
     return getattr(task, "training_inputs", plain)
 
 
+def norms(model: nn.Module) -> list[_BatchNorm]:
+    """Its batch norms that keep running statistics."""
+    return [part for part in model.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
+
+
 def recalibrate_by(task: Task, model: nn.Module) -> None:
     """Recalibrates `model` by what `source` gives, in place; raises as `asked` does.
 
@@ -60,15 +65,14 @@ def recalibrate(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     channel respond, and every norm after it is fitted to something else. Inputs of more than BATCH numbers
     take several; their many pixels make up for it.
     """
-    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
-    if not norms:
+    if not (own := norms(model)):
         return
     device = next(model.parameters()).device
     modes = {part: part.training for part in model.modules()}
-    momenta = [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in own]
     # Only batch norm is in training mode: dropout would shift the statistics from those of inference.
     model.eval()
-    for norm in norms:
+    for norm in own:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
         norm.training = True
@@ -77,7 +81,7 @@ def recalibrate(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         for batch in zip(*(tensor.tensor_split(count) for tensor in inputs), strict=True):
             model(*(part.to(device) for part in batch))
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum in zip(own, momenta, strict=True):
             norm.momentum = momentum
         for part, mode in modes.items():
             part.training = mode

@@ -30,7 +30,7 @@ from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import held, holder
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
-from dwindle.compress.recalibrate import recalibrate_by, source
+from dwindle.compress.recalibrate import norms, recalibrate_by, source
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.models import ranks
@@ -145,7 +145,8 @@ class Loop:
                 f"round {record.index} leaves nothing of {format_names(emptied, 1)}, and what only that passed on is "
                 "lost: --score lamp leaves something of every layer"
             )
-        if history[-1].validation - record.validation >= SHARP and not self.plan.recalibrate and source(self.task):
+        fell = history[-1].validation - record.validation >= SHARP
+        if fell and not self.plan.recalibrate and norms(self.network.model) and source(self.task):
             self._say_what_batch_norm_costs(record)
         return self._report((*history, record))
 

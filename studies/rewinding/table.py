@@ -104,21 +104,21 @@ class Setting:
 def settings(rows: Sequence[dict[str, Any]]) -> list[Setting]:
     """Methods under each recipe, the paper's first, then lr-rewind under all of them: where there is more than one."""
     found = []
+    rows = [{"recipe": PAPER, **row} for row in rows]  # the first ones were written before there were others
     keys = sorted({_key(row) for row in rows})
     for key in keys:
         mine = [row for row in rows if _key(row) == key]
-        recipes = {row.get("recipe", PAPER) for row in mine}
+        recipes = {row["recipe"] for row in mine}
         for kind in ("iterative", "one-shot", "channels"):
             alike = [row for row in mine if row["kind"] == kind]
             for recipe in sorted(recipes, key=lambda name: (name != PAPER, name)):
-                own = [row for row in alike if row.get("recipe", PAPER) == recipe]
+                own = [row for row in alike if row["recipe"] == recipe or row["method"] == CONTROL]
                 methods = {row["method"] for row in own} - {CONTROL}
                 if not methods or (recipe != PAPER and len(methods) < 2):
                     continue
-                control = [row for row in alike if row["method"] == CONTROL] if recipe != PAPER else []
                 once = _retrained_once(own, rows) if kind == "one-shot" else []
-                found.append(_setting(kind, own + control + once, recipe=recipe))
-            tried = [{"recipe": PAPER, **row} for row in mine if row["kind"] == kind and row["method"] == OURS]
+                found.append(_setting(kind, own + once, recipe=recipe))
+            tried = [row for row in alike if row["method"] == OURS]
             if len({row["recipe"] for row in tried}) > 1:
                 found.append(_setting(kind, tried, by="recipe"))
     return found
