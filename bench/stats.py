@@ -15,8 +15,8 @@ Z95 = 1.959964
 """Two-sided 95% of the normal distribution."""
 BETWEEN_RUNS = 0.02
 """By what share runs differ (95%) beyond what any of them can see, on the machine of `studies/latency/repeats.md`: all
-within one agrees, and the next finds the memory or the clock another. Without it intervals held the truth in 11 of 20.
-"""
+within one agrees, and the next finds the memory or the clock another. Without it intervals held the truth in 23 of 40
+repeats there, with it in 29."""
 _ESTIMATOR = "median over rounds of the ratio of {}; 95%: bootstrap over processes and rounds, and ±2% between runs"
 _NO_CPU_CLOCK = "a page has no clock of its thread's CPU time: wall time counts instead"
 _MANY_THREADS = "of several threads, none's CPU time is that of an inference: wall time counts instead"

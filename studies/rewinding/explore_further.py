@@ -5,8 +5,9 @@
 
 resnet8 on the grid's data, four rounds to 3.3% of the weights, judged on validation, with seeds that the grid doesn't
 use. Every way starts from the same dense network, trained for the grid's 3 epochs or for 12. *Recalibrated*: the
-round's network with its batch norms' statistics taken anew (2,000 images of training). *Averaged*: the mean of it and
-of the round before it under its masks, recalibrated. Neither of the two changes what is trained on.
+round's network with its batch norms' statistics taken anew (2,000 images of training; what is in the file took them in
+batches of 64, before all went through at once). *Averaged*: the mean of it and of the round before it under its masks,
+recalibrated. Neither of the two changes what is trained on.
 """
 
 from __future__ import annotations
