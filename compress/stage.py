@@ -21,7 +21,7 @@ from dwindle.compress.asked import judged, rehearse, sample, steps
 from dwindle.compress.budget import Solver
 from dwindle.compress.masks import unnamed
 from dwindle.compress.network import Network
-from dwindle.compress.recalibrate import source
+from dwindle.compress.recalibrate import norms, source
 from dwindle.compress.request import Request
 from dwindle.compress.rounds import Loop, Plan
 from dwindle.compress.size import Sizer
@@ -65,10 +65,6 @@ def prepare(request: Request) -> Prepared:
     task = make_task(request.task_options)
     if steps(task) is None and request.gradual:
         raise UsageError("--gradual prunes step by step, and the task doesn't say how many it takes: add `steps` to it")
-    if request.recalibrate and source(task) is None:
-        raise UsageError(
-            "batch norm is recalibrated by real inputs, and the task has no `inputs`: add them, or --no-recalibrate"
-        )
     if request.retraining.last_lr and not _takes(task.fit, "last_lr"):
         raise UsageError(
             f"--method {request.method} holds the schedule's last learning rate, and the task's fit takes no "
@@ -80,6 +76,10 @@ def prepare(request: Request) -> Prepared:
     model = build(spec)
     check_logits(model, inputs, classes)
     check_rebuilds(spec, model)
+    if request.recalibrate and norms(model) and source(task) is None:
+        raise UsageError(
+            "batch norm is recalibrated by real inputs, and the task has no `inputs`: add them, or --no-recalibrate"
+        )
     if request.weights is not None:
         load_pretrained(model, Path(request.weights))
     if wrong := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:

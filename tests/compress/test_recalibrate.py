@@ -95,6 +95,21 @@ def test_a_task_without_inputs_is_refused_before_anything_is_trained(
     assert not (tmp_path / "net.dwindle").exists()
 
 
+def without_batch_norm(num_classes: int, in_channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, num_classes))
+
+
+def test_a_network_without_batch_norm_needs_no_inputs_to_recalibrate_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(ImageClassification, "inputs")
+    monkeypatch.delattr(ImageClassification, "training_inputs")
+    monkeypatch.setattr(ImageClassification, "example_inputs", lambda self: (torch.zeros(1, 1, 8, 8),))
+    own = "tests.compress.test_recalibrate:without_batch_norm"
+    request = Request(own, {"data": "digits", "epochs": 1}, density=0.5, rounds=1, recipe="best")
+    assert compress(request, tmp_path / "net.dwindle").history[-1].density == pytest.approx(0.5, abs=0.01)
+
+
 def test_a_task_that_cannot_tell_what_training_shows_is_asked_for_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     task = make_task({"data": "digits", "seed": 0})
     assert source(task) == task.training_inputs  # type: ignore[attr-defined]
