@@ -94,7 +94,7 @@ class Checkpoint:
                 f"{path} has schema {document.get('schema')}, this dwindle {dwindle.__version__} reads "
                 f"schema {SCHEMA}: use the dwindle that wrote it, or upgrade"
             )
-        try:
+        with _known(path / DOCUMENT):
             metrics = _field(document, "metrics", dict)
             return cls(
                 path=path,
@@ -105,12 +105,6 @@ class Checkpoint:
                 versions=_field(document, "versions", dict),
                 pinned=tuple({name: entry[name] for name in _PINNED} for entry in _field(document, "pinned", list)),
             )
-        except (KeyError, TypeError) as error:
-            missing = f"no {error}" if isinstance(error, KeyError) else error
-            raise CheckpointError(
-                f"{path / DOCUMENT} has not the fields that this dwindle {dwindle.__version__} knows ({missing}): use "
-                "the dwindle that wrote it, or upgrade"
-            ) from error
 
     def require_done(self) -> Checkpoint:
         """Itself; raises UsageError while its compression is unfinished."""
@@ -170,6 +164,19 @@ class Checkpoint:
             "versions": self.versions,
             "pinned": list(self.pinned),
         }
+
+
+@contextmanager
+def _known(file: Path) -> Iterator[None]:
+    """A file's fields are looked up within; raises CheckpointError where one is missing, of another type or new."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        missing = f"no {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(
+            f"{file} has not the fields that this dwindle {dwindle.__version__} knows ({missing}): use "
+            "the dwindle that wrote it, or upgrade"
+        ) from error
 
 
 def _field(document: Mapping[str, Any], name: str, kind: Any) -> Any:
@@ -294,7 +301,9 @@ def read_round(path: Path, index: int) -> tuple[tuple[Round, ...], dict[str, Any
     """A saved round, as `last_round` gives the newest. Raises CheckpointError where it is missing or damaged."""
     folder = _round_folder(path, index)
     document = unseal(folder, "round.json")
-    return tuple(Round(**entry) for entry in document["history"]), document["structure"], folder
+    with _known(folder / "round.json"):
+        history = tuple(map(_round, _field(document, "history", list)))
+        return history, _field(document, "structure", dict), folder
 
 
 def dense_round(path: Path) -> Path:

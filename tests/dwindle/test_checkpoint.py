@@ -110,6 +110,17 @@ def test_fields_of_a_later_version_are_one_sentence(tmp_path: Path, change: dict
         Checkpoint.load(path)
 
 
+@pytest.mark.parametrize("change", [{"history": [{"index": 0, "watts": 3}]}, {"structure": None}])
+def test_so_are_those_of_a_saved_round(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "net.dwindle"
+    checkpoint.start(path, {"model": "m"})
+    checkpoint.save_round(path, ROUND, (), {}, {"weights": {"w": torch.ones(2)}})
+    folder = checkpoint.dense_round(path)
+    seal(folder, "round.json", {**unseal(folder, "round.json"), **change}, {})
+    with pytest.raises(CheckpointError, match=r"round\.json has not the fields .*: use the dwindle that wrote it"):
+        checkpoint.last_round(path)
+
+
 def test_a_hash_mismatch_names_the_file(tmp_path: Path) -> None:
     path = finished(tmp_path / "net.dwindle").path
     weights = path / "weights.safetensors"
