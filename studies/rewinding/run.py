@@ -5,15 +5,16 @@
     python -m studies.rewinding.run              # hours on a CPU, on Fashion-MNIST; resumes trial by trial
     python -m studies.rewinding.run --table      # only prints and draws what there is
 
-Options: `--processes N` (1; an H100 takes 15, under MPS). Every finished trial is a line in results.jsonl, with what
-made it; a trial whose line is there is not run again. The network is judged on validation and on test after every
-round. Nothing is chosen by either, so that both are honest; the tables are of the test split.
+Option: `--processes N` (one per core; an H100 takes 15, under MPS). Every finished trial is a line in results.jsonl,
+with what made it; a trial whose line is there is not run again. The network is judged on validation and on test after
+every round. Nothing is chosen by either, so that both are honest; the tables are of the test split.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--compact", action="store_true")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     known = {row["key"] for row in rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -76,9 +77,10 @@ class EveryRound(Watcher):
 def run(trial: Trial) -> dict[str, Any]:
     """A trial's row: after every round, its density, and validation and test accuracy."""
     torch.set_num_threads(1)
+    began = time.monotonic()
     rounds = list(_control(trial)) if trial.method == CONTROL else _compressed(trial)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    made_by = {"torch": torch.__version__, "device": device}
+    made_by = {"torch": torch.__version__, "device": device, "seconds": round(time.monotonic() - began)}
     return {"key": trial.key, **asdict(trial), "kind": trial.kind, "history": rounds, **made_by}
 
 
