@@ -25,7 +25,7 @@ RANK = os.environ.get("RANK", "0")
 FIRST_RANK = RANK == "0"
 TASK_OPTIONS = (
     "data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule", "warmup", "ema", "compile",
-    "record",
+    "record", "crop", "flip", "augment",
 )  # fmt: skip
 
 

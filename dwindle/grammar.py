@@ -174,6 +174,9 @@ def _add_request(to: argparse.ArgumentParser) -> None:
     task.add_argument("--batch-size", type=int, metavar="N")
     task.add_argument("--schedule", help="step (the paper's for CIFAR), imagenet or cosine")
     task.add_argument("--warmup", type=float, metavar="FRACTION", help="of the schedule, to climb to --lr")
+    task.add_argument("--crop", type=int, metavar="PIXELS", help="by which samples are shifted at random, at most")
+    task.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the samples")
+    task.add_argument("--augment", type=SHARE_OR_0, metavar="SHARE", help="of a training, both (100%%)")
     task.add_argument("--ema", type=float, metavar="DECAY", help="end each training on an average of its weights")
     task.add_argument("--compile", action="store_true", default=None, help="train by torch.compile's kernels")
     task.add_argument(
@@ -196,7 +199,7 @@ def _add_request(to: argparse.ArgumentParser) -> None:
     pruning.add_argument(
         "--layer-floor", type=SHARE_OR_0, metavar="SHARE", help="channels that every layer keeps (0%%)"
     )
-    pruning.add_argument("--recipe", help="paper or best: schedule, score and recalibration")
+    pruning.add_argument("--recipe", help="paper or best: schedule, score, recalibration, --augment")
     pruning.add_argument("--score", help="magnitude, layerwise or lamp")
     pruning.add_argument("--include", nargs="+", metavar="PATTERN", help="the layers that may be pruned")
     pruning.add_argument("--exclude", nargs="+", metavar="PATTERN", help="the layers that may not")

@@ -31,6 +31,8 @@ class Batches:
     """Pixels of padding for the random crop; 0 for none."""
     flip: bool
     seed: int
+    augmented: int | None = None
+    """How many steps of a training are; None: all."""
 
     @property
     def per_epoch(self) -> int:
@@ -51,11 +53,12 @@ class Batches:
                 yield step, batch
 
     def at(self, fit: int, step: int) -> Subset:
-        """The augmented batch of a step of the `fit`-th training."""
+        """The batch of a step of the `fit`-th training, augmented if that step's are."""
         epoch, place = divmod(step, self.per_epoch)
         order = _order(len(self.data), self.stream(ORDER, fit, epoch))
         batch = self.data[order[place * self.size : (place + 1) * self.size]]
-        if not (self.crop or self.flip):
+        plain = self.augmented is not None and step >= self.augmented
+        if plain or not (self.crop or self.flip):
             return batch
         generator = torch.Generator().manual_seed(self.stream(AUGMENTATION, fit, step))
         return Subset(crop_and_flip(batch.images, pad=self.crop, flip=self.flip, generator=generator), batch.labels)

@@ -53,6 +53,9 @@ class TaskSpec:
     crop: int = 4
     """Pixels of padding for the random crop; 0 for none."""
     flip: bool = True
+    augment: float = 1.0
+    """The share of the schedule over which samples are cropped and flipped; the rest of it shows them as they are,
+    which is how they will come (He et al. 2019, "Data Augmentation Revisited")."""
     ema: float | None = None
     """Decay of a running average of the weights, such as 0.999. When a training ends, the average becomes the
     weights: it is what is judged, saved, pruned and trained on. The momentum stays that of the steps."""
@@ -75,6 +78,7 @@ class TaskSpec:
             ("nesterov", self.momentum > 0 or not self.nesterov, "off without momentum"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
             ("crop", self.crop >= 0, "0 or more"),
+            ("augment", 0 <= self.augment <= 1, "from 0 to 1"),
             ("ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1, such as 0.999"),
         ):
             if not fine:
@@ -89,18 +93,22 @@ class ImageClassification:
     """
 
     def __init__(self, spec: TaskSpec, splits: Splits) -> None:
-        """Raises UsageError where the data isn't what the spec was trained on."""
+        """Raises UsageError where the data isn't what the spec was trained on, or a crop would leave nothing of it."""
         if spec.fingerprint not in (None, splits.fingerprint):
             raise UsageError(
                 f"the data {spec.data!r} has changed since the training: its SHA-256 is "
                 f"{splits.fingerprint[:12]}…, was {str(spec.fingerprint)[:12]}…, so bring back the same data "
                 "or train anew"
             )
+        if spec.crop >= (least := min(splits.shape[1:])):
+            raise UsageError(f"crop is {spec.crop} pixels, and images are {least} across: give {least // 8 or 1} or so")
         self.spec = replace(spec, fingerprint=splits.fingerprint)
         self.splits = splits
         self.optimizer: torch.optim.SGD | None = None
         """The one `fit` uses, kept between calls: its momentum is what LR rewinding continues with."""
         self._batches = Batches(splits.train, spec.batch_size, spec.crop, spec.flip, spec.seed)
+        if spec.augment < 1:
+            self._batches = replace(self._batches, augmented=round(spec.augment * self.steps))
         self._fits, self._position = 0, -1
         self._average: Mapping[str, Tensor] = {}
 
@@ -201,10 +209,12 @@ class ImageClassification:
         return (self._normalized(subset.images[chosen], torch.device("cpu")).contiguous(),)
 
     def training_inputs(self) -> tuple[Tensor, ...]:
-        """Up to 2,048 samples as the first training shows them, augmented: ((N, channels, height, width) float32 on the
-        CPU,)."""
+        """Up to 2,048 samples as training ends on them, augmented if it does: ((N, channels, height, width) float32 on
+        the CPU,)."""
         count = min(SHOWN, max(SAMPLES, NUMBERS // self.splits.train.images[0].numel()))
-        batches = [self._batches.at(0, step).images for step in range(math.ceil(count / self._batches.size))]
+        first = self._batches.augmented or 0
+        steps = range(first, first + math.ceil(count / self._batches.size))
+        batches = [self._batches.at(0, step).images for step in steps]
         return (self._normalized(torch.cat(batches)[:count], torch.device("cpu")).contiguous(),)
 
     def labels(self, split: Split) -> Tensor:

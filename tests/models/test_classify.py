@@ -371,6 +371,27 @@ def test_training_inputs_are_what_a_training_begins_with(digits: Splits, monkeyp
     assert len(task.training_inputs()[0]) == 300
 
 
+def test_a_crop_that_would_leave_nothing_is_refused(few: Splits) -> None:
+    with pytest.raises(UsageError, match="crop is 8 pixels, and images are 8 across: give 1 or so"):
+        _task(few, crop=8)
+
+
+def test_augmentation_ends_where_it_is_told_to(few: Splits) -> None:
+    """Samples of all ones, framed by zeros where they were shifted: a batch tells whether it was."""
+    ones = replace(few, train=replace(few.train, images=torch.ones_like(few.train.images)))
+    task, seen = _task(ones, augment=0.5), list[bool]()
+    network = _network()
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(bool((inputs[0] != inputs[0].max()).any())))
+    task.fit(network, start=0.0, on_step=lambda _: None)
+    assert seen == [True] * (task.steps // 2) + [False] * (task.steps // 2)
+    shown, always = task.training_inputs()[0], _task(ones).training_inputs()[0]
+    assert (shown == shown.max()).all()
+    assert not (always == always.max()).all()
+    seen.clear()
+    task.fit(network, start=0.75, on_step=lambda _: None)
+    assert not any(seen), "a share of the schedule, not of what is left of it"
+
+
 def test_fewer_samples_than_a_batch(few: Splits) -> None:
     tiny = replace(few, train=few.train[torch.arange(10)])
     assert len(_fit(_task(tiny, epochs=3), _network())) == 3
