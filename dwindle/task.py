@@ -30,9 +30,9 @@ class Task(Protocol):
       cannot be fine-tuned.
     - `inputs(split) -> tuple[Tensor, ...]` — a few hundred real inputs, batched. Without it parity is
       checked on the example inputs alone, and batch norm can't be recalibrated.
-    - `training_inputs() -> tuple[Tensor, ...]` — a thousand or two as `fit` shows them, augmented, batched; fewer if
-      they are large. Without it batch norm is recalibrated by `inputs("train")`, which a network that was trained on
-      augmented images finds a little different.
+    - `training_inputs() -> tuple[Tensor, ...]` — a thousand or two as `fit` shows them at its end, augmented if they
+      are then, batched; fewer if they are large. Without it batch norm is recalibrated by `inputs("train")`, which a
+      network that was trained on augmented images finds a little different.
     - `labels(split) -> Tensor` — (N,) int64, the class of each sample in the order in which `evaluate` goes
       through them, where the network answers with a score per class. Without it bench counts neither top-5
       nor the samples that changed class.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
@@ -23,17 +23,23 @@ DATA: dict[str, dict[str, Any]] = {
 }
 PAPER = recipes.RECIPES["paper"].task
 COSINE = {"schedule": "cosine", "warmup": 0.1}
+DOUBLE = {**COSINE, "lr": 0.2}
 RECIPES: dict[str, Recipe] = {
     **recipes.RECIPES,
     "cosine": Recipe("magnitude", COSINE),
-    "cosine-2x": Recipe("magnitude", {**COSINE, "lr": 0.2}),
+    "cosine-2x": Recipe("magnitude", DOUBLE),
     "lamp": Recipe("lamp", PAPER),
     "averaged": Recipe("magnitude", {**PAPER, "ema": 0.99}),
     "gradual": Recipe("magnitude", PAPER),
     "recalibrated": Recipe("magnitude", PAPER, recalibrate=True),
-    "best-lamp": replace(recipes.RECIPES["best"], score="lamp"),
+    "augment-half": Recipe("magnitude", {**PAPER, "augment": 0.5}),
 }
-"""The product's, and what else may help, each alone or beside `best`."""
+"""The product's, and what else may help, each alone."""
+TOGETHER = {
+    "cosine-2x-recalibrated": Recipe("magnitude", DOUBLE, recalibrate=True),
+    "cosine-2x-recalibrated-lamp": Recipe("lamp", DOUBLE, recalibrate=True),
+}
+"""Some of it together: without its plain second half, `best` is the first."""
 GRADUAL = {"gradual": 0.5}
 """The share of a retraining over which these prune."""
 
@@ -72,7 +78,11 @@ class Trial:
     @property
     def task(self) -> dict[str, Any]:
         """The paper's schedule in shape (÷10 at one half and three quarters), momentum and decay; only shorter."""
-        return {"epochs": self.epochs, **RECIPES[self.recipe].task, **DATA[self.data]}
+        return {"epochs": self.epochs, **self.followed.task, **DATA[self.data]}
+
+    @property
+    def followed(self) -> Recipe:
+        return {**RECIPES, **TOGETHER}[self.recipe]
 
 
 def quick() -> Iterator[Trial]:
@@ -95,11 +105,11 @@ def compact() -> Iterator[Trial]:
 def whole() -> Iterator[Trial]:
     """Hours: Fashion-MNIST, every step of the paper's, one-shot at each ratio, and channels; seed by seed. A small
     MobileNetV2 on digits, two of the paper's steps in one: a training of it on Fashion-MNIST is ten times the ResNets'.
-    Every recipe is tried on digits, in `quick`; here are `best`, and its cosine alone.
+    Every recipe is tried on digits, in `quick`; here are `best` and parts of it.
     """
     for seed, method in product(range(4), (*METHODS[:4], CONTROL)):
         yield Trial("zoo:mobilenetv2", "digits", method, seed, epochs=4, prune_per_round=0.36)
-    for seed, name in product(range(4), ("best", "best-lamp", "cosine-2x", "lamp", "recalibrated")):
+    for seed, name in product(range(4), ("best", "cosine-2x", "lamp", "recalibrated", *TOGETHER)):
         yield Trial("zoo:mobilenetv2", "digits", METHODS[0], seed, epochs=4, prune_per_round=0.36, recipe=name)
     for seed, method in product(range(4), METHODS[1:4]):
         yield Trial("zoo:mobilenetv2", "digits", method, seed, epochs=4, prune_per_round=0.36, recipe="recalibrated")
@@ -115,5 +125,9 @@ def whole() -> Iterator[Trial]:
                 yield Trial(network, "fashion-mnist-14", method, seed, 3, density=None, macs=macs, rounds=3)
         for seed, name in product(range(seeds), ("best", "cosine-2x")):
             yield Trial(network, "fashion-mnist-14", METHODS[0], seed, epochs=3, recipe=name)
+    for network, seed, name in product(("zoo:resnet8", "zoo:resnet20"), range(4), TOGETHER):
+        yield Trial(network, "digits", METHODS[0], seed, epochs=4, prune_per_round=0.36, recipe=name)
+    for seed, name in product(range(5), ("augment-half", "cosine-2x-recalibrated")):
+        yield Trial("zoo:resnet8", "fashion-mnist-14", METHODS[0], seed, epochs=3, recipe=name)
     for seed, ratio in product(range(3), ONE_SHOT[2:]):
         yield Trial("zoo:resnet8", "fashion-mnist-14", METHODS[0], seed, 3, 1 / ratio, rounds=1, recipe="gradual")

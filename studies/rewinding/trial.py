@@ -19,7 +19,7 @@ from dwindle.models.build import ModelSpec, build
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
 from dwindle.task import Split
-from studies.rewinding.grid import CONTROL, GRADUAL, RECIPES, Trial
+from studies.rewinding.grid import CONTROL, GRADUAL, Trial
 
 TASK = "studies.rewinding.trial:task"
 
@@ -50,6 +50,7 @@ def task(
     nesterov: bool | None = None,
     warmup: float | None = None,
     ema: float | None = None,
+    augment: float | None = None,
 ) -> Judged:
     plain = make_task(dict(locals()))
     assert isinstance(plain, ImageClassification)
@@ -91,9 +92,9 @@ def _compressed(trial: Trial) -> list[dict[str, float]]:
         density=trial.density,
         macs=trial.macs,
         granularity="unstructured" if trial.macs is None else "channel",
-        score=RECIPES[trial.recipe].score,
+        score=trial.followed.score,
         gradual=GRADUAL.get(trial.recipe, 0.0),
-        recalibrate=RECIPES[trial.recipe].recalibrate,
+        recalibrate=trial.followed.recalibrate,
         method=trial.method,
         prune_per_round=trial.prune_per_round,
         rounds=trial.rounds,
