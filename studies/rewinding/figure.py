@@ -18,12 +18,18 @@ COLOURS = {
     "amc": "#c98a1b",
     "finetune": "#c0392b",
     "control": "#888888",
+    "paper": "#222222",
+    "best": "#0b6e4f",
 }
+"""Of those that have one in every figure."""
+BANDS = 6
+"""Of more lines, the bands would hide each other."""
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "dwindle", "font.size": 9, "axes.spines.top": False})
 
 
 def draw(setting: Setting, methods: Sequence[str], path: Path) -> None:
-    """An SVG: a line through the means over seeds, a band for the 95% interval of each mean of three or more."""
+    """An SVG: a line through the means over seeds, a band for the 95% interval of each mean of three or more,
+    if the lines are few."""
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
     lowest = highest = 0.0
     for method in methods:
@@ -39,7 +45,8 @@ def draw(setting: Setting, methods: Sequence[str], path: Path) -> None:
         options = {"color": COLOURS.get(method), "marker": "o", "markersize": 2.5, "linewidth": 1.4, "label": method}
         (line,) = axes.plot(ratios, means, style, **options)
         low, high = ([mean + sign * half for mean, half in zip(means, halves, strict=True)] for sign in (-1, 1))
-        axes.fill_between(ratios, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+        if len(methods) <= BANDS:
+            axes.fill_between(ratios, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
         lowest, highest = min(lowest, *means), max(highest, *means)
     axes.axhline(0, color="#444444", linewidth=0.8)
     axes.set_xscale("log")
