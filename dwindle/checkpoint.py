@@ -203,10 +203,11 @@ def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = N
     fresh = Checkpoint(path, origin, False, (), {}, {**_versions(), **(code or {})})
     if (path / DOCUMENT).exists():
         found = Checkpoint.load(path)
+        was, now = _flat(found.origin), _flat(origin)
         if differences := [
-            f"{key} was {found.origin.get(key)!r}, is {origin.get(key)!r}"
-            for key in sorted(found.origin.keys() | origin.keys())
-            if found.origin.get(key) != origin.get(key)
+            f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(was.keys() | now.keys())
+            if was.get(key) != now.get(key)
         ]:
             if not (found.done or begun(path)):
                 with held(path):
@@ -225,6 +226,14 @@ def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = N
         scratch.mkdir()
         seal(scratch, DOCUMENT, fresh._document(), {})
     return fresh
+
+
+def _flat(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Its options, and the task's and the model's own under `task.NAME`."""
+    flat: dict[str, Any] = {}
+    for key, value in origin.items():
+        flat |= {f"{key}.{name}": own for name, own in value.items()} if isinstance(value, Mapping) else {key: value}
+    return flat
 
 
 def begun(path: Path) -> bool:

@@ -115,7 +115,10 @@ class ImageClassification:
     @property
     def origin(self) -> dict[str, Any]:
         """What a checkpoint records of this task; `dwindle.models.tasks.make_task` takes it back."""
-        return asdict(self.spec)
+        made = asdict(self.spec)
+        if self.spec.augment == 1:  # runs begun before there was this option go on
+            del made["augment"]
+        return made
 
     @property
     def classes(self) -> int:

@@ -57,6 +57,14 @@ def test_the_same_options_resume_and_others_are_named(tmp_path: Path) -> None:
         checkpoint.start(path, {"model": "m", "seed": 1})
 
 
+def test_of_a_task_only_what_differs_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.dwindle"
+    checkpoint.start(path, {"task": {"data": "digits", "epochs": 20}})
+    checkpoint.save_partial(path, 0, {}, {})
+    with pytest.raises(UsageError, match=r"made with other options \(task\.epochs was 20, is 10\): repeat"):
+        checkpoint.start(path, {"task": {"data": "digits", "epochs": 10}})
+
+
 def test_where_nothing_was_saved_other_options_take_its_place(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"seed": 0})

@@ -376,6 +376,11 @@ def test_a_crop_that_would_leave_nothing_is_refused(few: Splits) -> None:
         _task(few, crop=8)
 
 
+def test_a_run_begun_before_augmentation_could_end_goes_on(few: Splits) -> None:
+    assert "augment" not in _task(few).origin
+    assert _task(few, augment=0.5).origin["augment"] == 0.5
+
+
 def test_augmentation_ends_where_it_is_told_to(few: Splits) -> None:
     """Samples of all ones, framed by zeros where they were shifted: a batch tells whether it was."""
     ones = replace(few, train=replace(few.train, images=torch.ones_like(few.train.images)))
