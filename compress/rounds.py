@@ -267,7 +267,7 @@ class Loop:
                 f"the task's fit called on_step {progress.steps} times and left pruned weights non-zero: it must "
                 "call on_step(loss) after every optimizer step"
             )
-        if self.plan.recalibrate and norms(self.network.model):
+        if self.plan.recalibrate:
             recalibrate_by(self.task, self.network.model)
         return self._finish(history, progress.loss, began, rewind)
 

@@ -1,11 +1,12 @@
 """For how much of a training should samples be augmented?
 
-    python -m studies.rewinding.explore_augmentation            # two hours on one core; resumes
+    python -m studies.rewinding.explore_augmentation            # three quarters of an hour on one core; resumes
     python -m studies.rewinding.explore_augmentation --table    # only prints what there is
 
 Cosine from twice the rate, recalibrated, by the product's loop, judged on validation, with seeds that the grid doesn't
 use: where trainings are short, and where they are so long, of so few images, that a network may learn them by heart.
-Each run is a line in explored_augmentation.jsonl.
+Each run is a line in explored_augmentation.jsonl, and isn't run again; most of those there were run by a draft of this
+file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import torch
 
 from dwindle.compress import Request, compress
 from studies.rewinding.grid import DATA, DOUBLE, SMALLEST
-from studies.rewinding.trial import TASK, EveryRound
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "explored_augmentation.jsonl"
@@ -52,7 +52,7 @@ SETTINGS = (
 
 def run(setting: Setting, seed: int, share: float) -> dict[str, Any]:
     """A row: density and validation accuracy after every round."""
-    task = {**SOURCES[setting.data], "task": TASK, "epochs": setting.epochs, **DOUBLE, "augment": share}
+    task = {**SOURCES[setting.data], "epochs": setting.epochs, **DOUBLE, "augment": share}
     request = Request(
         setting.network,
         task,
@@ -62,10 +62,9 @@ def run(setting: Setting, seed: int, share: float) -> dict[str, Any]:
         recalibrate=True,
         seed=seed,
     )
-    watcher = EveryRound()
     with tempfile.TemporaryDirectory() as folder:
-        compress(request, Path(folder) / "net.dwindle", watcher)
-    history = [(entry["density"], entry["validation"]) for entry in watcher.noted]
+        done = compress(request, Path(folder) / "net.dwindle")
+    history = [(record.density, record.validation) for record in done.history]
     return {**_key(setting, seed, share), "history": history}
 
 

@@ -82,6 +82,7 @@ class Trial:
 
     @property
     def followed(self) -> Recipe:
+        """What its recipe's name stands for."""
         return {**RECIPES, **TOGETHER}[self.recipe]
 
 

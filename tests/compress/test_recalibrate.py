@@ -84,12 +84,16 @@ def test_a_run_that_asks_for_it_ends_on_statistics_of_its_own_weights(tmp_path: 
         torch.testing.assert_close(found, again.state_dict()[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_task_without_inputs_is_refused_before_anything_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The built-in task, without what it could be recalibrated by."""
     monkeypatch.delattr(ImageClassification, "inputs")
     monkeypatch.delattr(ImageClassification, "training_inputs")
     monkeypatch.setattr(ImageClassification, "example_inputs", lambda self: (torch.zeros(1, 1, 8, 8),))
+
+
+@pytest.mark.usefixtures("no_inputs")
+def test_a_task_without_inputs_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the task has no `inputs`"):
         compress(Request("zoo:resnet8", "digits", density=0.5, recalibrate=True), tmp_path / "net.dwindle")
     assert not (tmp_path / "net.dwindle").exists()
@@ -99,12 +103,8 @@ def without_batch_norm(num_classes: int, in_channels: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, num_classes))
 
 
-def test_a_network_without_batch_norm_needs_no_inputs_to_recalibrate_by(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(ImageClassification, "inputs")
-    monkeypatch.delattr(ImageClassification, "training_inputs")
-    monkeypatch.setattr(ImageClassification, "example_inputs", lambda self: (torch.zeros(1, 1, 8, 8),))
+@pytest.mark.usefixtures("no_inputs")
+def test_a_network_without_batch_norm_needs_no_inputs_to_recalibrate_by(tmp_path: Path) -> None:
     own = "tests.compress.test_recalibrate:without_batch_norm"
     request = Request(own, {"data": "digits", "epochs": 1}, density=0.5, rounds=1, recipe="best")
     assert compress(request, tmp_path / "net.dwindle").history[-1].density == pytest.approx(0.5, abs=0.01)
