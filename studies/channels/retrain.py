@@ -11,7 +11,6 @@ test accuracy at the end.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from dwindle.compress import Request, compress
 from dwindle.compress.watcher import Watcher
 from dwindle.models.data import Splits
 from dwindle.models.datasets import load
+from studies import journal
 
 RESULTS = Path(__file__).parent / "retrain.jsonl"
 NETWORKS = {"zoo:resnet20": {"epochs": 6, "lr": 0.1}, "zoo:mobilenetv2": {"epochs": 5, "lr": 0.05}}
@@ -92,7 +92,7 @@ def _line(network: str, what: str, value: dict[str, list[float]]) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    rows = journal.read(RESULTS)
     done = {(row["network"], row["method"], row["seed"]) for row in rows}
     for network in NETWORKS if "--table" not in sys.argv else ():
         for seed in SEEDS:
@@ -100,8 +100,7 @@ def main() -> None:
                 if (network, method, seed) not in done:
                     print(network, method, seed, flush=True)
                     rows.append(run(network, method, seed))
-                    with RESULTS.open("a") as file:
-                        file.write(json.dumps(rows[-1]) + "\n")
+                    journal.add(RESULTS, rows[-1])
     print(table(rows))
 
 

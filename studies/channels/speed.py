@@ -27,6 +27,7 @@ from dwindle.compress.macs import macs
 from dwindle.compress.surgery.choice import choose, cut, find_groups, score
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
+from studies import journal
 from studies.channels.networks import build
 
 RESULTS = Path(__file__).parent / "speed.jsonl"
@@ -81,9 +82,8 @@ def main() -> None:
             for align in aligns:
                 row = run(name, runtime_name, align)
                 print(json.dumps(row), flush=True)
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-    text = table([json.loads(line) for line in RESULTS.read_text().splitlines()])
+                journal.add(RESULTS, row)
+    text = table(journal.read(RESULTS))
     RESULTS.with_suffix(".md").write_text(text)
     print(text)
 

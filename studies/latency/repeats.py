@@ -13,7 +13,6 @@ repeat of the other quiet ones, so that none is held against itself.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import resource
@@ -41,6 +40,7 @@ from dwindle.bench.runtime import launch, load
 from dwindle.bench.stats import BETWEEN_RUNS, milliseconds, noise, paired_ratio
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
+from studies import journal
 
 ABOUT = """The ratio of a half-width MobileNetV2 to the full one, 96 pixels, again and again, and how often its 95%
 interval holds the truth. `python -m studies.latency.repeats` says what counts as that; a neighbour is a busy loop.
@@ -183,7 +183,7 @@ def main() -> None:
     options.add_argument("--results", type=Path, default=RESULTS)
     given = options.parse_args()
     torch.set_num_threads(1)
-    lines = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
+    lines = journal.read(given.results)
     done = {(line["runtime"], line["repeat"]) for line in lines}
     with tempfile.TemporaryDirectory() as folder:
         for runtime in RUNTIMES:
@@ -203,8 +203,7 @@ def main() -> None:
                 lines.append(
                     {**about, **found, "others": round(others[0], 3), "cpu": machine.cpu, "cores": machine.cores}
                 )
-                with given.results.open("a") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
+                journal.add(given.results, lines[-1])
                 print(f"{runtime} {repeat}: {found['ratio']:.4f} {found['ci95']}", file=sys.stderr, flush=True)
     text = "\n".join([ABOUT, *table(lines), ""])
     given.results.with_suffix(".md").write_text(text)

@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
+from studies import journal
 from studies.channels.networks import NAMES, build
 
 SIZES = {"inception_v3": 107, "vgg16_bn": 224, "vit_b_16": 224, "swin_t": 224, "maxvit_t": 224, "ssdlite320": 128}
@@ -108,7 +109,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_GB * 2**30,) * 2)
         print(json.dumps(measure(*options.models)))
         return
-    done = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    done = journal.read(options.results)
     for name in options.models:
         if name in {row["model"] for row in done}:
             continue
@@ -118,8 +119,7 @@ def main() -> None:
         said = ran.stderr.strip().splitlines() or ["no message"]
         row = json.loads(ran.stdout.splitlines()[-1]) if not ran.returncode else {"failure": said[-1][:160]}
         done.append({"model": name, **row})
-        with options.results.open("a") as results:
-            results.write(json.dumps(done[-1]) + "\n")
+        journal.add(options.results, done[-1])
     text = table(done)
     options.results.with_suffix(".md").write_text(text)
     print(text)

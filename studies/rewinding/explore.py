@@ -12,7 +12,6 @@ H100.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,7 @@ from dwindle.models.augment import crop_and_flip
 from dwindle.models.build import ModelSpec, build
 from dwindle.models.recorded import Recorded
 from dwindle.models.schedule import factor
+from studies import journal
 from studies.rewinding.data import fashion_mnist_14
 
 HERE = Path(__file__).parent
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    rows = journal.read(RESULTS)
     known = {(row["network"], row["seed"], row["name"]) for row in rows}
     todo = [
         (network, seed, name, recipe)
@@ -258,8 +258,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(run, *arguments) for arguments in todo]):
             rows.append(done.result())
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+            journal.add(RESULTS, rows[-1])
             print(f"{len(rows)}: {rows[-1]['network']} {rows[-1]['seed']} {rows[-1]['name']}", flush=True)
     text = "\n".join(table(rows, recipes, seeds) for recipes, seeds in PHASES)
     (HERE / "explored.md").write_text(text)

@@ -12,7 +12,6 @@ file.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from itertools import product
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dwindle.compress import Request, compress
+from studies import journal
 from studies.rewinding.grid import DATA, DOUBLE, SMALLEST
 
 HERE = Path(__file__).parent
@@ -97,14 +97,13 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    rows = journal.read(RESULTS)
     for setting, share in product(SETTINGS, SHARES):
         for seed in setting.seeds:
             if options.table or any(_key(setting, seed, share).items() <= row.items() for row in rows):
                 continue
             rows.append(run(setting, seed, share))
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+            journal.add(RESULTS, rows[-1])
             print(_key(setting, seed, share), flush=True)
     text = "\n".join(table(setting, rows) for setting in SETTINGS)
     (HERE / "explored_augmentation.md").write_text(text)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 from dataclasses import dataclass
 from itertools import product
@@ -27,6 +26,7 @@ from torch.nn import functional
 
 from dwindle.compress.masks import prunable
 from dwindle.compress.recalibrate import recalibrate
+from studies import journal
 from studies.rewinding import explore
 from studies.rewinding.explore import COSINE, Run
 
@@ -174,15 +174,14 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    rows = journal.read(RESULTS)
     known = {(row["seed"], row["dense_epochs"], row["way"]) for row in rows}
     for epochs, seed in product(DENSE_EPOCHS, SEEDS):
         if options.table or all((seed, epochs, way) in known for way in WAYS):
             continue
         for row in run(seed, epochs, known):
             rows.append(row)
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            journal.add(RESULTS, row)
             print(f"{row['seed']} {row['dense_epochs']} {row['way']}: {row['dense']:.2f}", row["rounds"], flush=True)
     (HERE / "explored_further.md").write_text(table(rows))
     print(table(rows))

@@ -13,13 +13,13 @@ every round. Nothing is chosen by either, so that both are honest; the tables ar
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
+from studies import journal
 from studies.rewinding.figure import draw
 from studies.rewinding.grid import compact, quick, whole
 from studies.rewinding.table import settings, table
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    rows = journal.read(RESULTS)
     known = {row["key"] for row in rows}
     grid = quick if options.quick else compact if options.compact else whole
     trials = [trial for trial in dict.fromkeys(grid()) if trial.key not in known]
@@ -44,8 +44,7 @@ def main() -> None:
         running = [pool.submit(run, trial) for trial in trials if not options.table]
         for done in as_completed(running):
             rows.append(done.result())
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+            journal.add(RESULTS, rows[-1])
             print(f"{len(rows) - len(known)} of {len(trials)}: {rows[-1]['key']}", flush=True)
     shown = settings(rows)
     for setting in shown:

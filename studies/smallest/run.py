@@ -11,7 +11,6 @@ dense network on validation, judged through the file, the smallest counts; its t
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from dataclasses import asdict
 from functools import cache
@@ -29,6 +28,7 @@ from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.models.build import ModelSpec, build
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
+from studies import journal
 from studies.smallest.others import OTHERS, Found, Start, judged
 from studies.smallest.table import table
 
@@ -96,8 +96,7 @@ def run(seed: int, known: dict[tuple[str, str, int], dict[str, Any]]) -> None:
                 row = {"target": target, "way": way, "seed": seed, "network": NETWORK, "dense": reference}
                 row |= {"found": asdict(found) if found else None}
                 print(row, flush=True)
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                journal.add(RESULTS, row)
 
 
 def main() -> None:
@@ -105,12 +104,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    rows = journal.read(RESULTS)
     known = {(row["target"], row["way"], row["seed"]): row for row in rows}
     for seed in SEEDS if not options.table else ():
         run(seed, known)
     if RESULTS.exists():
-        text = table([json.loads(line) for line in RESULTS.read_text().splitlines()])
+        text = table(journal.read(RESULTS))
         (HERE / "results.md").write_text(text)
         print(text)
 
