@@ -24,8 +24,6 @@ study: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	mkdir -p build/typed/dwindle
-	ln -sfn $(CURDIR)/dwindle/* $(addprefix $(CURDIR)/,models compress export bench) build/typed/dwindle/
 	$(BIN)/mypy
 
 $(READY): pyproject.toml constraints.txt

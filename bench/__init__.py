@@ -1,10 +1,33 @@
-"""What the exported files weigh, how well and how fast they run; the report and the gate."""
+"""Bench: what the exported files weigh, how well and how fast they run; the report and the gate."""
 
-from dwindle.bench.diff import Diff, diff
-from dwindle.bench.gate import Verdict, gate
-from dwindle.bench.result import Bench
-from dwindle.bench.stage import bench
-from dwindle.bench.views.frontier import frontier_report
-from dwindle.bench.views.page import report
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if __name__ != "dwindle.bench":  # found from the repository's root, where this folder lies
+    raise ImportError("this folder is the package `dwindle.bench`: write `import dwindle.bench`")
+
+from dwindle.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from dwindle.bench.benchmark import bench
+    from dwindle.bench.comparison import Diff, diff
+    from dwindle.bench.result import Bench
+    from dwindle.bench.verdict import Verdict, gate
+    from dwindle.bench.views.frontier import frontier_report
+    from dwindle.bench.views.page import report
 
 __all__ = ["Bench", "Diff", "Verdict", "bench", "diff", "frontier_report", "gate", "report"]
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Bench": "dwindle.bench.result",
+        "Diff": "dwindle.bench.comparison",
+        "Verdict": "dwindle.bench.verdict",
+        "bench": "dwindle.bench.benchmark",
+        "diff": "dwindle.bench.comparison",
+        "frontier_report": "dwindle.bench.views.frontier",
+        "gate": "dwindle.bench.verdict",
+        "report": "dwindle.bench.views.page",
+    },
+)

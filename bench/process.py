@@ -28,7 +28,7 @@ class WorkerFailed(DwindleError):
     """A runtime refused a file, crashed on it or hung."""
 
     def __init__(self, message: str, file: Path) -> None:
-        super().__init__(message)
+        super().__init__(message, code="worker-failed", path=file)
         self.file = file
 
 

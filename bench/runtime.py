@@ -158,7 +158,7 @@ class Launch:
     """Seconds that an answer may take, where that isn't `process.PATIENCE`."""
 
 
-def untold(device: Device | None) -> Mapping[str, str]:
+def unreported(device: Device | None) -> Mapping[str, str]:
     """What a device can't tell of a row, and why."""
     return device.unanswered if isinstance(device, TimedOnly) else {}
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+if __name__ != "dwindle.compress":  # found from the repository's root, where this folder lies
+    raise ImportError("this folder is the package `dwindle.compress`: write `import dwindle.compress`")
+
+from dwindle.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from dwindle.compress.forecast import plan
+    from dwindle.compress.compression import compress
+    from dwindle.compress.forecast import Forecast, plan
     from dwindle.compress.request import Request
-    from dwindle.compress.stage import compress
 
-__all__ = ["Request", "compress", "plan"]
-_HOMES = {"Request": "request", "compress": "stage", "plan": "forecast"}
-
-
-def __getattr__(name: str) -> Any:
-    # torch takes seconds to import: the command line's watcher needs this package without it.
-    if name not in _HOMES:
-        raise AttributeError(name)
-    return getattr(import_module(f"dwindle.compress.{_HOMES[name]}"), name)
+__all__ = ["Forecast", "Request", "compress", "plan"]
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Forecast": "dwindle.compress.forecast",
+        "Request": "dwindle.compress.request",
+        "compress": "dwindle.compress.compression",
+        "plan": "dwindle.compress.forecast",
+    },
+)

@@ -42,8 +42,8 @@ def asked(member: str, kept: str = "") -> Iterator[None]:
 def judged(task: Task, model: nn.Module, split: Split) -> float:
     """The task's metric. Raises UsageError for anything but one finite number, and as `asked` does."""
     with asked(f"evaluate on {split}"):
-        mine = task.evaluate(model, split)
-    value: object = ranks.told(lambda: mine)  # a user's own task may judge on each rank's share of the data
+        own = task.evaluate(model, split)
+    value: object = ranks.broadcast_from_first(lambda: own)  # a task may judge on each rank's own shard
     number = _number(value)
     if number is None or not math.isfinite(number):
         raise UsageError(f"the task's evaluate returned {value!r} on {split}: it must return one finite float")

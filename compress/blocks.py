@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from dwindle.compress.layers import Layers
-from dwindle.compress.masks import density, holder
+from dwindle.compress.masks import density, mask_applier
 from dwindle.compress.network import Network
 from dwindle.compress.pays import Kind
 from dwindle.compress.scores import Score, magnitude
@@ -49,7 +49,7 @@ class Blocks:
         alive = {name: self._pool(mask.to(torch.float32)) > 0 for name, mask in network.masks.items()}
         kept = keep_highest(scores, sizes, alive, round(share * total))
         network.masks = {name: self._expand(mask, weights[name]) for name, mask in kept.items()}
-        holder(network.model, network.masks)()
+        mask_applier(network.model, network.masks)()
 
     def _pool(self, weight: Tensor) -> Tensor:
         """Mean over each block: (out, in, …) → (⌈out/rows⌉, ⌈in/columns⌉, positions)."""

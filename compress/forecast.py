@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 
+from dwindle.compress.compression import Prepared, prepare
 from dwindle.compress.pays import Pays, will_pay
 from dwindle.compress.request import Request
 from dwindle.compress.size import Sizer
-from dwindle.compress.stage import Prepared, prepare
 from dwindle.errors import DwindleError, UsageError
 from dwindle.export import target as targets
 from dwindle.registry import names

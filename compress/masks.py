@@ -43,7 +43,7 @@ def density(masks: Mapping[str, Tensor]) -> float:
     return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
-def holder(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
+def mask_applier(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
     """A function that sets the model's pruned weights to zero, in place, by one fused call.
 
     It has to run after every optimizer step: momentum and weight decay move pruned weights.
@@ -64,7 +64,7 @@ def holder(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
     return hold
 
 
-def held(model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
+def masks_hold(model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
     """Whether every pruned weight of the model is zero."""
     weights = prunable(model)
     return all(not weights[name][~mask].any() for name, mask in masks.items())

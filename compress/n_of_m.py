@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dwindle.compress.layers import Layers
-from dwindle.compress.masks import density, holder
+from dwindle.compress.masks import density, mask_applier
 from dwindle.compress.network import Network
 from dwindle.compress.pays import Kind
 from dwindle.compress.scores import Score, magnitude
@@ -50,7 +50,7 @@ class NofM:
         kept = max(self.n, int(share * self.m + 1e-6))
         scores = self.score(weights)
         network.masks = {name: self._mask(scores[name], network.masks.get(name), kept) for name in weights}
-        holder(network.model, network.masks)()
+        mask_applier(network.model, network.masks)()
 
     def _mask(self, score: Tensor, before: Tensor | None, kept: int) -> Tensor:
         if before is not None:

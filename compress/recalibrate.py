@@ -49,7 +49,7 @@ def recalibrate_by(task: Task, model: nn.Module) -> None:
             recalibrate(model, shown())
         return list(model.buffers())
 
-    for buffer, found in zip(model.buffers(), ranks.told(anew), strict=True):
+    for buffer, found in zip(model.buffers(), ranks.broadcast_from_first(anew), strict=True):
         buffer.copy_(found)
 
 

@@ -27,7 +27,7 @@ from dwindle.compress.asked import asked, judged, state_of, step_loss
 from dwindle.compress.budget import Solver
 from dwindle.compress.channels import carry
 from dwindle.compress.gradual import Ramp
-from dwindle.compress.masks import held, holder
+from dwindle.compress.masks import mask_applier, masks_hold
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
 from dwindle.compress.recalibrate import norms, recalibrate_by, source
@@ -93,7 +93,7 @@ class Loop:
         """
         history = self._resume()
         self.watcher.begin(history, self._rounds(history))
-        if interrupted := ranks.told(lambda: partial_round(self.folder, len(history))):
+        if interrupted := ranks.broadcast_from_first(lambda: partial_round(self.folder, len(history))):
             document, folder = interrupted
             self._restore(folder, document["structure"])
             history = self._report((*history, self._train(history, Progress.of(document["progress"]))))
@@ -218,7 +218,7 @@ class Loop:
         self._check_ranks_agree(f"what round {index} starts from")
         method = self.plan.method if index else Method(start=0.0)
         began = saved = time.monotonic() - progress.seconds
-        hold = holder(self.network.model, self.network.masks)
+        hold = mask_applier(self.network.model, self.network.masks)
         whole: int | None = getattr(self.task, "steps", None)
         total = math.ceil(whole * (1 - method.start)) if whole else None
         point = self._rewind_point(whole) if index == 0 else None
@@ -237,7 +237,7 @@ class Loop:
                     "smaller learning rate into another -o"
                 )
             if progress.ramp and progress.ramp.prune(progress.steps, self.network, self.solvers[-1]):
-                hold = holder(self.network.model, self.network.masks)
+                hold = mask_applier(self.network.model, self.network.masks)
             hold()
             if progress.steps == point:
                 rewind = state.capture_rewind(self.network, self.task)
@@ -262,7 +262,7 @@ class Loop:
                 f"the task's fit called on_step {progress.steps} times, too few to prune over {progress.ramp.steps} "
                 "steps: its `steps` must be how many it takes, or leave out --gradual"
             )
-        if progress.steps == 0 or not held(self.network.model, self.network.masks):
+        if progress.steps == 0 or not masks_hold(self.network.model, self.network.masks):
             raise UsageError(
                 f"the task's fit called on_step {progress.steps} times and left pruned weights non-zero: it must "
                 "call on_step(loss) after every optimizer step"
@@ -293,7 +293,7 @@ class Loop:
         structure = state.structure_of(self.network, self.fresh)
         allowance = self.solvers[-1].budget.allowance
         best = allowance.best((*history, record)).index if allowance else None
-        ranks.told(lambda: save_round(self.folder, record, history, structure, tensors, keep=best))
+        ranks.broadcast_from_first(lambda: save_round(self.folder, record, history, structure, tensors, keep=best))
         return record
 
     def _report(self, history: tuple[Round, ...]) -> tuple[Round, ...]:
@@ -320,7 +320,7 @@ class Loop:
         return state.read_rewind(self.folder / "rounds" / PARTIAL)
 
     def _resume(self) -> tuple[Round, ...]:
-        saved = ranks.told(lambda: last_round(self.folder))
+        saved = ranks.broadcast_from_first(lambda: last_round(self.folder))
         if saved is None:
             return ()
         history, structure, folder = saved
@@ -328,7 +328,7 @@ class Loop:
         return history
 
     def _back_to(self, record: Round) -> None:
-        _, structure, folder = ranks.told(lambda: read_round(self.folder, record.index))
+        _, structure, folder = ranks.broadcast_from_first(lambda: read_round(self.folder, record.index))
         self._restore(folder, structure)
 
     def _restore(self, folder: Path, structure: dict[str, Any]) -> None:

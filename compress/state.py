@@ -12,7 +12,7 @@ import torch
 from dwindle.checkpoint import pack_masks, unpack_masks
 from dwindle.compress.asked import state_of
 from dwindle.compress.channels import cut_by
-from dwindle.compress.masks import holder
+from dwindle.compress.masks import mask_applier
 from dwindle.compress.network import Network
 from dwindle.models import ranks
 from dwindle.models.build import loaded
@@ -80,11 +80,11 @@ def rewind(network: Network, task: Task, folder: Path) -> None:
     state = {name: cut_by(network.kept, named) for name, named in read_rewind(folder).items()}
     network.model.load_state_dict(state[REWIND + "weights"])
     _load_task(task, state[REWIND + "task"], network.model)
-    holder(network.model, network.masks)()
+    mask_applier(network.model, network.masks)()
 
 
 def _read(folder: Path, stem: str) -> dict[str, Tensor]:
-    return ranks.told(lambda: read_tensors(folder, stem))
+    return ranks.broadcast_from_first(lambda: read_tensors(folder, stem))
 
 
 def _load_task(task: Task, state: Mapping[str, Tensor], model: nn.Module) -> None:

@@ -210,7 +210,7 @@ def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = N
             if was.get(key) != now.get(key)
         ]:
             if not (found.done or begun(path)):
-                with held(path):
+                with locked(path):
                     seal(path, DOCUMENT, fresh._document(), {})
                 return fresh
             raise UsageError(
@@ -242,7 +242,7 @@ def begun(path: Path) -> bool:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Keeps every other run out of a checkpoint; the system lets go of it when this process ends, however it does.
 
     Raises UsageError where another run holds it.

@@ -6,11 +6,42 @@ The message of each is one sentence: what was wrong, where, and what to do about
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import ClassVar
+
 
 class DwindleError(Exception):
-    """Something went wrong that the user can act on."""
+    """Something went wrong that the user can act on.
 
-    exit_code = 1
+    What a program needs to know of it are fields, so that the sentence may be reworded at any time:
+
+        >>> error = UsageError("`seed` is -1: give 0 or more", code="out-of-range", option="seed")
+        >>> error.code, error.option, error.exit_code
+        ('out-of-range', 'seed', 2)
+
+    A message names an option as its Python field in backticks; the command line prints the flag instead.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: str | None = None,
+        option: str | None = None,
+        path: Path | str | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        """What kind of failure this is, in one or a few hyphenated words that stay the same: `unknown-name`."""
+        self.option = option
+        """The option at fault, by its Python name: `prune_per_round`."""
+        self.path = Path(path) if path is not None else None
+        """The file or folder at fault."""
+        self.name = name
+        """What else is at fault, by its name: a layer, a tensor, a target, a device, a member of a task."""
 
 
 class UsageError(DwindleError):

@@ -25,8 +25,8 @@ class _Unwritable(DwindleError):
     """What was to be written, and why it can't be."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"cannot write {path}: {reason}")
-        self.path, self.reason = path, reason
+        super().__init__(f"cannot write {path}: {reason}", code="unwritable", path=path)
+        self.unwritable, self.reason = path, reason
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def staged(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise _Unwritable(path, error.strerror or str(error)) from error
         except _Unwritable as error:
-            if not error.path.is_relative_to(scratch):
+            if not error.unwritable.is_relative_to(scratch):
                 raise
             raise _Unwritable(path, error.reason) from error  # nobody has heard of the scratch path
 

@@ -1,44 +1,16 @@
-"""The second stage: files that phone runtimes load, their sparsity packed, each proven equal to the checkpoint."""
+"""Export: files that phone runtimes load, their sparsity packed, each proven equal to the checkpoint it came from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+if __name__ != "dwindle.export":  # found from the repository's root, where this folder lies
+    raise ImportError("this folder is the package `dwindle.export`: write `import dwindle.export`")
+
+from dwindle.lazy import lazy_attributes
+
 if TYPE_CHECKING:
-    from dwindle.checkpoint import Checkpoint
-    from dwindle.manifest import Manifest
-
-
-def export(
-    checkpoint: Checkpoint | Path | str,
-    targets: Sequence[str],
-    *,
-    precision: str | None = None,
-    max_drop: float | None = None,
-    min_os: str | None = None,
-    calib_samples: int | None = None,
-    packing: str = "auto",
-    image_input: bool = False,
-    classes: str | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> list[Manifest]:
-    """Writes `exports/TARGET/` in a finished checkpoint for each target: see `dwindle.export.stage.export`."""
-    from dwindle.export import stage
-
-    return stage.export(
-        checkpoint,
-        targets,
-        precision=precision,
-        max_drop=max_drop,
-        min_os=min_os,
-        calib_samples=calib_samples,
-        packing=packing,
-        image_input=image_input,
-        classes=classes,
-        progress=progress,
-    )
-
+    from dwindle.export.exporter import export
 
 __all__ = ["export"]
+__getattr__ = lazy_attributes(__name__, {"export": "dwindle.export.exporter"})

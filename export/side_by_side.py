@@ -28,7 +28,7 @@ _SHARED = (
     "torchvision.models",
     "dwindle.models.tasks",
     "dwindle.models.build",
-    "dwindle.export.stage",
+    "dwindle.export.exporter",
 )
 """What every export imports, which takes seconds: once for all where processes fork."""
 _IDLE = {"coreml": ("coremltools", ("executorch", "sklearn", "torchao"))}
@@ -38,7 +38,7 @@ _IDLE = {"coreml": ("coremltools", ("executorch", "sklearn", "torchao"))}
 def run(
     checkpoint: Path, options: Sequence[Mapping[str, Any]], progress: Callable[[str], None], threads: int | None = None
 ) -> None:
-    """Exports once per entry of `options`, keywords of `stage.export_one`, side by side: as many as there are cores.
+    """Exports once per entry of `options`, keywords of `exporter.export_one`, side by side: as many as there are cores.
 
     threads: for each process; None: its share of the machine's cores. All go on to their ends; then the first
     failure is raised, as what it was in its process, or DwindleError for a process that died.
@@ -109,7 +109,7 @@ def _one(index: int, given: tuple[Mapping[str, Any], Path]) -> None:
     gc.set_threshold(100_000, 50, 100)  # a process this short would spend a fifth of its time looking for garbage
     if options["name"] in _IDLE:
         _import_alone(*_IDLE[options["name"]])
-    from dwindle.export.stage import export_one
+    from dwindle.export.exporter import export_one
 
     try:
         export_one(progress=lambda line: print(line, file=out, flush=True), **options)

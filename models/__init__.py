@@ -1,0 +1,27 @@
+"""Models: what comes into a compression — networks by name, data sets, and tasks that train and judge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if __name__ != "dwindle.models":  # found from the repository's root, where this folder lies
+    raise ImportError("this folder is the package `dwindle.models`: write `import dwindle.models`")
+
+from dwindle.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from dwindle.models.build import ModelSpec, build
+    from dwindle.models.classify import ImageClassification, TaskSpec
+    from dwindle.models.tasks import make_task
+
+__all__ = ["ImageClassification", "ModelSpec", "TaskSpec", "build", "make_task"]
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "ImageClassification": "dwindle.models.classify",
+        "ModelSpec": "dwindle.models.build",
+        "TaskSpec": "dwindle.models.classify",
+        "build": "dwindle.models.build",
+        "make_task": "dwindle.models.tasks",
+    },
+)

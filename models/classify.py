@@ -160,7 +160,7 @@ class ImageClassification:
             self.optimizer = self._fresh_optimizer(model)
         began = min(round(start * self.steps), self.steps - 1)
         first = self._position if self._position >= 0 else began
-        bf16 = ranks.told(lambda: bf16_gains(device))
+        bf16 = ranks.broadcast_from_first(lambda: bf16_gains(device))
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         try:
             with (
@@ -264,11 +264,11 @@ class ImageClassification:
         def step(images: Tensor, labels: Tensor, rate: float | Tensor) -> Tensor:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            mine = ranks.mine(images)
+            mine = ranks.shard(images)
             with autocast:
                 logits = forward((mine.to(device).float() - mean) / std)
             share = len(mine) / len(images)
-            loss = share * functional.cross_entropy(logits.float(), ranks.mine(labels).to(device))
+            loss = share * functional.cross_entropy(logits.float(), ranks.shard(labels).to(device))
             optimizer.zero_grad()
             loss.backward()
             loss = ranks.sum_gradients(model.parameters(), loss)

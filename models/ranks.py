@@ -60,11 +60,11 @@ def rank() -> int:
 
 
 def world() -> int:
-    """How many ranks work together: 1 within what the first does alone (`told`)."""
+    """How many ranks work together: 1 within what the first does alone (`broadcast_from_first`)."""
     return distributed.get_world_size() if distributed.is_initialized() and not _alone else 1
 
 
-def told(make: Callable[[], T]) -> T:
+def broadcast_from_first(make: Callable[[], T]) -> T:
     """What `make` returns on the first rank, on every rank; what it raises there is raised on all of them.
 
     The other ranks don't call it: the first alone reads and writes files, and they wait for it. Meanwhile it is a
@@ -105,7 +105,7 @@ def check_agree(what: str, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def mine(batch: Tensor) -> Tensor:
+def shard(batch: Tensor) -> Tensor:
     """This rank's share of what is split along the first dimension."""
     return batch.tensor_split(world())[rank()]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dwindle.bench.devices.way import ask, line
+from dwindle.bench.devices.transport import ask, line
 from dwindle.errors import RuntimeUnavailable, UsageError
 
 SCHEME = "adb://"
@@ -31,15 +31,15 @@ class Adb:
         return cls(url.rstrip("/"))
 
     def command(self, words: Sequence[str], variables: Mapping[str, str] | None = None) -> list[str]:
-        """See Way. -T: no terminal, which would change bytes on their way."""
+        """See Transport. -T: no terminal, which would change bytes on their way."""
         return [*self._adb, "shell", "-T", line(words, variables)]
 
     def run(self, words: Sequence[str], given: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
-        """See Way."""
+        """See Transport."""
         return self._ask(self.command(words, variables), given, words[0])
 
     def put(self, files: Mapping[str, Path | bytes], folder: str) -> None:
-        """See Way."""
+        """See Transport."""
         with tempfile.TemporaryDirectory() as name:
             for file, source in files.items():
                 path = Path(name) / file

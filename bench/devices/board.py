@@ -24,7 +24,7 @@ from dwindle.bench.devices.adb import SCHEME as ADB
 from dwindle.bench.devices.adb import Adb
 from dwindle.bench.devices.conditions import SCRIPT, conditions, pinning
 from dwindle.bench.devices.ssh import Ssh
-from dwindle.bench.devices.way import Way
+from dwindle.bench.devices.transport import Transport
 from dwindle.bench.result import Machine
 from dwindle.bench.runtime import GROUP, Launch
 from dwindle.errors import DwindleError, RuntimeUnavailable
@@ -49,8 +49,8 @@ class Board:
 
     def __init__(self, url: str) -> None:
         """Raises UsageError for what is no address."""
-        self.way: Way = Adb.to(url) if url.startswith(ADB) else Ssh.to(url)
-        self.url = self.way.url
+        self.transport: Transport = Adb.to(url) if url.startswith(ADB) else Ssh.to(url)
+        self.url = self.transport.url
 
     def __enter__(self) -> Self:
         """Raises RuntimeUnavailable where it can't be reached, or is no Linux machine."""
@@ -62,17 +62,17 @@ class Board:
         self._said = self._sh(SCRIPT)
         state = conditions(self._said)
         self.machine = Machine(cpu, int(cores) if cores.isdigit() else 1, f"{system} {release}", state)
-        self.folder = self._sh(f'mktemp -d "{self.way.scratch}/dwindle.XXXXXXXX"').strip()
+        self.folder = self._sh(f'mktemp -d "{self.transport.scratch}/dwindle.XXXXXXXX"').strip()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(DwindleError):  # it may be gone
-            self.way.run(["rm", "-rf", "--", self.folder])
+            self.transport.run(["rm", "-rf", "--", self.folder])
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
-        self.way.put(files, self.folder)
+        self.transport.put(files, self.folder)
 
     def busy(self) -> Reading:
         """What its kernel says of all that runs there."""
@@ -82,7 +82,7 @@ class Board:
         return reading(load, "\n".join(pressure))
 
     def runtimes(self) -> list[There]:
-        if isinstance(self.way, Adb):
+        if isinstance(self.transport, Adb):
             return [There("executorch", "executorch", self, _supplied)]
         return [There("executorch", "executorch", self, _native), There("onnxruntime", "onnx", self, _python)]
 
@@ -95,7 +95,7 @@ class Board:
         return pinning(self._said, threads)
 
     def _sh(self, script: str) -> str:
-        return self.way.run(["sh", "-c", script])
+        return self.transport.run(["sh", "-c", script])
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class There:
         words = [*pinned, *self._program.words, f"{self.device.folder}/{name}", str(threads)]
         variables = {**self._program.variables, "OMP_NUM_THREADS": str(threads)}
         through = ", ".join(part for part in (self._program.through, " ".join(pinned)) if part) or None
-        return Launch(self.device.way.command(words, variables), through)
+        return Launch(self.device.transport.command(words, variables), through)
 
     @cached_property
     def _program(self) -> Program:
@@ -176,7 +176,7 @@ def _python(board: Board) -> Program:
     python, variables = ("python3", "-P"), {"PYTHONPATH": f"{board.folder}/dwindle.zip"}
     importing = "from dwindle.bench import runtime, worker; runtime.load('onnxruntime').version()"
     try:
-        board.way.run([*python, "-c", importing], variables=variables)
+        board.transport.run([*python, "-c", importing], variables=variables)
     except RuntimeUnavailable as error:
         raise RuntimeUnavailable(
             f"{error}; onnx files take Python 3.11 or newer there, as python3, with onnxruntime and numpy"

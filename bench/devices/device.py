@@ -9,7 +9,7 @@ from dwindle.bench.devices.board import Board
 from dwindle.bench.devices.browser import BROWSER, Browser
 from dwindle.bench.devices.cuda import CUDA, Cuda
 from dwindle.bench.result import HOST, Bench, Row
-from dwindle.bench.runtime import Device, untold
+from dwindle.bench.runtime import Device, unreported
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError
 from dwindle.registry import unknown
 
@@ -45,7 +45,7 @@ def failure(bench: Bench, name: str) -> DwindleError | None:
         return RuntimeUnavailable(f"nothing was measured on {device.url}, which takes {takes} files: export them")
     for row in rows:
         for figure, value in (("latency", row.latency), ("accuracy", row.accuracy)):
-            if value is None and figure not in untold(device):
+            if value is None and figure not in unreported(device):
                 return RuntimeUnavailable(f"no {figure} of {row.artifact.path} on {device.url}: {row.reasons[figure]}")
         same = row.parity
         if same and same.tolerance is not None and not same.relative <= same.tolerance:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dwindle.bench.devices.way import ask, line
+from dwindle.bench.devices.transport import ask, line
 from dwindle.errors import RuntimeUnavailable, UsageError
 
 SCHEME = "ssh://"
@@ -38,12 +38,12 @@ class Ssh:
         return cls(url.rstrip("/"))
 
     def command(self, words: Sequence[str], variables: Mapping[str, str] | None = None) -> list[str]:
-        """See Way."""
+        """See Transport."""
         options = [part for option in _OPTIONS for part in ("-o", option)]
         return ["ssh", "-T", *options, "--", self.url, line(words, variables)]
 
     def run(self, words: Sequence[str], given: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
-        """See Way."""
+        """See Transport."""
         code, printed, said = ask(self.url, self.command(words, variables), given, words[0], "openssh-client")
         if code == _OWN_FAILURE:
             why = said[-1].rstrip(".") if said else "ssh does not say why"
@@ -54,7 +54,7 @@ class Ssh:
         return printed
 
     def put(self, files: Mapping[str, Path | bytes], folder: str) -> None:
-        """See Way. As a tar, which boards without sftp have too."""
+        """See Transport. As a tar, which boards without sftp have too."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for name, source in files.items():

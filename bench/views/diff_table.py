@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dwindle.bench.diff import Change, Diff, Figure, Value
+from dwindle.bench.comparison import Change, Diff, Figure, Value
 from dwindle.bench.views.wording import ABSENT, interval, signed
 from dwindle.quantities import format_bytes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
-from dwindle.bench.gate import Verdict
+from dwindle.bench.verdict import Verdict
 from dwindle.bench.views.wording import amount, limit_name, outcome
 from dwindle.files import staged
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dwindle.bench.gate import Verdict
+from dwindle.bench.verdict import Verdict
 from dwindle.bench.views.wording import ABSENT, amount, limit_name, outcome, sentence
 from dwindle.errors import DwindleError
 

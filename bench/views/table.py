@@ -9,8 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dwindle.bench.gate import Verdict
 from dwindle.bench.result import DENSE, PORTABLE, Bench, Operator, Row
+from dwindle.bench.verdict import Verdict
 from dwindle.bench.views.cost_words import TITLE, cost_cells, legend
 from dwindle.bench.views.wording import (
     ABSENT,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from dwindle.bench.gate import Check, Verdict
 from dwindle.bench.result import DENSE, Row, RuntimeUsed
+from dwindle.bench.verdict import Check, Verdict
 from dwindle.quantities import format_bytes
 
 ABSENT = "–"

@@ -63,7 +63,7 @@ def allocate(
         budget = max(share, LEAST) * space.cost(full(space))
         return amc.search(folder, space, task, budget, settings or amc.Settings(), watch)
 
-    result = ranks.told(lambda: allocation(checkpoint) or search())
+    result = ranks.broadcast_from_first(lambda: allocation(checkpoint) or search())
     units = dict(zip(result.names, result.units, strict=True))
     if isinstance(pruning, Channels):
         return replace(pruning, score=channel_arrival(result.ratios, units)), result

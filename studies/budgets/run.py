@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from dwindle.compress import Request
-from dwindle.compress.stage import prepare
+from dwindle.compress.compression import prepare
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
 from dwindle.files import raw_bytes

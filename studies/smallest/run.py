@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from dwindle.checkpoint import Checkpoint
 from dwindle.compress import Request, compress
-from dwindle.export.stage import export
+from dwindle.export.exporter import export
 from dwindle.export.target import load
 from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.models.build import ModelSpec, build

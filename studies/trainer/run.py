@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from dwindle.compress.macs import macs
-from dwindle.compress.masks import holder, prunable
+from dwindle.compress.masks import mask_applier, prunable
 from dwindle.models.classify import ImageClassification, TaskSpec
 from dwindle.models.data import Splits, Subset
 from dwindle.models.datasets import load
@@ -96,7 +96,7 @@ def ours(splits: Splits, masking: list[float], *, bf16: bool | None = None, comp
     """`masking` takes the CPU seconds of each re-application of the masks."""
     model, masks = network()
     spec = TaskSpec("fashion-mnist", epochs=1, batch_size=BATCH, crop=CROP, compile=compiled)
-    task, hold = ImageClassification(spec, splits), holder(model, masks)
+    task, hold = ImageClassification(spec, splits), mask_applier(model, masks)
 
     def on_step(_: float) -> None:
         began = time.process_time()

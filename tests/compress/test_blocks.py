@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dwindle.compress.blocks import Blocks, keep_highest
-from dwindle.compress.masks import density, held, holder, prunable
+from dwindle.compress.masks import density, mask_applier, masks_hold, prunable
 from dwindle.compress.network import Network
 
 shapes = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4)
@@ -67,11 +67,11 @@ def test_what_is_pruned_stays_pruned(sizes: list[tuple[int, int]], shares: list[
     for share in sorted(shares, reverse=True):
         Blocks().shrink(network, share)
         assert all((~before[name] & network.masks[name]).sum() == 0 for name in before)
-        assert held(network.model, network.masks)
+        assert masks_hold(network.model, network.masks)
         before = network.masks
         for parameter in network.model.parameters():  # training moves the survivors
             parameter.data.add_(torch.randn_like(parameter))
-        holder(network.model, network.masks)()
+        mask_applier(network.model, network.masks)()
 
 
 def test_ties_are_broken_the_same_way_everywhere() -> None:
@@ -117,7 +117,7 @@ def test_masks_hold_after_a_step_with_momentum_and_weight_decay() -> None:
     step()
     Blocks().shrink(network, 0.5)
     step()
-    assert not held(network.model, network.masks), "without the call momentum moves pruned weights"
-    holder(network.model, network.masks)()
-    assert held(network.model, network.masks)
+    assert not masks_hold(network.model, network.masks), "without the call momentum moves pruned weights"
+    mask_applier(network.model, network.masks)()
+    assert masks_hold(network.model, network.masks)
     assert density(network.masks) == 0.5

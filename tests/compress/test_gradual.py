@@ -10,10 +10,10 @@ from torch import nn
 
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.budget import Budget, Solver
+from dwindle.compress.compression import compress
 from dwindle.compress.gradual import PRUNINGS, Ramp
 from dwindle.compress.network import Network
 from dwindle.compress.request import Request
-from dwindle.compress.stage import compress
 from dwindle.errors import UsageError
 from dwindle.models.classify import ImageClassification
 

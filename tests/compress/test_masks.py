@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dwindle.compress.masks import held, holder, prunable, unnamed
+from dwindle.compress.masks import mask_applier, masks_hold, prunable, unnamed
 
 
 class Everything(nn.Module):
@@ -52,10 +52,10 @@ def test_a_recurrent_layers_zeros_are_held(kind: type[nn.RNNBase]) -> None:
     """Its weights are parameters of the layer and in a list of their own besides."""
     layer = kind(4, 4)
     masks = {name: torch.rand_like(weight) > 0.5 for name, weight in prunable(layer).items()}
-    holder(layer, masks)()
-    assert held(layer, masks)
+    mask_applier(layer, masks)()
+    assert masks_hold(layer, masks)
     before = layer(torch.ones(3, 1, 4))[0]
     for name, weight in prunable(layer).items():
         weight.data += ~masks[name]
-    holder(layer, masks)()
+    mask_applier(layer, masks)()
     assert torch.equal(layer(torch.ones(3, 1, 4))[0], before)

@@ -15,7 +15,7 @@ from dwindle.checkpoint import Round
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.budget import Budget, Solver
-from dwindle.compress.masks import held
+from dwindle.compress.masks import masks_hold
 from dwindle.compress.methods import METHODS, Method, method
 from dwindle.compress.network import Network
 from dwindle.compress.rounds import Loop, Plan
@@ -106,7 +106,7 @@ def test_twenty_percent_of_the_survivors_go_per_round_until_the_budget(tmp_path:
     run = loop(tmp_path / "net", Regression())
     densities = [record.density for record in run.run()]
     assert densities == pytest.approx([1, 0.8, 0.64, 0.512, 0.4], abs=0.005)
-    assert held(run.network.model, run.network.masks)
+    assert masks_hold(run.network.model, run.network.masks)
 
 
 def test_the_byte_budget_is_met_from_below(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_an_allowed_drop_ends_on_the_smallest_that_held(tmp_path: Path) -> None:
     assert [record.index for record in history] == [0, 1, 2, 3, 6]  # 0.41 and 0.46 were too few
     assert history[-1].density == run.network.density == pytest.approx(0.512 * 0.95, abs=0.005)
     assert history[0].validation - history[-1].validation <= 5.2
-    assert held(run.network.model, run.network.masks)
+    assert masks_hold(run.network.model, run.network.masks)
 
 
 @pytest.mark.parametrize("index", [4, 5, 6])

@@ -68,7 +68,7 @@ def test_of_a_task_only_what_differs_is_named(tmp_path: Path) -> None:
 def test_where_nothing_was_saved_other_options_take_its_place(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"seed": 0})
-    with checkpoint.held(path), pytest.raises(UsageError, match="another run is at work in"):
+    with checkpoint.locked(path), pytest.raises(UsageError, match="another run is at work in"):
         checkpoint.start(path, {"seed": 1})
     checkpoint.start(path, {"seed": 1})
     assert Checkpoint.load(path).origin == {"seed": 1}
@@ -79,12 +79,12 @@ def test_where_nothing_was_saved_other_options_take_its_place(tmp_path: Path) ->
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     with (
-        checkpoint.held(tmp_path),
+        checkpoint.locked(tmp_path),
         pytest.raises(UsageError, match="another run is at work"),
-        checkpoint.held(tmp_path),
+        checkpoint.locked(tmp_path),
     ):
         pass
-    with checkpoint.held(tmp_path):
+    with checkpoint.locked(tmp_path):
         pass
 
 

@@ -28,8 +28,8 @@ def export_one(checkpoint, name, progress):
 
 # Nor is anything else there that an export imports: it takes seconds.
 heavy = ("torch.export._trace", "torchvision.models", "dwindle.models.tasks", "dwindle.models.build")
-sys.modules.update({name: ModuleType(name) for name in (*heavy, "dwindle.export.stage")})
-sys.modules["dwindle.export.stage"].export_one = export_one
+sys.modules.update({name: ModuleType(name) for name in (*heavy, "dwindle.export.exporter")})
+sys.modules["dwindle.export.exporter"].export_one = export_one
 """
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.compress.masks import held, holder, prunable
+from dwindle.compress.masks import mask_applier, masks_hold, prunable
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.models.classify import ImageClassification, TaskSpec
 from dwindle.models.data import Splits, Subset
@@ -556,7 +556,7 @@ def test_a_machine_without_a_compiler_is_told_so(few: Splits, monkeypatch: pytes
 def test_a_gpu_trains_under_the_masks_and_gives_the_network_back(few: Splits) -> None:
     task, network = _task(few), nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10))
     masks = {name: torch.rand(weight.shape) < 0.3 for name, weight in prunable(network).items()}
-    hold, seen = holder(network, masks), set()
+    hold, seen = mask_applier(network, masks), set()
 
     def on_step(loss: float) -> None:
         hold()
@@ -567,7 +567,7 @@ def test_a_gpu_trains_under_the_masks_and_gives_the_network_back(few: Splits) ->
     task.fit(network, start=0.5, on_step=on_step)
     assert seen == {"cuda"}
     assert all(now is then and now.device.type == "cpu" for now, then in zip(network.parameters(), before, strict=True))
-    assert held(network, masks)
+    assert masks_hold(network, masks)
     assert task.evaluate(network, "validation") > 20
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.compress.masks import held, holder, prunable
+from dwindle.compress.masks import mask_applier, masks_hold, prunable
 from dwindle.models.classify import ImageClassification, TaskSpec
 from dwindle.models.data import Splits
 from dwindle.models.datasets import load
@@ -47,7 +47,7 @@ def _trained(splits: Splits, *extra: nn.Module, **changes: Any) -> tuple[list[fl
     task, network, losses = _task(splits, **changes), _network(*extra), []
     masks = {name: torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
              for name, weight in prunable(network).items()}  # fmt: skip
-    hold = holder(network, masks)
+    hold = mask_applier(network, masks)
     hold()
 
     def on_step(loss: float) -> None:
@@ -56,7 +56,7 @@ def _trained(splits: Splits, *extra: nn.Module, **changes: Any) -> tuple[list[fl
 
     task.fit(network, start=0.0, on_step=on_step)
     task.fit(network, start=0.5, on_step=on_step)
-    assert held(network, masks)
+    assert masks_hold(network, masks)
     return losses, network
 
 

@@ -39,13 +39,13 @@ def batch_norm_sees_the_batches_of_all_ranks() -> None:
         expected_of = whole.clone().requires_grad_()
         expected = alone(expected_of)
         expected.backward(upstream)
-        part = ranks.mine(whole).clone().requires_grad_()
+        part = ranks.shard(whole).clone().requires_grad_()
         with ranks.global_batch_norm(norm):
             found = norm(part)
-        found.backward(ranks.mine(upstream))
+        found.backward(ranks.shard(upstream))
         ranks.sum_gradients(norm.parameters(), torch.zeros(()))
-        torch.testing.assert_close(found, ranks.mine(expected), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(part.grad, ranks.mine(expected_of.grad), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, ranks.shard(expected), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(part.grad, ranks.shard(expected_of.grad), rtol=1e-4, atol=1e-5)
         for (name, mine), theirs in zip(norm.named_parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5, msg=name)
         for mine, theirs in zip(norm.buffers(), alone.buffers(), strict=True):
@@ -99,20 +99,20 @@ def the_first_rank_alone_acts_and_all_hear_of_it() -> None:
         calls.append(ranks.rank())
         return {"rank": ranks.rank()}
 
-    assert ranks.told(act) == {"rank": 0}
+    assert ranks.broadcast_from_first(act) == {"rank": 0}
     assert calls == ([0] if ranks.rank() == 0 else [])
 
     def fail() -> None:
         raise UsageError("the disk is full")
 
     with pytest.raises(UsageError, match="the disk is full"):
-        ranks.told(fail)
+        ranks.broadcast_from_first(fail)
 
 
 def what_the_first_rank_judges_alone_is_judged_on_all_the_data() -> None:
     task, model = _task(batch_size=45), _model()
     together = task.evaluate(model, "test")
-    assert ranks.told(lambda: task.evaluate(model, "test")) == together
+    assert ranks.broadcast_from_first(lambda: task.evaluate(model, "test")) == together
     assert ranks.world() == 2
 
 

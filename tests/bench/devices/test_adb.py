@@ -91,13 +91,13 @@ def test_files_are_measured_through_a_double_of_the_daemon(
 
 @needs_adb
 def test_what_fails_through_a_double_is_told_apart_from_what_is_not_there(double: str, tmp_path: Path) -> None:
-    way = Adb.to(double)
-    assert way.run(["cat"], b"\0\r\n\xc3\xa9 as it is", {"X": "1"}) == "\0\r\né as it is"
-    assert way.run(["sh", "-c", "echo $X"], variables={"X": "a b"}) == "a b\n"
-    way.put({"one": b"#!/bin/sh\necho ran\n"}, str(tmp_path))
-    assert way.run([f"{tmp_path}/one"]) == "ran\n"
+    transport = Adb.to(double)
+    assert transport.run(["cat"], b"\0\r\n\xc3\xa9 as it is", {"X": "1"}) == "\0\r\né as it is"
+    assert transport.run(["sh", "-c", "echo $X"], variables={"X": "a b"}) == "a b\n"
+    transport.put({"one": b"#!/bin/sh\necho ran\n"}, str(tmp_path))
+    assert transport.run([f"{tmp_path}/one"]) == "ran\n"
     with pytest.raises(RuntimeUnavailable, match=r"'sh' failed on adb://127.*: it broke"):
-        way.run(["sh", "-c", "echo it broke >&2; exit 3"])
+        transport.run(["sh", "-c", "echo it broke >&2; exit 3"])
     with pytest.raises(RuntimeUnavailable, match=r"adb://nobody can't be reached: .*not found; `adb devices`"):
         Adb.to("adb://nobody").run(["true"])
 

@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dwindle.bench.gate import Check, Verdict
+from dwindle.bench.verdict import Check, Verdict
 from dwindle.bench.views.junit import write_junit
 from dwindle.errors import DwindleError
 

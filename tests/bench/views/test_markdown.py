@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dwindle.bench.gate import Check, Verdict
+from dwindle.bench.verdict import Check, Verdict
 from dwindle.bench.views.markdown import append_markdown, markdown
 from dwindle.errors import DwindleError
 

@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dwindle.bench.gate import Check, Verdict
 from dwindle.bench.result import (
     Accuracy,
     Agreement,
@@ -20,6 +19,7 @@ from dwindle.bench.result import (
     Share,
 )
 from dwindle.bench.rows import unmeasured
+from dwindle.bench.verdict import Check, Verdict
 from dwindle.bench.views.table import bench_table, gate_table
 from dwindle.bench.views.wording import format_ms, gaps, signed
 

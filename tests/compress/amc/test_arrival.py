@@ -11,7 +11,7 @@ from torch import nn
 from dwindle.compress.amc.arrival import arrival, channel_arrival, times
 from dwindle.compress.amc.widths import Widths
 from dwindle.compress.blocks import Blocks
-from dwindle.compress.masks import holder
+from dwindle.compress.masks import mask_applier
 from dwindle.compress.network import Network
 from dwindle.compress.surgery.choice import choose, find_groups
 from dwindle.compress.surgery.cut import cut
@@ -34,7 +34,7 @@ def test_layers_arrive_together_in_any_number_of_rounds(kept: tuple[int, ...], r
         granularity.shrink(network, share ** (done / rounds))
         for parameter in network.model.parameters():  # retraining moves the survivors
             parameter.data.add_(torch.randn_like(parameter))
-        holder(network.model, network.masks)()
+        mask_applier(network.model, network.masks)()
     assert [int(mask.sum()) for mask in network.masks.values()] == list(kept)
 
 

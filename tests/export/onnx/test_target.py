@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.compress.masks import holder, prunable
+from dwindle.compress.masks import mask_applier, prunable
 from dwindle.errors import UsageError
 from dwindle.export.architecture import one_model
 from dwindle.export.fold import deployable, tensors
@@ -124,7 +124,7 @@ class Recurrent(nn.Module):
 def test_a_recurrent_layers_zeros_are_packed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     samples, network = (torch.randn(4, 1, 8, 8),), Recurrent().eval()
-    holder(network, {name: torch.rand_like(weight) < 0.1 for name, weight in prunable(network).items()})()
+    mask_applier(network, {name: torch.rand_like(weight) < 0.1 for name, weight in prunable(network).items()})()
     one = (samples[0][:1],)
     network = deployable(network, one)
     Onnx().write(network, one, tmp_path / "net.onnx", pack=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from dwindle.bench import Bench, diff
 from dwindle.bench.baseline import network
-from dwindle.bench.diff import Change, Figure, Value
+from dwindle.bench.comparison import Change, Figure, Value
 from dwindle.bench.result import COMPRESSED, Accuracy, Compare, Cost, Machine, Row
 from dwindle.bench.rows import blank_rows
 from dwindle.bench.views.diff_table import diff_table

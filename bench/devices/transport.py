@@ -14,7 +14,7 @@ PATIENCE = 120.0
 """Seconds for anything but measuring: 20 MB over a slow radio, say."""
 
 
-class Way(Protocol):
+class Transport(Protocol):
     """To one device."""
 
     @property

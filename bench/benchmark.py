@@ -29,7 +29,7 @@ from dwindle.bench.runtime import (
     Runtime,
     all_runtimes,
     launch,
-    untold,
+    unreported,
 )
 from dwindle.bench.torch_runtimes import compiled_anew
 from dwindle.checkpoint import Checkpoint
@@ -191,7 +191,7 @@ class _Run:
         used = RuntimeUsed(runtime.name, None, self.threads)
         if device:
             used = replace(used, device=device.url, machine=device.machine)
-        rows = [replace(row, runtime=used, reasons={**row.reasons, **untold(device)}) for row in blank]
+        rows = [replace(row, runtime=used, reasons={**row.reasons, **unreported(device)}) for row in blank]
         if reason := runtime.unavailable():
             self.progress(f"{used.place}: not measured, {reason}")
             return [unmeasured(row, reason) for row in rows]

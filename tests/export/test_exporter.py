@@ -21,9 +21,9 @@ from dwindle.errors import BudgetMissed, CheckpointError, ParityFailed, UsageErr
 from dwindle.export import export
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.executorch.target import ExecuTorch
+from dwindle.export.exporter import export_networks
 from dwindle.export.fold import deployable
 from dwindle.export.onnx.target import Onnx
-from dwindle.export.stage import export_networks
 from dwindle.export.target import require_used
 from dwindle.files import sha256
 from dwindle.manifest import Manifest, manifests

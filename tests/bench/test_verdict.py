@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from dwindle.bench import Bench, gate
-from dwindle.bench.gate import Check
 from dwindle.bench.limits import KINDS
 from dwindle.bench.result import COMPRESSED, DENSE, Accuracy, Compare, Cost, Latency, Machine, Noise, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows, unmeasured
+from dwindle.bench.verdict import Check
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import LIMITS, main
 from dwindle.errors import CheckpointError, UsageError

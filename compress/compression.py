@@ -118,10 +118,10 @@ def _compress(
     spec, task, network = ready.spec, ready.task, ready.network
     origin = _as_json({**_origin(spec, task, request), **request.origin})
     code = _code(request)
-    run = ranks.told(lambda: store.start(out, origin, code))
+    run = ranks.broadcast_from_first(lambda: store.start(out, origin, code))
     if run.done:
         return run
-    ranks.told(lambda: whole_run.enter_context(store.held(run.path)))
+    ranks.broadcast_from_first(lambda: whole_run.enter_context(store.locked(run.path)))
     for name in [name for name, state in code.items() if run.versions.get(name) != state]:
         watcher.note(f"{name} has changed since this run began: {code[name]}, was {run.versions.get(name)}")
     watcher.note(request.choice)
@@ -143,12 +143,12 @@ def _compress(
         target = calibrated(targets.load(request.target, request.precision), task, say=watching.note)
         ships = shipper(target, task.example_inputs())
         loop = Loop(run.path, network, task, ready.solvers, plan, watching, fresh, ships)
-        if "task" in request.task_options and ranks.told(lambda: not store.begun(run.path)):
+        if "task" in request.task_options and ranks.broadcast_from_first(lambda: not store.begun(run.path)):
             rehearse(task, network.model)
         if request.search:
             loop = replace(loop, aim=partial(_searched, loop, request.search))
         history = loop.run()
-        dense = ranks.told(lambda: read_tensors(store.dense_round(run.path), "weights"))
+        dense = ranks.broadcast_from_first(lambda: read_tensors(store.dense_round(run.path), "weights"))
         metrics = {"test": judged(task, ships(network.model), "test")}
         metrics["dense_test"] = judged(task, loaded(fresh(), dense, store.dense_round(run.path)), "test")
         watching.result(metrics)
@@ -157,7 +157,7 @@ def _compress(
     pinned = tuple(asdict(whole) for whole in network.whole)
     done = replace(run, done=True, history=history, metrics=metrics, pinned=pinned)
     structure = structure_of(network, fresh)
-    return ranks.told(lambda: store.finish(done, tensors, structure))
+    return ranks.broadcast_from_first(lambda: store.finish(done, tensors, structure))
 
 
 def _out_of_reach(model: nn.Module) -> str | None:
