@@ -1,4 +1,4 @@
-"""Two checkpoints side by side: what ships, how it does, and what was asked for."""
+"""Two checkpoints compared: their files, figures, layers and options."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 from dwindle.bench.baseline import network
 from dwindle.bench.figures import Files
-from dwindle.bench.origin import flattened
 from dwindle.bench.result import COMPRESSED, Bench
-from dwindle.checkpoint import Checkpoint
+from dwindle.checkpoint import Checkpoint, flattened
 from dwindle.layers import layers
 from dwindle.manifest import manifests
 
@@ -52,11 +51,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Diff:
+    """What differs between two checkpoints."""
+
     before: str
-    """Path of the one checkpoint, and of the other."""
+    """The path of the first checkpoint."""
     after: str
+    """The path of the second checkpoint."""
     networks: tuple[str, str]
-    """What each is of: figures of two networks are beside each other, not comparable."""
+    """The network and task of each. Figures of two different networks can't be compared."""
     figures: tuple[Figure, ...]
     layers: tuple[Change, ...]
     options: tuple[Change, ...]
@@ -73,7 +75,7 @@ def diff(before: Checkpoint | Path | str, after: Checkpoint | Path | str) -> Dif
         networks=(network(a), network(b)),
         figures=tuple(Figure(*key, figures_a.get(key), figures_b.get(key)) for key in keys),
         layers=_changes(*({layer.name: layer.after for layer in layers(each)} for each in (a, b))),
-        options=_changes(*(dict(flattened(each.origin)) for each in (a, b))),
+        options=_changes(*(flattened(each.origin) for each in (a, b))),
     )
 
 

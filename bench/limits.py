@@ -50,34 +50,82 @@ def _growth(value: Quantity) -> float:
     return share if (share := _at_least(0)(text)) <= 1 else math.nan  # 2 was meant as 2%, and would let all pass
 
 
-KINDS: dict[str, tuple[Callable[[Quantity], float], str]] = {
-    "max_size": (_size, "a size: give installed bytes such as 500KB"),
-    "max_download": (_size, "a size: give downloaded bytes such as 500KB"),
-    "max_drop": (_at_least(0), "a drop: give points, 0 or more"),
-    "min_accuracy": (_at_least(0), "an accuracy: give points, such as 92.5"),
-    "max_cost": (_count, "a cost: give ARM64 instructions per inference, such as 150M"),
-    "max_ratio": (_at_least(0), "a ratio: give the time over the dense file's, such as 0.8"),
-    "max_growth": (_growth, "a growth: give a share such as 2%"),
+@dataclass(frozen=True)
+class Kind:
+    """What is known of one limit."""
+
+    parse: Callable[[Quantity], float]
+    """From what is given to a number; NaN, or ValueError, where it is no value of this kind."""
+    wanted: str
+    """What a value is, as a message says it after "is not"."""
+    metavar: str = ""
+    help: str = ""
+    """What it limits, as the help of `dwindle gate` says it."""
+
+
+KINDS: dict[str, Kind] = {
+    "max_size": Kind(
+        _size,
+        "a size: give installed bytes such as 500KB",
+        "SIZE",
+        "The most bytes that the compressed file may have when it is installed, such as 500KB.",
+    ),
+    "max_download": Kind(
+        _size,
+        "a size: give downloaded bytes such as 500KB",
+        "SIZE",
+        "The most bytes that a device may download: the file deflated, or the .zst beside it where that is smaller.",
+    ),
+    "max_drop": Kind(
+        _at_least(0),
+        "a drop: give points, 0 or more",
+        "POINTS",
+        "The most points of test accuracy that the file may lose against the dense file.",
+    ),
+    "min_accuracy": Kind(
+        _at_least(0),
+        "an accuracy: give points, such as 92.5",
+        "POINTS",
+        "The least test accuracy in points that the file must reach.",
+    ),
+    "max_cost": Kind(
+        _count,
+        "a cost: give ARM64 instructions per inference, such as 150M",
+        "COUNT",
+        "The most ARM64 instructions that one inference may execute, such as 150M.",
+    ),
+    "max_ratio": Kind(
+        _at_least(0),
+        "a ratio: give the time over the dense file's, such as 0.8",
+        "RATIO",
+        "The most that the time of an inference over the dense file's may be, by the upper end of its 95% interval.",
+    ),
+    "max_growth": Kind(
+        _growth,
+        "a growth: give a share such as 2%",
+        "SHARE",
+        "The share, such as 2%, by which size and cost may at most exceed those of `baseline`.",
+    ),
 }
-"""Each limit's parser and what its value is."""
+"""The limits that hold for a file, by name."""
 DEVICE_KINDS = {
-    "max_latency": (_at_least(0), "a latency: give milliseconds, such as 20"),
+    "max_latency": Kind(_at_least(0), "a latency: give milliseconds, such as 20"),
     **{name: KINDS[name] for name in ("max_ratio", "max_drop", "min_accuracy")},
 }
-"""Of limits on one device. Milliseconds of no particular one would say nothing."""
+"""As KINDS, of the limits on one device. Milliseconds on no particular device would say nothing."""
 
 
 def quantity(name: str, value: Quantity) -> float:
     """A limit's value as a number; raises UsageError where it isn't one of its kind."""
-    parse, kind = (DEVICE_KINDS | KINDS)[name]
+    kind = (DEVICE_KINDS | KINDS)[name]
     number = math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            number = parse(value)
+            number = kind.parse(value)
         except (ValueError, OverflowError, UsageError):
             number = math.nan
     if not math.isfinite(number):
-        raise UsageError(f"{name} {value!r} is not {kind}")
+        raise UsageError(f"{name} {value!r} is not {kind.wanted}")
     return number
 
 

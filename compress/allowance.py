@@ -1,4 +1,4 @@
-"""`--max-drop`: validation says how far to shrink, where the other budgets count something.
+"""The budget `max_drop`: validation says how far to shrink, where the other budgets count something.
 
 Regular rounds until one loses too much; then back to the last that didn't, and on from there in steps of half the
 size, twice. All of it follows from the history, so that a resumed run decides the same.

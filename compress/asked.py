@@ -75,7 +75,7 @@ def steps(task: Task) -> int | None:
     found = getattr(task, "steps", None)
     if found is not None and (not isinstance(found, int) or found < 1):
         raise UsageError(
-            f"the schedule has {found!r} steps, and must have 1 or more: give more --epochs, or mend the task's `steps`"
+            f"the schedule has {found!r} steps, and must have 1 or more: give more `epochs`, or mend the task's `steps`"
         )
     return found
 

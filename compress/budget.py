@@ -37,11 +37,13 @@ class Budget:
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.size, self.density, self.macs) if limit is not None]
         if not limits and self.allowance is None:
-            raise UsageError("no budget: give --size, --macs, --density or --max-drop")
+            raise UsageError("there is no budget: give `size`, `macs`, `density` or `max_drop`", code="missing")
         if limits and self.allowance is not None:
             raise UsageError(
-                "--max-drop goes as far as it may by itself: give it alone, or give the other budget and "
-                "let `dwindle gate --max-drop` judge the result"
+                "`max_drop` finds the smallest network by itself: give it alone, or give the other budget and let "
+                "`dwindle gate --max-drop` judge the result",
+                code="conflict",
+                option="max_drop",
             )
 
     def macs_of(self, network: Network) -> float:
@@ -132,13 +134,13 @@ class Solver:
         if size:
             packed = self.packed_bytes(network.model)
             why = f"the dense network's {packed:,} bytes as {self.target} are within {format_bytes(size)}"
-            limits.append((why, f"--size {packed // 5}"))
+            limits.append((why, f"`size` {packed // 5}"))
         if macs:
             why = f"the dense network's {network.macs:,} MACs are within {self.budget.macs_of(network):,.0f}"
-            limits.append((why, "--macs 50%"))
+            limits.append((why, "`macs` 50%"))
         if density:
             share = self.granularity.share(network) / 5
-            limits.append((f"a density of {density:.1%} keeps every weight", f"--density {share:.0%}"))
+            limits.append((f"a density of {density:.1%} keeps every weight", f"`density` {share:.0%}"))
         return f"{', and '.join(why for why, _ in limits)}; give less, such as {limits[0][1]}"
 
     def _bytes(self, network: Network) -> str:

@@ -23,6 +23,7 @@ from dwindle.compress.masks import unnamed
 from dwindle.compress.network import Network
 from dwindle.compress.recalibrate import norms, source
 from dwindle.compress.request import Request
+from dwindle.compress.resolve import Resolved, resolve
 from dwindle.compress.rounds import Loop, Plan
 from dwindle.compress.size import Sizer
 from dwindle.compress.state import capture, structure_of
@@ -49,8 +50,9 @@ NOTABLE = 0.05
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request made real: everything built or loaded, nothing trained."""
+    """What a request needs, built or loaded; nothing is trained yet."""
 
+    resolved: Resolved
     task: Task
     spec: ModelSpec
     network: Network
@@ -62,13 +64,21 @@ def prepare(request: Request) -> Prepared:
 
     Raises UsageError for a model, weights or task that cannot be used, BudgetMissed for a budget out of reach.
     """
-    task = make_task(request.task_options)
+    resolved = resolve(request)
+    request = resolved.request
+    task = make_task(resolved.task_options)
     if steps(task) is None and request.gradual:
-        raise UsageError("--gradual prunes step by step, and the task doesn't say how many it takes: add `steps` to it")
-    if request.retraining.last_lr and not _takes(task.fit, "last_lr"):
         raise UsageError(
-            f"--method {request.method} holds the schedule's last learning rate, and the task's fit takes no "
-            "`last_lr`: add it, or use another --method"
+            "`gradual` prunes step by step, and the task doesn't say how many it takes: add `steps` to it",
+            code="conflict",
+            option="gradual",
+        )
+    if resolved.method.last_lr and not _takes(task.fit, "last_lr"):
+        raise UsageError(
+            f"`method` {request.method} keeps the last learning rate of the schedule, and the task's fit takes no "
+            "`last_lr`: add it, or use another `method`",
+            code="conflict",
+            option="method",
         )
     torch.manual_seed(request.seed)
     inputs, classes = sample(task), getattr(task, "classes", None)
@@ -78,7 +88,10 @@ def prepare(request: Request) -> Prepared:
     check_rebuilds(spec, model)
     if request.recalibrate and norms(model) and source(task) is None:
         raise UsageError(
-            "batch norm is recalibrated by real inputs, and the task has no `inputs`: add them, or --no-recalibrate"
+            "batch norm is recalibrated by real inputs, and the task has no `inputs`: add them, or turn off "
+            "`recalibrate`",
+            code="conflict",
+            option="recalibrate",
         )
     if request.weights is not None:
         load_pretrained(model, Path(request.weights))
@@ -87,10 +100,10 @@ def prepare(request: Request) -> Prepared:
     network = Network(model, inputs)
     size_of = Sizer(targets.load(request.target, request.precision), inputs)
     size_of(model)  # what the target can't take is known before anything is trained
-    solvers = tuple(Solver(budget, pruning, size_of, request.target) for pruning, budget in request.phases)
+    solvers = tuple(Solver(budget, pruning, size_of, request.target) for pruning, budget in resolved.phases)
     for solver in solvers:
         solver.check_feasible(network)
-    return Prepared(task, spec, network, solvers)
+    return Prepared(resolved, task, spec, network, solvers)
 
 
 def compress(
@@ -115,20 +128,21 @@ def _compress(
     request: Request, out: Path, watcher: Watcher, trackers: Sequence[Tracker], whole_run: ExitStack
 ) -> Checkpoint:
     ready = prepare(request)
-    spec, task, network = ready.spec, ready.task, ready.network
-    origin = _as_json({**_origin(spec, task, request), **request.origin})
-    code = _code(request)
+    resolved, spec, task, network = ready.resolved, ready.spec, ready.task, ready.network
+    request = resolved.request
+    origin = _as_json({**_origin(spec, task, resolved), **resolved.origin})
+    code = _code(resolved)
     run = ranks.broadcast_from_first(lambda: store.start(out, origin, code))
     if run.done:
         return run
     ranks.broadcast_from_first(lambda: whole_run.enter_context(store.locked(run.path)))
     for name in [name for name, state in code.items() if run.versions.get(name) != state]:
         watcher.note(f"{name} has changed since this run began: {code[name]}, was {run.versions.get(name)}")
-    watcher.note(request.choice)
+    watcher.note(resolved.choice)
     if missed := _out_of_reach(network.model):
         watcher.note(missed)
     plan = Plan(
-        request.retraining,
+        resolved.method,
         request.prune_per_round,
         request.rounds,
         bool(request.recalibrate),
@@ -143,10 +157,10 @@ def _compress(
         target = calibrated(targets.load(request.target, request.precision), task, say=watching.note)
         ships = shipper(target, task.example_inputs())
         loop = Loop(run.path, network, task, ready.solvers, plan, watching, fresh, ships)
-        if "task" in request.task_options and ranks.broadcast_from_first(lambda: not store.begun(run.path)):
+        if "task" in resolved.task_options and ranks.broadcast_from_first(lambda: not store.begun(run.path)):
             rehearse(task, network.model)
-        if request.search:
-            loop = replace(loop, aim=partial(_searched, loop, request.search))
+        if resolved.search:
+            loop = replace(loop, aim=partial(_searched, loop, resolved.search))
         history = loop.run()
         dense = ranks.broadcast_from_first(lambda: read_tensors(store.dense_round(run.path), "weights"))
         metrics = {"test": judged(task, ships(network.model), "test")}
@@ -184,16 +198,16 @@ def _searched(loop: Loop, settings: Settings, solver: Solver) -> Solver:
     return replace(solver, granularity=pruning)
 
 
-def _code(request: Request) -> dict[str, str]:
+def _code(resolved: Resolved) -> dict[str, str]:
     """The state of the user's own model, data and task."""
-    options = request.task_options
-    specs = [request.model, *(str(options.get(key) or "") for key in ("data", "task"))]
+    options = resolved.task_options
+    specs = [resolved.request.model, *(str(options.get(key) or "") for key in ("data", "task"))]
     own = [spec for spec in specs if ":" in spec and spec.partition(":")[0] not in ("zoo", "torchvision")]
     return {f"code {spec}": code_state(spec) for spec in own if not Path(spec).exists()}
 
 
-def _origin(spec: ModelSpec, task: Task, request: Request) -> dict[str, Any]:
-    return {"model": asdict(spec), "task": getattr(task, "origin", request.task_options)}
+def _origin(spec: ModelSpec, task: Task, resolved: Resolved) -> dict[str, Any]:
+    return {"model": asdict(spec), "task": getattr(task, "origin", resolved.task_options)}
 
 
 def _as_json(origin: dict[str, Any]) -> dict[str, Any]:

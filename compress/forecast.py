@@ -1,4 +1,4 @@
-"""`dwindle plan`: what a request will come to, before anything is trained for good."""
+"""A forecast of a compression: rounds, time and bytes, from a few measured training steps of a copy."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from dwindle.compress.request import Request
 from dwindle.compress.size import Sizer
 from dwindle.errors import DwindleError, UsageError
 from dwindle.export import target as targets
-from dwindle.registry import names
 
 WARM_UP_STEPS, WARM_UP_SECONDS = 20, 2.0
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """A target's file, before and after."""
+    """The on-disk size of a target's file, in bytes."""
 
     target: str
     dense: int
+    """Before compression."""
     compressed: int
 
 
@@ -35,26 +35,33 @@ class Forecast:
     """What `compress` would do with a request."""
 
     share: float
-    """What the budget leaves of what can be pruned, as the untrained weights tell it."""
+    """The share of the prunable weights or channels that the budget leaves, estimated on the untrained weights."""
     rounds: int
-    """Retrainings after the dense training."""
+    """The number of retrainings that follow the dense training."""
     steps: int | None
-    """Optimizer steps in all; None where the task doesn't say how many its schedule has."""
+    """The number of optimizer steps of all trainings; None where the task doesn't say how many its schedule has."""
     seconds: float | None
-    """Training time in all on this machine, from a short measured warm-up; evaluation comes on top."""
+    """The time of all trainings on this machine, from a short measured warm-up; evaluation is not counted."""
     bytes: tuple[Bytes, ...]
+    """The file of each target asked for."""
     pays: tuple[Pays, ...]
+    """Whether the granularity makes the file smaller or faster, for each of the same targets."""
 
 
 def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
-    """Forecasts a request; `on` names the targets to count bytes on (none: the request's own).
+    """Forecasts what `compress` would do with a request, in seconds instead of its whole training.
 
+    on: the names of the targets whose files are counted; by default the request's own.
     Raises what `compress` would raise before it trains.
     """
     if request.max_drop is not None:
-        raise UsageError("nobody knows before training how far --max-drop goes: plan a --size, --density or --macs")
+        raise UsageError(
+            "how far `max_drop` goes is only known after training: plan with `size`, `density` or `macs`",
+            code="conflict",
+            option="max_drop",
+        )
     ready = prepare(request)
-    network, solver = ready.network, ready.solvers[-1]
+    request, network, solver = ready.resolved.request, ready.network, ready.solvers[-1]
     small = network.copy()
     for phase in ready.solvers:
         share = phase.largest_share(small)
@@ -64,7 +71,7 @@ def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
     )
     whole: int | None = getattr(ready.task, "steps", None)
     trained = request.weights is not None
-    steps = whole and (0 if trained else whole) + rounds * math.ceil(whole * (1 - request.retraining.start))
+    steps = whole and (0 if trained else whole) + rounds * math.ceil(whole * (1 - ready.resolved.method.start))
     inputs, sizes, pays = ready.task.example_inputs(), [], []
     for name in on or (request.target,):
         target = targets.load(name)
@@ -74,12 +81,8 @@ def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
     return Forecast(share, rounds, steps, _seconds(ready, steps), tuple(sizes), tuple(pays))
 
 
-def known_targets() -> tuple[str, ...]:
-    return tuple(names(targets.GROUP))
-
-
-class _EnoughError(DwindleError):
-    """Ends the warm-up."""
+class _WarmUpDone(DwindleError):
+    """Raised from within a training to end it after the warm-up."""
 
 
 def _seconds(ready: Prepared, steps: int | None) -> float | None:
@@ -94,9 +97,9 @@ def _seconds(ready: Prepared, steps: int | None) -> float | None:
     def on_step(loss: float) -> None:
         ends.append(time.perf_counter())
         if len(ends) > WARM_UP_STEPS and ends[-1] - ends[WARM_UP_STEPS // 2] > WARM_UP_SECONDS:
-            raise _EnoughError
+            raise _WarmUpDone
 
-    with contextlib.suppress(_EnoughError):
+    with contextlib.suppress(_WarmUpDone):
         ready.task.fit(copy.deepcopy(ready.network.model), start=0.0, on_step=on_step)
     paces = [later - earlier for earlier, later in pairwise(ends)]
     return statistics.median(paces) * steps if paces else None

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dwindle.errors import UsageError
-from dwindle.registry import unknown
+from dwindle.registry import unknown_name
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,20 @@ def method(name: str, rewind_to: float | None = None) -> Method:
     anywhere but the start.
     """
     if name not in METHODS:
-        raise UsageError(unknown("method", name, list(METHODS)))
+        raise unknown_name("method", name, list(METHODS), option="method")
     found = METHODS[name]
     if rewind_to is None:
         return found
     if not 0 <= rewind_to < 1:
-        raise UsageError(f"--rewind-to {rewind_to} is outside [0, 1): 0 retrains with the whole schedule")
+        raise UsageError(
+            f"`rewind_to` is {rewind_to}: give a fraction from 0 (the whole schedule) up to, not including, 1",
+            code="out-of-range",
+            option="rewind_to",
+        )
     if name == "lottery-ticket" and rewind_to:
-        raise UsageError("a lottery ticket rewinds to the start: use --method weight-rewind with --rewind-to")
+        raise UsageError(
+            "`method` lottery-ticket rewinds to the start: use `method` weight-rewind with `rewind_to`",
+            code="conflict",
+            option="rewind_to",
+        )
     return replace(found, start=rewind_to)

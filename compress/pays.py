@@ -48,7 +48,7 @@ def will_pay(kind: Kind, target: str, packs_zeros: bool) -> Pays:
 
 
 def choose(target: str, packs_zeros: bool, *, macs: bool) -> tuple[str, str]:
-    """`--granularity auto`: the granularity that pays for this budget on this target, and why, in words."""
+    """What the granularity `auto` stands for: the one that pays for this budget on this target, and why, in words."""
     if macs:
         return "channel", "a budget in MACs is met by removing channels alone"
     if not packs_zeros:

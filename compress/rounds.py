@@ -143,7 +143,7 @@ class Loop:
         if emptied := [name for name in self.network.emptied if name not in before]:
             self.watcher.note(
                 f"round {record.index} leaves nothing of {format_names(emptied, 1)}, and what only that passed on is "
-                "lost: --score lamp leaves something of every layer"
+                "lost: `score` lamp leaves something of every layer"
             )
         fell = history[-1].validation - record.validation >= SHARP
         if fell and not self.plan.recalibrate and norms(self.network.model) and source(self.task):
@@ -157,7 +157,7 @@ class Loop:
         if (validation := judged(self.task, self.ships(again), "validation")) - record.validation >= SHARP:
             self.watcher.note(
                 f"round {record.index}: {record.validation:.2f} on validation, {validation:.2f} with batch norm's "
-                "statistics taken anew: begin again with --recalibrate, into another -o"
+                "statistics taken anew: begin again with `recalibrate`, into another folder"
             )
 
     def _ramp(self, solver: Solver, to: float) -> Ramp | None:
@@ -260,7 +260,7 @@ class Loop:
         if progress.ramp and progress.steps < progress.ramp.steps:
             raise UsageError(
                 f"the task's fit called on_step {progress.steps} times, too few to prune over {progress.ramp.steps} "
-                "steps: its `steps` must be how many it takes, or leave out --gradual"
+                "steps: its `steps` must be how many it takes, or leave out `gradual`"
             )
         if progress.steps == 0 or not masks_hold(self.network.model, self.network.masks):
             raise UsageError(

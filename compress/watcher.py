@@ -52,7 +52,7 @@ def tracked(
         except DwindleError:
             raise
         except Exception as error:  # whatever its server or folder does
-            raise UsageError(f"{type(tracker).__name__} can't begin ({one_line(error)}): leave out --track") from error
+            raise UsageError(f"{type(tracker).__name__} can't begin ({one_line(error)}): run without it") from error
     watching = TrackingWatcher(watcher, trackers)
     try:
         yield watching

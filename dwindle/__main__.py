@@ -1,3 +1,5 @@
+"""`python -m dwindle` is the command `dwindle`."""
+
 import sys
 
 from dwindle.cli import main

@@ -203,7 +203,7 @@ def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = N
     fresh = Checkpoint(path, origin, False, (), {}, {**_versions(), **(code or {})})
     if (path / DOCUMENT).exists():
         found = Checkpoint.load(path)
-        was, now = _flat(found.origin), _flat(origin)
+        was, now = flattened(found.origin), flattened(origin)
         if differences := [
             f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(was.keys() | now.keys())
@@ -228,11 +228,12 @@ def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = N
     return fresh
 
 
-def _flat(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Its options, and the task's and the model's own under `task.NAME`."""
+def flattened(origin: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """An origin's options by dotted names: `{"task": {"epochs": 3}}` as `{"task.epochs": 3}`."""
     flat: dict[str, Any] = {}
     for key, value in origin.items():
-        flat |= {f"{key}.{name}": own for name, own in value.items()} if isinstance(value, Mapping) else {key: value}
+        name = f"{prefix}{key}"
+        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return flat
 
 

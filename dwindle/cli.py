@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwindle.errors import BudgetMissed, DwindleError
-from dwindle.grammar import LIMITS, parser, with_config
+from dwindle.grammar import Grammar
+from dwindle.options import as_flags, given
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,27 +22,25 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 RANK = os.environ.get("RANK", "0")
-"""Of this process among those that torchrun started: the first speaks for all."""
+"""The rank of this process among those that torchrun started; only the first prints."""
 FIRST_RANK = RANK == "0"
-TASK_OPTIONS = (
-    "data", "data_root", "image_size", "task", "epochs", "lr", "batch_size", "schedule", "warmup", "ema", "compile",
-    "record", "crop", "flip", "augment",
-)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: help has signs that a Latin-1 terminal hasn't
+    grammar = Grammar()
     try:
-        arguments = parser().parse_args(with_config(sys.argv[1:] if argv is None else list(argv)))
+        arguments = grammar.parse(sys.argv[1:] if argv is None else list(argv))
     except DwindleError as error:
         print(f"dwindle: {error}", file=sys.stderr)
         return error.exit_code
     try:
         return COMMANDS[arguments.command](arguments)
     except DwindleError as error:
-        print(f"dwindle: {error}" if FIRST_RANK else f"dwindle: rank {RANK}: {error}", file=sys.stderr)
+        sentence = as_flags(str(error), grammar.flags(arguments.command))
+        print(f"dwindle: {sentence}" if FIRST_RANK else f"dwindle: rank {RANK}: {sentence}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         hint = "; the same command resumes it" if arguments.command == "compress" else ""
@@ -81,25 +80,21 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> Request:
-    """The options of `compress` and `plan`, those of the task apart."""
-    from dwindle.compress import Request
-    from dwindle.errors import UsageError
+    """The request that the arguments make, checked before anything is begun."""
+    from dwindle.compress.request import request_of
+    from dwindle.compress.resolve import resolve
 
-    if (arguments.data is None) == (arguments.task is None):
-        raise UsageError("say what to train on: give --data or --task (one of them)")
-    task = {key: value for key in TASK_OPTIONS if (value := getattr(arguments, key)) is not None}
-    fields = {field.name for field in dataclasses.fields(Request) if field.init} - {"task"}
-    given = {key: value for key, value in vars(arguments).items() if key in fields and value is not None}
-    return Request(task=task, **given)
+    request = request_of(arguments)
+    resolve(request)
+    return request
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from dwindle.export import export
+    from dwindle.export import ExportOptions, export
     from dwindle.export.target import delegated
 
-    options = ("precision", "max_drop", "min_os", "calib_samples", "packing", "image_input", "classes")
-    given = {name: getattr(arguments, name) for name in options}
-    made = export(arguments.net, delegated(_names(arguments.target), arguments.delegate), **given, progress=_say)
+    options = ExportOptions(**given(arguments, ExportOptions))
+    made = export(arguments.net, delegated(_names(arguments.target), arguments.delegate), options, progress=_say)
     for manifest in made:
         path = arguments.net / "exports" / manifest.target / manifest.file.name
         _say(f"{path}  {manifest.file.bytes:,} bytes  {manifest.encoding}")
@@ -117,11 +112,19 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     devices = _names(arguments.device)
     if arguments.sparse and "arm64" not in devices:
-        raise UsageError("--sparse counts instructions: give --device arm64 with it")
+        raise UsageError("`sparse` counts instructions: give `device` arm64 with it", code="conflict", option="sparse")
     if arguments.profile and "host" not in devices:
-        raise UsageError("--profile times operators on this machine: give --device host with it")
-    given = {"sparse": arguments.sparse, "profile": arguments.profile, "threads": arguments.threads}
-    measured = bench(arguments.net, devices=devices, **given, progress=_say)
+        raise UsageError(
+            "`profile` times operators on this machine: give `device` host with it", code="conflict", option="profile"
+        )
+    measured = bench(
+        arguments.net,
+        devices=devices,
+        sparse=arguments.sparse,
+        profile=arguments.profile,
+        threads=arguments.threads,
+        progress=_say,
+    )
     _page().print(bench_table(measured))
     if arguments.json:
         _print_json(dataclasses.asdict(measured))
@@ -135,12 +138,18 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench import gate
+    from dwindle.bench.limits import KINDS
     from dwindle.bench.views.junit import write_junit
     from dwindle.bench.views.markdown import append_markdown
     from dwindle.bench.views.table import gate_table
 
-    given = {name: getattr(arguments, name) for name in (*LIMITS, "limits", "baseline", "target")}
-    verdict = gate(arguments.net, **given)
+    verdict = gate(
+        arguments.net,
+        limits=arguments.limits,
+        baseline=arguments.baseline,
+        target=arguments.target,
+        **{name: getattr(arguments, name) for name in KINDS},
+    )
     _page().print(gate_table(verdict))
     if arguments.junit:
         write_junit(verdict, arguments.net.name, arguments.junit)
@@ -177,13 +186,15 @@ def _show(arguments: argparse.Namespace) -> int:
     from dwindle.compress.amc.view import result_view
     from dwindle.layers import layers
     from dwindle.live import layers_table, rounds_table
+    from dwindle.origin import command_line
     from dwindle.shipped import shipped, shipped_table
 
     found = Checkpoint.load(arguments.net).require_figures()
     exports, damaged = shipped(found.exports)
     if arguments.json:
         listed = [dataclasses.asdict(export) for export in exports]
-        _print_json({**_facts(found), "exports": listed, "damaged_exports": damaged})
+        made_by = command_line(found.origin, found.path.name)
+        _print_json({**_facts(found), "command": made_by, "exports": listed, "damaged_exports": damaged})
         return 0
     console = _page()
     console.print(rounds_table(found.history, found.origin["target"]))
@@ -197,6 +208,7 @@ def _show(arguments: argparse.Namespace) -> int:
         console.print(shipped_table(exports))
     for sentence in (*damaged, *(line for export in exports for line in export.altered)):
         _say(f"warning: {sentence}")
+    _say("made by: " + " \\\n    ".join(command_line(found.origin, found.path.name)))
     _say(_summary(found))
     return 0
 
@@ -250,7 +262,7 @@ def _stderr() -> Console:
 
 
 def _page() -> Console:
-    """Where tables go: a terminal too narrow for them breaks their lines, and no figure is cut short."""
+    """A console for tables, 80 columns wide at least, so that no figure is cut short on a narrow terminal."""
     console = _stderr()
     console.width = max(console.width, 80)
     return console

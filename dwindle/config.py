@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import argparse
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +12,78 @@ from dwindle.files import read_toml
 from dwindle.registry import unknown
 
 FLAG = "--config"
+_NOT_IN_A_FILE = ("config", "help", "json")
 
 
-def expand(argv: Sequence[str], known: Collection[str], writing: Collection[str] = ()) -> list[str]:
+def expand(argv: Sequence[str], command: argparse.ArgumentParser, ignored: Collection[str] = frozenset()) -> list[str]:
     """`argv` (a command and its options) with the file's options in the place of `--config FILE`, before all others.
 
-    The file's keys are the names of options without their dashes, `model`, and `out` for `-o`; `known` are those that
-    the command has. One file serves `compress` and `plan`, which has nothing to write: it passes over the options in
-    `writing`. Raises UsageError for a file that can't be read, or has a key or a value that is no option.
+    The keys of the file are the long names of the options that `command` has, without their dashes, and those of its
+    positional arguments. One file may serve several commands: keys in `ignored`, which another command has, are passed
+    over. Raises UsageError for a file that can't be read, or has a key or a value that is no option.
     """
-    command, *rest = argv
-    files = [i for i, word in enumerate(rest) if word == FLAG or word.startswith(f"{FLAG}=")]
-    if not files:
+    name, *rest = argv
+    places = [i for i, word in enumerate(rest) if word == FLAG or word.startswith(f"{FLAG}=")]
+    if not places:
         return list(argv)
-    where = files[0]
+    where = places[0]
     _, joined, value = rest[where].partition("=")
-    if len(files) > 1 or not (joined or rest[where + 1 :]):
-        raise UsageError(f"give {FLAG} once, with a file: {FLAG} FILE.toml")
+    if len(places) > 1 or not (joined or rest[where + 1 :]):
+        raise UsageError(f"give {FLAG} once, with a file: {FLAG} FILE.toml", code="invalid-value", option="config")
     path = Path(value if joined else rest[where + 1])
     after = rest[:where] + rest[where + (1 if joined else 2) :]
-    model, words = [], []
-    for name, entry in read_toml(path).items():
-        option = name.replace("_", "-")
-        if option == "model" and isinstance(entry, str):
-            model = [entry]
-        elif option not in writing or command == "compress":
-            words += _words(path, option, entry, {"model", *known, *writing})
-    return [command, *model, *words, *after]
+    known = keys(command)
+    positional: list[str] = []
+    words: list[str] = []
+    for key, entry in read_toml(path).items():
+        option = key.replace("_", "-")
+        if option in _NOT_IN_A_FILE:
+            raise UsageError(
+                f"{path}: {option} belongs on the command line: remove it from the file",
+                code="invalid-value",
+                option=option,
+                path=path,
+            )
+        if option in ignored and option not in known:
+            continue
+        if option not in known:
+            message = f"{path}: " + unknown("option", option, sorted({*known, *ignored} - {*_NOT_IN_A_FILE}))
+            raise UsageError(message, code="unknown-name", name=option, path=path)
+        to = words if known[option].option_strings else positional
+        to += _words(path, option, entry, known[option])
+    return [name, *positional, *words, *after]
 
 
-def _words(path: Path, name: str, entry: Any, known: Collection[str]) -> list[str]:
-    if name not in known:
-        raise UsageError(f"{path}: " + unknown("option", name, sorted(known)))
-    if isinstance(entry, bool):
-        off = [f"--no-{name}"] if f"no-{name}" in known else []
-        return [f"--{name}"] if entry else off
-    if isinstance(entry, list) and name == "track":
-        return [f"--{name}={one}" for one in entry]
-    if isinstance(entry, list) and name in ("include", "exclude"):
-        return [f"--{name}", *map(str, entry)]
-    if name == "model" or not isinstance(entry, str | int | float):
-        wanted = {"model": "a string", "include": "patterns", "exclude": "patterns"}.get(name, "one string or number")
-        raise UsageError(f"{path}: {name} is a {type(entry).__name__}: give {wanted}")
-    return [f"--{name}={entry}"]
+def keys(command: argparse.ArgumentParser) -> Mapping[str, argparse.Action]:
+    """The options of a command by their names in a configuration file: `prune-per-round`, `out`, `model`."""
+    found: dict[str, argparse.Action] = {}
+    for action in command._actions:
+        flags = [flag for flag in action.option_strings if flag.startswith("--")]
+        found[flags[0].removeprefix("--") if flags else action.dest] = action
+    return found
+
+
+def _words(path: Path, name: str, entry: Any, action: argparse.Action) -> list[str]:
+    """What gives an option this value on the command line."""
+    flag = f"--{name}"
+    if isinstance(action, argparse.BooleanOptionalAction):
+        if isinstance(entry, bool):
+            return [flag if entry else f"--no-{name}"]
+        raise _wrong(path, name, entry, "true or false")
+    several = isinstance(entry, list) and all(isinstance(one, str) for one in entry)
+    if several and isinstance(action, argparse._AppendAction):
+        return [f"{flag}={one}" for one in entry]
+    if several and entry and action.nargs == "+" and action.option_strings:
+        return [flag, *entry]
+    if isinstance(entry, bool) or not isinstance(entry, str | int | float):
+        raise _wrong(path, name, entry, "strings" if action.nargs == "+" else "one string or number")
+    return [f"{flag}={entry}"] if action.option_strings else [str(entry)]
+
+
+def _wrong(path: Path, name: str, entry: Any, wanted: str) -> UsageError:
+    return UsageError(
+        f"{path}: {name} is {'an' if type(entry).__name__ == 'int' else 'a'} {type(entry).__name__}: give {wanted}",
+        code="invalid-value",
+        option=name.replace("-", "_"),
+        path=path,
+    )

@@ -1,4 +1,4 @@
-"""`dwindle demo`: the whole way on real data that needs no download, in a few minutes."""
+"""`dwindle demo`: compress, export, bench, gate and report on real data that needs no download, in a few minutes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SIZE = 25_000
+"""The budget, in bytes."""
 TARGETS = ("onnx", "coreml", "executorch")
 
 
 def demo(out: Path, console: Console) -> int:
-    """Trains a ResNet-8 on scikit-learn's digits, shrinks it to SIZE bytes, exports, measures, reports.
+    """Trains a ResNet-8 on scikit-learn's digits, compresses it to SIZE bytes of ONNX, exports, measures, reports.
 
-    Returns 0 if the gate passes, else its exit code.
+    out: the folder to write the checkpoint to. Returns the gate's exit code, which is 0 if it passes.
     """
     console.rule(f"compress zoo:resnet8 on handwritten digits, to {SIZE:,} bytes of ONNX")
     with watcher(console, "onnx") as watching:

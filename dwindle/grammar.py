@@ -1,231 +1,267 @@
-"""The command line's grammar: commands, options, and what each means in a line."""
+"""The command line's commands, and the options of each."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dwindle import __version__
-from dwindle.config import expand
-from dwindle.errors import DwindleError
-from dwindle.quantities import parse_bytes, parse_share
+from dwindle.bench.limits import KINDS
+from dwindle.compress.request import Request
+from dwindle.config import expand, keys
+from dwindle.export.options import ExportOptions
+from dwindle.models.spec import TaskSpec
+from dwindle.options import add_options, as_flags
 
 EXIT_CODES = """exit codes:
   0 fine · 1 error · 2 usage · 3 budget missed · 4 parity failed · 5 runtime unavailable · 130 interrupted"""
-LIMITS = {
-    "max_size": ("SIZE", "installed bytes of the file"),
-    "max_download": ("SIZE", "as it is downloaded, deflated or as .zst"),
-    "max_drop": ("POINTS", "test accuracy lost against dense"),
-    "min_accuracy": ("POINTS", "test accuracy that it must reach"),
-    "max_cost": ("COUNT", "ARM64 instructions per inference, such as 150M"),
-    "max_ratio": ("RATIO", "its time over the dense file's, upper end of the interval"),
-    "max_growth": ("SHARE", "of its size and cost over the baseline's, such as 2%%"),
-}
-
-
-def _quantity(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Gives argparse the parser's own sentence instead of `invalid value`."""
-
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except DwindleError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert
-
-
-SIZE, SHARE = _quantity(parse_bytes), _quantity(parse_share)
-SHARE_OR_0 = _quantity(partial(parse_share, zero=True))
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in a sentence, without the twenty lines of every option there is."""
+    """Takes no abbreviated flags, and reports an error in a sentence instead of twenty lines of usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            **options,
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        self.add_argument("-h", "--help", action="help", help="Show this help and exit.")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """What can be said. `command` of what it parses is the name of one."""
-    top = _Parser(
-        prog="dwindle",
-        description="Shrink a PyTorch network to a budget, export it packed, measure and gate what ships.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"dwindle {__version__}")
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
+class Grammar:
+    """The parser of the whole command line, and that of each command."""
 
-    def command(name: str, summary: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=summary, description=summary, epilog=EXIT_CODES)
-        made.formatter_class = argparse.RawDescriptionHelpFormatter
+    def __init__(self) -> None:
+        self.top = _Parser(
+            prog="dwindle",
+            description="Shrink a PyTorch network to a budget, export it packed, measure and gate what ships.",
+        )
+        self.top.add_argument(
+            "--version", action="version", version=f"dwindle {__version__}", help="Print the version and exit."
+        )
+        self._commands = self.top.add_subparsers(metavar="COMMAND", required=True)
+        self.commands: dict[str, argparse.ArgumentParser] = {}
+        _compress(self._add("compress", "Train, prune and retrain a network until it meets its budget."))
+        _plan(self._add("plan", "Forecast a compression: rounds, time, bytes per target, and whether it pays."))
+        _export(self._add("export", "Write the packed files, each proven equal to the checkpoint."))
+        _bench(self._add("bench", "Measure size, accuracy and latency of the exported files."))
+        _gate(self._add("gate", "Check the measured files against limits; exit with 3 where one is missed."))
+        _report(self._add("report", "Write one self-contained HTML page about a checkpoint, or about several."))
+        _show(self._add("show", "Print what a checkpoint is and how it was made."))
+        _diff(self._add("diff", "Compare two checkpoints: bytes, accuracy, latency, widths and options."))
+        _doctor(self._add("doctor", "List what is installed to work with, and the command that adds what isn't."))
+        _demo(self._add("demo", "Train, compress, export and measure a small network in a few minutes."))
+
+    def _add(self, name: str, summary: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = self._commands.add_parser(name, help=summary, description=summary)
         made.set_defaults(command=name)
+        self.commands[name] = made
         return made
 
-    def as_json(to: argparse.ArgumentParser) -> None:
-        to.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        """The arguments of a command line. `command` is the name of its command.
 
-    def checkpoint(to: argparse.ArgumentParser) -> None:
-        to.add_argument("net", metavar="NET.dwindle", type=Path)
+        Exits with 2 for words that are none, as argparse does; raises UsageError for a configuration file that is
+        none.
+        """
+        compress = self.commands["compress"]
+        if argv[:1] in (["compress"], ["plan"]):
+            argv = expand(argv, self.commands[argv[0]], keys(compress).keys())
+        return self.top.parse_args(argv)
 
-    made = command("compress", "Train, prune and retrain a network until it meets its budget.")
-    _add_request(made)
-    made.add_argument("-o", "--out", type=Path, required=True, metavar="NET.dwindle")
-    made.add_argument("--track", action="append", default=[], metavar="WHERE", help="tensorboard:DIR, mlflow:URI …")
-    as_json(made)
+    def flags(self, command: str) -> dict[str, str]:
+        """The flag of each option of a command, by the name of its argument in Python."""
+        options = [action for action in self.commands[command]._actions if action.option_strings]
+        return {action.dest: max(action.option_strings[:2], key=_is_long) for action in options}
 
-    made = command("plan", "Forecast a compression: rounds, time, bytes per target, and whether it pays.")
-    _add_request(made)
-    made.add_argument("--target", dest="targets", help="count bytes on these, comma-separated (the one of --for)")
-    made.add_argument("--strict", action="store_true", help="exit 3 where the file would not get smaller")
-    as_json(made)
 
-    made = command("export", "Write the packed files, each proven equal to the checkpoint.")
-    checkpoint(made)
-    made.add_argument("--target", default="onnx", help="one or more: onnx,coreml,executorch,litert,pytorch")
-    made.add_argument("--delegate", metavar="D", help="of executorch files: xnnpack, or coreml, which packs zeros")
-    made.add_argument(
-        "--precision",
-        metavar="P",
-        help="of weights: fp32, fp16, int8, int4, palette4, auto (what --size was counted at)",
+def _is_long(flag: str) -> bool:
+    return flag.startswith("--") and not flag.startswith("--no-")
+
+
+def _checkpoint(to: argparse.ArgumentParser) -> None:
+    to.add_argument("net", metavar="NET.dwindle", type=Path, help="The checkpoint, a folder that compress made.")
+
+
+def _json(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--json", action="store_true", help="Print the result as one JSON document on stdout.")
+
+
+def _request(to: argparse.ArgumentParser) -> None:
+    add_options(to, TaskSpec, Request)
+    to.add_argument(
+        "--config",
+        metavar="FILE.toml",
+        help="A TOML file with any of these options as keys, without their dashes; those given here take precedence.",
     )
-    made.add_argument(
-        "--max-drop", type=float, metavar="POINTS", help="auto: what the smallest file may cost on validation"
-    )
-    made.add_argument("--packing", default="auto", metavar="HOW", help="none: a plain dense file")
-    made.add_argument(
-        "--calib-samples", type=int, metavar="N", help="executorch int8: training samples that set its ranges (256)"
-    )
-    made.add_argument("--image-input", action="store_true", help="coreml: take an image, and normalise it inside")
-    made.add_argument(
-        "--classes", nargs="?", const="", metavar="FILE", help="coreml: class labels, the data's own or a line each"
-    )
-    made.add_argument("--min-os", metavar="OS", help="coreml: iOS16, iOS17 or iOS18, which alone has sparse codes")
-    as_json(made)
 
-    made = command("bench", "Measure size, accuracy and latency of the exported files.")
-    checkpoint(made)
-    made.add_argument(
+
+def _compress(to: argparse.ArgumentParser) -> None:
+    _request(to)
+    to.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="NET.dwindle",
+        help="The folder to write the checkpoint to. An unfinished one that was made with the same options is resumed.",
+    )
+    to.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="WHERE",
+        help="Send the figures of the run to a tracker: tensorboard:DIR, mlflow:URI or trackio:PROJECT. May be given "
+        "several times. Default: none; history.jsonl in the checkpoint is always written.",
+    )
+    _json(to)
+
+
+def _plan(to: argparse.ArgumentParser) -> None:
+    _request(to)
+    to.add_argument(
+        "--target",
+        dest="targets",
+        metavar="TARGETS",
+        help="The export targets whose files are counted, comma-separated. Default: the one of --for.",
+    )
+    to.add_argument("--strict", action="store_true", help="Exit with 3 where the file would not get smaller.")
+    _json(to)
+
+
+def _export(to: argparse.ArgumentParser) -> None:
+    _checkpoint(to)
+    to.add_argument(
+        "--target",
+        default="onnx",
+        metavar="TARGETS",
+        help="The formats to write, comma-separated: onnx, coreml, executorch, executorch-coreml, litert or pytorch. "
+        "Default: onnx.",
+    )
+    to.add_argument(
+        "--delegate",
+        metavar="NAME",
+        help="What runs ExecuTorch files: xnnpack on the CPU, or coreml, which packs zeros. Default: xnnpack.",
+    )
+    add_options(to, ExportOptions)
+    _json(to)
+
+
+def _bench(to: argparse.ArgumentParser) -> None:
+    _checkpoint(to)
+    to.add_argument(
         "--device",
         default="host",
-        metavar="WHERE",
-        help="one or more, comma-separated: host, cuda, arm64 (instructions, emulated), browser (browser:4 is 4 times "
-        "slower), ssh://user@host[:port], adb://serial, apple://mac or a device's name, qualcomm://name",
+        metavar="DEVICES",
+        help="Where to run the files, comma-separated: host (this machine), cuda, arm64 (counts the instructions of an "
+        "emulated CPU), browser (browser:4 is 4 times slower), ssh://user@host[:port], adb://serial, apple://mac or "
+        "apple://NAME, qualcomm://NAME. Default: host.",
     )
-    made.add_argument("--threads", type=int, default=1, metavar="N", help="that an inference may use (1)")
-    made.add_argument("--profile", action="store_true", help="host: the operators that take the time")
-    made.add_argument("--sparse", action="store_true", help="arm64: count ExecuTorch's sparse kernels too")
-    as_json(made)
-
-    made = command("gate", "Check the measured files against limits; exit 3 on a miss.")
-    checkpoint(made)
-    _add_limits(made)
-    as_json(made)
-
-    made = command("report", "Write one self-contained HTML page about a checkpoint, or about several of one task.")
-    made.add_argument("nets", metavar="NET.dwindle", nargs="+", type=Path, help="several: their frontiers, by method")
-    made.add_argument("-o", "--out", type=Path, metavar="FILE.html", help="NET.dwindle/report.html; frontier.html")
-
-    made = command("show", "Print what a checkpoint is and how it came to be.")
-    checkpoint(made)
-    as_json(made)
-
-    made = command("diff", "What differs between two checkpoints: bytes, accuracy, latency, widths, options.")
-    made.add_argument("before", metavar="A.dwindle", type=Path)
-    made.add_argument("after", metavar="B.dwindle", type=Path)
-    as_json(made)
-
-    made = command("doctor", "Say what is here to work with, and the command that adds what isn't.")
-    made.add_argument(
-        "--setup", metavar="DEVICE", help="prepare a device: arm64 (100 MB from Debian, PyPI), browser (37 MB from npm)"
+    to.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="The number of threads that an inference may use. Default: 1.",
     )
-    as_json(made)
-
-    made = command("demo", "The whole way on handwritten digits, in a few minutes.")
-    made.add_argument("-o", "--out", type=Path, default=Path("demo.dwindle"), metavar="NET.dwindle")
-    return top
-
-
-def with_config(words: list[str]) -> list[str]:
-    """The command line with the options of its configuration file, for the commands that take one."""
-    if words[:1] not in (["compress"], ["plan"]):
-        return words
-    options = argparse.ArgumentParser(add_help=False)
-    _add_request(options)
-    names = {name.lstrip("-") for action in options._actions for name in action.option_strings}
-    return expand(words, names, {"out", "track"})
-
-
-def _add_request(to: argparse.ArgumentParser) -> None:
-    """The fields of `dwindle.compress.Request`; one that isn't given is left to its default there."""
-    to.add_argument("model", metavar="MODEL", help="zoo:resnet20, torchvision:NAME or package.module:factory")
-    to.add_argument("--weights", metavar="FILE", help="a trained start (safetensors or a state dict) to prune")
-    task = to.add_argument_group("what to train on")
-    task.add_argument("--data", help="digits, fashion-mnist, cifar10, cifar100, a folder, or package.module:factory")
-    task.add_argument("--data-root", metavar="DIR", help="where the data set's files are")
-    task.add_argument("--image-size", type=int, metavar="PIXELS", help="for a folder of images")
-    task.add_argument("--task", help="your own training: package.module:factory (instead of --data)")
-    task.add_argument("--epochs", type=int, metavar="N", help="per training and retraining")
-    task.add_argument("--lr", type=float, help="learning rate at its peak")
-    task.add_argument("--batch-size", type=int, metavar="N")
-    task.add_argument("--schedule", help="step (the paper's for CIFAR), imagenet or cosine")
-    task.add_argument("--warmup", type=float, metavar="FRACTION", help="of the schedule, to climb to --lr")
-    task.add_argument("--crop", type=int, metavar="PIXELS", help="by which samples are shifted at random, at most")
-    task.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the samples")
-    task.add_argument("--augment", type=SHARE_OR_0, metavar="SHARE", help="of a training, both (100%%)")
-    task.add_argument("--ema", type=float, metavar="DECAY", help="end each training on an average of its weights")
-    task.add_argument("--compile", action="store_true", default=None, help="train by torch.compile's kernels")
-    task.add_argument(
-        "--no-record",
-        dest="record",
-        action="store_false",
-        default=None,
-        help="on a GPU, launch every step's kernels anew instead of replaying a recording of them",
+    to.add_argument(
+        "--profile", action="store_true", help="On this machine, also measure the time that each operator takes."
     )
-    budget = to.add_argument_group("budget (all that are given must hold)")
-    budget.add_argument("--size", type=SIZE, metavar="SIZE", help="shipped bytes, such as 500KB")
-    budget.add_argument("--macs", metavar="MACS", help="of one inference, such as 50%% or 150M")
-    budget.add_argument("--density", type=SHARE, metavar="SHARE", help="of the weights, such as 10%%")
-    budget.add_argument("--max-drop", type=float, metavar="POINTS", help="instead: as small as validation allows")
-    budget.add_argument("--for", dest="target", metavar="TARGET", help="what --size is counted on (onnx)")
-    budget.add_argument("--precision", metavar="P", help="of weights there: fp32, fp16, int8, int4, palette4")
-    pruning = to.add_argument_group("pruning")
-    pruning.add_argument("--granularity", metavar="G", help="auto, channel, unstructured, 4x1, 2:4, channel+2:4 …")
-    pruning.add_argument("--align", type=int, metavar="N", help="channels: widths are multiples of it (8)")
-    pruning.add_argument(
-        "--layer-floor", type=SHARE_OR_0, metavar="SHARE", help="channels that every layer keeps (0%%)"
+    to.add_argument(
+        "--sparse",
+        action="store_true",
+        help="On arm64, also count the instructions of ExecuTorch files with ExecuTorch's sparse kernels.",
     )
-    pruning.add_argument("--recipe", help="paper or best: schedule, score, recalibration, --augment")
-    pruning.add_argument("--score", help="magnitude, layerwise or lamp")
-    pruning.add_argument("--include", nargs="+", metavar="PATTERN", help="the layers that may be pruned")
-    pruning.add_argument("--exclude", nargs="+", metavar="PATTERN", help="the layers that may not")
-    pruning.add_argument("--method", help="lr-rewind, weight-rewind, lottery-ticket, finetune or amc")
-    pruning.add_argument("--episodes", type=int, metavar="N", help="AMC: allocations that its agent tries (150)")
-    pruning.add_argument("--rewind-to", type=float, metavar="FRACTION", help="of the schedule, to restart from")
-    pruning.add_argument("--prune-per-round", type=SHARE, metavar="SHARE", help="of the survivors (20%%)")
-    pruning.add_argument("--gradual", type=SHARE_OR_0, metavar="SHARE", help="of a retraining, to prune over (0%%)")
-    pruning.add_argument(
-        "--recalibrate",
-        action=argparse.BooleanOptionalAction,
-        help="batch norm's statistics anew after each training (the recipe says)",
-    )
-    pruning.add_argument("--save-every", type=float, metavar="MINUTES", help="within a round (5)")
-    pruning.add_argument("--rounds", type=int, metavar="N", help="a fixed number of rounds; 1 is one-shot")
-    to.add_argument("--seed", type=int)
-    to.add_argument("--config", metavar="FILE.toml", help="any of these options from a file; those given here win")
+    _json(to)
 
 
-def _add_limits(to: argparse.ArgumentParser) -> None:
+def _gate(to: argparse.ArgumentParser) -> None:
+    _checkpoint(to)
     limits = to.add_argument_group("limits (all that are given must hold)")
-    for name, (metavar, summary) in LIMITS.items():
-        limits.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=summary)
-    limits.add_argument("--limits", type=Path, metavar="FILE.toml", help="these in a table [gate] or [gate.TARGET]")
-    limits.add_argument("--baseline", type=Path, metavar="PATH", help="bench.json or NET.dwindle to grow from")
-    limits.add_argument("--target", help="which exports to check (the one it was compressed for)")
-    out = to.add_argument_group("output")
-    out.add_argument("--junit", type=Path, metavar="FILE.xml", help="the verdict as JUnit XML")
-    out.add_argument("--markdown", type=Path, metavar="FILE.md", help="as a CI job's summary (appended)")
+    flags = {name: f"--{name.replace('_', '-')}" for name in (*KINDS, "baseline")}
+    for name, kind in KINDS.items():
+        summary = as_flags(kind.help, flags).replace("%", "%%")
+        limits.add_argument(flags[name], metavar=kind.metavar, help=f"{summary} Default: no limit.")
+    limits.add_argument(
+        "--limits",
+        type=Path,
+        metavar="FILE.toml",
+        help="A TOML file with limits in a table [gate], [gate.TARGET] or [gate.device.NAME]. Default: none.",
+    )
+    limits.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="PATH",
+        help="The bench.json, or the checkpoint, that --max-growth compares with. Default: none.",
+    )
+    limits.add_argument(
+        "--target",
+        help="The one export to check. Default: those of the tables in --limits, and the one it was compressed for.",
+    )
+    output = to.add_argument_group("output")
+    output.add_argument(
+        "--junit", type=Path, metavar="FILE.xml", help="Write the verdict as JUnit XML to this file. Default: don't."
+    )
+    output.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE.md",
+        help="Append the verdict as a Markdown table to this file, such as the summary of a CI job. Default: don't.",
+    )
+    _json(to)
+
+
+def _report(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "nets",
+        metavar="NET.dwindle",
+        nargs="+",
+        type=Path,
+        help="The checkpoint to report on; of several, all of one task, the page compares the frontiers.",
+    )
+    to.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help="The page to write. Default: report.html in the checkpoint; of several checkpoints, frontier.html here.",
+    )
+
+
+def _show(to: argparse.ArgumentParser) -> None:
+    _checkpoint(to)
+    _json(to)
+
+
+def _diff(to: argparse.ArgumentParser) -> None:
+    to.add_argument("before", metavar="A.dwindle", type=Path, help="The checkpoint to compare with.")
+    to.add_argument("after", metavar="B.dwindle", type=Path, help="The checkpoint whose differences are shown.")
+    _json(to)
+
+
+def _doctor(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--setup",
+        metavar="DEVICE",
+        help="Install what a device needs: arm64 (100 MB from Debian and PyPI), browser (37 MB from npm) or qualcomm. "
+        "Default: only list what is missing.",
+    )
+    _json(to)
+
+
+def _demo(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("demo.dwindle"),
+        metavar="NET.dwindle",
+        help="The folder to write the checkpoint to. Default: demo.dwindle.",
+    )

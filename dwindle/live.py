@@ -1,4 +1,4 @@
-"""A run as people see it: drawn live on a terminal, a line per round anywhere else. All on stderr."""
+"""How a run is shown on stderr: drawn live on a terminal, and as a line per round anywhere else."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from rich.text import Text
 
 from dwindle.checkpoint import Round
 from dwindle.compress.amc.view import curve_view, result_view
+from dwindle.compress.request import Request
 from dwindle.compress.watcher import Watcher
 from dwindle.layers import Layer
+from dwindle.options import as_flags, flags
 from dwindle.quantities import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -25,11 +27,12 @@ if TYPE_CHECKING:
 
 
 SEARCH = -2
-"""AMC's, in the place of a round's index: the time left is of this round or of that search."""
+"""Stands for the index of a round while AMC searches, so that the time left is measured anew."""
+FLAGS = flags(Request)
 
 
 def watcher(console: Console, target: str) -> LiveWatcher | LineWatcher:
-    """The one that suits where stderr goes."""
+    """The watcher that suits what `console` writes to; `target` names the file whose bytes are shown."""
     return LiveWatcher(console, target) if console.is_terminal else LineWatcher(console, target)
 
 
@@ -71,7 +74,7 @@ class LineWatcher(Watcher):
         self.console.print(result_view(result))
 
     def note(self, sentence: str) -> None:
-        self.console.print(sentence, highlight=False, soft_wrap=True)
+        self.console.print(as_flags(sentence, FLAGS), highlight=False, soft_wrap=True)
 
 
 class LiveWatcher(LineWatcher):
@@ -89,7 +92,7 @@ class LiveWatcher(LineWatcher):
         self.live = Live(console=console, refresh_per_second=8)
         self.began, self.index = time.monotonic(), -1
         self.known = 0
-        """How many of AMC's allocations had been judged as it went on."""
+        """The number of AMC's allocations that an interrupted run had already judged."""
 
     def __enter__(self) -> LiveWatcher:
         self.live.start()
@@ -135,7 +138,7 @@ class LiveWatcher(LineWatcher):
         self._draw()
 
     def note(self, sentence: str) -> None:
-        self.live.console.print(sentence, highlight=False, style="dim")
+        self.live.console.print(as_flags(sentence, FLAGS), highlight=False, style="dim")
 
     def _left(self, done: int, total: int | None) -> str:
         if not total or done < 2:
@@ -150,8 +153,8 @@ class LiveWatcher(LineWatcher):
 
 
 def forecast_lines(forecast: Forecast) -> Iterator[str]:
-    """What a request will come to, in sentences."""
-    length = "how long that takes isn't known, as the task has no `steps`"
+    """A forecast in sentences: density, rounds and time, then the file of each target."""
+    length = "how long that takes isn't known, because the task has no `steps`"
     if forecast.seconds is not None:
         length = (
             f"{forecast.steps} optimizer steps, about {format_seconds(forecast.seconds)} of training on this machine"
@@ -166,7 +169,7 @@ COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")
 
 
 def row(record: Round, dense: Round) -> tuple[str, ...]:
-    """A round's cells, under COLUMNS."""
+    """The cells of a round, one for each of COLUMNS."""
     smaller = f"{dense.bytes / record.bytes:.1f}×" if record.index and record.bytes and dense.bytes else ""
     change = f" ({record.validation - dense.validation:+.2f})".replace("-", "−") if record.index else ""
     return (
@@ -191,7 +194,7 @@ def rounds_table(history: tuple[Round, ...], target: str) -> Table:
 
 
 WIDTH = 32
-"""Characters of a full bar."""
+"""The number of characters of a full bar."""
 
 
 def layers_table(left: Sequence[Layer]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection
+from decimal import Decimal
 from itertools import islice
 
 from dwindle.errors import UsageError
@@ -20,7 +21,7 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     unit = match[2].upper() if match else ""
     if not match or unit not in _BYTES or (size := round(float(match[1]) * _BYTES[unit])) < 1:
-        raise UsageError(f"{text!r} is not a size: write for example 500KB, 1.5MB or 256KiB")
+        raise UsageError(f"{text!r} is not a size: write for example 500KB, 1.5MB or 256KiB", code="invalid-value")
     return size
 
 
@@ -29,21 +30,38 @@ def parse_share(text: str, *, zero: bool = False) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(%?)\s*", text)
     share = float(match[1]) / (100 if match[2] else 1) if match else math.nan
     if not (0 < share <= 1 or (zero and share == 0)):
-        raise UsageError(f"{text!r} is not a share: write for example 20% or 0.2")
+        raise UsageError(f"{text!r} is not a share: write for example 20% or 0.2", code="invalid-value")
     return share
 
 
+def format_share(share: float) -> str:
+    """0.2 → `20%`, so that `parse_share` gives exactly the same number again."""
+    percent = f"{_decimal(round(share * 100, 10))}%"
+    return percent if 0 <= share <= 1 and parse_share(percent, zero=True) == share else _decimal(share)
+
+
 def parse_macs(text: str) -> float:
-    """`50%` → 0.5, a share of the dense network's; `150M` → 150e6 multiply-accumulates.
+    """`50%` or `0.5` → 0.5, a share of the dense network's; `150M` → 150e6 multiply-accumulates.
 
     Raises UsageError for anything else.
     """
     if text.strip().endswith("%"):
         return parse_share(text)
     macs = parse_count(text) or 0.0
-    if macs <= 1:
-        raise UsageError(f"{text!r} is no number of MACs: write for example 50% or 150M")
+    if macs <= 0:
+        raise UsageError(f"{text!r} is not a number of MACs: write for example 50% or 150M", code="invalid-value")
     return macs
+
+
+def format_macs(macs: float) -> str:
+    """0.5 → `50%`, 150e6 → `150000000`, so that `parse_macs` gives exactly the same number again."""
+    return format_share(macs) if macs <= 1 else _decimal(macs)
+
+
+def _decimal(number: float) -> str:
+    """Without an exponent, and without a fraction where there is none."""
+    text = f"{Decimal(repr(float(number))):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def parse_count(text: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Targets and runtimes by name, ours and other packages' alike, through entry points."""
+"""What is found by name: objects that this and other packages register as entry points, and the nearest known name."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ def resolve(group: str, name: str, what: str) -> Any:
     """
     found: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=group)}
     if name not in found:
-        raise UsageError(unknown(what, name, list(found)))
+        raise unknown_name(what, name, list(found))
     return found[name].load()
+
+
+def unknown_name(what: str, name: str, known: list[str], *, option: str | None = None) -> UsageError:
+    """The error for a name that isn't known, with the nearest one that is; `option` is the option that gave it."""
+    return UsageError(unknown(what, name, known), code="unknown-name", name=name, option=option)
 
 
 def unknown(what: str, name: str, known: list[str]) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from dwindle.checkpoint import flattened
 from dwindle.errors import UsageError
 from dwindle.models.factory import one_line
 from dwindle.registry import unknown
@@ -94,7 +95,7 @@ class TensorBoard:
 
     def begin(self, name: str, origin: Mapping[str, Any]) -> None:
         self.writer = self._writer(str(self.folder / name))
-        self.writer.add_text("origin", "\n".join(f"- {key}: `{value}`" for key, value in flat(origin)))
+        self.writer.add_text("origin", "\n".join(f"- {key}: `{value}`" for key, value in flattened(origin).items()))
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
@@ -119,8 +120,8 @@ class MLflow:
         experiment = self.client.get_experiment_by_name("dwindle")
         number = experiment.experiment_id if experiment else self.client.create_experiment("dwindle")
         self.run: str = self.client.create_run(number, run_name=name).info.run_id
-        for key, value in flat(origin):
-            self.client.log_param(self.run, key, value[:500])
+        for key, value in flattened(origin).items():
+            self.client.log_param(self.run, key, str(value)[:500])
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
@@ -142,7 +143,12 @@ class Trackio:
 
     def begin(self, name: str, origin: Mapping[str, Any]) -> None:
         with redirect_stdout(sys.stderr):  # it greets, and stdout is for one JSON document
-            self.trackio.init(project=self.project, name=name, config=dict(flat(origin)), resume="allow")
+            self.trackio.init(
+                project=self.project,
+                name=name,
+                config={key: str(value) for key, value in flattened(origin).items()},
+                resume="allow",
+            )
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         self.trackio.log(dict(figures), step=step)
@@ -157,12 +163,3 @@ TRACKERS: dict[str, type[TensorBoard] | type[MLflow] | type[Trackio]] = {
     "mlflow": MLflow,
     "trackio": Trackio,
 }
-
-
-def flat(origin: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested options as `task.epochs` → `10`."""
-    for key, value in origin.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, str(value)

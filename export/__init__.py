@@ -11,6 +11,9 @@ from dwindle.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from dwindle.export.exporter import export
+    from dwindle.export.options import ExportOptions
 
-__all__ = ["export"]
-__getattr__ = lazy_attributes(__name__, {"export": "dwindle.export.exporter"})
+__all__ = ["ExportOptions", "export"]
+__getattr__ = lazy_attributes(
+    __name__, {"ExportOptions": "dwindle.export.options", "export": "dwindle.export.exporter"}
+)

@@ -1,4 +1,4 @@
-"""`--precision auto`: the smallest file that costs no more accuracy than is allowed."""
+"""The precision `auto`: the smallest file that costs no more accuracy than is allowed."""
 
 from __future__ import annotations
 

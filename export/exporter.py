@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from dwindle.export import target as targets
 from dwindle.export.architecture import one_model
 from dwindle.export.auto import AUTO, smallest
 from dwindle.export.fold import deployable
+from dwindle.export.options import ExportOptions
 from dwindle.export.parity import Compared, compare
 from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, facing
@@ -39,27 +41,18 @@ _LEVEL = 19
 def export(
     checkpoint: Checkpoint | Path | str,
     names: Sequence[str],
+    options: ExportOptions | None = None,
     *,
-    precision: str | None = None,
-    max_drop: float | None = None,
-    min_os: str | None = None,
-    calib_samples: int | None = None,
-    packing: str = PACKINGS[0],
-    image_input: bool = False,
-    classes: str | None = None,
     progress: Callable[[str], None] | None = None,
+    **given: Any,
 ) -> list[Manifest]:
     """Writes `exports/TARGET/` in a finished checkpoint for each of the targets named.
 
     There are `net`, the compressed network, packed; `dense`, the network before pruning at the target's default
     precision; the manifest; and where the format packs no zeros, `net` compressed as a whole (`.zst`).
-    precision: what `net` stores weights in, by default what the checkpoint's budget was counted at on that target,
-    and the target's own on others; `auto` takes the smallest file that loses at most `max_drop` points of validation
-    against the dense network. min_os: the earliest system that must load the files of a target that has a choice:
-    `iOS16`, `iOS17`, `iOS18`. calib_samples: how many samples of the training split a target sees that rounds
-    activations too (ExecuTorch's int8), by default `shipping.SAMPLES`. packing: `none` stores zeros in `net` like any
-    weight, for tools that take no packed file, and weights at the target's own precision unless one is given.
-    image_input, classes: for Core ML, see `shipping.facing`.
+    options: how to write `net`. given: fields of ExportOptions that replace those of `options`, such as
+    `precision="int8"`; `precision="auto"` takes the smallest file that loses at most `max_drop` points of validation
+    against the dense network.
     An earlier export of the target is replaced when both files have proven equal to their networks. Several
     targets are exported side by side, each in a process of its own.
 
@@ -69,53 +62,58 @@ def export(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
-    if (precision == AUTO) != (max_drop is not None):
-        raise UsageError("--precision auto and --max-drop need each other: so many points may it lose on validation")
-    if max_drop is not None and not 0 <= max_drop < math.inf:
-        raise UsageError(f"--max-drop {max_drop:g} is no drop: give points, 0 or more")
-    if packing not in PACKINGS:
-        raise UsageError(f"there is no packing {packing!r}: choose {' or '.join(PACKINGS)}")
-    if precision == AUTO and packing == NO_PACKING:
-        raise UsageError("--precision auto compares packed files: with --packing none, say which precision")
-    counted = {} if packing == NO_PACKING else {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
-    options: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "precision": precision or counted.get(name),
-            "max_drop": max_drop,
-            "min_os": min_os,
-            "calib_samples": calib_samples,
-            "packing": packing,
-            "image_input": image_input,
-            "classes": classes,
-        }
-        for name in dict.fromkeys(names)
-    ]
+    chosen = replace(options or ExportOptions(), **given)
+    _check(chosen)
+    counted = (
+        {} if chosen.packing == NO_PACKING else {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
+    )
+    each = {name: replace(chosen, precision=chosen.precision or counted.get(name)) for name in names}
     asked = [
-        targets.load(chosen["name"], kind, min_os)
-        for chosen in options
-        for kind in ([chosen["precision"]] if max_drop is None else targets.load(chosen["name"]).precisions)
+        targets.load(name, kind, own.min_os)
+        for name, own in each.items()
+        for kind in ([own.precision] if own.max_drop is None else targets.load(name).precisions)
     ]
-    targets.require_used(asked, min_os, calib_samples)
+    targets.require_used(asked, chosen.min_os, chosen.calib_samples)
     checkpoint.require_done()
     sweep(checkpoint.exports)
-    if len(options) > 1:
-        side_by_side.run(checkpoint.path, options, progress or (lambda line: None))
-        return [Manifest.read(checkpoint.exports / chosen["name"]) for chosen in options]
-    return [export_one(checkpoint, progress=progress, **chosen) for chosen in options]
+    if len(each) > 1:
+        side_by_side.run(checkpoint.path, each, progress or (lambda line: None))
+        return [Manifest.read(checkpoint.exports / name) for name in each]
+    return [export_one(checkpoint, name, own, progress) for name, own in each.items()]
+
+
+def _check(options: ExportOptions) -> None:
+    if (options.precision == AUTO) != (options.max_drop is not None):
+        raise UsageError(
+            "`precision` auto and `max_drop` need each other: so many points may it lose on validation",
+            code="conflict",
+            option="max_drop",
+        )
+    if options.max_drop is not None and not 0 <= options.max_drop < math.inf:
+        raise UsageError(
+            f"`max_drop` is {options.max_drop:g}: give a number of points, 0 or more",
+            code="out-of-range",
+            option="max_drop",
+        )
+    if options.packing not in PACKINGS:
+        raise UsageError(
+            f"there is no packing {options.packing!r}: choose {' or '.join(PACKINGS)}",
+            code="unknown-name",
+            option="packing",
+        )
+    if options.precision == AUTO and options.packing == NO_PACKING:
+        raise UsageError(
+            "`precision` auto compares packed files: with `packing` none, say which precision",
+            code="conflict",
+            option="packing",
+        )
 
 
 @one_model()
 def export_one(
     checkpoint: Checkpoint | Path | str,
     name: str,
-    precision: str | None,
-    max_drop: float | None,
-    min_os: str | None,
-    calib_samples: int | None = None,
-    packing: str = PACKINGS[0],
-    image_input: bool = False,
-    classes: str | None = None,
+    options: ExportOptions,
     progress: Callable[[str], None] | None = None,
 ) -> Manifest:
     """`export` for one target, in this process."""
@@ -129,9 +127,10 @@ def export_one(
     example = task.example_inputs()
 
     def at(precision: str | None, say: Callable[[str], None]) -> Target:
-        return calibrated(targets.load(name, precision, min_os), task, calib_samples, say)
+        return calibrated(targets.load(name, precision, options.min_os), task, options.calib_samples, say)
 
-    if max_drop is not None:
+    precision = options.precision
+    if options.max_drop is not None:
         dense, possible = checkpoint.history[0].validation, targets.load(name).precisions
         silent = {kind: at(kind, lambda line: None) for kind in possible}
         precision = smallest(
@@ -139,17 +138,17 @@ def export_one(
             lambda kind: as_file(silent[kind], net, example),
             task,
             dense,
-            max_drop,
+            options.max_drop,
             lambda line: say(f"{name}: {line}"),
         )
     target = at(precision, lambda line: say(f"{name}: {line}"))
-    target = facing(target, task, image_input, classes, lambda line: say(f"{name}: {line}"))
+    target = facing(target, task, options.image_input, options.classes, lambda line: say(f"{name}: {line}"))
     real = task.inputs("validation") if hasattr(task, "inputs") else example
     if not real or not len(real[0]):
         raise UsageError("the task's `inputs` of the validation split are empty: files are compared on real ones")
     trained = {"net": net, "dense": restore_dense(checkpoint)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
-    return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress, packing)
+    return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress, options.packing)
 
 
 def export_networks(

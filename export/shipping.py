@@ -31,7 +31,7 @@ def calibrated(
     below 1, and for samples from which no range of activations follows.
     """
     if samples is not None and samples < 1:
-        raise UsageError(f"calibration takes 1 sample or more, not {samples}")
+        raise UsageError(f"`calib_samples` is {samples}: give 1 or more", code="out-of-range", option="calib_samples")
     if not isinstance(target, Calibrated) or not target.calibrates:
         return target
     given = getattr(task, "inputs", None)
@@ -71,7 +71,7 @@ def _labels(task: Task, classes: str | None) -> tuple[str, ...]:
         return ()
     if not classes:
         if (names := getattr(task, "class_names", None)) is None:
-            raise UsageError("the task has no `class_names`: give --classes a file with a label on each line")
+            raise UsageError("the task has no `class_names`: give `classes` a file with a label on each line")
         return tuple(names)
     try:
         labels = tuple(line.strip() for line in Path(classes).read_text().splitlines() if line.strip())

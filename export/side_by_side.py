@@ -14,15 +14,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from dwindle import errors
 from dwindle.errors import DwindleError
+from dwindle.export.options import ExportOptions
 
 _END = "\0"
-"""Begins a line that says what went wrong, as JSON: the target's index, the kind of error, the message."""
+"""Begins a line that reports an error, as JSON: the target's index, the kind of error, its message, its members."""
 _SHARED = (
     "torch.export._trace",
     "torchvision.models",
@@ -36,9 +38,9 @@ _IDLE = {"coreml": ("coremltools", ("executorch", "sklearn", "torchao"))}
 
 
 def run(
-    checkpoint: Path, options: Sequence[Mapping[str, Any]], progress: Callable[[str], None], threads: int | None = None
+    checkpoint: Path, options: Mapping[str, ExportOptions], progress: Callable[[str], None], threads: int | None = None
 ) -> None:
-    """Exports once per entry of `options`, keywords of `exporter.export_one`, side by side: as many as there are cores.
+    """Exports to each target that `options` names, side by side: as many at once as there are cores.
 
     threads: for each process; None: its share of the machine's cores. All go on to their ends; then the first
     failure is raised, as what it was in its process, or DwindleError for a process that died.
@@ -47,7 +49,12 @@ def run(
     # The same places to look for a user's own modules as here, the working directory among them.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(share)}
     # Not from this process, which may have threads, and a device: those don't survive a fork.
-    command = [sys.executable, "-m", __name__, json.dumps([{"checkpoint": str(checkpoint), **own} for own in options])]
+    command = [
+        sys.executable,
+        "-m",
+        __name__,
+        json.dumps([(str(checkpoint), name, asdict(own)) for name, own in options.items()]),
+    ]
     failures: dict[int, DwindleError] = {}
     with (
         tempfile.TemporaryFile("w+") as chatter,
@@ -57,8 +64,8 @@ def run(
         try:
             for line in process.stdout:
                 if line.startswith(_END):
-                    index, kind, message = json.loads(line.removeprefix(_END))
-                    failures[index] = getattr(errors, kind)(message)
+                    index, kind, message, members = json.loads(line.removeprefix(_END))
+                    failures[index] = getattr(errors, kind)(message, **members)
                 else:
                     progress(line.rstrip("\n"))
         finally:
@@ -93,29 +100,30 @@ def main() -> int:
             process.join()
             if process.exitcode:
                 said = _last(chatter[index].read_text())
-                message = f"the export to {options[index]['name']} ended with {process.exitcode}: {said}"
-                line = _END + json.dumps([index, DwindleError.__name__, message]) + "\n"
+                message = f"the export to {options[index][1]} ended with {process.exitcode}: {said}"
+                line = _END + json.dumps([index, DwindleError.__name__, message, {}]) + "\n"
                 print(line, end="", flush=True)  # in one piece: unbuffered, an end of its own may follow another's line
     return 0
 
 
-def _one(index: int, given: tuple[Mapping[str, Any], Path]) -> None:
+def _one(index: int, given: tuple[tuple[str, str, dict[str, Any]], Path]) -> None:
     """One target in this process; only progress goes to what is stdout at the start."""
-    options, chatter = given
+    (checkpoint, name, options), chatter = given
     out = os.fdopen(os.dup(1), "w")
     with chatter.open("wb") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
     gc.set_threshold(100_000, 50, 100)  # a process this short would spend a fifth of its time looking for garbage
-    if options["name"] in _IDLE:
-        _import_alone(*_IDLE[options["name"]])
+    if name in _IDLE:
+        _import_alone(*_IDLE[name])
     from dwindle.export.exporter import export_one
 
     try:
-        export_one(progress=lambda line: print(line, file=out, flush=True), **options)
+        export_one(checkpoint, name, ExportOptions(**options), lambda line: print(line, file=out, flush=True))
     except DwindleError as error:
         known = next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
-        print(_END + json.dumps([index, known, str(error)]), file=out, flush=True)
+        members = {"code": error.code, "option": error.option, "path": error.path, "name": error.name}
+        print(_END + json.dumps([index, known, str(error), members], default=str), file=out, flush=True)
 
 
 def _import_alone(module: str, without: Sequence[str]) -> None:

@@ -11,7 +11,8 @@ from dwindle.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from dwindle.models.build import ModelSpec, build
-    from dwindle.models.classify import ImageClassification, TaskSpec
+    from dwindle.models.classify import ImageClassification
+    from dwindle.models.spec import TaskSpec
     from dwindle.models.tasks import make_task
 
 __all__ = ["ImageClassification", "ModelSpec", "TaskSpec", "build", "make_task"]
@@ -20,7 +21,7 @@ __getattr__ = lazy_attributes(
     {
         "ImageClassification": "dwindle.models.classify",
         "ModelSpec": "dwindle.models.build",
-        "TaskSpec": "dwindle.models.classify",
+        "TaskSpec": "dwindle.models.spec",
         "build": "dwindle.models.build",
         "make_task": "dwindle.models.tasks",
     },

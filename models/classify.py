@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from dwindle.models.data import Splits
 from dwindle.models.factory import one_line
 from dwindle.models.precision import bf16_gains
 from dwindle.models.recorded import Recorded, Step
+from dwindle.models.spec import TaskSpec as TaskSpec
 from dwindle.task import Split
 
 EVALUATION_BATCH = 256
@@ -28,61 +29,6 @@ SAMPLES = 256
 """How many real inputs `inputs` gives."""
 SHOWN, NUMBERS = 2048, 2**25
 """How many `training_inputs` gives: fewer, down to SAMPLES, where they come to more than so many numbers."""
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """Enough to make the task anew. The optimizer's defaults are the rewinding paper's for CIFAR."""
-
-    data: str
-    data_root: str | None = None
-    image_size: int | None = None
-    fingerprint: str | None = None
-    """The data's, once it has been seen: other data under the same name is refused."""
-    epochs: int = 182
-    batch_size: int = 128
-    lr: float = 0.1
-    """At its peak."""
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 2e-4
-    """On every parameter, BN and biases included."""
-    schedule: schedule.Schedule = "step"
-    warmup: float = 0.0
-    """Fraction of the schedule over which the rate climbs to its peak."""
-    crop: int = 4
-    """Pixels of padding for the random crop; 0 for none."""
-    flip: bool = True
-    augment: float = 1.0
-    """The share of the schedule over which samples are cropped and flipped; the rest of it shows them as they are,
-    which is how they will come (He et al. 2019, "Data Augmentation Revisited")."""
-    ema: float | None = None
-    """Decay of a running average of the weights, such as 0.999. When a training ends, the average becomes the
-    weights: it is what is judged, saved, pruned and trained on. The momentum stays that of the steps."""
-    compile: bool = False
-    """Whether torch.compile makes the training's kernels: a minute or more at each new width of the network, so
-    that it takes a long training to pay, where it pays at all (on a CPU it mostly doesn't: studies/trainer)."""
-    record: bool = True
-    """Whether a GPU replays one recorded step (`dwindle.models.recorded`). Off for a network whose forward decides
-    anything in Python while it trains, such as which layers to skip."""
-    seed: int = 0
-    """Of the order of samples, their augmentation and dropout; the initial weights are the model's affair."""
-
-    def __post_init__(self) -> None:
-        schedule.check(self.schedule, self.warmup)
-        for name, fine, wanted in (
-            ("epochs", self.epochs >= 0, "0 or more"),
-            ("batch_size", self.batch_size >= 1, "1 or more"),
-            ("lr", 0 < self.lr < math.inf, "above 0, and finite"),
-            ("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1"),
-            ("nesterov", self.momentum > 0 or not self.nesterov, "off without momentum"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("crop", self.crop >= 0, "0 or more"),
-            ("augment", 0 <= self.augment <= 1, "from 0 to 1"),
-            ("ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1, such as 0.999"),
-        ):
-            if not fine:
-                raise UsageError(f"{name} is {getattr(self, name)}: it must be {wanted}")
 
 
 class ImageClassification:
@@ -101,7 +47,11 @@ class ImageClassification:
                 "or train anew"
             )
         if spec.crop >= (least := min(splits.shape[1:])):
-            raise UsageError(f"crop is {spec.crop} pixels, and images are {least} across: give {least // 8 or 1} or so")
+            raise UsageError(
+                f"`crop` is {spec.crop} pixels, and images are {least} across: give {least // 8 or 1} or so",
+                code="out-of-range",
+                option="crop",
+            )
         self.spec = replace(spec, fingerprint=splits.fingerprint)
         self.splits = splits
         self.optimizer: torch.optim.SGD | None = None
@@ -154,7 +104,11 @@ class ImageClassification:
         if (batch_size := min(self.spec.batch_size, len(self.splits.train))) < ranks.world():
             raise UsageError(f"batches of {batch_size} can't be split between {ranks.world()} ranks: start fewer")
         if last_lr and self.spec.schedule == "cosine":
-            raise UsageError("a cosine schedule ends at a learning rate of 0: fine-tune with --schedule step")
+            raise UsageError(
+                "a cosine schedule ends at a learning rate of 0: fine-tune with `schedule` step",
+                code="conflict",
+                option="schedule",
+            )
         device = _device()
         if self.optimizer is None or not sgd.belongs(self.optimizer, model):
             self.optimizer = self._fresh_optimizer(model)

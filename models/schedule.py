@@ -9,7 +9,7 @@ import math
 from typing import Literal, get_args
 
 from dwindle.errors import UsageError
-from dwindle.registry import unknown
+from dwindle.registry import unknown_name
 
 Schedule = Literal["step", "imagenet", "cosine"]
 
@@ -35,6 +35,10 @@ def factor(schedule: Schedule, progress: float, warmup: float = 0.0) -> float:
 def check(schedule: str, warmup: float) -> None:
     """Raises UsageError for a schedule that doesn't exist or a warmup outside [0, 1)."""
     if schedule not in get_args(Schedule):
-        raise UsageError(unknown("schedule", schedule, list(get_args(Schedule))))
+        raise unknown_name("schedule", schedule, list(get_args(Schedule)), option="schedule")
     if not 0 <= warmup < 1:
-        raise UsageError(f"warmup {warmup} is not a fraction of the schedule: give one from 0 up to, not including, 1")
+        raise UsageError(
+            f"`warmup` is {warmup}: give a fraction of the schedule from 0 up to, not including, 1",
+            code="out-of-range",
+            option="warmup",
+        )

@@ -7,28 +7,15 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from dwindle.errors import CheckpointError, UsageError
-from dwindle.models.classify import ImageClassification, TaskSpec
+from dwindle.models.classify import ImageClassification
 from dwindle.models.datasets import load
 from dwindle.models.factory import call_factory, load_factory, parameters
+from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
 from dwindle.registry import unknown
 from dwindle.task import Task
 
 if TYPE_CHECKING:
     from dwindle.checkpoint import Checkpoint
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {
-        "epochs": 20,
-        "batch_size": 64,
-        "lr": 0.1,
-        "schedule": "cosine",
-        "warmup": 0.1,
-        "crop": 1,
-        "flip": False,
-    },
-    "fashion-mnist": {"epochs": 10, "schedule": "cosine", "warmup": 0.1, "crop": 2},
-}
-"""Where a data set wants something other than TaskSpec's own defaults, which are the paper's for CIFAR."""
 
 
 def make_task(spec: Mapping[str, Any]) -> Task:
@@ -48,7 +35,7 @@ def make_task(spec: Mapping[str, Any]) -> Task:
             raise UsageError(unknown("task option", key, known))
     if "data" not in options:
         raise UsageError("a task needs data: name a data set, a folder or package.module:factory")
-    task_spec = TaskSpec(**{**DEFAULTS.get(options["data"], {}), **options})
+    task_spec = TaskSpec(**{**DATA_SET_OPTIONS.get(options["data"], {}), **options})
     splits = load(task_spec.data, root=task_spec.data_root, image_size=task_spec.image_size)
     return ImageClassification(task_spec, splits)
 

@@ -11,7 +11,6 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from dwindle.bench.devices.device import unreached
-from dwindle.bench.origin import flattened
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
 from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.bench.views.chart import frontier
@@ -28,18 +27,12 @@ from dwindle.bench.views.wording import (
     runtime_briefly,
     signed,
 )
-from dwindle.checkpoint import Checkpoint
+from dwindle.checkpoint import Checkpoint, flattened
 from dwindle.files import staged
 from dwindle.layers import layers
 from dwindle.manifest import Manifest, manifests
+from dwindle.origin import command_line
 from dwindle.quantities import format_bytes, format_seconds
-
-_OPTIONS = (
-    "task.data", "task.data_root", "task.image_size", "task.task", "task.epochs", "task.lr", "task.batch_size",
-    "task.schedule", "task.warmup", "size", "macs", "density", "target", "granularity", "align", "score",
-    "include", "exclude", "method", "rewind_to", "prune_per_round", "rounds", "seed",
-)  # fmt: skip
-"""What of a checkpoint's origin `dwindle compress` takes as an option."""
 
 
 def report(checkpoint: Checkpoint | Path | str, out: Path | str | None = None) -> Path:
@@ -105,8 +98,8 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "gaps": [*gaps(rows), *unreached(rows)],
         "machine": measured.machine if measured else None,
         "made": measured.made if measured else None,
-        "command": _command(opened),
-        "origin": list(flattened(opened.origin)),
+        "command": command_line(opened.origin, opened.path.name),
+        "origin": list(flattened(opened.origin).items()),
     }
 
 
@@ -128,7 +121,7 @@ def _rows(root: Path, exported: list[tuple[Path, Manifest]], measured: Bench | N
 
 def _lead(opened: Checkpoint) -> str:
     """What was done, in a sentence."""
-    origin = dict(flattened(opened.origin))
+    origin = flattened(opened.origin)
     model = origin.get("model.spec", origin.get("model", "A network"))
     sentence = f"{model} on {origin.get('task.data') or origin.get('task.task', 'a task of its own')}"
     if opened.history and (rounds := opened.history[-1].index):
@@ -199,19 +192,3 @@ def _code(said: str) -> Markup:
 
 def _shape(sizes: tuple[int, ...]) -> str:
     return "×".join(str(size) for size in sizes)
-
-
-def _command(opened: Checkpoint) -> list[str]:
-    """The command line that makes this checkpoint, a flag with its value per entry."""
-    origin = dict(flattened(opened.origin))
-    parts = [f"dwindle compress {shlex.quote(str(origin.get('model.spec', origin.get('model', 'MODEL'))))}"]
-    if origin.get("weights"):
-        parts.append("--weights FILE")  # known by its hash only
-    for key in _OPTIONS:
-        value = origin.get(key)
-        words = value if isinstance(value, list) else [value]
-        if value is None or words in ([], ["*"]):
-            continue
-        flag = "for" if key == "target" else key.removeprefix("task.").replace("_", "-")
-        parts.append(shlex.join([f"--{flag}", *map(str, words)]))
-    return [*parts, f"-o {shlex.quote(opened.path.name)}"]

@@ -1,4 +1,4 @@
-"""`--method amc`: search for each layer's ratio first, then prune towards them in the same rounds as ever."""
+"""AMC in a compression: each layer's ratio is searched for first, then the usual rounds prune towards it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def check(pruning: Granularity) -> None:
     """Raises UsageError where AMC cannot choose for this granularity, or its packages are not installed."""
     if not isinstance(pruning, Channels) and not (isinstance(pruning, Blocks) and pruning.rows == pruning.columns == 1):
         raise UsageError(
-            "--method amc chooses for single weights or channels: use --granularity unstructured or channel"
+            "`method` amc chooses for single weights or channels: use `granularity` unstructured or channel",
+            code="conflict",
+            option="granularity",
         )
     amc.require()
 

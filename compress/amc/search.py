@@ -55,7 +55,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.warmup < self.episodes:
             raise UsageError(
-                f"AMC with {self.episodes} episodes, {self.warmup} of them random: give 2 or more, and fewer random"
+                f"`episodes` is {self.episodes}, {self.warmup} of them random: give 2 or more, and fewer random",
+                code="out-of-range",
+                option="episodes",
             )
 
     @classmethod
@@ -107,7 +109,9 @@ def require() -> None:
         import gymnasium  # noqa: F401
         import stable_baselines3  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"--method amc needs {error.name}: pip install dwindle[amc]") from error
+        raise UsageError(
+            f"`method` amc needs {error.name}: pip install dwindle[amc]", code="not-installed", option="method"
+        ) from error
 
 
 def found(folder: Path) -> Result | None:

@@ -6,6 +6,9 @@ import pytest
 
 from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.export import side_by_side
+from dwindle.export.options import ExportOptions
+
+PLAIN = ExportOptions()
 
 MODULE = """
 import sys
@@ -16,7 +19,7 @@ from dwindle import errors
 class Own(errors.ParityFailed):
     pass
 
-def export_one(checkpoint, name, progress):
+def export_one(checkpoint, name, options, progress):
     progress(f"{name}: begins {checkpoint}")
     print("chatter")
     if name == "bad":
@@ -42,7 +45,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_target_reports_its_progress() -> None:
     said: list[str] = []
-    side_by_side.run(Path("net"), [{"name": "one"}, {"name": "two"}], said.append)
+    side_by_side.run(Path("net"), {"one": PLAIN, "two": PLAIN}, said.append)
     assert sorted(said) == ["one: begins net", "two: begins net"]
 
 
@@ -57,7 +60,7 @@ def test_every_target_reports_its_progress() -> None:
 def test_a_failure_comes_back_and_the_others_go_on(name: str, kind: type[DwindleError], message: str) -> None:
     said: list[str] = []
     with pytest.raises(kind, match=message) as failed:
-        side_by_side.run(Path("net"), [{"name": name}, {"name": "two"}], said.append)
+        side_by_side.run(Path("net"), {name: PLAIN, "two": PLAIN}, said.append)
     assert failed.value.exit_code == (4 if name == "own" else 1)
     assert "two: begins net" in said
     assert not isinstance(failed.value, UsageError)

@@ -12,7 +12,8 @@ import pytest
 from dwindle import checkpoint
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.models.classify import ImageClassification
-from dwindle.models.tasks import DEFAULTS, make_task, restore_task
+from dwindle.models.spec import DATA_SET_OPTIONS
+from dwindle.models.tasks import make_task, restore_task
 
 OWN_TASK = """
 class Own:
@@ -30,7 +31,7 @@ def test_defaults_of_the_data_and_what_overrides_them() -> None:
     assert isinstance(task, ImageClassification)
     assert task.spec.epochs == 3
     assert task.spec.flip is False
-    assert task.spec.lr == DEFAULTS["digits"]["lr"]
+    assert task.spec.lr == DATA_SET_OPTIONS["digits"]["lr"]
     assert task.spec.weight_decay == 2e-4
 
 

@@ -1,0 +1,202 @@
+"""From a request to what `compress` does: every option is checked, and every default filled in, before training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dwindle.compress.allowance import Allowance
+from dwindle.compress.amc import allocate
+from dwindle.compress.amc.search import Settings
+from dwindle.compress.budget import Budget
+from dwindle.compress.channels import Counted
+from dwindle.compress.granularity import granularity
+from dwindle.compress.layers import Layers
+from dwindle.compress.methods import Method, method
+from dwindle.compress.network import Granularity
+from dwindle.compress.pays import choose
+from dwindle.compress.recipes import PLAIN, Recipe, default_score, preset_options, recipe
+from dwindle.compress.request import Request
+from dwindle.compress.scores import load as load_score
+from dwindle.errors import UsageError
+from dwindle.export import target as targets
+from dwindle.files import sha256
+from dwindle.options import options
+from dwindle.quantities import parse_bytes, parse_macs
+
+Phase = tuple[Granularity, Budget]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request that makes sense, with everything that follows from it."""
+
+    request: Request
+    """As it was given, with every default that depends on other options filled in."""
+    phases: tuple[Phase, ...]
+    """What is pruned, in order, and down to what."""
+    method: Method
+    recipe: Recipe
+    search: Settings | None
+    """The settings of AMC's search, where the method has one."""
+    choice: str
+    """The granularity and why it was chosen, in words."""
+    task_options: Mapping[str, Any]
+    """Keywords of `dwindle.models.make_task`."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a checkpoint records and a resumed run must repeat; model and task are added once they are built."""
+        request = self.request
+        values = {each.name: getattr(request, each.name) for each in options(Request) if each.recorded}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | {
+            "recalibrate": request.recalibrate or None,  # runs begun before there was this option can be resumed
+            "prune_per_round": request.prune_per_round if request.rounds is None else None,
+            # The content, not the path: the same weights may lie elsewhere when the run is resumed.
+            "weights": sha256(Path(request.weights)) if request.weights is not None else None,
+        }
+
+
+def resolve(request: Request) -> Resolved:
+    """Checks a request and fills in its defaults.
+
+    Raises UsageError with the `option` at fault: a value out of range (code `out-of-range`), an unknown name
+    (`unknown-name`), options that exclude each other (`conflict`), or one that is missing (`missing`).
+    """
+    _check_ranges(request)
+    retraining = method(request.method, request.rewind_to)
+    preset = PLAIN if request.recipe is None else recipe(request.recipe)
+    task = _task_options(request, preset, retraining)
+    _check_method(request, retraining, task)
+    target = targets.load(request.target, request.precision)
+    name, why = request.granularity, "as asked"
+    if name == "auto":
+        name, why = choose(request.target, target.packs_zeros, macs=request.macs is not None)
+    full = replace(
+        request,
+        precision=target.precision,
+        score=default_score(preset, retraining) if request.score is None else request.score,
+        recalibrate=preset.recalibrate if request.recalibrate is None else request.recalibrate,
+        rewind_to=retraining.start,
+        size=parse_bytes(request.size) if isinstance(request.size, str) else request.size,
+        macs=parse_macs(request.macs) if isinstance(request.macs, str) else request.macs,
+    )
+    phases = _phases(full, name)
+    if request.gradual and phases[-1][0].kind != "weights":
+        raise _conflict("gradual", f"`granularity` {name} prunes before it retrains: leave out `gradual`")
+    search = _search(full, phases) if retraining.search else None
+    full = replace(
+        full,
+        size=phases[-1][1].size,
+        density=phases[-1][1].density,
+        macs=phases[0][1].macs,
+        episodes=search.episodes if search else None,
+    )
+    return Resolved(full, phases, retraining, preset, search, f"granularity {name}: {why}", task)
+
+
+def _task_options(request: Request, preset: Recipe, retraining: Method) -> dict[str, Any]:
+    own = {"data": request.task} if isinstance(request.task, str) else dict(request.task)
+    return {**({} if "task" in own else preset_options(preset, retraining)), **own, "seed": request.seed}
+
+
+def _check_ranges(request: Request) -> None:
+    def require(fine: bool, name: str, remedy: str) -> None:
+        if not fine:
+            value = getattr(request, name)
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise UsageError(f"`{name}` is {shown}: {remedy}", code="out-of-range", option=name)
+
+    require(0 < request.prune_per_round < 1, "prune_per_round", "give a share between 0 and 1; the paper's is 0.2")
+    require(request.rounds is None or request.rounds >= 1, "rounds", "give 1 (one-shot) or more")
+    drop = request.max_drop
+    require(drop is None or 0 <= drop < math.inf, "max_drop", "give a number of points, 0 or more, such as 1.0")
+    require(0 <= request.seed < 2**63, "seed", "give a number from 0 up to, not including, 2**63")
+    require(0 <= request.layer_floor < 1, "layer_floor", "give a share from 0 (no floor) up to, not including, 1")
+    require(request.save_every >= 0, "save_every", "give minutes, or 0 to save after every step")
+    require(request.align >= 1, "align", "give 1 or more; 8 suits most kernels, and 1 allows any width")
+    require(0 <= request.gradual <= 1, "gradual", "give a share from 0 to 1; 0.5 prunes over half of each retraining")
+    if drop is not None and request.rounds is not None:
+        raise _conflict("rounds", "`max_drop` finds the number of rounds by itself: leave out `rounds`")
+
+
+def _check_method(request: Request, retraining: Method, task: Mapping[str, Any]) -> None:
+    """What some methods can't be combined with."""
+    name = request.method
+    if request.gradual and (retraining.search or retraining.restore or retraining.last_lr):
+        raise _conflict(
+            "gradual", f"`method` {name} prunes before it retrains: leave out `gradual`, or use `method` lr-rewind"
+        )
+    if request.episodes is not None and not retraining.search:
+        raise _conflict("episodes", f"`method` {name} has no `episodes`, which are AMC's: leave them out")
+    if request.weights is not None and retraining.restore:
+        raise _conflict(
+            "weights",
+            f"`method` {name} goes back to an earlier state of the dense training, and `weights` come without one: use "
+            "lr-rewind or finetune, or train the dense network here",
+        )
+    if retraining.last_lr and task.get("schedule") == "cosine":
+        raise _conflict(
+            "schedule",
+            f"`method` {name} keeps the last learning rate of the schedule, which is 0 for a cosine such as `recipe` "
+            "best has: give `schedule` step",
+        )
+
+
+def _phases(request: Request, name: str) -> tuple[Phase, ...]:
+    """What is pruned, in order, and down to what, for a granularity of that name."""
+    layers = Layers(tuple(request.include), tuple(request.exclude))
+    score = load_score("magnitude" if request.score is None else request.score)
+    counts: Counted = "parameters" if request.macs is None else "MACs"
+    parts = [granularity(part, score, layers, request.align, counts, request.layer_floor) for part in name.split("+")]
+    size, macs = request.size, request.macs
+    assert not isinstance(size, str)
+    assert not isinstance(macs, str)
+    if len(parts) == 1:
+        density = request.density
+        if size is macs is density is request.max_drop is None:
+            density = parts[0].floor  # a pattern such as 2:4 implies its own density
+        if macs is not None and parts[0].kind != "channel":
+            raise _conflict(
+                "macs", f"`macs` cannot be met by {name} pruning, which computes with zeros: use `granularity` channel"
+            )
+        allowance = Allowance(request.max_drop) if request.max_drop is not None else None
+        if allowance and parts[0].floor is not None:
+            raise _conflict("max_drop", f"`granularity` {name} implies its own density: leave out `max_drop`")
+        return ((parts[0], Budget(size, density, macs, allowance)),)
+    if [part.kind for part in parts[:-1]] != ["channel"] or parts[-1].kind == "channel":
+        raise UsageError(
+            f"`granularity` is {name}: only channel+SOMETHING can be combined, channels first",
+            code="invalid-value",
+            option="granularity",
+        )
+    if macs is None or (size is None and request.density is None) or request.rounds or request.max_drop is not None:
+        raise _conflict(
+            "granularity",
+            f"`granularity` {name} needs `macs` for the channels and `size` or `density` for the rest, and neither "
+            "`rounds` nor `max_drop`",
+        )
+    return (parts[0], Budget(macs=macs)), (parts[1], Budget(size, request.density))
+
+
+def _search(request: Request, phases: tuple[Phase, ...]) -> Settings:
+    """The settings of AMC's search; raises UsageError for what it can't allocate."""
+    if request.max_drop is not None:
+        raise _conflict(
+            "max_drop", "`method` amc allocates a given budget: give `size`, `density` or `macs`, not `max_drop`"
+        )
+    if len(phases) > 1 or request.score != "magnitude":
+        raise _conflict(
+            "score" if request.score != "magnitude" else "granularity",
+            "`method` amc chooses the share of every layer itself, of one granularity: leave out `score`, and give "
+            "unstructured or channel",
+        )
+    allocate.check(phases[0][0])
+    return Settings.of(request.episodes, request.seed)
+
+
+def _conflict(option: str, sentence: str) -> UsageError:
+    return UsageError(sentence, code="conflict", option=option)

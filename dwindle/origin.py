@@ -1,0 +1,93 @@
+"""From the options that a checkpoint records back to the request, and the command line, that make it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from dwindle.compress.methods import METHODS
+from dwindle.compress.recipes import PLAIN, RECIPES, default_score, preset_options
+from dwindle.compress.request import Request, request_words
+from dwindle.errors import CheckpointError
+from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
+from dwindle.options import PATTERNS, options
+
+WEIGHTS = "FILE"
+"""Stands for the path of a file of weights, of which a checkpoint records the content's hash alone."""
+
+
+def requested(origin: Mapping[str, Any]) -> Request:
+    """The request that makes a checkpoint of this origin: `resolve(requested(origin)).origin == origin`.
+
+    Options that the recipe, the method or the data set would set to the same value are left unset. The path of
+    weights isn't recorded, and is WEIGHTS. Raises CheckpointError where a value is none that an option can have.
+    """
+    values = _values(origin, Request)
+    recipe = RECIPES.get(str(values.get("recipe")), PLAIN)
+    method = METHODS.get(str(values.get("method")), METHODS["lr-rewind"])
+    values["recalibrate"] = bool(origin.get("recalibrate"))
+    implied = {
+        "score": default_score(recipe, method),
+        "recalibrate": recipe.recalibrate,
+        "rewind_to": method.start,
+    }
+    values = {name: value for name, value in values.items() if name not in implied or value != implied[name]}
+    if "weights" in values:
+        values["weights"] = WEIGHTS
+    recorded = origin.get("task")
+    task = _values(recorded, TaskSpec) if isinstance(recorded, Mapping) else {}
+    if isinstance(recorded, Mapping) and "task" in recorded:
+        task = {"task": recorded["task"], **task}
+    else:
+        defaults = {each.name: each.default for each in options(TaskSpec)}
+        preset = {**defaults, **DATA_SET_OPTIONS.get(str(task.get("data")), {}), **preset_options(recipe, method)}
+        # What was recorded before there was an option, or isn't recorded at its default, was at its default.
+        task = {name: value for name, value in {**defaults, **task}.items() if value != preset[name]}
+    model = origin.get("model")
+    spec = model.get("spec") if isinstance(model, Mapping) else model
+    return Request(model=str(spec or "MODEL"), task=task, **values)
+
+
+def command_line(origin: Mapping[str, Any], out: Path | str) -> list[str]:
+    """The command that makes a checkpoint of this origin in `out`, quoted for a shell, an option per entry.
+
+    Raises CheckpointError where a value is none that an option can have.
+    """
+    request = requested(origin)
+    try:
+        (model, *rest) = request_words(request)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"the checkpoint records a value that no option can have: {error}") from error
+    pieces = [["dwindle", "compress", *model], *rest, ["-o", str(out)]]
+    comments = [f"# {WEIGHTS}: the weights with SHA-256 {origin['weights']}"] if request.weights else []
+    if without := _without_flag(origin):
+        comments.append(f"# and from Python, the task's own options: {', '.join(without)}")
+    return [*map(shlex.join, pieces), *comments]
+
+
+def _values(recorded: Mapping[str, Any], declared: type) -> dict[str, Any]:
+    """The options of a dataclass that were recorded; raises CheckpointError for a value of another type."""
+    values: dict[str, Any] = {}
+    for each in options(declared):
+        value = recorded.get(each.name)
+        if value is None or not each.recorded:
+            continue
+        items = value if each.kind is PATTERNS and isinstance(value, list) else [value]
+        if not all(isinstance(item, str | int | float) for item in items):
+            raise CheckpointError(
+                f"the checkpoint records {each.name} as {value!r:.40}: no option can have that", option=each.name
+            )
+        values[each.name] = tuple(map(str, items)) if each.kind is PATTERNS else value
+    return values
+
+
+def _without_flag(origin: Mapping[str, Any]) -> list[str]:
+    """Options of the user's own task that the command line has no flag for."""
+    task = origin.get("task")
+    if not isinstance(task, Mapping) or "task" not in task:
+        return []
+    known = {each.name for each in chain(options(TaskSpec), options(Request))}
+    return [f"{name}={value!r}" for name, value in task.items() if name not in known and value is not None]

@@ -1,0 +1,64 @@
+"""The options of `export`, as plain data. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dwindle.options import INTEGER, NUMBER, SWITCH, option
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How `export` writes the compressed network; the help of each option says what it means.
+
+        >>> export("net.dwindle", ["coreml"], ExportOptions(precision="int8", min_os="iOS18"))
+
+    Nothing is checked here: `export` raises UsageError for what makes no sense.
+    """
+
+    precision: str | None = option(
+        None,
+        metavar="PRECISION",
+        help="What the files store weights in: fp32, fp16, int8, int4 or palette4, where the target has it; or auto, "
+        "whatever gives the smallest file that loses at most `max_drop` points.",
+        unset="what the checkpoint's budget was counted at on that target; on other targets their own",
+    )
+    max_drop: float | None = option(
+        None,
+        kind=NUMBER,
+        metavar="POINTS",
+        help="With `precision` auto, the points of validation that a file may lose against the dense network.",
+        unset="none; auto requires it",
+    )
+    min_os: str | None = option(
+        None,
+        metavar="OS",
+        help="The earliest system that must load Core ML files: iOS16, iOS17 or iOS18, which alone has sparse codes.",
+        unset="the target's own",
+    )
+    calib_samples: int | None = option(
+        None,
+        kind=INTEGER,
+        help="The number of training samples from which the ranges of activations are taken, for files that round "
+        "activations too, such as ExecuTorch's int8.",
+        unset="256",
+    )
+    packing: str = option(
+        "auto",
+        metavar="HOW",
+        help="How zeros are stored: auto packs them where the target can, and none writes a plain dense file for tools "
+        "that read no packed one.",
+    )
+    image_input: bool = option(
+        False,
+        kind=SWITCH,
+        help="Let Core ML files take an image as their input, and normalise it as the task does.",
+    )
+    classes: str | None = option(
+        None,
+        metavar="FILE",
+        bare="",
+        help="Store class labels in Core ML files: one on each line of FILE, or without FILE the names of the classes "
+        "in the task's data.",
+        unset="no labels",
+    )

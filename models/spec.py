@@ -1,0 +1,176 @@
+"""The options of the built-in task, image classification, and where data sets want others. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from dwindle.errors import UsageError
+from dwindle.models.schedule import Schedule, check
+from dwindle.options import INTEGER, NUMBER, SHARE_OR_ZERO, SWITCH, option
+
+DATA = "what to train on"
+TRAINING = "how to train"
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """Enough to make the built-in task anew. The optimizer's defaults are those of Renda et al. 2020 for CIFAR.
+
+    Raises UsageError for a value out of range.
+    """
+
+    data: str = option(
+        help="The data set: digits, fashion-mnist, cifar10, cifar100, a folder with a folder of images per class, or "
+        "package.module:factory, a function of yours that returns dwindle.models.data.Splits.",
+        metavar="DATA",
+        group=DATA,
+        unset="none; give this or `task`",
+    )
+    data_root: str | None = option(
+        None,
+        help="The directory that holds the data set's files.",
+        metavar="DIR",
+        group=DATA,
+        unset="the one that the environment variable DWINDLE_DATA names, else where they were downloaded to",
+    )
+    image_size: int | None = option(
+        None,
+        kind=INTEGER,
+        help="The height and width in pixels to which images from a folder are cropped and scaled.",
+        metavar="PIXELS",
+        group=DATA,
+        unset="the size of the images, which must then be the same for all",
+    )
+    fingerprint: str | None = None
+    """SHA-256 of the data, once it has been seen: other data under the same name is refused."""
+    epochs: int = option(
+        182,
+        kind=INTEGER,
+        help="The number of epochs of the dense training, and of each retraining with its whole schedule.",
+        group=TRAINING,
+        unset="the data set's own, else 182",
+    )
+    batch_size: int = option(
+        128,
+        kind=INTEGER,
+        help="The number of samples in an optimizer step.",
+        group=TRAINING,
+        unset="the data set's own, else 128",
+    )
+    lr: float = option(
+        0.1,
+        kind=NUMBER,
+        help="The highest learning rate of the schedule.",
+        metavar="RATE",
+        group=TRAINING,
+        unset="the recipe's, else 0.1",
+    )
+    momentum: float = option(0.9, kind=NUMBER, help="The momentum of SGD.", metavar="M", group=TRAINING)
+    nesterov: bool = option(False, kind=SWITCH, help="Use Nesterov's form of SGD's momentum.", group=TRAINING)
+    weight_decay: float = option(
+        2e-4,
+        kind=NUMBER,
+        help="The weight decay of SGD, on every parameter, biases and batch norm's included.",
+        metavar="DECAY",
+        group=TRAINING,
+    )
+    schedule: Schedule = option(  # noqa: RUF009  # it makes a field
+        "step",
+        help="How the learning rate falls: step (divided by ten at one half and three quarters, as in Renda et al. "
+        "2020 on CIFAR), imagenet (divided by ten at 30/90, 60/90 and 80/90) or cosine.",
+        metavar="NAME",
+        group=TRAINING,
+        unset="the recipe's or the data set's own, else step",
+    )
+    warmup: float = option(
+        0.0,
+        kind=NUMBER,
+        help="The fraction of the schedule over which the learning rate climbs linearly to its peak.",
+        metavar="FRACTION",
+        group=TRAINING,
+        unset="the recipe's or the data set's own, else 0",
+    )
+    crop: int = option(
+        4,
+        kind=INTEGER,
+        help="The most pixels by which a training sample is shifted at random; 0 for no shift.",
+        metavar="PIXELS",
+        group=TRAINING,
+        unset="the data set's own, else 4",
+    )
+    flip: bool = option(
+        True,
+        kind=SWITCH,
+        help="Mirror half of the training samples. Turn it off for letters and road signs.",
+        group=TRAINING,
+        unset="the data set's own, else on",
+    )
+    augment: float = option(
+        1.0,
+        kind=SHARE_OR_ZERO,
+        help="The share of the schedule over which training samples are shifted and mirrored; for the rest of it they "
+        "are shown as they are (He et al. 2019, Data Augmentation Revisited).",
+        group=TRAINING,
+        unset="the recipe's, else 100%",
+    )
+    ema: float | None = option(
+        None,
+        kind=NUMBER,
+        help="The decay, such as 0.999, of a running average of the weights that replaces them at each training's end.",
+        metavar="DECAY",
+        group=TRAINING,
+        unset="no average",
+    )
+    """The average is what is judged, saved, pruned and trained on; the momentum stays that of the steps."""
+    compile: bool = option(
+        False,
+        kind=SWITCH,
+        help="Train with kernels made by torch.compile, which takes a minute or more for each new width of the network "
+        "and pays only where trainings are long.",
+        group=TRAINING,
+    )
+    record: bool = option(
+        True,
+        kind=SWITCH,
+        help="On a GPU, record one training step as a CUDA graph and replay it. Turn it off for a network whose "
+        "forward decides anything in Python, such as which layers to skip.",
+        group=TRAINING,
+    )
+    seed: int = 0
+    """Of the order of samples, their augmentation and dropout; the initial weights are the model's affair. On the
+    command line this is the request's own seed."""
+
+    def __post_init__(self) -> None:
+        check(self.schedule, self.warmup)
+        for name, fine, wanted in (
+            ("epochs", self.epochs >= 0, "0 or more"),
+            ("batch_size", self.batch_size >= 1, "1 or more"),
+            ("lr", 0 < self.lr < math.inf, "above 0, and finite"),
+            ("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1"),
+            ("nesterov", self.momentum > 0 or not self.nesterov, "off without momentum"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("crop", self.crop >= 0, "0 or more"),
+            ("augment", 0 <= self.augment <= 1, "from 0 to 1"),
+            ("ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1, such as 0.999"),
+        ):
+            if not fine:
+                raise UsageError(
+                    f"`{name}` is {getattr(self, name)}: it must be {wanted}", code="out-of-range", option=name
+                )
+
+
+DATA_SET_OPTIONS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "epochs": 20,
+        "batch_size": 64,
+        "lr": 0.1,
+        "schedule": "cosine",
+        "warmup": 0.1,
+        "crop": 1,
+        "flip": False,
+    },
+    "fashion-mnist": {"epochs": 10, "schedule": "cosine", "warmup": 0.1, "crop": 2},
+}
+"""Where a data set wants something other than TaskSpec's own defaults."""
