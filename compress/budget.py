@@ -37,7 +37,7 @@ class Budget:
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.size, self.density, self.macs) if limit is not None]
         if not limits and self.allowance is None:
-            raise UsageError("there is no budget: give `size`, `macs`, `density` or `max_drop`", code="missing")
+            raise UsageError("there is no budget: give `size`, `macs`, `density` or `max_drop`", code="missing-option")
         if limits and self.allowance is not None:
             raise UsageError(
                 "`max_drop` finds the smallest network by itself: give it alone, or give the other budget and let "

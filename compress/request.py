@@ -231,7 +231,9 @@ def request_of(arguments: argparse.Namespace) -> Request:
     values, task = given(arguments, Request), given(arguments, TaskSpec)
     factory = values.pop("task", None)
     if (factory is None) == ("data" not in task):
-        raise UsageError("say what to train on: give `data` or `task` (one of them)", code="missing", option="data")
+        raise UsageError(
+            "say what to train on: give `data` or `task` (one of them)", code="missing-option", option="data"
+        )
     return Request(task=task if factory is None else {"task": factory, **task}, **values)
 
 

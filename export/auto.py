@@ -1,4 +1,4 @@
-"""The precision `auto`: the smallest file that costs no more accuracy than is allowed."""
+"""`--precision auto`: the smallest file that costs no more accuracy than is allowed."""
 
 from __future__ import annotations
 

@@ -110,18 +110,18 @@ def delegated(names: Sequence[str], delegate: str | None) -> list[str]:
     if delegate not in DELEGATES:
         raise UsageError(registry.unknown("delegate", delegate, list(DELEGATES)))
     if DELEGATES["xnnpack"] not in names:
-        raise UsageError("`delegate` says what runs an ExecuTorch file: give executorch as the target with it")
+        raise UsageError("--delegate says what an ExecuTorch file gives its work to: give --target executorch with it")
     return [DELEGATES[delegate] if name == DELEGATES["xnnpack"] else name for name in names]
 
 
 def require_used(asked: Sequence[Target], min_os: str | None, calib_samples: int | None) -> None:
     """Raises UsageError for an option of `export` that none of these targets has a use for."""
     if min_os is not None and not any(getattr(target, "systems", ()) for target in asked):
-        raise UsageError("`min_os` says which system's Core ML a file is for: give coreml as the target with it")
+        raise UsageError("--min-os says which system's Core ML a file is for: give --target coreml with it")
     if calib_samples is not None and not any(isinstance(target, Calibrated) and target.calibrates for target in asked):
         raise UsageError(
-            "`calib_samples` set the ranges of activations that are rounded: give executorch as the target with them, "
-            "and `precision` int8"
+            "--calib-samples set the ranges of activations that are rounded: give --target executorch --precision int8 "
+            "with them"
         )
 
 

@@ -107,7 +107,7 @@ def _program(network: nn.Module, inputs: tuple[Tensor, ...], package: bytes, min
     except Exception as error:
         raise UsageError(f"{name} cannot be written as ExecuTorch for Core ML: {reason(error)}") from error
     if (left := _outside(_plan(content)[0])) is not None:
-        raise UsageError(f"Core ML takes but a part of {name}, without {left}: `delegate` xnnpack takes all of it")
+        raise UsageError(f"Core ML takes but a part of {name}, without {left}: --delegate xnnpack takes all of it")
     return content
 
 

@@ -98,12 +98,6 @@ def test_a_plan_counts_no_dense_training_for_a_pretrained_start(weights: Path) -
     assert plan(request(weights)).steps == 2 * make_task(DIGITS).steps  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("method", ["weight-rewind", "lottery-ticket"])
-def test_a_pretrained_start_has_no_earlier_state_to_go_back_to(weights: Path, method: str) -> None:
-    with pytest.raises(UsageError, match=f"--method {method} goes back to an earlier state"):
-        request(weights, method=method)
-
-
 def test_weights_of_another_model_write_nothing(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(UsageError, match=r"doesn't fit ResNet: it has no stage1\.1\.conv1\.weight"):
         compress(Request("zoo:resnet20", DIGITS, density=0.5, weights=str(weights)), tmp_path / "net.dwindle")
@@ -142,34 +136,10 @@ def test_amc_allocates_and_the_rounds_end_where_it_says(tmp_path: Path, weights:
     assert done.history[-1].density == pytest.approx(0.5, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"method": "amc", "score": "lamp", "density": 0.5}, "leave out --score"),
-        ({"method": "amc", "max_drop": 1.0}, "not --max-drop"),
-        ({"method": "amc", "granularity": "2:4"}, "use --granularity unstructured or channel"),
-        ({"method": "amc", "density": 0.5, "episodes": 1}, "give 2 or more"),
-        ({"density": 0.5, "episodes": 5}, "--episodes are AMC's"),
-        ({"max_drop": -1.0}, "give 0 points or more"),
-        ({"max_drop": float("nan")}, "is no number of points"),
-        ({"density": 0.5, "seed": -1}, r"outside \[0, 2\*\*63\)"),
-        ({"density": 0.5, "score": ""}, "unknown score ''"),
-        ({"max_drop": 1.0, "rounds": 3}, "no --rounds"),
-        ({"max_drop": 1.0, "size": "20KB"}, "give it alone"),
-        ({"max_drop": 1.0, "granularity": "2:4"}, "says itself how far to go"),
-        ({"max_drop": 1.0, "macs": 0.5, "density": 0.5, "granularity": "channel+unstructured"}, "nor --max-drop"),
-    ],
-)
-def test_options_that_cannot_go_together_are_refused(options: dict[str, object], sentence: str) -> None:
-    if "amc" in options.values():
-        pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
-    with pytest.raises(UsageError, match=sentence):
-        Request("zoo:resnet8", DIGITS, **options)  # type: ignore[arg-type]
-
-
 def test_no_plan_for_what_only_training_can_tell() -> None:
-    with pytest.raises(UsageError, match="nobody knows before training"):
+    with pytest.raises(UsageError) as refused:
         plan(Request("zoo:resnet8", DIGITS, max_drop=1.0))
+    assert refused.value.option == "max_drop"
 
 
 @pytest.mark.slow

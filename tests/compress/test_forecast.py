@@ -8,6 +8,7 @@ import pytest
 
 from dwindle.compress import Request, compress, plan
 from dwindle.compress.pays import choose, will_pay
+from dwindle.compress.resolve import resolve
 from dwindle.errors import BudgetMissed, UsageError
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -55,7 +56,7 @@ def test_fewer_bits_leave_more_weights_for_the_same_bytes() -> None:
 
 def test_the_precision_is_part_of_what_made_a_checkpoint() -> None:
     def origin(precision: str | None) -> dict[str, object]:
-        return Request("zoo:resnet8", "digits", size=30_000, precision=precision).origin
+        return resolve(Request("zoo:resnet8", "digits", size=30_000, precision=precision)).origin
 
     assert origin(None) == origin("fp32") != origin("int8")
     with pytest.raises(UsageError, match=r"^onnx has no precision 'int3': it stores fp32 or .* or palette4$"):

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from dwindle.compress.recipes import RECIPES
+from dwindle.compress.recipes import RECIPES, recipe
 from dwindle.compress.request import Request
+from dwindle.compress.resolve import resolve
 from dwindle.errors import UsageError
 from dwindle.models.classify import TaskSpec
 from dwindle.models.tasks import make_task
@@ -12,37 +13,37 @@ BUDGET = {"density": 0.5}
 
 
 def test_a_recipe_goes_before_the_data_sets_defaults() -> None:
-    paper = Request("zoo:resnet8", "digits", recipe="paper", **BUDGET)
-    assert (paper.score, paper.task_options["schedule"]) == ("magnitude", "step")
-    best = Request("zoo:resnet8", "digits", recipe="best", **BUDGET)
-    assert best.score == RECIPES["best"].score
+    paper = resolve(Request("zoo:resnet8", "digits", recipe="paper", **BUDGET))
+    assert (paper.request.score, paper.task_options["schedule"]) == ("magnitude", "step")
+    best = resolve(Request("zoo:resnet8", "digits", recipe="best", **BUDGET))
+    assert best.request.score == RECIPES["best"].score
     assert best.task_options.items() >= RECIPES["best"].task.items()
 
 
 def test_what_is_asked_for_goes_before_a_recipe() -> None:
-    asked = Request(
-        "zoo:resnet8", {"data": "digits", "schedule": "imagenet"}, recipe="best", score="layerwise", **BUDGET
-    )
-    assert (asked.score, asked.task_options["schedule"]) == ("layerwise", "imagenet")
+    task = {"data": "digits", "schedule": "imagenet"}
+    asked = resolve(Request("zoo:resnet8", task, recipe="best", score="layerwise", **BUDGET))
+    assert (asked.request.score, asked.task_options["schedule"]) == ("layerwise", "imagenet")
 
 
 def test_without_a_recipe_the_data_set_says() -> None:
-    asked = Request("zoo:resnet8", "digits", **BUDGET)
-    assert (asked.score, asked.task_options) == ("magnitude", {"data": "digits", "seed": 0})
+    asked = resolve(Request("zoo:resnet8", "digits", **BUDGET))
+    assert (asked.request.score, asked.task_options) == ("magnitude", {"data": "digits", "seed": 0})
 
 
 def test_a_users_own_task_has_its_own_schedule() -> None:
-    asked = Request("zoo:resnet8", {"task": "my.module:task"}, recipe="best", **BUDGET)
-    assert (asked.score, asked.task_options) == (RECIPES["best"].score, {"task": "my.module:task", "seed": 0})
+    asked = resolve(Request("zoo:resnet8", {"task": "my.module:task"}, recipe="best", **BUDGET))
+    assert (asked.request.score, asked.task_options) == (RECIPES["best"].score, {"task": "my.module:task", "seed": 0})
 
 
 def test_an_agent_allocates_by_magnitude_whatever_the_recipe() -> None:
-    assert Request("zoo:resnet8", "digits", recipe="best", method="amc", **BUDGET).score == "magnitude"
+    asked = resolve(Request("zoo:resnet8", "digits", recipe="best", method="amc", **BUDGET))
+    assert asked.request.score == "magnitude"
 
 
 def test_an_unknown_recipe_is_named_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'best'"):
-        Request("zoo:resnet8", "digits", recipe="bset", **BUDGET)
+        recipe("bset")
 
 
 @pytest.mark.parametrize("name", RECIPES)

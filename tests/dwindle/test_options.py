@@ -36,7 +36,8 @@ from dwindle.options import (
     words,
 )
 
-COMMANDS = list(Grammar().commands)
+GRAMMAR = Grammar()
+COMMANDS = list(GRAMMAR.commands)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12).filter(lambda text: text != "--")
 NAMES = TEXTS.filter(lambda text: not text.startswith("-"))
 """What may stand where a flag may: layers, files and functions whose names begin with a dash can't be given there."""
@@ -78,13 +79,13 @@ def requests() -> st.SearchStrategy[Request]:
 @generated(requests())
 def test_a_request_as_a_command_line_makes_the_same_request(request: Request) -> None:
     argv = ["compress", *chain.from_iterable(request_words(request)), "-o", "net.dwindle"]
-    assert request_of(Grammar().parse(argv)) == request
+    assert request_of(GRAMMAR.parse(argv)) == request
 
 
 @generated(some(ExportOptions))
 def test_the_options_of_export_can_be_given_again(values: dict[str, Any]) -> None:
     argv = ["export", "net.dwindle", *chain.from_iterable(words(values, ExportOptions))]
-    assert given(Grammar().parse(argv), ExportOptions) == values
+    assert given(GRAMMAR.parse(argv), ExportOptions) == values
     ExportOptions(**values)
 
 
@@ -107,7 +108,7 @@ def test_a_quantity_given_as_text_is_written_as_it_is() -> None:
 
 
 def test_options_are_named_as_flags() -> None:
-    flags = Grammar().flags("compress")
+    flags = GRAMMAR.flags("compress")
     assert as_flags("`target` onnx, `flip` and `steps` of `dwindle plan`", flags) == (
         "--for onnx, --flip and `steps` of `dwindle plan`"
     )
@@ -115,7 +116,7 @@ def test_options_are_named_as_flags() -> None:
 
 
 def actions(command: str) -> list[argparse.Action]:
-    return Grammar().commands[command]._actions
+    return GRAMMAR.commands[command]._actions
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -126,14 +127,19 @@ def test_no_option_lacks_a_help_sentence(command: str) -> None:
         assert said.endswith("."), (command, action.dest, said)
         assert len(said.split()) >= 4, (command, action.dest, said)
         assert "`" not in said, (command, action.dest, said)
-        if action.option_strings and action.nargs != 0 and not action.required and action.dest not in ("config", "help"):
+        if (
+            action.option_strings
+            and action.nargs != 0
+            and not action.required
+            and action.dest not in ("config", "help")
+        ):
             assert "Default: " in said, (command, action.dest, said)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_can_be_read_in_one_sitting(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    assert len(Grammar().commands[command].format_help().splitlines()) <= 160
+    assert len(GRAMMAR.commands[command].format_help().splitlines()) <= 160
 
 
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "executorch", "sklearn", "numpy", "scipy", "rich", "jinja2")
@@ -152,9 +158,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert out.strip().endswith("[]")
 
 
-@pytest.mark.parametrize("argv", [["compress", "m:f", "--conf", "net.toml"], ["gate", "net", "--max-s", "3"], ["--vers"]])
+@pytest.mark.parametrize(
+    "argv", [["compress", "m:f", "--conf", "net.toml"], ["gate", "net", "--max-s", "3"], ["--vers"]]
+)
 def test_flags_are_not_abbreviated(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        Grammar().parse(argv)
+        GRAMMAR.parse(argv)
     assert left.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1

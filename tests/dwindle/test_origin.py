@@ -16,6 +16,7 @@ from dwindle.grammar import Grammar
 from dwindle.models.tasks import make_task
 from dwindle.origin import command_line, requested
 
+GRAMMAR = Grammar()
 RECORDED: list[dict[str, Any]] = [
     each["origin"] for each in json.loads((Path(__file__).parents[1] / "compress/origins.json").read_text())
 ]
@@ -24,7 +25,7 @@ RECORDED: list[dict[str, Any]] = [
 def parsed(pieces: list[str]) -> Any:
     program, *argv = shlex.split(" ".join(pieces), comments=True)
     assert program == "dwindle"
-    return request_of(Grammar().parse(argv))
+    return request_of(GRAMMAR.parse(argv))
 
 
 @pytest.mark.parametrize("origin", RECORDED)

@@ -254,20 +254,23 @@ def test_an_option_is_fine_where_one_target_has_a_use_for_it() -> None:
 
 @pytest.mark.parametrize("samples", [0, -1])
 def test_a_calibration_needs_samples(checkpoint: Path, samples: int) -> None:
-    with pytest.raises(UsageError, match=f"calibration takes 1 sample or more, not {samples}"):
+    with pytest.raises(UsageError) as refused:
         export(checkpoint, ["executorch"], precision="int8", calib_samples=samples)
+    assert refused.value.option == "calib_samples"
 
 
 @pytest.mark.parametrize("options", [{"precision": "auto"}, {"max_drop": 1.0}, {"precision": "int8", "max_drop": 1.0}])
 def test_auto_and_the_allowed_drop_go_together(checkpoint: Path, options: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match="need each other"):
-        export(checkpoint, ["onnx"], **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as refused:
+        export(checkpoint, ["onnx"], **options)
+    assert refused.value.option == "max_drop"
 
 
 @pytest.mark.parametrize("points", [-1.0, math.nan, math.inf])
 def test_a_drop_is_points(checkpoint: Path, points: float) -> None:
-    with pytest.raises(UsageError, match="is no drop: give points, 0 or more"):
+    with pytest.raises(UsageError) as refused:
         export(checkpoint, ["onnx"], precision="auto", max_drop=points)
+    assert refused.value.option == "max_drop"
 
 
 def test_without_samples_nothing_is_proven(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

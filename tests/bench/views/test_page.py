@@ -120,7 +120,7 @@ def test_the_page_says_what_is_known_and_what_is_not(
     assert "coreml: latency, accuracy, memory, noise, latency ratio, agreement. Core ML runs on" in text
     assert "2 weight tensors bit-equal" in text
     assert "Not measured, and why" in text
-    assert "dwindle compress blobs:net --task blobs:Blobs --size 12000 --for onnx -o net.dwindle" in text
+    assert "dwindle compress blobs:net --task blobs:Blobs --size 12000 -o net.dwindle" in text
     assert "cut to" not in text
 
 
