@@ -208,7 +208,7 @@ def _show(arguments: argparse.Namespace) -> int:
         console.print(shipped_table(exports))
     for sentence in (*damaged, *(line for export in exports for line in export.altered)):
         _say(f"warning: {sentence}")
-    _say("made by: " + " \\\n    ".join(command_line(found.origin, found.path.name)))
+    _say(f"made by: {' '.join(command_line(found.origin, found.path.name))}")
     _say(_summary(found))
     return 0
 

@@ -62,10 +62,11 @@ def command_line(origin: Mapping[str, Any], out: Path | str) -> list[str]:
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"the checkpoint records a value that no option can have: {error}") from error
     pieces = [["dwindle", "compress", *model], *rest, ["-o", str(out)]]
-    comments = [f"# {WEIGHTS}: the weights with SHA-256 {origin['weights']}"] if request.weights else []
+    comments = [f"{WEIGHTS}: the weights with SHA-256 {origin['weights']}"] if request.weights else []
     if without := _without_flag(origin):
-        comments.append(f"# and from Python, the task's own options: {', '.join(without)}")
-    return [*map(shlex.join, pieces), *comments]
+        comments.append(f"and from Python, the task's own options: {', '.join(without)}")
+    # A comment ends with its line, and what follows in a name from a file would be a command.
+    return [*map(shlex.join, pieces), *(f"# {' '.join(comment.split())}" for comment in comments)]
 
 
 def _values(recorded: Mapping[str, Any], declared: type) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def _values(recorded: Mapping[str, Any], declared: type) -> dict[str, Any]:
     for each in options(declared):
         value = recorded.get(each.name)
         if value is None or not each.recorded:
-            continue
+            continue  # None stands for an option that was left to its default
         items = value if each.kind is PATTERNS and isinstance(value, list) else [value]
         if not all(isinstance(item, str | int | float) for item in items):
             raise CheckpointError(

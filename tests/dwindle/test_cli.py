@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dwindle.cli import main
@@ -133,6 +135,31 @@ def test_compress_then_show(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     weights = (here / "net.dwindle/weights.safetensors").stat().st_mtime_ns
     assert main(command) == 0, "finished work is not done again"
     assert (here / "net.dwindle/weights.safetensors").stat().st_mtime_ns == weights
+
+
+def test_the_command_that_is_shown_makes_the_same_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--recipe", "best", "--precision", "int8", "--layer-floor", "10%", "--granularity", "channel"]
+    training = ["--data", "digits", "--epochs", "1", "--momentum", "0.8", "--no-record", "--save-every", "9"]
+    budget = ["--max-drop", "90", "--prune-per-round", "50%", "--align", "4", "--weights", "FILE"]
+    (here / "wide.py").write_text(
+        "from torch import nn\n"
+        "def net(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))\n"
+    )
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    torch.save(first.state_dict(), here / "FILE")
+    assert main(compress("wide:net", *training, *options, *budget, "--json")) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert main(["show", "net.dwindle", "--json"]) == 0
+    command = json.loads(capsys.readouterr().out)["command"]
+    (here / "net.dwindle").rename(here / "first.dwindle")
+    assert main([*shlex.split(" ".join(command), comments=True)[1:], "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["origin"] == done["origin"]
+    assert len(again["history"]) > 1
+    made, remade = (load_file(here / name / "weights.safetensors") for name in ("first.dwindle", "net.dwindle"))
+    assert made.keys() == remade.keys()
+    assert all(torch.equal(made[name], remade[name]) for name in made)
 
 
 def test_ctrl_c_says_how_to_resume(

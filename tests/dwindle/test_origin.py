@@ -83,6 +83,20 @@ def test_what_only_python_can_ask_for_is_said_in_a_comment() -> None:
     ]
 
 
+def test_no_name_from_a_file_becomes_a_command() -> None:
+    origin = {
+        "model": {"spec": "m:f; touch a"},
+        "task": {"task": "$(touch b)", "x\ntouch c": 3},
+        "weights": "0a\ntouch d",
+        "score": "`touch e`",
+    }
+    words = shlex.split(" ".join(command_line(origin, "net; touch f")), comments=True)
+    assert words == [
+        *("dwindle", "compress", "m:f; touch a", "--task", "$(touch b)", "--score", "`touch e`"),
+        *("--weights", "FILE", "-o", "net; touch f"),
+    ]
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"density": [1]}, {"density": {}}, {"size": 10**400, "macs": 10**400}, {"include": [3, {}]}, {"score": ["x"]}],
