@@ -10,24 +10,23 @@ honest interval takes many loads and several processes.
 from __future__ import annotations
 
 import math
-import os
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from dwindle.bench.machine import Reading, busy_here
 from dwindle.bench.process import Loaded, Slice, Worker
 
 PROCESSES, FEWEST = 6, 3
 STARTING_SECONDS = 20.0
-"""Once starting has taken as long, FEWEST processes have to do: importing torch takes seconds each time."""
+"""Once starting processes has taken this long in all, FEWEST of them must suffice: importing torch takes seconds."""
 LOADS = 4
-"""Rounds in each process; files that are slow, to run or to load, get fewer rather than a longer wait."""
+"""Rounds in each process, at most: files that are slow to run or to load get fewer, so that nobody waits longer."""
 TURNS = 3
 SLICE_SECONDS = 0.015
 LEAD_SECONDS = 0.005
@@ -70,40 +69,23 @@ class Surroundings:
     """The one-minute load average as the measurement ended: cores' worth of work that ran or waited."""
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a kernel says of the machine at one moment."""
-
-    stalled: float
-    """Seconds since it started in which some runnable task had no CPU; NaN where it won't say."""
-    load: float
-
-
-def here() -> Reading:
-    """This machine's."""
-    try:
-        pressure = Path("/proc/pressure/cpu").read_text()
-    except OSError:
-        pressure = ""
-    return reading(str(os.getloadavg()[0]), pressure)
-
-
-def reading(loads: str, pressure: str) -> Reading:
-    """From /proc/loadavg, and `some` of /proc/pressure/cpu (kernel Documentation/accounting/psi.rst) or nothing."""
-    total = pressure.partition("total=")[2].split()
-    return Reading(int(total[0]) / 1e6 if total else math.nan, float(loads.split()[0]))
-
-
 def measure(
     files: Mapping[str, Callable[[], Worker]],
     sample: list[np.ndarray],
     *,
     seed: int,
-    busy: Callable[[], Reading] = here,
+    busy: Callable[[], Reading] = busy_here,
 ) -> tuple[dict[str, Samples], Surroundings]:
-    """Times each file on `sample` (one array per input); `files` start a worker for it each.
+    """Times several files side by side.
 
-    `busy` reads the machine that they run on. Raises WorkerFailed if one dies.
+    Args:
+        files: what starts a worker on each file, by any name.
+        sample: what every file runs on: one array per input, a batch of one.
+        seed: fixes the order of turns.
+        busy: says how busy the machine is that the workers run on.
+
+    Returns every file's samples by its name, and what else the machine did meanwhile. Raises WorkerFailed if a worker
+    dies or refuses its file.
     """
     paces: dict[str, float] = {}
     loads, shuffler = LOADS, random.Random(seed)

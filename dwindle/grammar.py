@@ -42,6 +42,21 @@ SIZE, SHARE = _quantity(parse_bytes), _quantity(parse_share)
 SHARE_OR_0 = _quantity(partial(parse_share, zero=True))
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Looks devices up when help is printed: to import all that are registered takes longer than to parse."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.dest not in ("device", "setup"):
+            return super()._get_help_string(action)
+        from dwindle.bench.devices.registry import device_help, setup_help
+
+        return (device_help() if action.dest == "device" else setup_help()).replace("%", "%%")
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        split = super()._split_lines
+        return [part for line in text.splitlines() for part in split(line, width)]
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in a sentence, without the twenty lines of every option there is."""
 
@@ -62,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, summary: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=summary, description=summary, epilog=EXIT_CODES)
-        made.formatter_class = argparse.RawDescriptionHelpFormatter
+        made.formatter_class = _HelpFormatter
         made.set_defaults(command=name)
         return made
 
@@ -109,13 +124,7 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("bench", "Measure size, accuracy and latency of the exported files.")
     checkpoint(made)
-    made.add_argument(
-        "--device",
-        default="host",
-        metavar="WHERE",
-        help="one or more, comma-separated: host, cuda, arm64 (instructions, emulated), browser (browser:4 is 4 times "
-        "slower), ssh://user@host[:port], adb://serial, apple://mac or a device's name, qualcomm://name",
-    )
+    made.add_argument("--device", default="host", metavar="WHERE", help="see _HelpFormatter")
     made.add_argument("--threads", type=int, default=1, metavar="N", help="that an inference may use (1)")
     made.add_argument("--profile", action="store_true", help="host: the operators that take the time")
     made.add_argument("--sparse", action="store_true", help="arm64: count ExecuTorch's sparse kernels too")
@@ -140,9 +149,7 @@ def parser() -> argparse.ArgumentParser:
     as_json(made)
 
     made = command("doctor", "Say what is here to work with, and the command that adds what isn't.")
-    made.add_argument(
-        "--setup", metavar="DEVICE", help="prepare a device: arm64 (100 MB from Debian, PyPI), browser (37 MB from npm)"
-    )
+    made.add_argument("--setup", metavar="DEVICE", help="see _HelpFormatter")
     as_json(made)
 
     made = command("demo", "The whole way on handwritten digits, in a few minutes.")

@@ -1,10 +1,10 @@
-"""Targets and runtimes by name, ours and other packages' alike, through entry points."""
+"""What is found by name: objects that this and other packages register as entry points, and the nearest known name."""
 
 from __future__ import annotations
 
 import difflib
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from dwindle.errors import UsageError
 
@@ -21,8 +21,13 @@ def resolve(group: str, name: str, what: str) -> Any:
     """
     found: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=group)}
     if name not in found:
-        raise UsageError(unknown(what, name, list(found)))
+        raise unknown_name(what, name, list(found))
     return found[name].load()
+
+
+def unknown_name(what: str, name: str, known: list[str], *, option: str | None = None) -> UsageError:
+    """The error for a name that isn't known, with the nearest one that is; `option` is the option that gave it."""
+    return UsageError(unknown(what, name, known), code="unknown-name", name=name, option=option)
 
 
 def unknown(what: str, name: str, known: list[str]) -> str:
@@ -30,3 +35,30 @@ def unknown(what: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
     return f"unknown {what} {name!r}: {hint}"
+
+
+T = TypeVar("T")
+
+
+def resolve_class(group: str, name: str, what: str, contract: type[T]) -> type[T]:
+    """The class registered as `name`, which has to be a subclass of `contract`.
+
+    Raises UsageError for an unknown name, for what cannot be imported, and for anything that is no such subclass.
+    """
+    contract_name = f"{contract.__module__}.{contract.__qualname__}"
+    try:
+        found = resolve(group, name, what)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"the {what} {name!r}, which a package registers as a `{group}` entry point, cannot be imported: {error}",
+            code="not-importable",
+            name=name,
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, contract)):
+        raise UsageError(
+            f"the {what} {name!r}, which a package registers as a `{group}` entry point, is not a subclass of "
+            f"{contract_name}: derive it from that class",
+            code="not-a-subclass",
+            name=name,
+        )
+    return found

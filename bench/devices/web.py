@@ -9,19 +9,18 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from dwindle.errors import DwindleError, RuntimeUnavailable
+from dwindle.bench.missing import Missing
+from dwindle.bench.run import Progress
+from dwindle.errors import DwindleError
 from dwindle.files import staged, user_cache
 
 SETUP = "dwindle doctor --setup browser"
 EXTRA = 'pip install "dwindle[browser]"'
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,14 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def unavailable() -> str | None:
-    """Why nothing can be run in a browser here, in words, with the command that changes that; None if it can."""
+def missing() -> Missing | None:
+    """What is missing to run files in a browser here; None where nothing is."""
     if chromium() is None:
-        return "no Chromium is on the path: apt-get install chromium"
+        return Missing("no Chromium is on the path", "apt-get install chromium")
     if not find_spec("playwright"):
-        return f"Chromium is driven by the package playwright, which is not installed: {EXTRA}"
+        return Missing("Chromium is driven by the package playwright, which is not installed", EXTRA)
     if not _made():
-        return f"what runs files in a browser is not downloaded, or is of another version: run {SETUP}"
+        return Missing("what runs files in a browser is not downloaded, or is of another version", SETUP)
     return None
 
 
@@ -94,7 +93,7 @@ def setup(progress: Progress = lambda line: None) -> Path:
     if not _made():
         npm = shutil.which("npm")
         if npm is None:
-            raise RuntimeUnavailable("what runs files in a browser is downloaded by npm: apt-get install npm")
+            raise Missing("what runs files in a browser is downloaded by npm", "apt-get install npm").error("browser")
         with staged(root()) as scratch:
             for package in PACKAGES:
                 progress(f"downloading {package.name} {package.version}")

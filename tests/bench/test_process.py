@@ -1,7 +1,12 @@
 import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from dwindle.bench.process import Worker, WorkerFailed
@@ -75,6 +80,51 @@ def test_a_refused_file_leaves_the_worker_able_to_answer(tmp_path: Path) -> None
 def test_an_unknown_runtime_is_named_with_the_nearest(tmp_path: Path) -> None:
     with Worker("oddd", tmp_path) as worker, pytest.raises(WorkerFailed, match="did you mean 'odd'"):
         worker.load(SAMPLE)
+
+
+STARTS = """
+import subprocess, sys
+child = subprocess.Popen(["sleep", "600"])
+print(child.pid, file=sys.stderr, flush=True)
+child.wait()
+"""
+
+
+def test_a_hung_program_ends_with_what_it_started(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTS]
+    with (
+        Worker("odd", tmp_path / "net.odd", patience=5, command=command) as worker,
+        pytest.raises(WorkerFailed) as caught,
+    ):
+        worker.load(SAMPLE)
+    child = int(str(caught.value).split()[-1])  # its last words
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from dwindle.bench.process import Worker
+worker = Worker("odd", Path("net.odd"), command=["sleep", "600"])
+print(worker._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="nothing ends a child with its parent here but setpriv")
+def test_a_killed_bench_leaves_no_worker_even_one_that_reads_nothing() -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        worker = psutil.Process(int(killed.stdout.readline()))
+        deadline = time.monotonic() + 60
+        while worker.name() != "sleep":  # setpriv has to become it first
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        killed.kill()
+    _, alive = psutil.wait_procs([worker], timeout=10)
+    for process in alive:
+        process.kill()
+    assert alive == []
 
 
 def test_nothing_is_left_running(tmp_path: Path) -> None:
