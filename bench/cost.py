@@ -1,4 +1,4 @@
-"""ARM64 cost of a checkpoint's exports, beside what other devices tell of the same files."""
+"""The ARM64 cost in this machine's rows: counted, compared with a dense file's, and kept from an earlier bench."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counting:
-    """What the rows of one checkpoint are counted with."""
+    """Counts the instructions of a checkpoint's files on the emulated ARM64 CPU."""
 
     root: Path
     sample: list[np.ndarray]
-    """What each file runs on, one array per input."""
+    """What each file runs on: one array per input, a batch of one."""
     network_macs: Mapping[str, int | None]
-    """By role."""
+    """Multiply-accumulates of the network's layers, by role."""
     tolerances: Mapping[str, float | None]
-    """By target: see Manifest's parity."""
+    """The tolerance in each target's manifest, of a difference between outputs over the largest of them."""
     sparse: bool
+    """Whether to count compressed ExecuTorch files with XNNPACK's sparse kernels too."""
     progress: Progress
 
     def filled(self, rows: list[Row], keep: Callable[[list[Row]], None]) -> list[Row]:
@@ -65,7 +66,7 @@ class Counting:
             self.progress(str(error))
             return replace(row, cost=None, reasons={**row.reasons, "cost": str(error)})
         if not all(np.isfinite(output).all() for output in count.outputs):
-            return replace(row, cost=None, reasons={**row.reasons, "cost": "what it computes there isn't finite"})
+            return replace(row, cost=None, reasons={**row.reasons, "cost": "its outputs there are not finite"})
         sparse, missing = self._sparse(row, path)
         relative, why = self._difference(row, path, count)
         cost = Cost(
@@ -88,7 +89,7 @@ class Counting:
         return replace(row, cost=cost, reasons={**reasons, **missing})
 
     def _sparse(self, row: Row, path: Path) -> tuple[dict[str, int] | None, dict[str, str]]:
-        """The counts with sparse kernels where they were asked for and there are any."""
+        """The instructions with sparse kernels, where those are wanted and exist, and why they could not be counted."""
         if not self.sparse or row.role != COMPRESSED or row.target != "executorch":
             return None, {}
         self.progress(f"{path.name}: with sparse kernels")
@@ -98,7 +99,7 @@ class Counting:
             return None, {"cost.sparse": str(error)}
 
     def _difference(self, row: Row, path: Path, count: emulator.Count) -> tuple[float | None, str | None]:
-        """How far the outputs are from what the same file computes here, or why that isn't known."""
+        """How far the outputs are from those of the same file on this machine, or why that isn't known."""
         runtime = next((one for one in all_runtimes() if one.name == row.runtime.name), None)
         if runtime is None:
             return None, f"no runtime called {row.runtime.name} is registered here to compare with"
@@ -113,7 +114,7 @@ class Counting:
 
 
 def earlier(opened: Checkpoint, exported: list[tuple[Path, Manifest]]) -> tuple[Bench | None, list[Row]]:
-    """An earlier bench and its rows of the files that are there now; blank rows where it has none."""
+    """An earlier bench, if there is one, and its rows of the files that are exported now; blank rows of the others."""
     try:
         measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     except DwindleError:  # about to be replaced
@@ -130,7 +131,7 @@ def earlier(opened: Checkpoint, exported: list[tuple[Path, Manifest]]) -> tuple[
 
 
 def carried(rows: Iterable[Row], before: Iterable[Row], root: Path) -> list[Row]:
-    """The rows with the cost that an earlier bench found of the same files."""
+    """The rows with the costs that are in `before` of the same files in the same runtimes."""
 
     def key(row: Row) -> tuple[str, str | None, str]:
         return row.target, row.runtime.name, row.artifact.sha256
@@ -146,7 +147,7 @@ def carried(rows: Iterable[Row], before: Iterable[Row], root: Path) -> list[Row]
 
 
 def with_reasons(rows: Iterable[Row], root: Path) -> list[Row]:
-    """The rows, each without a cost saying why."""
+    """The rows, of which each without a cost has the reason for it."""
 
     def why(row: Row) -> str:
         if row.target not in TARGETS:

@@ -39,7 +39,7 @@ class Finding:
     """What is missing, in words; where `found` says what is there, for a part of it."""
     command: str | None = None
     """The shell command that adds it, where one can."""
-    untried_on: str | None = None
+    not_yet_run_on: str | None = None
     """The hardware that this was written for and has not met: it is experimental."""
 
 
@@ -84,8 +84,9 @@ def doctor_table(findings: list[Finding]) -> Table:
         for finding in found:
             if finding.found:
                 table.add_row(f"  {finding.name}", Text(finding.found))
-            untried = f"experimental: it has not been run on {finding.untried_on}" if finding.untried_on else None
-            why = [finding.reason, f"→ {finding.command}" if finding.command else None, untried]
+            why = [finding.reason, f"→ {finding.command}" if finding.command else None]
+            if finding.not_yet_run_on:
+                why.append(f"experimental: it has not been run on {finding.not_yet_run_on}")
             if said := "\n".join(line for line in why if line):
                 table.add_row("" if finding.found else f"  {finding.name}", Text(said, style="yellow"))
     return table
@@ -153,4 +154,4 @@ def _device(kind: type[Device]) -> Finding:
     found = None if missing else kind.found()
     lacks = missing or kind.incomplete()
     reason, command = (lacks.reason, lacks.command) if lacks else (None, None)
-    return Finding("device", kind.scheme, found, reason, command, kind.untried_on)
+    return Finding("device", kind.scheme, found, reason, command, kind.not_yet_run_on)

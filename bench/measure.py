@@ -28,43 +28,47 @@ STARTING_SECONDS = 20.0
 LOADS = 4
 """Rounds in each process, at most: files that are slow to run or to load get fewer, so that nobody waits longer."""
 TURNS = 3
+"""Slices of every file in a round."""
 SLICE_SECONDS = 0.015
+"""How long a slice's inferences take together, or the one inference that is longer than this."""
 LEAD_SECONDS = 0.005
-"""Of each turn, before what counts. Its first milliseconds find caches full of the other files and the CPU asleep: they
-took MobileNetV2 10% longer than its half-width form, of whose slice they were the smaller part."""
+"""How long a file runs before each slice without being timed, as its first milliseconds find caches full of the other
+files and the CPU asleep. With them in the slice, MobileNetV2 appeared 10% slower beside its half-width form."""
 TOTAL_SECONDS = 60.0
+"""What all rounds together should not exceed."""
 WARM_UP_SECONDS = 5.0
+"""How long a file is run, at most, until it is timed."""
 STABLE = 0.02
 """Warm-up ends when the last three slices' medians lie this close together."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One file's inferences."""
+    """The timed inferences of one file."""
 
     loaded: tuple[Loaded, ...]
-    """The first load of each process."""
+    """What each process said of its first load."""
     wall: np.ndarray
     """Nanoseconds, shape (processes, loads, iterations)."""
     cpu: np.ndarray | None
-    """The same of thread-CPU time; None where there is no such clock."""
+    """Thread-CPU time in the shape and unit of `wall`; None where there is no such clock."""
     switches: int
-    """How often the kernel took the CPU away."""
+    """How often the kernel took the CPU from a thread while it was running."""
     waited: float | None = None
-    """Nanoseconds in which the thread wanted the CPU and hadn't it, where that is known instead of `cpu`."""
+    """Nanoseconds in which the thread was ready to run and had no CPU, where that is known instead of `cpu`."""
 
     @property
     def own(self) -> np.ndarray:
-        """The time that is least others' fault: thread-CPU time where there is a clock of it."""
+        """The time on which other processes have the least influence: thread-CPU time where there is a clock of it."""
         return self.wall if self.cpu is None else self.cpu
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What else the machine did meanwhile."""
+    """How busy the machine was while files were timed."""
 
     pressure: float | None
-    """Share of the time in which some runnable task had no CPU (PSI); None where the kernel won't say."""
+    """Share of the time in which some runnable task had no CPU (PSI); None where the kernel doesn't say."""
     load: float
     """The one-minute load average as the measurement ended: cores' worth of work that ran or waited."""
 

@@ -35,10 +35,13 @@ def ends_with_us(command: Sequence[str]) -> list[str]:
 
 
 class WorkerFailed(DwindleError):
-    """A runtime refused a file, crashed on it or hung."""
+    """A runtime refused a file, ended while it was asked something, or did not answer in time.
 
-    def __init__(self, message: str, file: Path) -> None:
-        super().__init__(message, code="worker-failed", path=file)
+    Its `code` is `refused`, `ended` or `hung`.
+    """
+
+    def __init__(self, message: str, file: Path, code: str = "refused") -> None:
+        super().__init__(message, code=code, path=file)
         self.file = file
 
 
@@ -167,16 +170,17 @@ class Worker:
             header, answer = receive(self._answers)
         except (EOFError, OSError):
             self._process.wait()
-            raise self._failed(self._end(request, late.is_set()) + self._last_words()) from None
+            code = "hung" if late.is_set() else "ended"
+            raise self._failed(self._end(request, late.is_set()) + self._last_words(), code) from None
         finally:
             timer.cancel()
         if "error" in header:
-            said, *_ = header["error"].strip().splitlines() or ["it doesn't say why"]  # the rest is for who wrote it
+            said, *_ = header["error"].strip().splitlines() or ["it doesn't say why"]  # the rest is for its developers
             raise self._failed(f"failed: {said}")
         return header, answer
 
-    def _failed(self, how: str) -> WorkerFailed:
-        return WorkerFailed(f"{self.runtime} on {self.file.name} {how}", self.file)
+    def _failed(self, how: str, code: str = "refused") -> WorkerFailed:
+        return WorkerFailed(f"{self.runtime} on {self.file.name} {how}", self.file, code)
 
     def _end(self, request: str, late: bool) -> str:
         if late:

@@ -73,7 +73,7 @@ class AdbBoard(Board):
     usage = "adb://serial"
     summary = f"an Android device that `adb devices` lists, by a runner that {RUNNER} names"
     targets = ("executorch",)
-    untried_on = "Android hardware"
+    not_yet_run_on = "Android hardware"
 
     def __init__(self, name: str) -> None:
         if not _ADDRESS.fullmatch(name):

@@ -46,7 +46,7 @@ class Apple(Device):
     usage = "apple://mac, apple://NAME"
     summary = "a Mac, or an iPhone or iPad connected to it, by Core ML"
     targets = ("coreml",)
-    untried_on = "Apple hardware"
+    not_yet_run_on = "Apple hardware"
 
     def __init__(self, name: str) -> None:
         self.url, self.name = name, name.removeprefix("apple://")

@@ -57,7 +57,9 @@ class Arm64(Device):
         """What is wrong after costs were asked for: a file that has none, or computes something else there."""
         from dwindle.bench.cost import is_counted
 
-        for row in filter(is_counted, bench.rows):
+        for row in bench.rows:
+            if row.runtime.device or not is_counted(row):
+                continue
             if row.cost is None:
                 return RuntimeUnavailable(
                     f"no ARM64 cost of {row.artifact.path}: {row.reasons['cost']}",

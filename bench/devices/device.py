@@ -42,7 +42,7 @@ class Device(ABC):
     """What it is, for the command's help, in one line without a full stop."""
     targets: Sequence[str] = ()
     """The export targets whose files it runs."""
-    untried_on: ClassVar[str | None] = None
+    not_yet_run_on: ClassVar[str | None] = None
     """The hardware that this code was written for and has not met, such as `Apple hardware`, so that the device is
     experimental; None where it has run on such hardware."""
     times: ClassVar[bool] = True

@@ -42,23 +42,24 @@ _REQUESTS: tuple[tuple[str, dict[str, int]], ...] = (
 """`load` runs the file once. The two in the middle differ by four inferences, and so do their counts: what
 answering takes drops out."""
 _INFERENCES = (1, 2, 7, 8)
-"""Run after each request."""
+"""How many inferences have been run in all when each of these requests is answered."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """One inference on one thread, of a file that was loaded and has run before."""
+    """What was counted of one inference on one thread, of a file that was loaded and has run before."""
 
     instructions: dict[str, int]
-    """Executed, by class: see CLASSES."""
+    """Instructions that were executed, by their class in CLASSES."""
     macs: int
     """Multiply-accumulates executed by fused and dot-product instructions, one a lane. More than the network's
     where a kernel's tile reaches past the edge of a small feature map; fewer where zeros are skipped."""
     outputs: list[np.ndarray]
-    """What the file computed there."""
+    """The file's outputs there."""
     runtime: str
+    """The runtime's name and version."""
     emulator: str
-    """Both with their versions."""
+    """The emulator's name and version."""
     cpu: str = CPU
 
 
@@ -71,10 +72,18 @@ def count(
     time_limit: float = TIME_LIMIT,
     progress: Progress = lambda line: None,
 ) -> Count:
-    """Runs an exported file on `inputs`, one array per input of the file, of its shapes and types.
+    """Counts the instructions that one inference of an exported file executes.
 
-    `sparse` has ExecuTorch's XNNPACK use its sparse kernels. Raises RuntimeUnavailable where the emulation
-    isn't set up, WorkerFailed where the file fails in it or isn't through after `time_limit` seconds.
+    Args:
+        path: the file.
+        target: its export target, one of TARGETS.
+        inputs: one array per input of the file, of its shapes and types.
+        sparse: whether ExecuTorch's XNNPACK is to use its sparse kernels.
+        time_limit: seconds after which the file counts as hung.
+        progress: is told in a line how far it is.
+
+    Raises RuntimeUnavailable where the emulation isn't set up, WorkerFailed where the file fails in it, and UsageError
+    for another target and for sparse kernels of another runtime.
     """
     if target not in TARGETS:
         raise UsageError(
@@ -140,7 +149,7 @@ def _emulate(
             try:
                 _watch(process, counts, deadline, lambda line: progress(f"{who}: {line}"))
             except TimeoutError:
-                raise WorkerFailed(f"{who} hung: not through after {time_limit:g} s", path) from None
+                raise WorkerFailed(f"{who} hung: not through after {time_limit:g} s", path, "hung") from None
             finally:
                 process.kill()
                 process.wait()
@@ -149,7 +158,7 @@ def _emulate(
         if error:
             raise WorkerFailed(f"{who} failed: {error}", path)
         if process.returncode or len(received) < len(_REQUESTS):
-            raise WorkerFailed(f"{who} {_end(process.returncode)}{_last_words(chatter)}", path)
+            raise WorkerFailed(f"{who} {_end(process.returncode)}{_last_words(chatter)}", path, "ended")
         return received, _readings(counts)
 
 

@@ -47,7 +47,7 @@ class AIHub(Device):
     usage = "qualcomm://NAME"
     summary = "a phone of Qualcomm AI Hub's, latency alone"
     targets = tuple(RUNTIMES)
-    untried_on = "Qualcomm hardware"
+    not_yet_run_on = "Qualcomm hardware"
     setup_downloads = "165 MB from PyPI"
     never_known = dict.fromkeys(
         ("accuracy", "agreement", "parity"),

@@ -35,7 +35,7 @@ def device_kind(scheme: str) -> type[Device]:
 def device_kinds() -> list[type[Device]]:
     """Every registered kind of device: this machine first, then those that were tried, then the experimental ones."""
     found = [device_kind(scheme) for scheme in registry.names(GROUP)]
-    return sorted(found, key=lambda kind: (kind.scheme != "host", kind.untried_on is not None, kind.scheme))
+    return sorted(found, key=lambda kind: (kind.scheme != "host", kind.not_yet_run_on is not None, kind.scheme))
 
 
 def require_options(devices: Sequence[Device], **options: bool) -> None:
@@ -53,8 +53,11 @@ def require_options(devices: Sequence[Device], **options: bool) -> None:
 
 def device_help() -> str:
     """What `--device` takes, a line for every kind, for the command's help."""
-    lines = [f"{kind.usage}: {kind.summary}{' (experimental)' if kind.untried_on else ''}" for kind in device_kinds()]
-    return "\n".join(["one or more, comma-separated:", *lines])
+    lines = ["one or more, comma-separated:"]
+    for kind in device_kinds():
+        experimental = " (experimental)" if kind.not_yet_run_on else ""
+        lines.append(f"{kind.usage}: {kind.summary}{experimental}")
+    return "\n".join(lines)
 
 
 def setup_help() -> str:
@@ -64,13 +67,15 @@ def setup_help() -> str:
 
 
 def unreached(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """The files that devices would run which dwindle has never met, as `wording.gaps` lists what is missing."""
+    """What experimental devices would tell of files, in the form in which `wording.gaps` lists what is missing.
+
+    That is one entry for each kind of device that runs any of the files and has no row of them.
+    """
     found = []
     for kind in device_kinds():
-        files = dict.fromkeys(row.target for row in rows if row.target in kind.targets) if kind.untried_on else {}
+        hardware = kind.not_yet_run_on
+        files = dict.fromkeys(row.target for row in rows if row.target in kind.targets) if hardware else {}
         if files and not any((row.runtime.device or "").startswith(f"{kind.scheme}:") for row in rows):
             why = str(kind.check() or f"run `dwindle bench --device {kind.scheme}://NAME`")
-            found.append(
-                (", ".join(files), f"all on {kind.untried_on}", f"it has not been run on {kind.untried_on}: {why}")
-            )
+            found.append((", ".join(files), f"all on {hardware}", f"it has not been run on {hardware}: {why}"))
     return found

@@ -40,6 +40,7 @@ _LAYOUT = 1
 
 
 def root() -> Path:
+    """The folder that stands in for the machine."""
     return user_cache() / "arm64"
 
 
@@ -122,7 +123,7 @@ def environment(sysroot: Path) -> dict[str, str]:
 
 
 def _missing_on_host() -> Missing | None:
-    """What the emulation needs of this machine, before anything is downloaded."""
+    """What is missing of this machine's packages that the emulation needs; None where nothing is."""
     if sys.platform != "linux" or not shutil.which("apt-get"):
         return Missing("the ARM64 emulation is made of Debian's packages, and this system has no apt-get")
     needed = {
@@ -236,4 +237,4 @@ def _run(command: Sequence[str], failed: str, environment: dict[str, str] | None
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         cause = next((line for line in said if line.startswith(("E: ", "ERROR"))), said[-1] if said else "")
-        raise DwindleError(f"{failed} ({cause or f'exit code {done.returncode}'})")
+        raise DwindleError(f"{failed} ({cause or f'exit code {done.returncode}'})", code="setup-failed", name="arm64")

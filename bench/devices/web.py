@@ -1,4 +1,4 @@
-"""What runs files in a browser: packages from npm, each of one version and known by its hash, in the user's cache."""
+"""The npm packages that run files in a browser, each of one version and verified by its hash, in the user's cache."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @dataclass(frozen=True)
 class Package:
-    """One of npm's, and what of it a page asks for."""
+    """A package of npm's, and the files in it that a page needs."""
 
     name: str
     version: str
     sha512: str
-    """Of its tarball, as the registry's `dist.integrity` has it."""
+    """The hash of its tarball in base64, as the registry's `dist.integrity` has it."""
     files: tuple[str, ...]
 
 
@@ -64,12 +64,12 @@ PACKAGES = (
 
 
 def root() -> Path:
-    """Holds a folder per package, named like it."""
+    """The folder that holds a folder for every package, named like it."""
     return user_cache() / "browser"
 
 
 def chromium() -> str | None:
-    """The system's own; playwright's download is not needed."""
+    """The path of the system's own Chromium or Chrome, if there is one; playwright's download is not needed."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
@@ -122,7 +122,8 @@ def _fetch(npm: str, package: Package, folder: Path) -> None:
         archive = next(Path(name).glob("*.tgz"), None)
         if done.returncode or archive is None:
             said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-            raise DwindleError(f"npm can't download {which}: {said[-1] if said else f'exit code {done.returncode}'}")
+            why = said[-1] if said else f"exit code {done.returncode}"
+            raise DwindleError(f"npm can't download {which}: {why}", code="setup-failed", name=package.name)
         unpack(archive, package, folder)
 
 
@@ -131,8 +132,10 @@ def unpack(archive: Path, package: Package, folder: Path) -> None:
     found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if found != package.sha512:
         raise DwindleError(
-            f"what npm gave for {package.name}@{package.version} has the SHA-512 {found[:12]}…, and "
-            f"{package.sha512[:12]}… was expected: it is not used"
+            f"the download of {package.name}@{package.version} from npm has the SHA-512 {found[:12]}…, and "
+            f"{package.sha512[:12]}… was expected: it is not used",
+            code="other-content",
+            name=package.name,
         )
     with tarfile.open(archive) as tar:
         for name in package.files:
@@ -144,7 +147,7 @@ def unpack(archive: Path, package: Package, folder: Path) -> None:
 
 
 def browser_version() -> str:
-    """`Chromium 156.0.8078.79`, as it calls itself."""
+    """What the browser calls itself, such as `Chromium 156.0.8078.79`."""
     path = chromium()
     assert path is not None
     said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.split()

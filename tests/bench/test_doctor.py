@@ -120,11 +120,11 @@ def test_what_is_missing_is_told_with_its_command(missing: Missing, monkeypatch:
 
 
 def test_what_has_not_met_its_hardware_is_experimental(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {kind.scheme for kind in device_kinds() if kind.untried_on} == {"adb", "apple", "qualcomm"}
+    assert {kind.scheme for kind in device_kinds() if kind.not_yet_run_on} == {"adb", "apple", "qualcomm"}
     monkeypatch.setattr(shutil, "which", lambda name: None)
     finding = doctor._device(AdbBoard)
     assert (finding.found, finding.command) == (None, "apt-get install adb")
-    assert finding.untried_on == "Android hardware"
+    assert finding.not_yet_run_on == "Android hardware"
     assert "experimental: it has not been run on Android hardware" in shown([finding])
 
 

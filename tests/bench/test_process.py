@@ -40,34 +40,36 @@ def test_arrays_larger_than_a_pipe_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("how", "code", "says"),
     [
-        ("crash", r"odd on crash\.odd crashed \(SIGABRT\); its last words: .*about to fall over"),
-        ("leave", r"odd on leave\.odd ended with exit code 7"),
-        ("refuse", r"odd on refuse\.odd failed: ValueError: not a model"),
+        ("crash", "ended", r"odd on crash\.odd .*SIGABRT.*about to fall over"),
+        ("leave", "ended", r"odd on leave\.odd .*exit code 7"),
+        ("refuse", "refused", r"odd on refuse\.odd .*ValueError: not a model"),
     ],
 )
-def test_a_failure_says_how_it_ended(tmp_path: Path, how: str, message: str) -> None:
-    with odd(tmp_path, how) as worker, pytest.raises(WorkerFailed, match=message) as caught:
+def test_a_failure_says_how_it_ended(tmp_path: Path, how: str, code: str, says: str) -> None:
+    with odd(tmp_path, how) as worker, pytest.raises(WorkerFailed, match=says) as caught:
         worker.load(SAMPLE)
-    assert caught.value.file == worker.file
+    assert (caught.value.code, caught.value.path, caught.value.file) == (code, worker.file, worker.file)
 
 
 def test_a_hang_is_ended_after_the_patience(tmp_path: Path) -> None:
     with (
         odd(tmp_path, "hang", patience=1) as worker,
-        pytest.raises(WorkerFailed, match=r"hung: no answer to 'load' within 1 s"),
+        pytest.raises(WorkerFailed, match="'load'") as caught,
     ):
         worker.load(SAMPLE)
+    assert caught.value.code == "hung"
 
 
 def test_what_a_hung_program_said_last_is_shown(tmp_path: Path) -> None:
     command = ["sh", "-c", "echo waiting for a lock >&2; exec sleep 600"]
     with (
         Worker("odd", tmp_path / "net.odd", patience=1, command=command) as worker,
-        pytest.raises(WorkerFailed, match=r"hung: no answer to 'load' within 1 s; its last words: waiting for a lock"),
+        pytest.raises(WorkerFailed, match="waiting for a lock") as caught,
     ):
         worker.load(SAMPLE)
+    assert caught.value.code == "hung"
 
 
 def test_a_refused_file_leaves_the_worker_able_to_answer(tmp_path: Path) -> None:

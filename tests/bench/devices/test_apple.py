@@ -52,7 +52,7 @@ def test_elsewhere_than_on_a_mac_it_is_refused_in_words(
     )
     assert not checkpoint.bench_path.exists()
     finding = doctor._device(apple.Apple)
-    assert (finding.found, finding.untried_on) == (None, "Apple hardware")
+    assert (finding.found, finding.not_yet_run_on) == (None, "Apple hardware")
     assert finding.reason is not None
 
 

@@ -101,8 +101,9 @@ class TestRefusals:
             return subprocess.CompletedProcess(command, 100, "", "W: late\nE: no route to host\nE: some files failed\n")
 
         monkeypatch.setattr(subprocess, "run", fail)
-        with pytest.raises(DwindleError, match=r"goes on where this stopped \(E: no route to host\)$"):
+        with pytest.raises(DwindleError, match=r"\(E: no route to host\)$") as refused:
             sysroot.setup()
+        assert (refused.value.code, refused.value.name) == ("setup-failed", "arm64")
         assert [path.name for path in empty_cache.iterdir()] == ["arm64-downloads"]
         assert (empty_cache / "arm64-downloads/debian/cache/archives/half.deb").exists()
 
@@ -318,7 +319,7 @@ class TestEmulated:
             emulator.count(export(Aligned(), "net.pte"), "executorch", [image[:, :, :7]])
 
     def test_the_time_limit_holds(self, export: Export, image: np.ndarray) -> None:
-        with pytest.raises(WorkerFailed, match=r"not through after 0\.1 s"):
+        with pytest.raises(WorkerFailed, match=r"0\.1 s"):
             emulator.count(export(Aligned(), "net.pte"), "executorch", [image], time_limit=0.1)
 
     def test_setup_again_does_nothing(self) -> None:

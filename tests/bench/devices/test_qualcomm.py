@@ -137,7 +137,7 @@ def test_a_job_that_fails_is_quoted(tmp_path: Path) -> None:
     command = runtime.launch(tmp_path / "net.onnx", 1).command
     with (
         Worker(runtime.name, tmp_path / "net.onnx", command=command) as worker,
-        pytest.raises(WorkerFailed, match=r"AI Hub's job j1 failed: the phone fell over"),
+        pytest.raises(WorkerFailed, match="the phone fell over"),
     ):
         worker.load([])
 
@@ -156,7 +156,7 @@ def test_without_the_client_or_an_account_it_is_refused_in_words(
     assert "run `dwindle doctor --setup qualcomm`" in capsys.readouterr().err
     finding = doctor._device(qualcomm.AIHub)
     assert (finding.found, finding.command) == (None, "dwindle doctor --setup qualcomm")
-    assert finding.untried_on == "Qualcomm hardware"
+    assert finding.not_yet_run_on == "Qualcomm hardware"
     assert "has not been run on Qualcomm hardware: AI Hub" in report(checkpoint).read_text()
     qualcomm.root().mkdir(parents=True)
     (qualcomm.root() / "setup.json").write_text("{}")
@@ -172,6 +172,7 @@ def test_an_installation_that_fails_is_quoted_and_does_not_count(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(qualcomm, "CLIENT", "qai-hub-of-nowhere==0")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(DwindleError, match=r"can't install qai-hub-of-nowhere==0: .*No matching distribution"):
+    with pytest.raises(DwindleError, match="No matching distribution") as refused:
         qualcomm.AIHub.setup()
+    assert (refused.value.code, refused.value.name) == ("setup-failed", "qualcomm")
     assert "is not installed" in str(qualcomm.AIHub.check())

@@ -28,7 +28,7 @@ class Lamp(Device):
     usage = "lamp://ROOM"
     summary = "a lamp that computes"
     targets = ("onnx",)
-    untried_on = "real lamps"
+    not_yet_run_on = "real lamps"
     options = frozenset({"profile"})
     setup_downloads = "2 MB from the lamp shop"
     lit = True
@@ -106,7 +106,7 @@ def test_another_package_s_device_is_told_of(capsys: pytest.CaptureFixture[str])
             main([command, "--help"])
         assert said in " ".join(capsys.readouterr().out.split())
     finding = doctor._device(device_kind("lamp"))
-    assert (finding.found, finding.untried_on) == ("a lamp", "real lamps")
+    assert (finding.found, finding.not_yet_run_on) == ("a lamp", "real lamps")
     assert doctor.setup("lamp", print) == Path("/lamp")
     with pytest.raises(UsageError) as refused:
         reach("lamps://hall")
