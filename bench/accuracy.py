@@ -1,4 +1,4 @@
-"""Accuracy of the file itself, as its own runtime computes it, and where it parts from the dense file's."""
+"""The accuracy of a file, computed by its own runtime, and how far its answers agree with the dense file's."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
 TOP = 5
 EXAMPLES = 10
-"""How many of the samples that changed class are named."""
+"""How many samples that changed class are listed."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a classifier said of each sample, in the order in which they came."""
+    """The classes that a file chose for the samples of a split, in the order in which the task sent them."""
 
     classes: np.ndarray
-    """(samples,) int64: the largest output's index."""
+    """The index of the largest output: shape (samples,), int64."""
     right: np.ndarray
-    """(samples,) bool."""
+    """Whether that is the sample's label: shape (samples,), bool."""
     inputs: bytes
-    """Digest of all that was fed."""
+    """A digest of all inputs."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """How one file did, with what it takes to compare it with another."""
+    """The accuracy of one file, with what it takes to compare it with another file."""
 
     accuracy: Accuracy
     missing: dict[str, str]
     """Why a figure of a row is None, by its name."""
     answers: Answers | None
-    """None where nothing says that outputs are class scores."""
+    """None where it isn't known that outputs are class scores."""
 
 
 def with_accuracy(

@@ -1,4 +1,4 @@
-"""The few native programs that bench needs, compiled once from `native/` and kept in the user's cache."""
+"""The native programs that bench needs, compiled once from `native/` and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from dwindle.bench.missing import Missing
 from dwindle.errors import RuntimeUnavailable
 from dwindle.files import staged, user_cache
 
@@ -77,7 +78,7 @@ def installed() -> Path:
     """The `executorch` folder of the wheel that is installed here; raises RuntimeUnavailable where none is."""
     spec = find_spec("executorch")
     if spec is None or not spec.submodule_search_locations:
-        raise RuntimeUnavailable("the package executorch is not installed")
+        raise Missing("the package executorch is not installed", "pip install executorch").error("executorch")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -86,9 +87,8 @@ def _compiled(name: str, compiler: str, sources: Sequence[Path], flags: Sequence
     if sys.platform != "linux":
         raise RuntimeUnavailable(f"the native {name} is for Linux, and this is {sys.platform}")
     if not shutil.which(compiler):
-        raise RuntimeUnavailable(
-            f"{compiler} is not installed, and the native {name} is compiled with it: apt-get install {compiler}"
-        )
+        reason = f"{compiler} is not installed, and the native {name} is compiled with it"
+        raise Missing(reason, f"apt-get install {compiler}").error()
     asked = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     key = hashlib.sha256("\0".join([asked.stdout, *flags]).encode())
     for file in sorted(NATIVE.iterdir()):  # headers too

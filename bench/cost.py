@@ -1,4 +1,4 @@
-"""ARM64 cost of a checkpoint's exports, beside what other devices tell of the same files."""
+"""The ARM64 cost in this machine's rows: counted, compared with a dense file's, and kept from an earlier bench."""
 
 from __future__ import annotations
 
@@ -8,48 +8,45 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.bench.devices.sysroot import TARGETS, unavailable
+from dwindle.bench.devices import emulator
+from dwindle.bench.devices.sysroot import TARGETS
+from dwindle.bench.process import Worker, WorkerFailed
+from dwindle.bench.reference import apart, outputs
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Cost, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows, unmeasured
-from dwindle.bench.runtime import Progress, Runtime, all_runtimes, launch
+from dwindle.bench.run import Progress
+from dwindle.bench.runtimes.runtime import all_runtimes
 from dwindle.checkpoint import Checkpoint
-from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable
+from dwindle.errors import DwindleError
 from dwindle.manifest import Manifest
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from dwindle.bench.devices.arm64 import Cost as Count
-
-
-def ready() -> None:
-    """Raises RuntimeUnavailable, with what to do about it, where ARM64 cost can't be counted."""
-    if reason := unavailable():
-        raise RuntimeUnavailable(reason)
-
 
 @dataclass(frozen=True)
 class Counting:
-    """What the rows of one checkpoint are counted with."""
+    """Counts the instructions of a checkpoint's files on the emulated ARM64 CPU."""
 
     root: Path
     sample: list[np.ndarray]
-    """What each file runs on, one array per input."""
+    """What each file runs on: one array per input, a batch of one."""
     network_macs: Mapping[str, int | None]
-    """By role."""
+    """Multiply-accumulates of the network's layers, by role."""
     tolerances: Mapping[str, float | None]
-    """By target: see Manifest's parity."""
+    """The tolerance in each target's manifest, of a difference between outputs over the largest of them."""
     sparse: bool
+    """Whether to count compressed ExecuTorch files with XNNPACK's sparse kernels too."""
     progress: Progress
 
     def filled(self, rows: list[Row], keep: Callable[[list[Row]], None]) -> list[Row]:
-        """The rows with their cost, or with the reason why a file has none. Call `ready` first.
+        """The rows with their cost, or with the reason why a file has none.
 
-        `keep` is told after every file, so that an interrupted count of many keeps what it has.
+        `keep` gets all rows after every file, so that an interrupted count of many keeps what it has.
         """
         found, dense = list(rows), {}
         for index, row in enumerate(rows):  # the dense file of a target comes first
-            counted = self._counted(row) if _counts(row) else row
+            counted = self._counted(row) if is_counted(row) else row
             if counted.cost and row.role == DENSE:
                 dense[row.target] = counted.cost.instructions["all"]
             elif counted.cost and row.target in dense:
@@ -62,17 +59,14 @@ class Counting:
     def _counted(self, row: Row) -> Row:
         import numpy as np
 
-        from dwindle.bench.devices import arm64
-        from dwindle.bench.process import WorkerFailed
-
         path = self.root / row.artifact.path
         try:
-            count = arm64.cost(path, row.target, self.sample, progress=self.progress)
+            count = emulator.count(path, row.target, self.sample, progress=self.progress)
         except WorkerFailed as error:
             self.progress(str(error))
             return replace(row, cost=None, reasons={**row.reasons, "cost": str(error)})
         if not all(np.isfinite(output).all() for output in count.outputs):
-            return replace(row, cost=None, reasons={**row.reasons, "cost": "what it computes there isn't finite"})
+            return replace(row, cost=None, reasons={**row.reasons, "cost": "its outputs there are not finite"})
         sparse, missing = self._sparse(row, path)
         relative, why = self._difference(row, path, count)
         cost = Cost(
@@ -95,29 +89,24 @@ class Counting:
         return replace(row, cost=cost, reasons={**reasons, **missing})
 
     def _sparse(self, row: Row, path: Path) -> tuple[dict[str, int] | None, dict[str, str]]:
-        """The counts with sparse kernels where they were asked for and there are any."""
-        from dwindle.bench.devices import arm64
-        from dwindle.bench.process import WorkerFailed
-
+        """The instructions with sparse kernels, where those are wanted and exist, and why they could not be counted."""
         if not self.sparse or row.role != COMPRESSED or row.target != "executorch":
             return None, {}
         self.progress(f"{path.name}: with sparse kernels")
         try:
-            return arm64.cost(path, row.target, self.sample, sparse=True, progress=self.progress).instructions, {}
+            return emulator.count(path, row.target, self.sample, sparse=True, progress=self.progress).instructions, {}
         except WorkerFailed as error:
             return None, {"cost.sparse": str(error)}
 
-    def _difference(self, row: Row, path: Path, count: Count) -> tuple[float | None, str | None]:
-        """How far the outputs are from what the same file computes here, or why that isn't known."""
-        from dwindle.bench.process import Worker, WorkerFailed
-        from dwindle.bench.reference import apart, outputs
-
+    def _difference(self, row: Row, path: Path, count: emulator.Count) -> tuple[float | None, str | None]:
+        """How far the outputs are from those of the same file on this machine, or why that isn't known."""
         runtime = next((one for one in all_runtimes() if one.name == row.runtime.name), None)
-        if why := _absent(runtime, row):
-            return None, why
-        assert runtime is not None
+        if runtime is None:
+            return None, f"no runtime called {row.runtime.name} is registered here to compare with"
+        if missing := runtime.check():
+            return None, str(missing)
         try:
-            command = launch(runtime, path, 1).command
+            command = runtime.launch(path, 1).command
             here = outputs(lambda: Worker(runtime.name, path, command=command), [self.sample])
         except WorkerFailed as error:
             return None, str(error)
@@ -125,7 +114,7 @@ class Counting:
 
 
 def earlier(opened: Checkpoint, exported: list[tuple[Path, Manifest]]) -> tuple[Bench | None, list[Row]]:
-    """An earlier bench and its rows of the files that are there now; blank rows where it has none."""
+    """An earlier bench, if there is one, and its rows of the files that are exported now; blank rows of the others."""
     try:
         measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     except DwindleError:  # about to be replaced
@@ -142,7 +131,7 @@ def earlier(opened: Checkpoint, exported: list[tuple[Path, Manifest]]) -> tuple[
 
 
 def carried(rows: Iterable[Row], before: Iterable[Row], root: Path) -> list[Row]:
-    """The rows with the cost that an earlier bench found of the same files."""
+    """The rows with the costs that are in `before` of the same files in the same runtimes."""
 
     def key(row: Row) -> tuple[str, str | None, str]:
         return row.target, row.runtime.name, row.artifact.sha256
@@ -158,7 +147,7 @@ def carried(rows: Iterable[Row], before: Iterable[Row], root: Path) -> list[Row]
 
 
 def with_reasons(rows: Iterable[Row], root: Path) -> list[Row]:
-    """The rows, each without a cost saying why."""
+    """The rows, of which each without a cost has the reason for it."""
 
     def why(row: Row) -> str:
         if row.target not in TARGETS:
@@ -171,25 +160,6 @@ def with_reasons(rows: Iterable[Row], root: Path) -> list[Row]:
     ]
 
 
-def failure(bench: Bench) -> DwindleError | None:
-    """What is wrong after costs were asked for: a file that computes something else there, or has none."""
-    for row in filter(_counts, bench.rows):
-        cost = row.cost
-        if cost is None:
-            return RuntimeUnavailable(f"no ARM64 cost of {row.artifact.path}: {row.reasons['cost']}")
-        if cost.relative is not None and cost.tolerance is not None and not cost.relative <= cost.tolerance:
-            return ParityFailed(
-                f"{row.artifact.path} computes something else on ARM64 than here: outputs differ by "
-                f"{cost.relative:.1e} of the largest, and {cost.tolerance:.0e} is allowed"
-            )
-    return None
-
-
-def _counts(row: Row) -> bool:
+def is_counted(row: Row) -> bool:
+    """Whether the emulator has the runtime that this row is of."""
     return row.target in TARGETS and row.runtime.name == TARGETS[row.target]
-
-
-def _absent(runtime: Runtime | None, row: Row) -> str | None:
-    if runtime is None:
-        return f"no runtime called {row.runtime.name} is registered here to compare with"
-    return runtime.unavailable()

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.bench.devices import apple, cuda, qualcomm, sysroot, web
-from dwindle.bench.devices.board import RUNNER
-from dwindle.bench.machine import this_machine
-from dwindle.bench.runtime import Runtime, all_runtimes, launch
-from dwindle.errors import RuntimeUnavailable, UsageError
-from dwindle.registry import unknown
+from dwindle.bench.devices.device import Device
+from dwindle.bench.devices.registry import device_kind, device_kinds
+from dwindle.bench.launch import python_code
+from dwindle.bench.run import Progress
+from dwindle.bench.runtimes.runtime import Runtime, all_runtimes
+from dwindle.errors import RuntimeUnavailable
+from dwindle.registry import unknown_name
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
     from rich.table import Table
 
 GROUPS = ("package", "runtime", "device", "extra")
-SETUPS: dict[str, Callable[[sysroot.Progress], Path]] = {
-    "arm64": sysroot.setup,
-    "browser": web.setup,
-    "qualcomm": qualcomm.setup,
-}
-"""Devices that can be set up."""
 _FOR_DEVELOPMENT = "dev"
 
 
@@ -44,15 +36,16 @@ class Finding:
     found: str | None
     """What is there, with its version; None where it can't be used."""
     reason: str | None = None
-    """Why not, in words."""
+    """What is missing, in words; where `found` says what is there, for a part of it."""
     command: str | None = None
-    """What adds it, where a command can."""
+    """The shell command that adds it, where one can."""
+    not_yet_run_on: str | None = None
+    """The hardware that this was written for and has not met: it is experimental."""
 
 
 def examine() -> list[Finding]:
     """Everything dwindle can use, by group. Imports every runtime's library, each in a process of its own."""
-    devices = [_host(), _cuda(), _arm64(), _browser(), _ssh(), _adb(), _apple(), _qualcomm()]
-    return [*_packages(), *map(_runtime, all_runtimes()), *devices, *_extras()]
+    return [*_packages(), *map(_runtime, all_runtimes()), *map(_device, device_kinds()), *_extras()]
 
 
 def lacking(findings: list[Finding]) -> RuntimeUnavailable | None:
@@ -64,15 +57,16 @@ def lacking(findings: list[Finding]) -> RuntimeUnavailable | None:
     return RuntimeUnavailable(f"{', '.join(finding.name for finding in absent)} cannot be used: {commands}")
 
 
-def setup(device: str, progress: sysroot.Progress) -> Path:
-    """Prepares a device and returns where it lies.
+def setup(device: str, progress: Progress) -> Path:
+    """Prepares this machine for a device, by the beginning of its names, and returns the folder that was made.
 
-    Raises UsageError for one that can't be prepared, RuntimeUnavailable naming the host's packages that are
-    missing, DwindleError where a download fails.
+    Raises UsageError for one that needs no preparation, RuntimeUnavailable naming what is missing for it, DwindleError
+    where a download fails.
     """
-    if device not in SETUPS:
-        raise UsageError(unknown("device to set up", device, list(SETUPS)))
-    return SETUPS[device](progress)
+    able = [kind.scheme for kind in device_kinds() if kind.setup_downloads]
+    if device not in able:
+        raise unknown_name("device to set up", device, able, option="setup")
+    return device_kind(device).setup(progress)
 
 
 def doctor_table(findings: list[Finding]) -> Table:
@@ -91,6 +85,8 @@ def doctor_table(findings: list[Finding]) -> Table:
             if finding.found:
                 table.add_row(f"  {finding.name}", Text(finding.found))
             why = [finding.reason, f"→ {finding.command}" if finding.command else None]
+            if finding.not_yet_run_on:
+                why.append(f"experimental: it has not been run on {finding.not_yet_run_on}")
             if said := "\n".join(line for line in why if line):
                 table.add_row("" if finding.found else f"  {finding.name}", Text(said, style="yellow"))
     return table
@@ -140,89 +136,22 @@ def _requirements(extra: str | None) -> Iterator[Requirement]:
 
 
 def _runtime(runtime: Runtime) -> Finding:
-    if reason := runtime.unavailable():
-        return Finding("runtime", runtime.name, None, reason)
-    code = f"from dwindle.bench import runtime; print(runtime.load({runtime.name!r}).version())"
-    asked = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    if missing := runtime.check():
+        return Finding("runtime", runtime.name, None, missing.reason, missing.command)
+    code = f"from dwindle.bench.runtimes.runtime import load; print(load({runtime.name!r}).version())"
+    asked = subprocess.run(python_code(code), capture_output=True, text=True, check=False)
     if asked.returncode:
         said = asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"]
         return Finding("runtime", runtime.name, None, f"it cannot be imported: {said[-1]}")
     number = asked.stdout.strip().splitlines()[-1]
-    through = launch(runtime, Path("net"), 1).through
+    through = runtime.launch(Path("net"), 1).through
     found = f"{number} for {runtime.target} files"
     return Finding("runtime", runtime.name, f"{found}, {through}" if through else found)
 
 
-def _host() -> Finding:
-    here = this_machine()
-    found = f"{here.cpu}, {here.cores} cores, {here.system}"
-    try:
-        import torch
-
-        from dwindle.models.precision import bf16_gains
-    except (ImportError, OSError) as error:  # the latter for a library that it wants and doesn't find
-        return Finding("device", "host", found, f"PyTorch cannot be imported, so nothing trains: {error}")
-    trains = "bfloat16" if bf16_gains(torch.device("cpu")) else "float32"
-    threads = f"training threads: {torch.get_num_threads()}"
-    return Finding("device", "host", f"{found}; {threads}, in {trains}, which was measured to be the faster")
-
-
-def _cuda() -> Finding:
-    if reason := cuda.unavailable():
-        return Finding("device", "cuda", None, reason)
-    import torch
-
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    lacking = [f"{one.name}: {why}" for one in cuda.every(cuda.Cuda()) if (why := one.unavailable())]
-    return Finding("device", "cuda", ", ".join(names), "; ".join(lacking) or None)
-
-
-def _arm64() -> Finding:
-    reason = sysroot.unavailable()
-    if reason is None:
-        wheels = ", ".join(f"{name} {number}" for name, number in sysroot.wheels().items())
-        return Finding("device", "arm64", f"{sysroot.CPU} under qemu-user, with {wheels}")
-    return _without("arm64", reason)
-
-
-def _browser() -> Finding:
-    if reason := web.unavailable():
-        return _without("browser", reason)
-    packages = ", ".join(f"{package.name} {package.version}" for package in web.PACKAGES)
-    return Finding("device", "browser", f"{web.browser_version()}, with {packages}")
-
-
-def _ssh() -> Finding:
-    if not shutil.which("ssh"):
-        return Finding("device", "ssh", None, "there is no ssh on the path", "apt-get install openssh-client")
-    asked = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False)
-    return Finding("device", "ssh", f"{asked.stderr.strip()}: any machine that it logs in to unasked is a device")
-
-
-def _adb() -> Finding:
-    if not shutil.which("adb"):
-        return Finding("device", "adb", None, "there is no adb on the path", "apt-get install adb")
-    asked = subprocess.run(["adb", "version"], capture_output=True, text=True, check=False)
-    number = asked.stdout.strip().splitlines()[:1]
-    found = f"{number[0] if number else 'adb'}: what `adb devices` lists is a device"
-    runner = None if os.environ.get(RUNNER) else f"{RUNNER} does not say where a runner built for Android is"
-    return Finding("device", "adb", found, runner)
-
-
-def _apple() -> Finding:
-    if reason := apple.unavailable():
-        return Finding("device", "apple", None, f"{reason}; has not been run on Apple hardware")
-    return Finding("device", "apple", f"{apple.SCHEME}{apple.MAC}, and what is connected to it")
-
-
-def _qualcomm() -> Finding:
-    if reason := qualcomm.unavailable():
-        why, _, command = reason.rpartition(": run ")
-        return Finding("device", "qualcomm", None, f"{why}; has not been run on Qualcomm hardware", command)
-    return Finding("device", "qualcomm", f"{qualcomm.CLIENT}: what its `list-devices` prints is a device")
-
-
-def _without(device: str, reason: str) -> Finding:
-    """From `why: command` or `why: run command`, as those who set devices up say it."""
-    why, _, command = reason.rpartition(": ")
-    return Finding("device", device, None, why or reason, command.removeprefix("run ") if why else None)
+def _device(kind: type[Device]) -> Finding:
+    missing = kind.check()
+    found = None if missing else kind.found()
+    lacks = missing or kind.incomplete()
+    reason, command = (lacks.reason, lacks.command) if lacks else (None, None)
+    return Finding("device", kind.scheme, found, reason, command, kind.not_yet_run_on)

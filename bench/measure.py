@@ -10,88 +10,67 @@ honest interval takes many loads and several processes.
 from __future__ import annotations
 
 import math
-import os
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from dwindle.bench.machine import Reading, busy_here
 from dwindle.bench.process import Loaded, Slice, Worker
 
 PROCESSES, FEWEST = 6, 3
 STARTING_SECONDS = 20.0
-"""Once starting has taken as long, FEWEST processes have to do: importing torch takes seconds each time."""
+"""Once starting processes has taken this long in all, FEWEST of them must suffice: importing torch takes seconds."""
 LOADS = 4
-"""Rounds in each process; files that are slow, to run or to load, get fewer rather than a longer wait."""
+"""Rounds in each process, at most: files that are slow to run or to load get fewer, so that nobody waits longer."""
 TURNS = 3
+"""Slices of every file in a round."""
 SLICE_SECONDS = 0.015
+"""How long a slice's inferences take together, or the one inference that is longer than this."""
 LEAD_SECONDS = 0.005
-"""Of each turn, before what counts. Its first milliseconds find caches full of the other files and the CPU asleep: they
-took MobileNetV2 10% longer than its half-width form, of whose slice they were the smaller part."""
+"""How long a file runs before each slice without being timed, as its first milliseconds find caches full of the other
+files and the CPU asleep. With them in the slice, MobileNetV2 appeared 10% slower beside its half-width form."""
 TOTAL_SECONDS = 60.0
+"""What all rounds together should not exceed."""
 WARM_UP_SECONDS = 5.0
+"""How long a file is run, at most, until it is timed."""
 STABLE = 0.02
 """Warm-up ends when the last three slices' medians lie this close together."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One file's inferences."""
+    """The timed inferences of one file."""
 
     loaded: tuple[Loaded, ...]
-    """The first load of each process."""
+    """What each process said of its first load."""
     wall: np.ndarray
     """Nanoseconds, shape (processes, loads, iterations)."""
     cpu: np.ndarray | None
-    """The same of thread-CPU time; None where there is no such clock."""
+    """Thread-CPU time in the shape and unit of `wall`; None where there is no such clock."""
     switches: int
-    """How often the kernel took the CPU away."""
+    """How often the kernel took the CPU from a thread while it was running."""
     waited: float | None = None
-    """Nanoseconds in which the thread wanted the CPU and hadn't it, where that is known instead of `cpu`."""
+    """Nanoseconds in which the thread was ready to run and had no CPU, where that is known instead of `cpu`."""
 
     @property
     def own(self) -> np.ndarray:
-        """The time that is least others' fault: thread-CPU time where there is a clock of it."""
+        """The time on which other processes have the least influence: thread-CPU time where there is a clock of it."""
         return self.wall if self.cpu is None else self.cpu
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What else the machine did meanwhile."""
+    """How busy the machine was while files were timed."""
 
     pressure: float | None
-    """Share of the time in which some runnable task had no CPU (PSI); None where the kernel won't say."""
+    """Share of the time in which some runnable task had no CPU (PSI); None where the kernel doesn't say."""
     load: float
     """The one-minute load average as the measurement ended: cores' worth of work that ran or waited."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a kernel says of the machine at one moment."""
-
-    stalled: float
-    """Seconds since it started in which some runnable task had no CPU; NaN where it won't say."""
-    load: float
-
-
-def here() -> Reading:
-    """This machine's."""
-    try:
-        pressure = Path("/proc/pressure/cpu").read_text()
-    except OSError:
-        pressure = ""
-    return reading(str(os.getloadavg()[0]), pressure)
-
-
-def reading(loads: str, pressure: str) -> Reading:
-    """From /proc/loadavg, and `some` of /proc/pressure/cpu (kernel Documentation/accounting/psi.rst) or nothing."""
-    total = pressure.partition("total=")[2].split()
-    return Reading(int(total[0]) / 1e6 if total else math.nan, float(loads.split()[0]))
 
 
 def measure(
@@ -99,11 +78,18 @@ def measure(
     sample: list[np.ndarray],
     *,
     seed: int,
-    busy: Callable[[], Reading] = here,
+    busy: Callable[[], Reading] = busy_here,
 ) -> tuple[dict[str, Samples], Surroundings]:
-    """Times each file on `sample` (one array per input); `files` start a worker for it each.
+    """Times several files side by side.
 
-    `busy` reads the machine that they run on. Raises WorkerFailed if one dies.
+    Args:
+        files: what starts a worker on each file, by any name.
+        sample: what every file runs on: one array per input, a batch of one.
+        seed: fixes the order of turns.
+        busy: says how busy the machine is that the workers run on.
+
+    Returns every file's samples by its name, and what else the machine did meanwhile. Raises WorkerFailed if a worker
+    dies or refuses its file.
     """
     paces: dict[str, float] = {}
     loads, shuffler = LOADS, random.Random(seed)

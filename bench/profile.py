@@ -6,22 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dwindle.bench.process import Worker, WorkerFailed
 from dwindle.bench.result import COMPRESSED, Operator, Row
-from dwindle.bench.runtime import Profiling, Progress, all_runtimes
+from dwindle.bench.run import Progress
+from dwindle.bench.runtimes.runtime import all_runtimes
 
 if TYPE_CHECKING:
     import numpy as np
 
 SECONDS = 1.0
-"""Of inferences to average over."""
+"""How long the inferences that are averaged take together."""
 FEWEST, MOST = 5, 200
+"""How many those are, at least and at most."""
 
 
 def with_profile(rows: list[Row], root: Path, sample: list[np.ndarray], progress: Progress) -> list[Row]:
-    """The rows, those of compressed files that ran with their operators or the reason why there are none."""
-    from dwindle.bench.process import Worker, WorkerFailed
-
-    profilers = {runtime.name for runtime in all_runtimes() if isinstance(runtime, Profiling)}
+    """The rows, to which those of compressed files that were timed add their operators, or why there are none."""
+    profilers = {runtime.name for runtime in all_runtimes() if runtime.profiles}
     found = []
     for row in rows:
         name = row.runtime.name or ""

@@ -1,4 +1,4 @@
-"""Whether a file computes elsewhere what it computes on this machine."""
+"""How far a file's outputs on a device are from those on this machine."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import numpy as np
 
 from dwindle.bench.process import Worker, WorkerFailed
 from dwindle.bench.result import Parity, Row
-from dwindle.bench.runtime import all_runtimes, launch
+from dwindle.bench.runtimes.runtime import all_runtimes
 from dwindle.errors import UsageError
 
 if TYPE_CHECKING:
     from dwindle.task import Task
 
 SAMPLES = 16
+"""Of the test split, whose outputs are compared."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a device's files are compared with."""
+    """This machine, as what the files on a device are compared with."""
 
     root: Path
     inputs: list[list[np.ndarray]]
-    """See `samples`."""
+    """The samples whose outputs are compared, as `samples` returns them."""
     tolerances: Mapping[str, float | None]
-    """By target: the manifests'."""
+    """The tolerance in each target's manifest."""
 
     def compared(self, row: Row, worker: Worker, within: float | None = None) -> Row:
-        """The row of the file that a device's worker has loaded, with how far its outputs are from those here.
+        """The row with how far a device's outputs are from this machine's; `worker` is there and has loaded the file.
 
         within: the tolerance, where it isn't the manifest's.
         """
@@ -45,28 +46,28 @@ class Reference:
 
 
 def outputs_here(path: Path, target: str, inputs: list[list[np.ndarray]]) -> tuple[list[np.ndarray], str]:
-    """What this machine's first runtime for such files computes of each input, and its name.
+    """The outputs of this machine's first runtime for such files, input by input, and its name.
 
     Raises LookupError, with a sentence, where there is none.
     """
     fitting = [runtime for runtime in all_runtimes() if runtime.target == target]
-    able = next((runtime for runtime in fitting if runtime.unavailable() is None), None)
+    able = next((runtime for runtime in fitting if runtime.check() is None), None)
     if able is None:
-        why = next((runtime.unavailable() for runtime in fitting), None)
-        raise LookupError(why or f"no runtime of this machine runs {target} files to compare with")
-    command = launch(able, path, 1).command
+        missing = next((runtime.check() for runtime in fitting), None)
+        raise LookupError(str(missing or f"no runtime of this machine runs {target} files to compare with"))
+    command = able.launch(path, 1).command
     return outputs(lambda: Worker(able.name, path, command=command), inputs), able.name
 
 
 def outputs(start: Callable[[], Worker], inputs: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """All outputs for each input, one after the other."""
+    """The outputs of a file for each of several inputs, one after the other in one list."""
     with start() as worker:
         worker.load(inputs[0])
         return [output for arrays in inputs for output in worker.infer(arrays)]
 
 
 def apart(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """The largest difference, over the largest of our outputs; NaN differs from everything infinitely."""
+    """The largest difference between two lists of outputs, over the largest of ours; infinite where one has a NaN."""
     differences = [float(np.abs(mine - other).max()) for mine, other in zip(ours, theirs, strict=True)]
     largest = max(float(np.abs(mine).max()) for mine in ours)
     worst = max(np.inf if np.isnan(difference) else difference for difference in differences)
@@ -74,12 +75,16 @@ def apart(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
 
 
 def samples(task: Task, count: int) -> list[list[np.ndarray]]:
-    """Real test inputs where the task has them: zeros, say, would be slower or faster than any photo.
+    """The first samples of the test split where the task has `inputs`, and otherwise its example inputs.
 
-    One entry per sample: an array per input of the network, each a batch of one. Raises UsageError without any.
+    Real ones, as zeros would be slower or faster than any photo. One entry per sample: an array per input of the
+    network, each a batch of one. Raises UsageError where the split is empty.
     """
     inputs = task.inputs("test") if hasattr(task, "inputs") else task.example_inputs()
     whole = [tensor[:count].detach().float().cpu().numpy() for tensor in inputs]
     if not whole or not len(whole[0]):
-        raise UsageError("the task's `inputs` of the test split are empty: a file is measured on real ones")
+        raise UsageError(
+            "the task's `inputs` of the test split are empty: files are measured on its samples", code="empty",
+            name="inputs",
+        )  # fmt: skip
     return [[array[index : index + 1] for array in whole] for index in range(len(whole[0]))]

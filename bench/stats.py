@@ -11,8 +11,6 @@ import numpy as np
 from dwindle.bench.measure import Samples, Surroundings
 from dwindle.bench.result import Latency, Noise
 
-Z95 = 1.959964
-"""Two-sided 95% of the normal distribution."""
 BETWEEN_RUNS = 0.02
 """By what share runs differ (95%) beyond what any of them can see, on the machine of `studies/latency/repeats.md`: all
 within one agrees, and the next finds the memory or the clock another. Without it intervals held the truth in 23 of 40
@@ -108,12 +106,11 @@ def _interval(figures: np.ndarray, seed: int, resamples: int = 4000) -> tuple[fl
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95% interval of a proportion, as shares (Wilson 1927). `n` ≥ 1."""
-    z2 = Z95**2
-    share = successes / n
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    """Wilson's 95% interval of a proportion (Wilson 1927), as shares between 0 and 1. `n` is 1 or more."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mcnemar(lost: int, won: int) -> float:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from dwindle import registry
 from dwindle.bench.baseline import read_baseline
-from dwindle.bench.devices.device import ARM64, reach
+from dwindle.bench.devices.registry import reach
 from dwindle.bench.figures import Figure, Files, figures
 from dwindle.bench.limits import KINDS, LimitsFile, Quantity, quantity, read_limits
-from dwindle.bench.result import HOST, Bench
+from dwindle.bench.result import Bench
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import BudgetMissed, RuntimeUnavailable, UsageError
 from dwindle.manifest import Manifest, manifests
@@ -111,9 +111,13 @@ def gate(
     flags = {name: quantity(name, value) for name, value in given.items() if value is not None}
     written = read_limits(Path(limits)) if limits is not None else LimitsFile({}, {}, {})
     shared, own = written.shared, written.targets
-    if ARM64 in written.devices:
-        raise UsageError(f"{limits}: {ARM64} counts instructions and no time: write max_cost in [gate] instead")
-    devices = {name if name == HOST else reach(name).url: its for name, its in written.devices.items()}
+    devices = {}
+    for name, its in written.devices.items():
+        limited_on = reach(name)
+        if not limited_on.times:
+            message = f"{limits}: {name} counts instructions and no time: write max_cost in [gate] instead"
+            raise UsageError(message, code="no-such-limit", option="limits", path=limits, name=name)
+        devices[limited_on.url] = its
     exported = {manifest.target: manifest for _, manifest in manifests(opened.exports)}
     if target is None:
         default = str(opened.origin.get("target", "onnx"))

@@ -1,10 +1,10 @@
-"""What runs in the subprocess: `python -m dwindle.bench.worker RUNTIME FILE THREADS`.
+"""The worker process of a runtime: `python -m dwindle.bench.worker RUNTIME FILE THREADS`.
 
 One runtime, one file, so that neither a crash nor another library's threads and memory reach anyone
 else. Serves these requests (see `wire` for the framing; every answer may be `{"error": …}` instead):
 
-    load + a sample's arrays  → load_ms, first_ms, version, memory_bytes (None off Linux); where they are not what they
-                                are by default, compiles, accelerator (see `process.Loaded`)
+    load + a sample's arrays  → load_ms, first_ms, version, memory_bytes (null off Linux), and where they are not
+                                `process.Loaded`'s defaults, throttle, compiles, accelerator
     time {iterations}         → switches + arrays wall_ns, cpu_ns (int64, one entry per iteration); without a clock of
                                 the thread's CPU time, waited_ns + the array wall_ns; of an accelerator, the array alone
     infer + input arrays      → output arrays
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from dwindle.bench import runtime as registry
+from dwindle.bench.runtimes.runtime import Infer, Runtime, load
 from dwindle.bench.wire import receive, send
 
 Answer = tuple[dict[str, Any], list[np.ndarray]]
@@ -35,9 +35,9 @@ Answer = tuple[dict[str, Any], list[np.ndarray]]
 class Session:
     """The loaded file and the sample it is timed on."""
 
-    def __init__(self, runtime: registry.Runtime, path: Path, threads: int) -> None:
+    def __init__(self, runtime: Runtime, path: Path, threads: int) -> None:
         self.runtime, self.path, self.threads = runtime, path, threads
-        self.infer: registry.Infer
+        self.infer: Infer
         self.sample: list[np.ndarray]
 
     def answer(self, header: dict[str, Any], arrays: list[np.ndarray]) -> Answer:
@@ -47,7 +47,7 @@ class Session:
             case "time":
                 return self._time(header["iterations"])
             case "profile":
-                if not isinstance(self.runtime, registry.Profiling):
+                if not self.runtime.profiles:
                     raise ValueError(f"{self.runtime.name} has no profiler")
                 timed = self.runtime.profile(self.path, self.threads, self.sample, header["iterations"])
                 return {"operators": timed}, []
@@ -71,8 +71,8 @@ class Session:
             "load_ms": (loaded - started) / 1e6,
             "first_ms": (first - loaded) / 1e6,
             "memory_bytes": None if before is None or after is None else after - before,
-            "compiles": isinstance(self.runtime, registry.Compiling),
-            "accelerator": self.runtime.accelerator if isinstance(self.runtime, registry.Accelerated) else None,
+            "compiles": self.runtime.compiles,
+            "accelerator": self.runtime.accelerator,
         }, []
 
     def _time(self, iterations: int) -> Answer:
@@ -87,8 +87,8 @@ class Session:
             cpu_end, wall_end = time.thread_time_ns(), time.perf_counter_ns()
             cpu[index], wall[index] = cpu_end - cpu_start, wall_end - wall_start
         gc.enable()
-        waits = isinstance(self.runtime, registry.Accelerated)  # and the thread's own time is not an inference's
-        return {"switches": _switches() - switches}, [wall] if waits else [wall, cpu]
+        # While an accelerator computes, the thread waits, and its own CPU time is not an inference's.
+        return {"switches": _switches() - switches}, [wall] if self.runtime.accelerator else [wall, cpu]
 
 
 def _switches() -> int:
@@ -115,7 +115,7 @@ def peak_bytes(process: str = "self") -> int | None:
 
 
 def serve(start: Callable[[], Callable[[dict[str, Any], list[np.ndarray]], Answer]]) -> None:
-    """Has what `start` returns answer every request on standard input, and comes back when that ends."""
+    """Answers every request on standard input by what `start` returns, until standard input ends."""
     # Libraries print to file descriptor 1 what they like: answers go out on a copy, chatter to stderr.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -136,7 +136,7 @@ def serve(start: Callable[[], Callable[[dict[str, Any], list[np.ndarray]], Answe
 
 def main() -> None:
     name, file, threads = sys.argv[1:]
-    serve(lambda: Session(registry.load(name), Path(file), int(threads)).answer)
+    serve(lambda: Session(load(name), Path(file), int(threads)).answer)
 
 
 if __name__ == "__main__":

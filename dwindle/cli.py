@@ -105,18 +105,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from dwindle.bench import bench
-    from dwindle.bench.cost import failure
-    from dwindle.bench.devices import device
+    from dwindle.bench.devices.registry import reach
     from dwindle.bench.views.table import bench_table
-    from dwindle.errors import UsageError
 
     devices = _names(arguments.device)
-    if arguments.sparse and "arm64" not in devices:
-        raise UsageError("`sparse` counts instructions: give `device` arm64 with it", code="conflict", option="sparse")
-    if arguments.profile and "host" not in devices:
-        raise UsageError(
-            "`profile` times operators on this machine: give `device` host with it", code="conflict", option="profile"
-        )
     measured = bench(
         arguments.net,
         devices=devices,
@@ -128,11 +120,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     _page().print(bench_table(measured))
     if arguments.json:
         _print_json(dataclasses.asdict(measured))
-    if "arm64" in devices and (wrong := failure(measured)):
-        raise wrong
     for name in devices:
-        if name not in device.LOCAL and (lost := device.failure(measured, name)):
-            raise lost
+        if wrong := reach(name).failure(measured):
+            raise wrong
     return 0
 
 

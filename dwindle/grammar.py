@@ -18,6 +18,22 @@ EXIT_CODES = """exit codes:
   0 fine · 1 error · 2 usage · 3 budget missed · 4 parity failed · 5 runtime unavailable · 130 interrupted"""
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Looks devices up when help is printed: to import all that are registered takes longer than to parse."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.dest not in ("device", "setup"):
+            return super()._get_help_string(action)
+        from dwindle.bench.devices.registry import device_help, setup_help
+
+        registered = device_help() if action.dest == "device" else setup_help()
+        return f"{action.help}\n{registered}".replace("%", "%%")
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        split = super()._split_lines
+        return [part for line in text.splitlines() for part in split(line, width)]
+
+
 class _Parser(argparse.ArgumentParser):
     """Takes no abbreviated flags, and reports an error in a sentence instead of twenty lines of usage."""
 
@@ -25,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(
             **options,
             epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             add_help=False,
             allow_abbrev=False,
         )
@@ -160,9 +176,7 @@ def _bench(to: argparse.ArgumentParser) -> None:
         "--device",
         default="host",
         metavar="DEVICES",
-        help="Where to run the files, comma-separated: host (this machine), cuda, arm64 (counts the instructions of an "
-        "emulated CPU), browser (browser:4 is 4 times slower), ssh://user@host[:port], adb://serial, apple://mac or "
-        "apple://NAME, qualcomm://NAME. Default: host.",
+        help="The devices to run the files on, comma-separated. Default: host.",
     )
     to.add_argument(
         "--threads",
@@ -250,8 +264,7 @@ def _doctor(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--setup",
         metavar="DEVICE",
-        help="Install what a device needs: arm64 (100 MB from Debian and PyPI), browser (37 MB from npm) or qualcomm. "
-        "Default: only list what is missing.",
+        help="The device to install what it needs for. Default: only list what is missing.",
     )
     _json(to)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from dwindle.errors import UsageError
 
@@ -35,3 +35,30 @@ def unknown(what: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
     return f"unknown {what} {name!r}: {hint}"
+
+
+T = TypeVar("T")
+
+
+def resolve_class(group: str, name: str, what: str, contract: type[T]) -> type[T]:
+    """The class registered as `name`, which has to be a subclass of `contract`.
+
+    Raises UsageError for an unknown name, for what cannot be imported, and for anything that is no such subclass.
+    """
+    contract_name = f"{contract.__module__}.{contract.__qualname__}"
+    try:
+        found = resolve(group, name, what)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"the {what} {name!r}, which a package registers as a `{group}` entry point, cannot be imported: {error}",
+            code="not-importable",
+            name=name,
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, contract)):
+        raise UsageError(
+            f"the {what} {name!r}, which a package registers as a `{group}` entry point, is not a subclass of "
+            f"{contract_name}: derive it from that class",
+            code="not-a-subclass",
+            name=name,
+        )
+    return found

@@ -8,32 +8,21 @@ from __future__ import annotations
 
 import math
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from dwindle.bench.machine import this_machine
+from dwindle.bench.devices.device import Device
+from dwindle.bench.launch import Launch, python_module
+from dwindle.bench.machine import Reading, busy_here, this_machine
+from dwindle.bench.missing import Missing
 from dwindle.bench.result import Machine
-from dwindle.bench.runtime import Launch
-from dwindle.errors import RuntimeUnavailable, UsageError
+from dwindle.bench.runtimes.runtime import Launcher
+from dwindle.errors import RuntimeUnavailable
 
-if TYPE_CHECKING:
-    from dwindle.bench.measure import Reading
-
-SCHEME = "apple://"
 MAC = "mac"
-TARGET = "coreml"
-
-
-def unavailable() -> str | None:
-    """Why nothing can be measured on Apple's devices from here, in words; None where it can."""
-    if (system := platform.system()) != "Darwin":
-        return f"Core ML runs on Apple's systems and is reached from a Mac, and this is {system}"
-    return None if find_spec("coremltools") else "the package coremltools is not installed"
 
 
 def connected(name: str) -> Any:
@@ -45,60 +34,66 @@ def connected(name: str) -> Any:
         if name in (device.name, device.udid):
             return device
     there = ", ".join(device.name for device in here) or "none"
-    raise RuntimeUnavailable(f"{SCHEME}{name} is not connected to this Mac (connected: {there})")
+    raise RuntimeUnavailable(
+        f"apple://{name} is not connected to this Mac (connected: {there})", code="unreachable", name=f"apple://{name}"
+    )
 
 
-class Apple:
-    """A context manager, since every device is one."""
+class Apple(Device):
+    """`apple://mac`, which is the Mac itself, or a device that is connected to it."""
 
-    targets = (TARGET,)
+    scheme = "apple"
+    usage = "apple://mac, apple://NAME"
+    summary = "a Mac, or an iPhone or iPad connected to it, by Core ML"
+    targets = ("coreml",)
+    not_yet_run_on = "Apple hardware"
 
-    def __init__(self, url: str) -> None:
-        """Raises UsageError where it names no device."""
-        self.url, self.name = url, url.removeprefix(SCHEME)
-        if not self.name:
-            raise UsageError(f"{url!r} names no device: write {SCHEME}{MAC}, or {SCHEME} and a connected device's name")
+    def __init__(self, name: str) -> None:
+        self.url, self.name = name, name.removeprefix("apple://")
+        if not name.startswith("apple://") or not self.name:
+            raise self.malformed(name, "write `apple://mac`, or `apple://` and a connected device's name")
+
+    @classmethod
+    def check(cls) -> Missing | None:
+        if (system := platform.system()) != "Darwin":
+            return Missing(f"Core ML runs on Apple's systems and is reached from a Mac, and this is {system}")
+        if find_spec("coremltools"):
+            return None
+        return Missing("the package coremltools is not installed", "pip install coremltools")
+
+    @classmethod
+    def found(cls) -> str:
+        return "apple://mac, and what is connected to it"
 
     def __enter__(self) -> Self:
-        """Raises RuntimeUnavailable where this isn't a Mac, or no such device is connected to it."""
-        if reason := unavailable():
-            raise RuntimeUnavailable(f"{self.url}: {reason}")
-        here = this_machine()
+        super().__enter__()
         if self.name == MAC:
+            here = this_machine()
             self.machine = Machine(here.cpu, here.cores, f"macOS {platform.mac_ver()[0]}")
-            return self
-        chosen = connected(self.name)
-        self.machine = Machine(str(chosen.type.value), 1, f"{chosen.name}, {chosen.os_version}")
+        else:
+            chosen = connected(self.name)
+            self.machine = Machine(str(chosen.type.value), 1, f"{chosen.name}, {chosen.os_version}")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass  # coremltools ends its app
-
     def busy(self) -> Reading:
-        """This Mac's; what else a phone does, nobody tells."""
-        from dwindle.bench.measure import Reading, here
-
-        return here() if self.name == MAC else Reading(math.nan, 0.0)
+        """How busy the Mac is; a connected device doesn't say."""
+        return busy_here() if self.name == MAC else Reading(math.nan, 0.0)
 
     def runtimes(self) -> Sequence[InCoreML]:
-        return [InCoreML(self)]
+        return [InCoreML(self.name)]
 
 
 @dataclass(frozen=True)
-class InCoreML:
-    """A Runtime on one of them."""
+class InCoreML(Launcher):
+    """Core ML on a Mac or a device connected to it."""
 
-    device: Apple
+    device: str
     name: str = "coreml"
-    target: str = TARGET
+    target: str = "coreml"
 
-    def unavailable(self) -> str | None:
-        return unavailable()
+    def check(self) -> Missing | None:
+        return Apple.check()
 
     def launch(self, path: Path, threads: int) -> Launch:
-        # Core ML schedules itself: `threads` means nothing to it.
-        return Launch(
-            [sys.executable, "-P", "-m", "dwindle.bench.devices.apple_worker", self.device.name, str(path)], None
-        )
+        """`threads` means nothing to Core ML, which schedules itself."""
+        return Launch(python_module("dwindle.bench.devices.apple_worker", self.device, str(path)))

@@ -1,4 +1,4 @@
-"""What runs a Core ML file on an Apple device: `python -m dwindle.bench.devices.apple_worker DEVICE FILE`.
+"""The worker process of a Core ML file on an Apple device: `python -m dwindle.bench.devices.apple_worker DEVICE FILE`.
 
 Serves what `worker` serves, by coremltools' benchmarker: its `time` answers with the durations that the device itself
 takes, its `profile` with how Core ML's compute plan divides them among operations, and on which unit each runs. It has

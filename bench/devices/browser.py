@@ -6,76 +6,76 @@ page's thread for part of the time (DevTools' CPU throttling). Neither is a phon
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from dwindle.bench.devices import web
+from dwindle.bench.devices.device import Device
+from dwindle.bench.launch import Launch, python_module
 from dwindle.bench.machine import this_machine
+from dwindle.bench.missing import Missing
 from dwindle.bench.result import Machine
-from dwindle.bench.runtime import Launch
-from dwindle.errors import RuntimeUnavailable, UsageError
+from dwindle.bench.runtimes.runtime import Launcher
 
-if TYPE_CHECKING:
-    from dwindle.bench.measure import Reading
-
-BROWSER = "browser"
 RUNTIMES = {"onnx": "onnxruntime-web", "litert": "litert.js"}
 """By target: what runs its files in a page (see inference.html)."""
 
 
-class Browser:
-    """`browser`, or `browser:4` for one that is four times slower. A context manager, since every device is one."""
+class Browser(Device):
+    """`browser`, or `browser:4` for one whose CPU is throttled four times. Every worker has a browser of its own."""
 
+    scheme = "browser"
+    usage = "browser[:RATE]"
+    summary = "a page in this machine's Chromium, RATE times slower"
     targets = tuple(RUNTIMES)
+    setup_downloads = "37 MB from npm"
 
     def __init__(self, name: str) -> None:
-        """Raises UsageError for what is neither."""
         _, throttled, rate = name.partition(":")
         try:
             self.throttle = float(rate) if throttled else 1.0
         except ValueError:
             self.throttle = 0.0
         if not 1 <= self.throttle <= 100:
-            raise UsageError(f"{name!r} is no browser: write {BROWSER}, or {BROWSER}:4 for one that is 4 times slower")
-        self.url = BROWSER if self.throttle == 1 else f"{BROWSER}:{self.throttle:g}"
+            raise self.malformed(name, "write `browser`, or `browser:4` for one that is 4 times slower (100 at most)")
+        self.url = self.scheme if self.throttle == 1 else f"{self.scheme}:{self.throttle:g}"
+
+    @classmethod
+    def check(cls) -> Missing | None:
+        return web.missing()
+
+    @classmethod
+    def found(cls) -> str:
+        packages = ", ".join(f"{package.name} {package.version}" for package in web.PACKAGES)
+        return f"{web.browser_version()}, with {packages}"
+
+    @classmethod
+    def setup(cls, progress: Callable[[str], None]) -> Path:
+        return web.setup(progress)
 
     def __enter__(self) -> Self:
-        """Raises RuntimeUnavailable where there is none, or what runs files in it isn't there."""
-        if reason := web.unavailable():
-            raise RuntimeUnavailable(reason)
+        super().__enter__()
         here, slowed = this_machine(), f", CPU throttled {self.throttle:g}×" if self.throttle > 1 else ""
         self.machine = Machine(here.cpu, here.cores, f"{here.system}, {web.browser_version()}{slowed}")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass  # every worker has a browser of its own
-
-    def busy(self) -> Reading:
-        from dwindle.bench.measure import here
-
-        return here()
-
     def runtimes(self) -> Sequence[InPage]:
-        return [InPage(name, target, self) for target, name in RUNTIMES.items()]
+        return [InPage(name, target, self.throttle) for target, name in RUNTIMES.items()]
 
 
 @dataclass(frozen=True)
-class InPage:
-    """A Runtime in a page."""
+class InPage(Launcher):
+    """A runtime in a page."""
 
     name: str
     target: str
-    device: Browser
+    throttle: float
 
-    def unavailable(self) -> str | None:
-        return web.unavailable()
+    def check(self) -> Missing | None:
+        return web.missing()
 
     def launch(self, path: Path, threads: int) -> Launch:
-        worker = ["-P", "-m", "dwindle.bench.devices.page_worker", self.name, str(path), str(threads)]
-        return Launch([sys.executable, *worker, str(self.device.throttle)], None)
+        arguments = (self.name, str(path), str(threads), str(self.throttle))
+        return Launch(python_module("dwindle.bench.devices.page_worker", *arguments))

@@ -1,4 +1,4 @@
-"""What a board says of itself that its speed depends on: clocks, temperatures, battery, which cores are fast."""
+"""What a board's speed depends on, asked of its kernel: clocks, temperatures, battery, which cores are fast."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ command -v taskset >/dev/null && echo pin
 
 
 def conditions(said: str) -> dict[str, str]:
-    """What SCRIPT printed, in words, by what it is about: `cpufreq`, `thermal`, `battery`."""
+    """The output of SCRIPT in words, by subject: `cpufreq`, `thermal`, `battery`, as far as the board tells them."""
     found: dict[str, list[str]] = {}
     for kind, *rest in _lines(said):
         if kind == "clock" and len(rest) == 4:
@@ -35,8 +35,11 @@ def conditions(said: str) -> dict[str, str]:
 
 
 def pinning(said: str, threads: int) -> Sequence[str]:
-    """The words before a command that keep it to that many of the fastest cores, where cores differ and taskset is
-    there: a scheduler that moves a run between big and little cores makes two devices of one."""
+    """The words before a command that keep it to the `threads` fastest cores, from the output of SCRIPT.
+
+    No words where all cores are alike or there is no taskset. A scheduler that moves a run between big and little cores
+    would mix the times of two devices.
+    """
     lines = _lines(said)
     speeds = {int(rest[0]): int(rest[1]) for kind, *rest in lines if kind == "clock" and len(rest) == 4}
     if ["pin"] not in lines or len(set(speeds.values())) < 2:

@@ -2,117 +2,112 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from dwindle.bench.devices.device import Device
+from dwindle.bench.launch import Launch, python_module
 from dwindle.bench.machine import this_machine
+from dwindle.bench.missing import Missing
 from dwindle.bench.result import Machine
-from dwindle.bench.runtime import Launch
-from dwindle.bench.torch_runtimes import TorchCompiled, module_of
-from dwindle.errors import RuntimeUnavailable
+from dwindle.bench.runtimes.runtime import Launcher
+from dwindle.bench.runtimes.torch import TorchCompiled, module_of
 
-if TYPE_CHECKING:
-    from dwindle.bench.measure import Reading
-
-CUDA = "cuda"
 SPARSE = "torch-2:4"
 RUNTIMES = {"torch": "pytorch", "torch-compiled": "pytorch", SPARSE: "pytorch", "onnxruntime": "onnx"}
-"""What runs files there, and whose (see `cuda_worker`)."""
+"""The target of each runtime there (see `cuda_worker`)."""
 HALF = 2e-2
 """Largest difference of an output in fp16, over the largest: what export allows a target that computes so."""
 
 
-def unavailable() -> str | None:
-    """Why no GPU can be measured on here; None where one can."""
-    try:
+class Cuda(Device):
+    """The first NVIDIA GPU. Every worker has it to itself."""
+
+    scheme = "cuda"
+    usage = "cuda"
+    summary = "this machine's NVIDIA GPU, by PyTorch and onnxruntime"
+    targets = tuple(dict.fromkeys(RUNTIMES.values()))
+
+    @classmethod
+    def check(cls) -> Missing | None:
+        try:
+            import torch
+        except (ImportError, OSError):  # the latter for a library that it wants and doesn't find
+            return Missing("PyTorch cannot be imported")
+        if torch.cuda.is_available():
+            return None
+        if torch.version.cuda is None:
+            return Missing(f"there is no GPU to measure on: PyTorch {torch.__version__} is built without CUDA")
+        built = f"PyTorch is built for CUDA {torch.version.cuda}"
+        return Missing(f"there is no GPU to measure on: {built} and finds no NVIDIA GPU")
+
+    @classmethod
+    def found(cls) -> str:
         import torch
-    except (ImportError, OSError):  # the latter for a library that it wants and doesn't find
-        return "PyTorch cannot be imported"
-    if torch.cuda.is_available():
-        return None
-    if torch.version.cuda is None:
-        return f"PyTorch {torch.__version__} is built without CUDA"
-    return f"PyTorch is built for CUDA {torch.version.cuda} and finds no NVIDIA GPU"
 
+        return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
-class Cuda:
-    """The first GPU. A context manager, since every device is one."""
-
-    url = CUDA
+    @classmethod
+    def incomplete(cls) -> Missing | None:
+        lacking = [(runtime.name, missing) for runtime in every_runtime() if (missing := runtime.check())]
+        if not lacking:
+            return None
+        commands = dict.fromkeys(missing.command for _, missing in lacking if missing.command)
+        reasons = "; ".join(f"{name}: {missing.reason}" for name, missing in lacking)
+        return Missing(reasons, " && ".join(commands) or None)
 
     def __enter__(self) -> Self:
-        if reason := unavailable():
-            raise RuntimeUnavailable(f"there is no GPU to measure on: {reason}")
+        super().__enter__()
         import torch
 
         here, gpu = this_machine(), torch.cuda.get_device_name(0)
         self.machine = Machine(gpu, here.cores, f"CUDA {torch.version.cuda}, {here.cpu}, {here.system}")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass  # every worker has the GPU to itself
-
-    @property
-    def targets(self) -> Sequence[str]:
-        return list(dict.fromkeys(runtime.target for runtime in self.runtimes()))
-
-    def busy(self) -> Reading:
-        from dwindle.bench.measure import here
-
-        return here()
-
     def runtimes(self) -> Sequence[OnCuda]:
-        """Those whose libraries are here: of a GPU nobody expects that it runs everything."""
-        return [one for one in every(self) if not one.unavailable()]
+        """Those whose libraries are here: nobody expects of a GPU that it runs everything."""
+        return [runtime for runtime in every_runtime() if not runtime.check()]
 
 
 @dataclass(frozen=True)
-class OnCuda:
-    """A Runtime on the GPU."""
+class OnCuda(Launcher):
+    """A runtime on the GPU."""
 
     name: str
     target: str
-    device: Cuda
+    tolerance: float | None = None
 
-    @property
-    def tolerance(self) -> float | None:
-        return HALF if self.name == SPARSE else None
-
-    def unavailable(self) -> str | None:
+    def check(self) -> Missing | None:
         if self.name == "torch-compiled":
-            return TorchCompiled().unavailable()
+            return TorchCompiled().check()
         if self.target == "pytorch":
             return None
+        command = "pip install onnxruntime-gpu"
         if not find_spec("onnxruntime"):
-            return "the package onnxruntime-gpu is not installed"
+            return Missing("the package onnxruntime-gpu is not installed", command)
         import onnxruntime
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            return f"onnxruntime {onnxruntime.__version__} is built without CUDA: pip install onnxruntime-gpu"
+            return Missing(f"onnxruntime {onnxruntime.__version__} is built without CUDA", command)
         return None
 
-    def concerns(self, path: Path) -> bool:
+    def applies_to(self, path: Path) -> bool:
         return self.name != SPARSE or bool(_sparse_layers(path))
 
     def launch(self, path: Path, threads: int) -> Launch:
-        worker = ["-P", "-m", "dwindle.bench.devices.cuda_worker", self.name, str(path), str(threads)]
-        through = None
-        if self.name == SPARSE:
-            count = len(_sparse_layers(path))
-            through = f"fp16, {count} {'layer' if count == 1 else 'layers'} by sparse tensor cores"
-        return Launch([sys.executable, *worker], through)
+        command = python_module("dwindle.bench.devices.cuda_worker", self.name, str(path), str(threads))
+        if self.name != SPARSE:
+            return Launch(command)
+        count = len(_sparse_layers(path))
+        return Launch(command, f"fp16, {count} {'layer' if count == 1 else 'layers'} by sparse tensor cores")
 
 
-def every(device: Cuda) -> list[OnCuda]:
-    """All that could run on it, whether or not it is here."""
-    return [OnCuda(name, target, device) for name, target in RUNTIMES.items()]
+def every_runtime() -> list[OnCuda]:
+    """All runtimes of a GPU, whether or not their libraries are here."""
+    return [OnCuda(name, target, HALF if name == SPARSE else None) for name, target in RUNTIMES.items()]
 
 
 def _sparse_layers(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What runs in the subprocess of a file on a GPU: `python -m dwindle.bench.devices.cuda_worker RUNTIME FILE THREADS`.
+"""The worker process of a file on a GPU: `python -m dwindle.bench.devices.cuda_worker RUNTIME FILE THREADS`.
 
 Answers as `worker` does. An inference begins and ends with arrays in the CPU's memory, as on every other device: what
 bringing them there and back takes is in its time, and the GPU has finished when the clock stops.
@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.bench.runtimes import OnnxRuntime
-from dwindle.bench.torch_runtimes import Torch, compiled, module_of
+from dwindle import onnx_session
+from dwindle.bench.runtimes.onnxruntime import OnnxRuntime
+from dwindle.bench.runtimes.runtime import Infer
+from dwindle.bench.runtimes.torch import Torch, compiled, module_of
 from dwindle.bench.worker import Session, serve
 
 if TYPE_CHECKING:
@@ -19,11 +21,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.fx import GraphModule
 
-    from dwindle.bench.runtime import Infer
-
 
 class TorchOnCuda(Torch):
-    """In fp32 throughout: TensorFloat-32, the default of convolutions, rounds to 10 bits: another arithmetic."""
+    """PyTorch on the GPU, in fp32 throughout: TensorFloat-32, the default of convolutions, rounds to 10 bits."""
 
     accelerator = "GPU"
     half = False
@@ -60,6 +60,8 @@ class TorchOnCuda(Torch):
 
 
 class CompiledOnCuda(TorchOnCuda):
+    """The program that TorchOnCuda runs, by torch.compile."""
+
     compiles = True
 
     def version(self) -> str:
@@ -72,7 +74,7 @@ class CompiledOnCuda(TorchOnCuda):
 
 
 class TwoOfFour(TorchOnCuda):
-    """In fp16, by the sparse tensor cores wherever a layer's weights allow it."""
+    """PyTorch on the GPU in fp16, by the sparse tensor cores wherever a layer's weights are 2:4."""
 
     half = True
 
@@ -85,14 +87,16 @@ class TwoOfFour(TorchOnCuda):
 
 
 class OnnxOnCuda(OnnxRuntime):
+    """onnxruntime on the GPU."""
+
     accelerator = "GPU"
     providers = (("CUDAExecutionProvider", {"use_tf32": 0}), "CPUExecutionProvider")
 
     def load(self, path: Path, threads: int) -> Infer:
-        session, infer = self._session(path, threads, {})
+        session = self.session(path, threads)
         if session.get_providers()[0] != "CUDAExecutionProvider":
             raise RuntimeError("onnxruntime could not start on the GPU, and would have run the file on the CPU")
-        return infer
+        return onnx_session.infer(session)
 
 
 RUNTIMES: dict[str, type[TorchOnCuda | OnnxOnCuda]] = {

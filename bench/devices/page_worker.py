@@ -1,4 +1,6 @@
-"""What runs a file in a browser: `python -m dwindle.bench.devices.page_worker RUNTIME FILE THREADS THROTTLE`.
+"""The worker process of a file in a browser.
+
+    python -m dwindle.bench.devices.page_worker RUNTIME FILE THREADS THROTTLE
 
 Serves what `worker` serves, except `profile`, by one page (inference.html) in a headless Chromium of its own. A
 page has no clock of its thread's CPU time, so that `time` answers with wall time alone, and with `waited_ns`: for

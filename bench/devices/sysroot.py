@@ -11,12 +11,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from dwindle.errors import DwindleError, RuntimeUnavailable
+from dwindle.bench.missing import Missing
+from dwindle.bench.run import Progress
+from dwindle.errors import DwindleError
 from dwindle.files import staged, user_cache
 
 SETUP = "dwindle doctor --setup arm64"
@@ -24,7 +26,7 @@ CPU = "cortex-a76"
 """Not qemu's own choice, which has SVE: phones mostly lack it, and it is ten times slower to emulate."""
 
 TARGETS = {"executorch": "executorch", "onnx": "onnxruntime", "litert": "litert"}
-"""What runs the files of which target there."""
+"""The runtime that runs a target's files there, by target."""
 
 _RELEASE, _PYTHON = "bookworm", "3.11"
 """Whatever runs dwindle: the same code everywhere, so that counts compare between machines."""
@@ -36,28 +38,29 @@ _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux20
 _LAYOUT = 1
 """To be raised when what `setup` makes changes, so that older folders are made again."""
 
-Progress = Callable[[str], None]
-
 
 def root() -> Path:
+    """The folder that stands in for the machine."""
     return user_cache() / "arm64"
 
 
-def unavailable() -> str | None:
-    """Why ARM64 cost can't be counted here, in words, with the command that changes that; None if it can."""
-    missing = _missing()
-    if missing:
-        return missing
+def missing() -> Missing | None:
+    """What is missing to count ARM64 instructions here; None where nothing is."""
+    if absent := _missing_on_host():
+        return absent
     try:
         wanted = _wanted()
     except PackageNotFoundError as error:
-        return f"the package {error.name} is not installed, whose ARM64 twin would run"
+        return Missing(
+            f"the package {error.name} is not installed, and the emulation runs its ARM64 twin",
+            f"pip install {error.name}",
+        )
     try:
         made = json.loads((root() / "setup.json").read_text())
     except (OSError, ValueError):
-        return f"the ARM64 emulation is not set up: run {SETUP}"
+        return Missing("the ARM64 emulation is not set up", SETUP)
     if made != wanted:
-        return f"the ARM64 emulation was set up for other versions than are installed now: run {SETUP} again"
+        return Missing("the ARM64 emulation was set up for other versions than are installed now", SETUP)
     return None
 
 
@@ -67,10 +70,9 @@ def setup(progress: Progress = lambda line: None) -> Path:
     What was downloaded before an interruption isn't downloaded again; the folder appears whole or not at all.
     Raises RuntimeUnavailable naming the host's packages that are missing, DwindleError where a download fails.
     """
-    missing = _missing()
-    if missing:
-        raise RuntimeUnavailable(missing)
-    if unavailable() is None:
+    if absent := _missing_on_host():
+        raise absent.error("arm64")
+    if missing() is None:
         progress(f"the ARM64 emulation is set up in {root()}")
         return root()
     downloads = user_cache() / "arm64-downloads"
@@ -120,10 +122,10 @@ def environment(sysroot: Path) -> dict[str, str]:
     }
 
 
-def _missing() -> str | None:
-    """The host's packages that are needed and not there."""
+def _missing_on_host() -> Missing | None:
+    """What is missing of this machine's packages that the emulation needs; None where nothing is."""
     if sys.platform != "linux" or not shutil.which("apt-get"):
-        return "the ARM64 emulation is made of Debian's packages, and this system has no apt-get"
+        return Missing("the ARM64 emulation is made of Debian's packages, and this system has no apt-get")
     needed = {
         "qemu-user": shutil.which("qemu-aarch64"),
         "g++-aarch64-linux-gnu": shutil.which("aarch64-linux-gnu-g++"),
@@ -134,7 +136,8 @@ def _missing() -> str | None:
     absent = [package for package, found in needed.items() if not found]
     if not absent:
         return None
-    return f"the ARM64 emulation needs what isn't installed here: apt-get install {' '.join(absent)}"
+    needs = f"the ARM64 emulation needs {', '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not installed"
+    return Missing(needs, f"apt-get install {' '.join(absent)}")
 
 
 def _wanted() -> dict[str, object]:
@@ -234,4 +237,4 @@ def _run(command: Sequence[str], failed: str, environment: dict[str, str] | None
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         cause = next((line for line in said if line.startswith(("E: ", "ERROR"))), said[-1] if said else "")
-        raise DwindleError(f"{failed} ({cause or f'exit code {done.returncode}'})")
+        raise DwindleError(f"{failed} ({cause or f'exit code {done.returncode}'})", code="setup-failed", name="arm64")

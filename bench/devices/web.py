@@ -1,4 +1,4 @@
-"""What runs files in a browser: packages from npm, each of one version and known by its hash, in the user's cache."""
+"""The npm packages that run files in a browser, each of one version and verified by its hash, in the user's cache."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from dwindle.errors import DwindleError, RuntimeUnavailable
+from dwindle.bench.missing import Missing
+from dwindle.bench.run import Progress
+from dwindle.errors import DwindleError
 from dwindle.files import staged, user_cache
 
 SETUP = "dwindle doctor --setup browser"
 EXTRA = 'pip install "dwindle[browser]"'
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
-Progress = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Package:
-    """One of npm's, and what of it a page asks for."""
+    """A package of npm's, and the files in it that a page needs."""
 
     name: str
     version: str
     sha512: str
-    """Of its tarball, as the registry's `dist.integrity` has it."""
+    """The hash of its tarball in base64, as the registry's `dist.integrity` has it."""
     files: tuple[str, ...]
 
 
@@ -65,23 +64,23 @@ PACKAGES = (
 
 
 def root() -> Path:
-    """Holds a folder per package, named like it."""
+    """The folder that holds a folder for every package, named like it."""
     return user_cache() / "browser"
 
 
 def chromium() -> str | None:
-    """The system's own; playwright's download is not needed."""
+    """The path of the system's own Chromium or Chrome, if there is one; playwright's download is not needed."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def unavailable() -> str | None:
-    """Why nothing can be run in a browser here, in words, with the command that changes that; None if it can."""
+def missing() -> Missing | None:
+    """What is missing to run files in a browser here; None where nothing is."""
     if chromium() is None:
-        return "no Chromium is on the path: apt-get install chromium"
+        return Missing("no Chromium is on the path", "apt-get install chromium")
     if not find_spec("playwright"):
-        return f"Chromium is driven by the package playwright, which is not installed: {EXTRA}"
+        return Missing("Chromium is driven by the package playwright, which is not installed", EXTRA)
     if not _made():
-        return f"what runs files in a browser is not downloaded, or is of another version: run {SETUP}"
+        return Missing("what runs files in a browser is not downloaded, or is of another version", SETUP)
     return None
 
 
@@ -94,7 +93,7 @@ def setup(progress: Progress = lambda line: None) -> Path:
     if not _made():
         npm = shutil.which("npm")
         if npm is None:
-            raise RuntimeUnavailable("what runs files in a browser is downloaded by npm: apt-get install npm")
+            raise Missing("what runs files in a browser is downloaded by npm", "apt-get install npm").error("browser")
         with staged(root()) as scratch:
             for package in PACKAGES:
                 progress(f"downloading {package.name} {package.version}")
@@ -123,7 +122,8 @@ def _fetch(npm: str, package: Package, folder: Path) -> None:
         archive = next(Path(name).glob("*.tgz"), None)
         if done.returncode or archive is None:
             said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-            raise DwindleError(f"npm can't download {which}: {said[-1] if said else f'exit code {done.returncode}'}")
+            why = said[-1] if said else f"exit code {done.returncode}"
+            raise DwindleError(f"npm can't download {which}: {why}", code="setup-failed", name=package.name)
         unpack(archive, package, folder)
 
 
@@ -132,8 +132,10 @@ def unpack(archive: Path, package: Package, folder: Path) -> None:
     found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if found != package.sha512:
         raise DwindleError(
-            f"what npm gave for {package.name}@{package.version} has the SHA-512 {found[:12]}…, and "
-            f"{package.sha512[:12]}… was expected: it is not used"
+            f"the download of {package.name}@{package.version} from npm has the SHA-512 {found[:12]}…, and "
+            f"{package.sha512[:12]}… was expected: it is not used",
+            code="other-content",
+            name=package.name,
         )
     with tarfile.open(archive) as tar:
         for name in package.files:
@@ -145,7 +147,7 @@ def unpack(archive: Path, package: Package, folder: Path) -> None:
 
 
 def browser_version() -> str:
-    """`Chromium 156.0.8078.79`, as it calls itself."""
+    """What the browser calls itself, such as `Chromium 156.0.8078.79`."""
     path = chromium()
     assert path is not None
     said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.split()

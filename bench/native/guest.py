@@ -1,6 +1,6 @@
 """One .onnx or .tflite file behind the messages of bench/wire.py, in a Python that has only the runtime.
 
-    python guest.py WIRE.PY LITERT.PY FILE
+    python guest.py WIRE.PY LITERT.PY ONNX_SESSION.PY FILE
 
 Runs under the emulator, where dwindle isn't installed; serves `load`, `time` and `infer` as bench/worker.py
 does, without the clocks.
@@ -21,14 +21,10 @@ Infer = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def onnxruntime(path: str) -> tuple[str, Infer]:
-    import onnxruntime as ort
+    import onnxruntime
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [node.name for node in session.get_inputs()]
-    return ort.__version__, lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))
+    ours = run_path(sys.argv[3])
+    return onnxruntime.__version__, ours["infer"](ours["session"](path))
 
 
 def litert(path: str) -> tuple[str, Infer]:
@@ -41,7 +37,7 @@ RUNTIMES = {".onnx": onnxruntime, ".tflite": litert}
 
 
 def main() -> None:
-    wire_path, _, path = sys.argv[1:]
+    wire_path, _, _, path = sys.argv[1:]
     wire = run_path(wire_path)
     gc.disable()  # a collection is a million instructions, and not the file's
     requests, answers = sys.stdin.buffer, sys.stdout.buffer

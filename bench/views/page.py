@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from dwindle.bench.devices.device import unreached
+from dwindle.bench.devices.registry import unreached
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
 from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.bench.views.chart import frontier

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from dwindle.bench import runtime as runtimes
 from dwindle.bench.measure import measure
 from dwindle.bench.process import Worker
+from dwindle.bench.runtimes import runtime as runtimes
 from dwindle.bench.stats import noise, paired_ratio
 from dwindle.compress.macs import macs
 from dwindle.compress.surgery.choice import choose, cut, find_groups, score

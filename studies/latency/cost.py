@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dwindle.bench.devices import arm64
+from dwindle.bench.devices import emulator
 from dwindle.compress.macs import macs
 from dwindle.export.fold import deployable
 from dwindle.export.target import load
@@ -60,7 +60,7 @@ def measure(spec: str, shape: tuple[int, ...], target: str) -> dict[str, Any]:
         for repeat in range(REPEATS):
             folder = Path(name) / ("again" * repeat + "x")
             folder.mkdir()
-            counts.append(arm64.cost(Path(shutil.copy(path, folder)), target, [inputs[0].numpy()]))
+            counts.append(emulator.count(Path(shutil.copy(path, folder)), target, [inputs[0].numpy()]))
         seconds = (time.monotonic() - began) / REPEATS
         here = exporter.run(path, inputs)
     every = [count.instructions["all"] for count in counts]

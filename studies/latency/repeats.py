@@ -36,7 +36,7 @@ import torch
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measure import measure
 from dwindle.bench.process import Worker
-from dwindle.bench.runtime import launch, load
+from dwindle.bench.runtimes.runtime import load
 from dwindle.bench.stats import BETWEEN_RUNS, milliseconds, noise, paired_ratio
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
@@ -120,7 +120,7 @@ def exported(folder: Path, runtime: str, image: int) -> dict[float, Path]:
 def repeated(runtime: str, paths: dict[float, Path], image: int, repeat: int) -> dict[str, Any]:
     """One measurement of both, as bench makes it."""
     sample = [np.random.default_rng(0).standard_normal((1, 3, image, image)).astype(np.float32)]
-    command = {path: launch(load(runtime), path, 1).command for path in paths.values()}
+    command = {path: load(runtime).launch(path, 1).command for path in paths.values()}
     starts = {str(width): partial(Worker, runtime, path, 1, command=command[path]) for width, path in paths.items()}
     samples, surroundings = measure(starts, sample, seed=repeat)
     full, half = (samples[str(width)] for width in (FULL, HALF))

@@ -42,13 +42,13 @@ def main() -> None:
 
 def rows(name: str, size: int) -> None:
     """Prints the rows of one network, the dense one first."""
-    from dwindle.bench.devices import arm64
+    from dwindle.bench.devices import emulator
     from dwindle.files import deflated_bytes
 
     dense = 0, 0
     with tempfile.TemporaryDirectory() as folder:
         for pruned, path, shipped, example in files(name, size, Path(folder), PRUNED):
-            cost = arm64.cost(path, "litert", [tensor.numpy() for tensor in example])
+            cost = emulator.count(path, "litert", [tensor.numpy() for tensor in example])
             sizes = path.stat().st_size, deflated_bytes(path)
             instructions = cost.instructions["all"]
             if not pruned:

@@ -171,13 +171,16 @@ def export(checkpoint: Checkpoint) -> Exported:
 ODD = '''
 import os, sys, time
 
-class Odd:
+from dwindle.bench.missing import Missing
+from dwindle.bench.runtimes.runtime import Runtime
+
+class Odd(Runtime):
     """Does what its file says; otherwise gives back its input."""
 
     name = "odd"
     target = "odd"
 
-    def unavailable(self):
+    def check(self):
         return None
 
     def version(self):
@@ -205,8 +208,8 @@ class Odd:
 class Absent(Odd):
     name = "absent"
 
-    def unavailable(self):
-        return "its hardware is elsewhere"
+    def check(self):
+        return Missing("its hardware is elsewhere", "buy it")
 '''
 
 

@@ -79,13 +79,12 @@ def test_executorch_files_are_run_natively_or_it_is_said_why_not(
     from blobs import Blobs
     from rich.console import Console
 
-    from dwindle.bench.runtime import launch
-    from dwindle.bench.runtimes import ExecuTorch
+    from dwindle.bench.runtimes.executorch import ExecuTorch
     from dwindle.bench.views.table import bench_table
 
     export("executorch", *pte_files)
     found = bench(checkpoint)
-    through = launch(ExecuTorch(), pte_files[0], 1).through
+    through = ExecuTorch().launch(pte_files[0], 1).through
     assert through is not None
     assert (through == "native runner") == bool(shutil.which("g++"))
     for role, net in zip((DENSE, COMPRESSED), nets, strict=True):
@@ -127,7 +126,7 @@ def test_a_crash_costs_its_own_figures_only(
     rows = {(row.runtime.name, row.role): row for row in bench(checkpoint).rows}
     assert "crashed (SIGABRT)" in rows["odd", COMPRESSED].reasons["latency"]
     assert rows["odd", DENSE].latency is not None
-    assert rows["absent", DENSE].reasons["latency"] == "its hardware is elsewhere"
+    assert rows["absent", DENSE].reasons["latency"] == "its hardware is elsewhere: run `buy it`"
 
     export("odd", crash, work)
     rows = {(row.runtime.name, row.role): row for row in bench(checkpoint).rows}
@@ -141,7 +140,7 @@ def test_a_crash_costs_its_own_figures_only(
 def test_a_hang_costs_its_own_figures_only(
     checkpoint: Checkpoint, export: Export, odd_runtimes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dwindle.bench.process.PATIENCE", 4.0)
+    monkeypatch.setattr("dwindle.bench.pair.PATIENCE", 4.0)
     work, hang = (tmp_path / how for how in ("work", "hang"))
     for path in (work, hang):
         path.write_text(path.name)
@@ -194,8 +193,9 @@ def test_a_task_that_cannot_judge_a_file_costs_the_accuracy_only(
 
 
 def test_without_exports_it_says_what_to_run(checkpoint: Checkpoint) -> None:
-    with pytest.raises(UsageError, match="no exported files: run `dwindle export"):
+    with pytest.raises(UsageError) as refused:
         bench(checkpoint)
+    assert (refused.value.code, refused.value.path) == ("no-exports", checkpoint.path)
     assert not checkpoint.bench_path.exists()
 
 
@@ -295,18 +295,19 @@ def test_commands_that_are_suggested_can_be_pasted(
 
 
 @pytest.mark.parametrize(
-    ("threads", "device", "says"),
-    [
-        (0, "host", "takes one thread or more, not 0"),
-        (3, "host", "--threads 3 is more than the 2 cores of this machine: give 2 at most"),
-        (99999999999, "host", "is more than any device has cores"),
-        (99999999999, "ssh://board", "is more than any device has cores"),
-        (3, "ssh://board", "nothing is not a checkpoint"),  # how many it has is known when it is reached
-    ],
+    ("threads", "device"), [(0, "host"), (3, "host"), (99999999999, "host"), (99999999999, "ssh://board")]
 )
 def test_threads_that_no_core_takes_are_refused_first(
-    monkeypatch: pytest.MonkeyPatch, threads: int, device: str, says: str
+    monkeypatch: pytest.MonkeyPatch, threads: int, device: str
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    with pytest.raises(DwindleError, match=says):
+    with pytest.raises(UsageError) as refused:
         bench("nothing", devices=(device,), threads=threads)
+    assert (refused.value.code, refused.value.option) == ("out-of-range", "threads")
+
+
+def test_how_many_cores_a_device_has_is_known_when_it_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(DwindleError) as refused:
+        bench("nothing", devices=("ssh://board",), threads=3)
+    assert refused.value.option is None

@@ -159,7 +159,7 @@ class TestRunner:
 
 def test_no_compiler_is_one_sentence_with_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(RuntimeUnavailable, match=r"g\+\+ is not installed.*apt-get install g\+\+$"):
+    with pytest.raises(RuntimeUnavailable, match=r"g\+\+ is not installed.*apt-get install g\+\+`$"):
         build.runner()
 
 

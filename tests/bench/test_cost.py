@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from dwindle.bench import Bench, bench, cost
-from dwindle.bench.devices import arm64, sysroot
+from dwindle.bench.devices import emulator, sysroot
+from dwindle.bench.devices.registry import reach
+from dwindle.bench.missing import Missing
 from dwindle.bench.process import WorkerFailed
 from dwindle.bench.result import COMPRESSED, DENSE, Cost
 from dwindle.checkpoint import Checkpoint
@@ -24,7 +26,7 @@ from dwindle.manifest import Manifest, manifests
 
 Export = Callable[..., Manifest]
 pytestmark = pytest.mark.usefixtures("short_slices")
-needs_emulation = pytest.mark.skipif(arm64.unavailable() is not None, reason=arm64.unavailable() or "")
+needs_emulation = pytest.mark.skipif(sysroot.missing() is not None, reason=str(sysroot.missing()))
 NETWORK_MACS = 8 * 8 * 8 * 9 + 512 * 10
 """Of the tests' network: a 3x3 convolution of 8 channels on 8x8, and a linear layer."""
 
@@ -34,17 +36,16 @@ def counted(monkeypatch: pytest.MonkeyPatch, nets: tuple[nn.Module, nn.Module]) 
     """Counts that need no emulation, for what becomes of them: how many, by the file's name, and the outputs."""
     said: dict[str, Any] = {"dense.onnx": 1000, "net.onnx": 400, "off": 0.0}
 
-    def count(path: Path, target: str, inputs: list[np.ndarray], **options: Any) -> arm64.Cost:
+    def count(path: Path, target: str, inputs: list[np.ndarray], **options: Any) -> emulator.Count:
         if path.name not in said:
-            raise WorkerFailed(f"{path.name} on an emulated {arm64.CPU} crashed (SIGSEGV)", path)
+            raise WorkerFailed(f"{path.name} on an emulated {emulator.CPU} crashed (SIGSEGV)", path)
         with torch.no_grad():
             output = nets[path.name != "dense.onnx"](torch.from_numpy(inputs[0])).numpy()
-        kinds = dict.fromkeys(arm64.CLASSES, said[path.name])
-        return arm64.Cost(kinds, 4 * said[path.name], [output + said["off"]], "onnxruntime 1", "qemu-user 7")
+        kinds = dict.fromkeys(emulator.CLASSES, said[path.name])
+        return emulator.Count(kinds, 4 * said[path.name], [output + said["off"]], "onnxruntime 1", "qemu-user 7")
 
-    monkeypatch.setattr(sysroot, "unavailable", lambda: None)
-    monkeypatch.setattr(cost, "unavailable", lambda: None)
-    monkeypatch.setattr(arm64, "cost", count)
+    monkeypatch.setattr(sysroot, "missing", lambda: None)
+    monkeypatch.setattr(emulator, "count", count)
     return said
 
 
@@ -70,7 +71,7 @@ def test_a_real_file_is_counted(
         assert one.network_macs == NETWORK_MACS
         assert one.relative is not None
         assert one.relative < 1e-5
-        assert set(one.instructions) == set(arm64.CLASSES)
+        assert set(one.instructions) == set(emulator.CLASSES)
     assert dense.ratio is dense.sparse is None
     assert compressed.ratio == compressed.instructions["all"] / dense.instructions["all"]
     assert compressed.sparse is not None
@@ -140,7 +141,7 @@ def test_costs_alone_say_what_is_missing(
         assert row.latency is None
         assert row.reasons["latency"] == f"not measured on this machine yet: run `dwindle bench {checkpoint.path}`"
     assert found.find("coreml", DENSE)[0].reasons["cost"] == "no ARM64 runtime here runs coreml files"
-    assert cost.failure(found) is None  # nothing there could have counted it
+    assert reach("arm64").failure(found) is None  # nothing there could have counted it
 
 
 def test_a_file_that_fails_costs_its_own_count_only(
@@ -150,9 +151,10 @@ def test_a_file_that_fails_costs_its_own_count_only(
     del counted["net.onnx"]
     found = bench(checkpoint, devices=["arm64"])
     assert found.find("onnx", DENSE)[0].cost is not None
-    wrong = cost.failure(found)
+    wrong = reach("arm64").failure(found)
     assert isinstance(wrong, RuntimeUnavailable)
-    assert "no ARM64 cost of exports/onnx/net.onnx: net.onnx on an emulated cortex-a76 crashed" in str(wrong)
+    assert (wrong.code, wrong.name, wrong.path) == ("unmeasured", "arm64", Path("exports/onnx/net.onnx"))
+    assert "net.onnx on an emulated cortex-a76 crashed" in str(wrong)
     assert main(["bench", str(checkpoint.path), "--device", "arm64"]) == RuntimeUnavailable.exit_code
 
 
@@ -164,14 +166,14 @@ def test_an_interrupted_count_keeps_what_it_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     export("onnx", *onnx_files)
-    whole = arm64.cost
+    whole = emulator.count
 
-    def interrupted(path: Path, *rest: Any, **options: Any) -> arm64.Cost:
+    def interrupted(path: Path, *rest: Any, **options: Any) -> emulator.Count:
         if path.name == "net.onnx":
             raise KeyboardInterrupt
         return whole(path, *rest, **options)
 
-    monkeypatch.setattr(arm64, "cost", interrupted)
+    monkeypatch.setattr(emulator, "count", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bench(checkpoint, devices=["arm64"])
     dense, compressed = Bench.load(checkpoint.bench_path).rows
@@ -185,14 +187,15 @@ def test_a_file_that_computes_something_else_there_fails(
 ) -> None:
     export("onnx", *onnx_files)
     counted["off"] = 0.5
-    wrong = cost.failure(bench(checkpoint, devices=["arm64"]))
+    wrong = reach("arm64").failure(bench(checkpoint, devices=["arm64"]))
     assert isinstance(wrong, ParityFailed)
-    assert "computes something else on ARM64 than here" in str(wrong)
+    assert (wrong.code, wrong.name, wrong.path) == ("parity", "arm64", Path("exports/onnx/dense.onnx"))
     assert main(["bench", str(checkpoint.path), "--device", "arm64"]) == ParityFailed.exit_code
     counted["off"] = float("nan")
-    wrong = cost.failure(bench(checkpoint, devices=["arm64"]))
+    wrong = reach("arm64").failure(bench(checkpoint, devices=["arm64"]))
     assert isinstance(wrong, RuntimeUnavailable)
-    assert "isn't finite" in str(wrong)
+    assert wrong.code == "unmeasured"
+    assert "not finite" in str(wrong)
 
 
 def test_without_the_emulation_nothing_is_measured_and_the_command_is_named(
@@ -203,13 +206,17 @@ def test_without_the_emulation_nothing_is_measured_and_the_command_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     export("onnx", *onnx_files)
-    monkeypatch.setattr(cost, "unavailable", lambda: f"it is not set up: run {sysroot.SETUP}")
+    monkeypatch.setattr(sysroot, "missing", lambda: Missing("it is not set up", sysroot.SETUP))
     assert main(["bench", str(checkpoint.path), "--device", "host,arm64"]) == RuntimeUnavailable.exit_code
-    assert capsys.readouterr().err == "dwindle: it is not set up: run dwindle doctor --setup arm64\n"
+    assert capsys.readouterr().err == "dwindle: arm64: it is not set up: run `dwindle doctor --setup arm64`\n"
     assert not checkpoint.bench_path.exists()
 
 
 def test_devices_and_options_that_cannot_be(checkpoint: Checkpoint) -> None:
-    with pytest.raises(UsageError, match="unknown device 'arm46': did you mean 'arm64'"):
+    with pytest.raises(UsageError, match="did you mean 'arm64'") as refused:
         bench(checkpoint, devices=["arm46"])
+    assert (refused.value.code, refused.value.name) == ("unknown-name", "arm46")
+    with pytest.raises(UsageError, match="arm64") as refused:
+        bench(checkpoint, sparse=True)
+    assert (refused.value.code, refused.value.option) == ("no-effect", "sparse")
     assert main(["bench", str(checkpoint.path), "--sparse"]) == UsageError.exit_code

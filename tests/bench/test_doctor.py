@@ -12,7 +12,15 @@ import pytest
 
 from dwindle.bench import doctor
 from dwindle.bench.devices import sysroot, web
+from dwindle.bench.devices.adb import AdbBoard
+from dwindle.bench.devices.arm64 import Arm64
+from dwindle.bench.devices.browser import Browser
+from dwindle.bench.devices.cuda import Cuda
+from dwindle.bench.devices.host import Host
+from dwindle.bench.devices.registry import device_kinds
+from dwindle.bench.devices.ssh import SshBoard
 from dwindle.bench.doctor import Finding, doctor_table, lacking
+from dwindle.bench.missing import Missing
 from dwindle.cli import main
 from dwindle.errors import RuntimeUnavailable, UsageError
 
@@ -71,11 +79,12 @@ def test_extras_are_whole_or_say_what_they_lack(wanting: None) -> None:
 def test_runtimes_are_imported_to_be_believed(
     odd_runtimes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dwindle.bench.runtime import load
+    from dwindle.bench.runtimes.runtime import load
 
     assert doctor._runtime(load("odd")) == Finding("runtime", "odd", "1.0 for odd files")
-    assert doctor._runtime(load("absent")) == Finding("runtime", "absent", None, "its hardware is elsewhere")
-    (tmp_path / "site" / "odd_runtime.py").write_text("raise ImportError('libodd.so.1 is not there')")
+    assert doctor._runtime(load("absent")) == Finding("runtime", "absent", None, "its hardware is elsewhere", "buy it")
+    module = tmp_path / "site" / "odd_runtime.py"
+    module.write_text(module.read_text().replace('return "1.0"', 'raise ImportError("libodd.so.1 is not there")'))
     broken = doctor._runtime(load("odd"))
     assert broken.reason == "it cannot be imported: ImportError: libodd.so.1 is not there"
 
@@ -98,26 +107,25 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_broken_torch_is_a_finding_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "PyTorch cannot be imported" in (doctor._host().reason or "")
-    assert "cores" in (doctor._host().found or "")
-    assert doctor._cuda() == Finding("device", "cuda", None, "PyTorch cannot be imported")
+    host = doctor._device(Host)
+    assert "PyTorch cannot be imported" in (host.reason or "")
+    assert "cores" in (host.found or "")
+    assert doctor._device(Cuda) == Finding("device", "cuda", None, "PyTorch cannot be imported")
 
 
-@pytest.mark.parametrize(
-    ("reason", "said", "command"),
-    [
-        (f"it is not set up: run {sysroot.SETUP}", "it is not set up", sysroot.SETUP),
-        (
-            "it needs what isn't here: apt-get install qemu-user",
-            "it needs what isn't here",
-            "apt-get install qemu-user",
-        ),
-        ("this system has no apt-get", "this system has no apt-get", None),
-    ],
-)
-def test_arm64_names_its_command(reason: str, said: str, command: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sysroot, "unavailable", lambda: reason)
-    assert doctor._arm64() == Finding("device", "arm64", None, said, command)
+@pytest.mark.parametrize("missing", [Missing("it is not set up", sysroot.SETUP), Missing("there is no apt-get")])
+def test_what_is_missing_is_told_with_its_command(missing: Missing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sysroot, "missing", lambda: missing)
+    assert doctor._device(Arm64) == Finding("device", "arm64", None, missing.reason, missing.command)
+
+
+def test_what_has_not_met_its_hardware_is_experimental(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {kind.scheme for kind in device_kinds() if kind.not_yet_run_on} == {"adb", "apple", "qualcomm"}
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    finding = doctor._device(AdbBoard)
+    assert (finding.found, finding.command) == (None, "apt-get install adb")
+    assert finding.not_yet_run_on == "Android hardware"
+    assert "experimental: it has not been run on Android hardware" in shown([finding])
 
 
 def test_setup_refuses_with_the_missing_package(
@@ -127,27 +135,30 @@ def test_setup_refuses_with_the_missing_package(
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "qemu-aarch64" else f"/usr/bin/{name}")
     monkeypatch.setattr(sysroot, "_KEYRING", tmp_path)
     assert main(["doctor", "--setup", "arm64"]) == RuntimeUnavailable.exit_code
-    assert capsys.readouterr().err.endswith("apt-get install qemu-user\n")
+    assert "apt-get install qemu-user" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
 
 
 def test_only_some_devices_are_set_up() -> None:
-    with pytest.raises(UsageError, match="unknown device to set up 'arm': did you mean 'arm64'"):
+    with pytest.raises(UsageError, match="did you mean 'arm64'") as refused:
         doctor.setup("arm", print)
+    assert (refused.value.code, refused.value.name, refused.value.option) == ("unknown-name", "arm", "setup")
+    with pytest.raises(UsageError):
+        doctor.setup("ssh", print)
 
 
 def test_a_browser_lacks_one_thing_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    absent = doctor._browser()
+    absent = doctor._device(Browser)
     assert (absent.reason, absent.command) == ("no Chromium is on the path", "apt-get install chromium")
     monkeypatch.setattr(shutil, "which", lambda name: f"/opt/{name}" if name == "google-chrome" else None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(web, "find_spec", lambda name: object())
-    assert doctor._browser().command == "dwindle doctor --setup browser"
+    assert doctor._device(Browser).command == "dwindle doctor --setup browser"
     monkeypatch.setattr(web, "find_spec", lambda name: None)
-    assert doctor._browser().command == 'pip install "dwindle[browser]"'
+    assert doctor._device(Browser).command == 'pip install "dwindle[browser]"'
 
 
 def test_ssh_is_named_or_how_it_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert doctor._ssh().command == "apt-get install openssh-client"
+    assert doctor._device(SshBoard).command == "apt-get install openssh-client"

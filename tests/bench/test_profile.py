@@ -13,7 +13,8 @@ from dwindle.bench import Bench, bench
 from dwindle.bench.process import Worker, WorkerFailed
 from dwindle.bench.profile import ranked
 from dwindle.bench.result import COMPRESSED, DENSE, PORTABLE
-from dwindle.bench.runtimes import ExecuTorch, _steady
+from dwindle.bench.runtimes.executorch import ExecuTorch
+from dwindle.bench.runtimes.steady import steady_mean
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
 from dwindle.errors import UsageError
@@ -31,8 +32,8 @@ def test_shares_are_of_the_whole_and_the_slowest_comes_first() -> None:
 
 
 def test_neither_the_first_nor_an_interrupted_run_counts() -> None:
-    assert _steady([99.0, *[1.0] * 10, *[2.0] * 9, 500.0]) == pytest.approx(28 / 19)
-    assert _steady([99.0, 1.0]) == 1.0
+    assert steady_mean([99.0, *[1.0] * 10, *[2.0] * 9, 500.0]) == pytest.approx(28 / 19)
+    assert steady_mean([99.0, 1.0]) == 1.0
 
 
 @pytest.mark.usefixtures("short_slices")

@@ -1,5 +1,6 @@
 import platform
 import shutil
+from importlib.metadata import EntryPoint, EntryPoints
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,9 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from dwindle.bench import runtime
+from dwindle.bench.launch import Launch, python_worker
 from dwindle.bench.process import Worker
-from dwindle.bench.runtimes import CoreML, ExecuTorch, OnnxRuntime
+from dwindle.bench.runtimes.coreml import CoreML
+from dwindle.bench.runtimes.executorch import ExecuTorch
+from dwindle.bench.runtimes.onnxruntime import OnnxRuntime
+from dwindle.bench.runtimes.runtime import GROUP, all_runtimes, load
+from dwindle.errors import UsageError
 
 needs_compiler = pytest.mark.skipif(
     platform.system() != "Linux" or not shutil.which("g++"), reason="the native runner needs Linux and g++"
@@ -69,7 +74,7 @@ def test_executorch_for_core_ml_runs_a_real_file_by_the_interpreter(
 
 @needs_compiler
 def test_executorch_runs_a_real_file_natively(pte_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]) -> None:
-    how = runtime.launch(ExecuTorch(), pte_files[1], 1)
+    how = ExecuTorch().launch(pte_files[1], 1)
     assert how.through == "native runner"
     assert how.command[1:] == [str(pte_files[1]), "1"]
     computes("executorch", pte_files[1], nets[1], how.command)
@@ -79,8 +84,8 @@ def test_without_a_compiler_executorch_runs_in_python_and_says_why(
     pte_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    how = runtime.launch(ExecuTorch(), pte_files[1], 2)
-    assert how.command == runtime.python_worker("executorch", pte_files[1], 2)
+    how = ExecuTorch().launch(pte_files[1], 2)
+    assert how.command == python_worker("executorch", pte_files[1], 2)
     if platform.system() == "Linux":
         assert how.through is not None
         assert how.through.startswith("Python bindings: g++ is not installed")
@@ -92,18 +97,18 @@ def test_nor_does_a_cache_that_cannot_be_written_stop_it(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    how = runtime.launch(ExecuTorch(), pte_files[1], 1)
-    assert how.command == runtime.python_worker("executorch", pte_files[1], 1)
+    how = ExecuTorch().launch(pte_files[1], 1)
+    assert how.command == python_worker("executorch", pte_files[1], 1)
     assert (how.through or "").startswith("Python bindings: cannot write")
 
 
 def test_a_runtime_with_one_way_needs_no_words_about_it(tmp_path: Path) -> None:
-    how = runtime.launch(OnnxRuntime(), tmp_path / "net.onnx", 1)
-    assert how == runtime.Launch(runtime.python_worker("onnxruntime", tmp_path / "net.onnx", 1), None)
+    how = OnnxRuntime().launch(tmp_path / "net.onnx", 1)
+    assert how == Launch(python_worker("onnxruntime", tmp_path / "net.onnx", 1), None)
 
 
 def test_every_registered_runtime_says_whether_it_can_run_here() -> None:
-    found = {one.name: one.unavailable() for one in runtime.all_runtimes()}
+    found = {one.name: one.check() for one in all_runtimes()}
     assert {
         "onnxruntime",
         "executorch",
@@ -117,10 +122,27 @@ def test_every_registered_runtime_says_whether_it_can_run_here() -> None:
     assert found["executorch"] is None
 
 
+@pytest.mark.parametrize(
+    ("named", "code"),
+    [
+        ("pathlib:Path", "not-a-subclass"),
+        ("os.path:join", "not-a-subclass"),
+        ("os.path:no_such_thing", "not-importable"),
+        ("no_such_package:Runtime", "not-importable"),
+    ],
+)
+def test_what_is_registered_and_no_runtime_is_refused(named: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("strange", named, GROUP)
+    monkeypatch.setattr("dwindle.registry.entry_points", lambda group: EntryPoints([entry]))
+    with pytest.raises(UsageError) as refused:
+        load("strange")
+    assert (refused.value.code, refused.value.name) == (code, "strange")
+
+
 @pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML is here")
 def test_without_core_ml_it_says_what_runs_its_files(tmp_path: Path) -> None:
-    assert CoreML().unavailable() is None
-    through = runtime.launch(CoreML(), tmp_path / "net.mlpackage", 1).through
+    assert CoreML().check() is None
+    through = CoreML().launch(tmp_path / "net.mlpackage", 1).through
     assert through == "dwindle's own interpreter of the file, which has not been run on Apple hardware"
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dwindle.bench.measure import Samples, Surroundings
 from dwindle.bench.process import Loaded
-from dwindle.bench.stats import BETWEEN_RUNS, Z95, estimator, mcnemar, milliseconds, noise, paired_ratio, wilson
+from dwindle.bench.stats import BETWEEN_RUNS, estimator, mcnemar, milliseconds, noise, paired_ratio, wilson
 
 CALM = Surroundings(pressure=0.01, load=0.8)
 
@@ -81,7 +81,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(of_process: flo
             cpu = scale * bursts * speed * rng.lognormal(0, 0.01, (6, 4, 20))
             return Samples((), cpu, cpu, 0)
 
-        of_run = 1 + rng.normal(0, BETWEEN_RUNS / Z95)
+        of_run = 1 + rng.normal(0, BETWEEN_RUNS / 1.96)
         ratio, (low, high) = paired_ratio(draw(0.4 * of_run), draw(1.0), seed=trial, resamples=1000)
         assert low <= ratio <= high
         hits += low <= 0.4 <= high

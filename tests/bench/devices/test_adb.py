@@ -16,10 +16,9 @@ import pytest
 from torch import nn
 
 from dwindle.bench import bench, build
-from dwindle.bench.devices.adb import Adb
-from dwindle.bench.devices.board import RUNNER, Board
+from dwindle.bench.devices.adb import RUNNER, Adb, AdbBoard
 from dwindle.bench.devices.conditions import SCRIPT, conditions, pinning
-from dwindle.bench.devices.device import failure
+from dwindle.bench.devices.registry import reach
 from dwindle.bench.result import COMPRESSED, DENSE
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import RuntimeUnavailable, UsageError
@@ -85,21 +84,23 @@ def test_files_are_measured_through_a_double_of_the_daemon(
         assert row.accuracy.value == Blobs().evaluate(net, "test")
         assert row.parity is not None
         assert row.parity.relative < 1e-5
-    assert failure(found, double) is None
+    assert reach(double).failure(found) is None
     assert list(tmp_path.glob("dwindle.*")) == []
 
 
 @needs_adb
 def test_what_fails_through_a_double_is_told_apart_from_what_is_not_there(double: str, tmp_path: Path) -> None:
-    transport = Adb.to(double)
+    transport = Adb(double)
     assert transport.run(["cat"], b"\0\r\n\xc3\xa9 as it is", {"X": "1"}) == "\0\r\né as it is"
     assert transport.run(["sh", "-c", "echo $X"], variables={"X": "a b"}) == "a b\n"
     transport.put({"one": b"#!/bin/sh\necho ran\n"}, str(tmp_path))
     assert transport.run([f"{tmp_path}/one"]) == "ran\n"
-    with pytest.raises(RuntimeUnavailable, match=r"'sh' failed on adb://127.*: it broke"):
+    with pytest.raises(RuntimeUnavailable, match="it broke") as refused:
         transport.run(["sh", "-c", "echo it broke >&2; exit 3"])
-    with pytest.raises(RuntimeUnavailable, match=r"adb://nobody can't be reached: .*not found; `adb devices`"):
-        Adb.to("adb://nobody").run(["true"])
+    assert (refused.value.code, refused.value.name) == ("failed-there", double)
+    with pytest.raises(RuntimeUnavailable, match="not found") as refused:
+        Adb("adb://nobody").run(["true"])
+    assert (refused.value.code, refused.value.name) == ("unreachable", "adb://nobody")
 
 
 @pytest.mark.parametrize("runner", [None, "/nowhere/runner"])
@@ -107,21 +108,27 @@ def test_without_a_runner_its_variable_is_named(runner: str | None, monkeypatch:
     monkeypatch.delenv(RUNNER, raising=False)
     if runner:
         monkeypatch.setenv(RUNNER, runner)
-    (runtime,) = Board("adb://phone").runtimes()
-    assert RUNNER in str(runtime.unavailable())
-    assert Board("adb://phone").targets == ("executorch",)
+    (runtime,) = AdbBoard("adb://phone").runtimes()
+    assert RUNNER in str(runtime.check())
+    assert [runtime.target] == list(AdbBoard.targets) == ["executorch"]
+    assert (AdbBoard.incomplete() is None) == (runner is not None)
 
 
 def test_without_adb_its_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
-    with pytest.raises(RuntimeUnavailable, match="not installed here: apt-get install adb"):
-        Adb.to("adb://phone").run(["true"])
+    with pytest.raises(RuntimeUnavailable, match="apt-get install adb") as refused:
+        Adb("adb://phone").run(["true"])
+    assert (refused.value.code, refused.value.name) == ("missing", "adb://phone")
+    missing = AdbBoard.check()
+    assert missing is not None
+    assert missing.command == "apt-get install adb"
 
 
 @pytest.mark.parametrize("url", ["adb://", "adb://-d", "adb://a b", "adb://a;b", "adb://phone\n"])
 def test_what_is_no_serial_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="write adb://serial"):
-        Board(url)
+    with pytest.raises(UsageError) as refused:
+        AdbBoard(url)
+    assert (refused.value.code, refused.value.name) == ("malformed-name", url)
 
 
 PHONE = """

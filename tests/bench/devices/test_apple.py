@@ -14,8 +14,7 @@ import pytest
 
 from dwindle.bench import doctor
 from dwindle.bench.devices import apple, apple_worker
-from dwindle.bench.devices.device import reach
-from dwindle.bench.runtime import Device, Elsewhere
+from dwindle.bench.devices.registry import reach
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
 from dwindle.errors import RuntimeUnavailable, UsageError
@@ -24,16 +23,17 @@ not_a_mac = pytest.mark.skipif(platform.system() == "Darwin", reason="this is a 
 
 
 def test_a_name_is_a_device() -> None:
-    found: Device = reach("apple://Anna's iPhone")
+    found = reach("apple://Anna's iPhone")
     assert isinstance(found, apple.Apple)
     assert (found.url, found.name, list(found.targets)) == ("apple://Anna's iPhone", "Anna's iPhone", ["coreml"])
-    with pytest.raises(UsageError, match="'apple://' names no device: write apple://mac"):
-        reach("apple://")
+    for name in ("apple://", "apple", "apple:mac"):
+        with pytest.raises(UsageError) as refused:
+            reach(name)
+        assert (refused.value.code, refused.value.name) == ("malformed-name", name)
 
 
 def test_the_worker_is_given_the_device_and_the_file() -> None:
     (runtime,) = apple.Apple("apple://mac").runtimes()
-    assert isinstance(runtime, Elsewhere)
     assert (runtime.name, runtime.target) == ("coreml", "coreml")
     assert runtime.launch(Path("net.mlpackage"), 1).command == [
         *(sys.executable, "-P", "-m", "dwindle.bench.devices.apple_worker", "mac", "net.mlpackage")
@@ -51,9 +51,9 @@ def test_elsewhere_than_on_a_mac_it_is_refused_in_words(
         in (capsys.readouterr().err)
     )
     assert not checkpoint.bench_path.exists()
-    (finding,) = (finding for finding in [doctor._apple()] if finding.found is None)
+    finding = doctor._device(apple.Apple)
+    assert (finding.found, finding.not_yet_run_on) == (None, "Apple hardware")
     assert finding.reason is not None
-    assert finding.reason.endswith("has not been run on Apple hardware")
 
 
 def test_coremltools_takes_what_it_is_asked() -> None:

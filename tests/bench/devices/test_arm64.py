@@ -22,11 +22,12 @@ import torch
 from torch import nn
 
 from dwindle.bench import build
-from dwindle.bench.devices import arm64, sysroot
+from dwindle.bench.devices import emulator, sysroot
+from dwindle.bench.devices.arm64 import Arm64
 from dwindle.bench.process import WorkerFailed
 from dwindle.errors import DwindleError, RuntimeUnavailable, UsageError
 
-needs_emulation = pytest.mark.skipif(arm64.unavailable() is not None, reason=arm64.unavailable() or "")
+needs_emulation = pytest.mark.skipif(sysroot.missing() is not None, reason=str(sysroot.missing()))
 can_count = all(map(shutil.which, ("qemu-aarch64", "aarch64-linux-gnu-gcc", "gcc")))
 
 
@@ -49,39 +50,44 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]
 
 class TestRefusals:
     def test_the_missing_packages_are_named(self, host: Callable[..., None], empty_cache: Path) -> None:
-        host("qemu-aarch64")
-        with pytest.raises(RuntimeUnavailable, match=r"apt-get install qemu-user$"):
-            arm64.setup()
-        host("aarch64-linux-gnu-g++", "gcc")
-        with pytest.raises(RuntimeUnavailable, match=r"apt-get install g\+\+-aarch64-linux-gnu gcc$"):
-            arm64.setup()
-        host("apt-get")
-        with pytest.raises(RuntimeUnavailable, match=r"no apt-get$"):
-            arm64.setup()
+        for absent, command in (
+            (("qemu-aarch64",), "apt-get install qemu-user"),
+            (("aarch64-linux-gnu-g++", "gcc"), "apt-get install g++-aarch64-linux-gnu gcc"),
+            (("apt-get",), None),
+        ):
+            host(*absent)
+            missing = sysroot.missing()
+            assert missing is not None
+            assert missing.command == command
+            with pytest.raises(RuntimeUnavailable) as refused:
+                Arm64.setup(print)
+            assert (refused.value.code, refused.value.name) == ("missing", "arm64")
         assert not empty_cache.exists()
 
     def test_without_setup_the_command_is_named(
         self, host: Callable[..., None], empty_cache: Path, tmp_path: Path
     ) -> None:
         host()
-        with pytest.raises(RuntimeUnavailable, match=r"not set up: run dwindle doctor --setup arm64$"):
-            arm64.cost(tmp_path / "net.onnx", "onnx", [])
+        with pytest.raises(RuntimeUnavailable, match=r"run `dwindle doctor --setup arm64`$"):
+            emulator.count(tmp_path / "net.onnx", "onnx", [])
 
     def test_set_up_for_another_onnxruntime(self, host: Callable[..., None], empty_cache: Path) -> None:
         host()
         made: dict[str, Any] = sysroot._wanted()
         sysroot.root().mkdir(parents=True)
         (sysroot.root() / "setup.json").write_text(json.dumps(made))
-        assert arm64.unavailable() is None
+        assert sysroot.missing() is None
         made["wheels"]["onnxruntime"] = "1.0.0"
         (sysroot.root() / "setup.json").write_text(json.dumps(made))
-        assert "other versions" in (arm64.unavailable() or "")
+        assert "other versions" in str(sysroot.missing())
 
     def test_targets_and_options_that_cannot_be(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="coreml"):
-            arm64.cost(tmp_path / "net.mlpackage", "coreml", [])
-        with pytest.raises(UsageError, match="sparse"):
-            arm64.cost(tmp_path / "net.onnx", "onnx", [], sparse=True)
+        with pytest.raises(UsageError) as refused:
+            emulator.count(tmp_path / "net.mlpackage", "coreml", [])
+        assert refused.value.name == "coreml"
+        with pytest.raises(UsageError) as refused:
+            emulator.count(tmp_path / "net.onnx", "onnx", [], sparse=True)
+        assert refused.value.option == "sparse"
 
     def test_an_interrupted_download_is_kept_and_nothing_else_is_left(
         self, monkeypatch: pytest.MonkeyPatch, host: Callable[..., None], empty_cache: Path
@@ -95,8 +101,9 @@ class TestRefusals:
             return subprocess.CompletedProcess(command, 100, "", "W: late\nE: no route to host\nE: some files failed\n")
 
         monkeypatch.setattr(subprocess, "run", fail)
-        with pytest.raises(DwindleError, match=r"goes on where this stopped \(E: no route to host\)$"):
-            arm64.setup()
+        with pytest.raises(DwindleError, match=r"\(E: no route to host\)$") as refused:
+            sysroot.setup()
+        assert (refused.value.code, refused.value.name) == ("setup-failed", "arm64")
         assert [path.name for path in empty_cache.iterdir()] == ["arm64-downloads"]
         assert (empty_cache / "arm64-downloads/debian/cache/archives/half.deb").exists()
 
@@ -135,7 +142,7 @@ text: .ascii "."
     subprocess.run(["aarch64-linux-gnu-gcc", *flags, "loop.s", "-o", "loop"], cwd=tmp_path, check=True)
     plugin = ["-plugin", f"{build.counter()},out={tmp_path}/counts"]
     command = sysroot.emulated([str(tmp_path / "loop")], tmp_path, plugin)
-    done = subprocess.run(command, env={"QEMU_CPU": arm64.CPU, "PATH": "/usr/bin:/bin"}, capture_output=True)
+    done = subprocess.run(command, env={"QEMU_CPU": emulator.CPU, "PATH": "/usr/bin:/bin"}, capture_output=True)
     assert done.stdout == b"..", done.stderr
     before, after = map(json.loads, (tmp_path / "counts").read_text().splitlines())
     assert {kind: after[kind] - before[kind] for kind in after} == {
@@ -224,9 +231,9 @@ KILLED = """
 import sys
 from pathlib import Path
 import numpy as np
-from dwindle.bench.devices import arm64
-arm64._REQUESTS = (("load", {}), ("time", {"iterations": 10**9}))
-arm64.cost(Path(sys.argv[1]), "onnx", [np.zeros((1, 1, 8, 8), np.float32)])
+from dwindle.bench.devices import emulator
+emulator._REQUESTS = (("load", {}), ("time", {"iterations": 10**9}))
+emulator.count(Path(sys.argv[1]), "onnx", [np.zeros((1, 1, 8, 8), np.float32)])
 """
 
 
@@ -256,29 +263,29 @@ class TestEmulated:
         net = Aligned()
         path = export(net, f"net{suffix}")
         said: list[str] = []
-        first = arm64.cost(path, target, [image], progress=said.append)
+        first = emulator.count(path, target, [image], progress=said.append)
         elsewhere = path.with_name(f"the_same_under_a_longer_name{suffix}")
         shutil.copy(path, elsewhere)
-        second = arm64.cost(elsewhere, target, [image])
+        second = emulator.count(elsewhere, target, [image])
 
         assert second.instructions["all"] == pytest.approx(first.instructions["all"], rel=1e-3)
         np.testing.assert_allclose(first.outputs[0], expected(net, image), atol=1e-6)
         assert first.macs == pytest.approx(Aligned.MACS, rel=0.01)
         assert first.macs == pytest.approx(4 * first.instructions["fmla"], rel=0.001)
         counts = first.instructions
-        assert set(counts) == set(arm64.CLASSES)
+        assert set(counts) == set(emulator.CLASSES)
         parts = counts["load_store"] + counts["simd"] + counts["int"] + counts["branch"]
         assert parts == pytest.approx(counts["all"], abs=2)  # each is rounded
-        assert first.runtime.startswith(arm64.TARGETS[target])
+        assert first.runtime.startswith(emulator.TARGETS[target])
         assert first.emulator.startswith("qemu-user ")
         assert said[0] == f"net{suffix} on an emulated cortex-a76: starting"
 
     def test_half_the_network_costs_less(self, export: Export, image: np.ndarray) -> None:
         """The ratio is what a gate looks at: it must follow the work, not the start."""
         net = Aligned()
-        wide = arm64.cost(export(net, "wide.pte"), "executorch", [image])
+        wide = emulator.count(export(net, "wide.pte"), "executorch", [image])
         net[2], net[4] = nn.Conv2d(16, 16, 3, 2, padding=1), nn.Conv2d(16, 32, 1)
-        narrow = arm64.cost(export(net, "narrow.pte"), "executorch", [image])
+        narrow = emulator.count(export(net, "narrow.pte"), "executorch", [image])
         macs = Aligned.MACS - 144 * 16 * 144 - 144 * 16 * 32
         assert narrow.macs == macs
         assert narrow.instructions["all"] / wide.instructions["all"] == pytest.approx(macs / Aligned.MACS, abs=0.1)
@@ -286,8 +293,8 @@ class TestEmulated:
     def test_sparse_kernels_skip_zeros(self, export: Export, image: np.ndarray) -> None:
         net = Separable(density=0.1)
         path = export(net, "net.pte")
-        dense = arm64.cost(path, "executorch", [image])
-        sparse = arm64.cost(path, "executorch", [image], sparse=True)
+        dense = emulator.count(path, "executorch", [image])
+        sparse = emulator.count(path, "executorch", [image], sparse=True)
         assert sparse.instructions["all"] < 0.6 * dense.instructions["all"]
         assert sparse.macs < 0.4 * dense.macs
         np.testing.assert_allclose(sparse.outputs[0], expected(net, image), atol=1e-5)
@@ -296,7 +303,7 @@ class TestEmulated:
         random = np.random.default_rng(0)
         x, weight, bias = (random.standard_normal(shape, np.float32) for shape in ((6, 32), (16, 32), (16,)))
         (tmp_path / "net.tflite").write_bytes(fully_connected(x.shape, weight, bias))
-        cost = arm64.cost(tmp_path / "net.tflite", "litert", [x])
+        cost = emulator.count(tmp_path / "net.tflite", "litert", [x])
         np.testing.assert_allclose(cost.outputs[0], x @ weight.T + bias, atol=1e-5)
         assert cost.macs == pytest.approx(6 * 32 * 16, rel=0.01)
         assert cost.runtime.startswith("litert 2.")
@@ -305,20 +312,20 @@ class TestEmulated:
         for target, name in (("executorch", "net.pte"), ("onnx", "net.onnx"), ("litert", "net.tflite")):
             (tmp_path / name).write_bytes(b"nothing to load" * 50)
             with pytest.raises(WorkerFailed, match=f"^{name} on an emulated cortex-a76 failed: .+"):
-                arm64.cost(tmp_path / name, target, [image])
+                emulator.count(tmp_path / name, target, [image])
 
     def test_another_shape_is_refused(self, export: Export, image: np.ndarray) -> None:
         with pytest.raises(WorkerFailed, match="failed"):
-            arm64.cost(export(Aligned(), "net.pte"), "executorch", [image[:, :, :7]])
+            emulator.count(export(Aligned(), "net.pte"), "executorch", [image[:, :, :7]])
 
     def test_the_time_limit_holds(self, export: Export, image: np.ndarray) -> None:
-        with pytest.raises(WorkerFailed, match=r"not through after 0\.1 s"):
-            arm64.cost(export(Aligned(), "net.pte"), "executorch", [image], time_limit=0.1)
+        with pytest.raises(WorkerFailed, match=r"0\.1 s"):
+            emulator.count(export(Aligned(), "net.pte"), "executorch", [image], time_limit=0.1)
 
     def test_setup_again_does_nothing(self) -> None:
         made = (sysroot.root() / "setup.json").stat().st_mtime_ns
         said: list[str] = []
-        assert arm64.setup(said.append) == sysroot.root()
+        assert sysroot.setup(said.append) == sysroot.root()
         assert len(said) == 1
         assert (sysroot.root() / "setup.json").stat().st_mtime_ns == made
 

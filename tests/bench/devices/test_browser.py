@@ -21,7 +21,7 @@ from torch import nn
 from dwindle.bench import Bench, bench, report
 from dwindle.bench.devices import web
 from dwindle.bench.devices.browser import Browser
-from dwindle.bench.devices.device import failure
+from dwindle.bench.devices.registry import reach
 from dwindle.bench.process import Worker, WorkerFailed
 from dwindle.bench.result import COMPRESSED, DENSE, Parity, Row
 from dwindle.checkpoint import Checkpoint
@@ -33,9 +33,7 @@ Export = Callable[..., Manifest]
 needs_litert = pytest.mark.skipif(
     not (find_spec("litert_torch") and find_spec("ai_edge_litert")), reason="dwindle[litert] is not installed"
 )
-needs_browser = pytest.mark.skipif(
-    web.unavailable() is not None, reason=f"no browser to measure in: {web.unavailable()}"
-)
+needs_browser = pytest.mark.skipif(web.missing() is not None, reason=f"no browser to measure in: {web.missing()}")
 
 
 def one(found: Bench, role: str, device: str | None) -> Row:
@@ -87,7 +85,7 @@ def test_files_are_measured_in_a_page(
         assert compressed.noise is not None
         assert compressed.noise.cpu_over_wall is not None
     assert Bench.load(checkpoint.bench_path) == found
-    assert failure(found, "browser:4") is None
+    assert reach("browser:4").failure(found) is None
     console = Console(width=200)
     with console.capture() as capture:
         console.print(bench_table(found))
@@ -114,7 +112,7 @@ def test_litert_files_are_measured_in_a_page(
         assert row.parity is not None
         assert row.parity.relative < 1e-5
         assert row.parity.reference == "litert"
-    assert failure(found, "browser") is None
+    assert reach("browser").failure(found) is None
 
 
 @needs_browser
@@ -202,8 +200,9 @@ def test_of_a_browser_that_dies_what_it_told_is_kept(
 
 @pytest.mark.parametrize("name", ["browser:", "browser:fast", "browser:0.5", "browser:nan", "browser:1000"])
 def test_what_is_no_throttle_is_refused(name: str, checkpoint: Checkpoint) -> None:
-    with pytest.raises(UsageError, match="is no browser: write browser, or browser:4"):
+    with pytest.raises(UsageError) as refused:
         bench(checkpoint, devices=[name])
+    assert (refused.value.code, refused.value.name) == ("malformed-name", name)
 
 
 def test_unthrottled_has_one_name() -> None:
@@ -224,10 +223,12 @@ def test_without_a_download_its_command_is_named(
     monkeypatch.setattr(web, "chromium", lambda: "/usr/bin/chromium")
     monkeypatch.setattr(web, "find_spec", lambda name: object())
     assert main(["bench", str(checkpoint.path), "--device", "browser"]) == RuntimeUnavailable.exit_code
-    assert "run dwindle doctor --setup browser" in capsys.readouterr().err
+    assert "run `dwindle doctor --setup browser`" in capsys.readouterr().err
     assert not checkpoint.bench_path.exists()
     monkeypatch.setattr(web, "find_spec", lambda name: None)
-    assert 'playwright, which is not installed: pip install "dwindle[browser]"' in str(web.unavailable())
+    missing = Browser.check()
+    assert missing is not None
+    assert missing.command == 'pip install "dwindle[browser]"'
 
 
 def test_a_tarball_that_was_not_expected_is_not_used(tmp_path: Path) -> None:
@@ -235,16 +236,18 @@ def test_a_tarball_that_was_not_expected_is_not_used(tmp_path: Path) -> None:
         entry = tarfile.TarInfo("package/dist/ort.wasm.min.mjs")
         entry.size = 4
         tar.addfile(entry, io.BytesIO(b"evil"))
-    with pytest.raises(DwindleError, match="was expected: it is not used"):
+    with pytest.raises(DwindleError) as refused:
         web.unpack(tmp_path / "ort.tgz", web.PACKAGES[0], tmp_path / "out")
+    assert (refused.value.code, refused.value.name) == ("other-content", web.PACKAGES[0].name)
     assert not (tmp_path / "out").exists()
 
 
 def test_without_npm_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
-    with pytest.raises(RuntimeUnavailable, match="apt-get install npm"):
+    with pytest.raises(RuntimeUnavailable, match="apt-get install npm") as refused:
         web.setup()
+    assert (refused.value.code, refused.value.name) == ("missing", "browser")
     assert not (tmp_path / "cache").exists()
 
 
@@ -253,8 +256,9 @@ def test_npm_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "npm").write_text("#!/bin/sh\necho 'npm error code E404' >&2\nexit 1\n")
     (tmp_path / "npm").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(DwindleError, match=r"npm can't download onnxruntime-web@.*: npm error code E404"):
+    with pytest.raises(DwindleError, match="npm error code E404") as refused:
         web.setup()
+    assert (refused.value.code, refused.value.name) == ("setup-failed", "onnxruntime-web")
     assert not web.root().exists()
 
 
@@ -275,6 +279,6 @@ def test_another_answer_than_here_is_failed_parity(
         accuracy=Accuracy("accuracy", 90, 100, None, "test"),
         parity=Parity(relative, 1e-4, 16, "onnxruntime"),
     )
-    wrong = failure(Bench((row,), Machine("cpu", 2, "Linux"), 0, "now", "0.1.0"), "browser")
+    wrong = reach("browser").failure(Bench((row,), Machine("cpu", 2, "Linux"), 0, "now", "0.1.0"))
     assert isinstance(wrong, ParityFailed)
-    assert "computes something else on browser than here" in str(wrong)
+    assert (wrong.code, wrong.name, wrong.path) == ("parity", "browser", Path("exports/onnx/net.onnx"))

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.bench import bench
-from dwindle.bench.devices.cuda import HALF, RUNTIMES, Cuda, unavailable
-from dwindle.bench.devices.device import failure
+from dwindle.bench.devices.cuda import HALF, RUNTIMES, Cuda, every_runtime
+from dwindle.bench.devices.registry import reach
 from dwindle.bench.process import Worker
 from dwindle.bench.reference import apart
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
-from dwindle.bench.torch_runtimes import compiled_anew
+from dwindle.bench.runtimes.torch import compiled_anew
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
 from dwindle.errors import ParityFailed, RuntimeUnavailable
@@ -32,7 +32,7 @@ from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
 Files = tuple[Path, Path]
-needs_gpu = pytest.mark.skipif(unavailable() is not None, reason=f"no GPU to measure on: {unavailable()}")
+needs_gpu = pytest.mark.skipif(Cuda.check() is not None, reason=str(Cuda.check()))
 
 
 class Net(nn.Module):
@@ -90,19 +90,20 @@ def test_half_precision_is_allowed_what_export_allows_it() -> None:
 
 def test_which_files_have_anything_to_show_of_two_of_four(files: Files) -> None:
     of = {runtime.name: runtime for runtime in map(_on, RUNTIMES)}
-    assert [of["torch-2:4"].concerns(path) for path in files] == [False, True]
-    assert [of["torch"].concerns(path) for path in files] == [True, True]
+    assert [of["torch-2:4"].applies_to(path) for path in files] == [False, True]
+    assert [of["torch"].applies_to(path) for path in files] == [True, True]
     assert of["torch-2:4"].launch(files[1], 1).through == "fp16, 3 layers by sparse tensor cores"
     assert of["torch"].launch(files[1], 1).through is None
 
 
-@pytest.mark.skipif(unavailable() is None, reason="there is a GPU")
+@pytest.mark.skipif(Cuda.check() is None, reason="there is a GPU")
 def test_without_a_gpu_it_is_said_why(
     checkpoint: Checkpoint, export: Export, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export("pytorch", *files)
-    with pytest.raises(RuntimeUnavailable, match=r"^there is no GPU to measure on: PyTorch .* CUDA"):
+    with pytest.raises(RuntimeUnavailable, match=r"there is no GPU to measure on: PyTorch .* CUDA") as refused:
         bench(checkpoint, devices=["cuda"])
+    assert (refused.value.code, refused.value.name) == ("missing", "cuda")
     assert main(["bench", str(checkpoint.path), "--device", "cuda"]) == 5
     assert "Traceback" not in capsys.readouterr().err
     assert not checkpoint.bench_path.exists()
@@ -112,8 +113,8 @@ def test_without_a_gpu_it_is_said_why(
 @pytest.mark.parametrize("name", ["torch", "torch-compiled", "torch-2:4"])
 def test_a_file_computes_there_what_it_computes_here(files: Files, name: str) -> None:
     runtime = _on(name)
-    if reason := runtime.unavailable():
-        pytest.skip(reason)
+    if reason := runtime.check():
+        pytest.skip(str(reason))
     for path in files:
         with compiled_anew(), Worker(name, path, command=runtime.launch(path, 1).command) as worker:
             loaded = worker.load([samples()[0]])
@@ -175,7 +176,7 @@ def test_rows_are_measured(
         assert row.parity.relative <= (row.parity.tolerance or 0)
         assert row.parity.tolerance == (HALF if name == "torch-2:4" else 1e-4)
         assert (row.compare is None) == (role == DENSE)
-    assert failure(found, "cuda") is None
+    assert reach("cuda").failure(found) is None
     console = Console(width=200)
     with console.capture() as capture:
         console.print(bench_table(found))
@@ -194,15 +195,13 @@ def test_a_file_that_computes_something_else_there_is_a_failure(
     def off(row: Row) -> Row:
         return replace(row, parity=row.parity and replace(row.parity, relative=0.5))
 
-    wrong = failure(replace(found, rows=tuple(map(off, found.rows))), "cuda")
+    wrong = reach("cuda").failure(replace(found, rows=tuple(map(off, found.rows))))
     assert isinstance(wrong, ParityFailed)
-    assert "computes something else on cuda than here" in str(wrong)
+    assert (wrong.code, wrong.name) == ("parity", "cuda")
 
 
 def _on(name: str):  # type: ignore[no-untyped-def]
-    from dwindle.bench.devices.cuda import every
-
-    return next(runtime for runtime in every(Cuda()) if runtime.name == name)
+    return next(runtime for runtime in every_runtime() if runtime.name == name)
 
 
 def _one_by_one(program: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -18,10 +18,10 @@ import pytest
 from torch import nn
 
 from dwindle.bench import Bench, bench
-from dwindle.bench.devices import board as boards
-from dwindle.bench.devices.board import Board
-from dwindle.bench.devices.device import failure
-from dwindle.bench.devices.ssh import Ssh
+from dwindle.bench.devices import ssh as boards
+from dwindle.bench.devices.registry import reach
+from dwindle.bench.devices.ssh import SshBoard
+from dwindle.bench.missing import Missing
 from dwindle.bench.process import Worker
 from dwindle.bench.result import COMPRESSED, DENSE, Row
 from dwindle.checkpoint import Checkpoint
@@ -155,7 +155,7 @@ def test_files_are_measured_on_the_other_machine(
             assert row.runtime.machine.system == this_machine().system
             assert one(found, target, role, None).latency is None
     assert one(found, "executorch", DENSE, server.url).runtime.through == "native runner"
-    assert failure(found, server.url) is None
+    assert reach(server.url).failure(found) is None
     assert Bench.load(checkpoint.bench_path) == found
     assert list((server.folder / "tmp").iterdir()) == []
     console = Console(width=200)
@@ -210,23 +210,26 @@ def test_a_device_that_is_not_there_changes_nothing(
 ) -> None:
     server.stop()
     export("onnx", *onnx_files)
-    with pytest.raises(RuntimeUnavailable, match=rf"{server.url} can.t be reached: .*Connection refused"):
+    with pytest.raises(RuntimeUnavailable, match="Connection refused") as refused:
         bench(checkpoint, devices=["host", server.url])
+    assert (refused.value.code, refused.value.name) == ("unreachable", server.url)
     assert not checkpoint.bench_path.exists()
 
 
 @needs_sshd
 def test_a_stranger_is_not_trusted(server: Server) -> None:
     (server.folder / "known").write_text("")
-    with pytest.raises(RuntimeUnavailable, match="Host key verification failed; `ssh ssh://127"), Board(server.url):
+    with pytest.raises(RuntimeUnavailable, match="Host key verification failed") as refused, SshBoard(server.url):
         pass
+    assert refused.value.code == "unreachable"
 
 
 @needs_sshd
 def test_nor_are_we_without_a_key_it_knows(server: Server) -> None:
     (server.folder / "user.pub").write_text("")
-    with pytest.raises(RuntimeUnavailable, match=r"Permission denied \(publickey\); `ssh"), Board(server.url):
+    with pytest.raises(RuntimeUnavailable, match=r"Permission denied \(publickey\)") as refused, SshBoard(server.url):
         pass
+    assert refused.value.code == "unreachable"
 
 
 @needs_sshd
@@ -236,36 +239,35 @@ def test_what_the_device_lacks_is_named(
     export("onnx", *onnx_files)
     (server.folder / "bin" / "python3").write_text("#!/bin/sh\necho 'No module named onnxruntime' >&2; exit 1\n")
     found = bench(checkpoint, devices=[server.url])
-    wrong = failure(found, server.url)
+    wrong = reach(server.url).failure(found)
     assert wrong is not None
-    assert "No module named onnxruntime; onnx files take Python 3.11" in str(wrong)
+    assert (wrong.code, wrong.name) == ("unmeasured", server.url)
+    assert "No module named onnxruntime; onnx files need Python 3.11" in str(wrong)
 
 
 @needs_sshd
 @pytest.mark.parametrize(
-    ("architecture", "message"),
-    [
-        ("riscv64", r"is riscv64, and a runner can be built for \w+ and aarch64"),
-        ("aarch64", "an aarch64 runner is built from what dwindle doctor --setup arm64 downloads, and it isn't"),
-    ],
+    ("architecture", "code", "says"),
+    [("riscv64", "unknown-architecture", "riscv64"), ("aarch64", "missing", "run `dwindle doctor --setup arm64`")],
 )
 def test_a_board_without_a_runner_is_told_why(
-    server: Server, architecture: str, message: str, monkeypatch: pytest.MonkeyPatch
+    server: Server, architecture: str, code: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(boards.sysroot, "unavailable", lambda: "it isn't")
+    monkeypatch.setattr(boards.sysroot, "missing", lambda: Missing("it isn't", boards.sysroot.SETUP))
     monkeypatch.setattr(boards.platform, "machine", lambda: "x86_64")
-    with Board(server.url) as board:
+    with SshBoard(server.url) as board:
         board.architecture = architecture
-        with pytest.raises(RuntimeUnavailable, match=message):
+        with pytest.raises(RuntimeUnavailable, match=says) as refused:
             boards._native(board)
+    assert (refused.value.code, refused.value.name) == (code, server.url)
 
 
 @needs_sshd
-@pytest.mark.skipif(boards.sysroot.unavailable() is not None, reason="the ARM64 emulation is not set up")
+@pytest.mark.skipif(boards.sysroot.missing() is not None, reason="the ARM64 emulation is not set up")
 def test_an_aarch64_board_gets_an_aarch64_runner(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is copied is looked at; no such board is here to run it."""
     monkeypatch.setattr(boards.platform, "machine", lambda: "x86_64")
-    with Board(server.url) as board:
+    with SshBoard(server.url) as board:
         board.architecture = "aarch64"
         program = boards._native(board)
         copied = sorted(Path(board.folder).iterdir())
@@ -286,20 +288,26 @@ def test_an_aarch64_board_gets_an_aarch64_runner(server: Server, monkeypatch: py
         "ssh://board:port",
         "ssh://a b",
         "ssh://board;ls",
-        "ftp://board",
         "ssh://board\n",
     ],
 )
 def test_what_is_no_address_is_refused(url: str, checkpoint: Checkpoint) -> None:
-    with pytest.raises(UsageError, match="is no device: write ssh://user@host"):
+    with pytest.raises(UsageError) as refused:
         bench(checkpoint, devices=[url])
+    assert (refused.value.code, refused.value.name) == ("malformed-name", url)
+
+
+def test_another_protocol_is_not_known(checkpoint: Checkpoint) -> None:
+    with pytest.raises(UsageError) as refused:
+        bench(checkpoint, devices=["ftp://board"])
+    assert (refused.value.code, refused.value.name) == ("unknown-name", "ftp")
 
 
 @pytest.mark.parametrize(
     "url", ["ssh://board", "ssh://pi@board.local:2222", "ssh://pi@[fe80::1]:22", "ssh://10.0.0.2/"]
 )
 def test_addresses(url: str) -> None:
-    command = Ssh.to(url).command(["echo", "a b"], {"X": "1 2"})
+    command = SshBoard(url).transport.command(["echo", "a b"], {"X": "1 2"})
     assert command[0] == "ssh"
     assert command[-3:] == ["--", url.rstrip("/"), "env 'X=1 2' echo 'a b'"]
     assert "BatchMode=yes" in command

@@ -1,4 +1,4 @@
-"""PyTorch as a runtime of its own files, eager and compiled. Imported in a worker's process only."""
+"""PyTorch as a runtime of its own files, eager and compiled."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle import registry
+from dwindle.bench.missing import Missing
+from dwindle.bench.runtimes.runtime import Infer, Runtime
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
     from torch.fx import GraphModule
 
-    from dwindle.bench.runtime import Infer
-
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-"""Where torch.compile keeps its kernels."""
+"""The environment variable that says where torch.compile keeps its kernels."""
 
 
-class Torch:
+class Torch(Runtime):
     """The program as torch.export wrote it, one operator after the other."""
 
     name = "torch"
     target = "pytorch"
 
-    def unavailable(self) -> str | None:
-        return None if find_spec("torch") else "the package torch is not installed"
+    def check(self) -> Missing | None:
+        return None if find_spec("torch") else Missing("the package torch is not installed", "pip install torch")
 
     def version(self) -> str:
         import torch
@@ -58,16 +58,18 @@ class Torch:
 
 
 class TorchCompiled(Torch):
-    """The same program by torch.compile, whose first call compiles it."""
+    """The program that Torch runs, by torch.compile, whose first call compiles it."""
 
     name = "torch-compiled"
     compiles = True
 
-    def unavailable(self) -> str | None:
+    def check(self) -> Missing | None:
         compiler = os.environ.get("CXX") or "g++"
         if not shutil.which(compiler):
-            return f"torch.compile needs a C++ compiler, and {compiler} is not installed: apt-get install g++"
-        return super().unavailable()
+            return Missing(
+                f"torch.compile needs a C++ compiler, and {compiler} is not installed", "apt-get install g++"
+            )
+        return super().check()
 
     def version(self) -> str:
         import torch._inductor.compile_fx  # noqa: F401  torch.compile imports it at its first call
@@ -97,13 +99,13 @@ def compiled(module: nn.Module, path: Path) -> nn.Module:
 
 @cache
 def _kernels() -> Path:
-    """Where this process began to keep them."""
+    """The folder in which this process began to keep torch.compile's kernels."""
     return Path(os.environ.get(CACHE) or tempfile.mkdtemp())
 
 
 @contextmanager
 def compiled_anew() -> Iterator[None]:
-    """While it lasts, worker processes share what they compile, and find nothing compiled before."""
+    """Within this context, worker processes share what they compile and find nothing that was compiled before it."""
     before = os.environ.get(CACHE)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[CACHE] = folder

@@ -15,7 +15,7 @@ from torch import nn
 from dwindle.bench import bench
 from dwindle.bench.process import Worker
 from dwindle.bench.result import COMPRESSED, DENSE, Bench
-from dwindle.bench.torch_runtimes import CACHE, TorchCompiled, compiled_anew
+from dwindle.bench.runtimes.torch import CACHE, TorchCompiled, compiled_anew
 from dwindle.checkpoint import Checkpoint
 from dwindle.manifest import Manifest
 
@@ -98,5 +98,6 @@ def test_a_bench_has_rows_of_both(
 
 def test_without_a_compiler_it_says_what_adds_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    why = "torch.compile needs a C++ compiler, and g++ is not installed: apt-get install g++"
-    assert TorchCompiled().unavailable() == why
+    missing = TorchCompiled().check()
+    assert missing is not None
+    assert missing.command == "apt-get install g++"
