@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from dwindle.bench.measure import Samples, Surroundings
     from dwindle.bench.process import Worker
+    from dwindle.models.trust import Trust
     from dwindle.task import Task
 
 Starts = dict[str, "Callable[[], Worker]"]
@@ -59,6 +60,7 @@ def bench(
     profile: bool = False,
     threads: int = 1,
     seed: int = 0,
+    trust: Trust = False,
     progress: Progress | None = None,
 ) -> Bench:
     """Measures size, accuracy and latency of every exported file, compressed and dense, and saves bench.json.
@@ -70,7 +72,8 @@ def bench(
     AI Hub; what an earlier bench of the same files found on those not given is kept. `sparse` counts ExecuTorch
     files with XNNPACK's sparse kernels too. `profile` adds the time of each operator of the compressed files on
     this machine. `threads` is how many an inference may use. `seed` fixes the order of rounds and the bootstrap.
-    `progress` is told what is being measured.
+    `trust`: the checkpoint's own task may be code of anybody's; give the specs (`package.module:factory`) that may run,
+    or True for any. Data sets and folders need no trust. `progress` is told what is being measured.
     A runtime that isn't here, or dies, leaves its figures None with the reason; the others go on. Raises
     UsageError where nothing is exported or `threads` are more than can be, CheckpointError for a file that isn't its
     manifest's, RuntimeUnavailable where the emulation is asked for and not set up, or a device can't be reached.
@@ -88,7 +91,7 @@ def bench(
             f"{opened.path} has no exported files: run `dwindle export {shlex.quote(str(opened.path))}` first"
         )
     require_writable(opened.bench_path)
-    run = _Run(restore_task(opened), threads, seed, progress or (lambda line: None))
+    run = _Run(restore_task(opened, trust), threads, seed, progress or (lambda line: None))
     with ExitStack() as connected:
         connected.enter_context(compiled_anew())
         for device in others:  # before anything else, which may take minutes
