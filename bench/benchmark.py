@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dwindle
 from dwindle.bench.baseline import network
@@ -23,6 +24,9 @@ from dwindle.errors import UsageError
 from dwindle.files import require_writable
 from dwindle.manifest import manifests
 
+if TYPE_CHECKING:
+    from dwindle.models.trust import Trust
+
 _MOST_THREADS = 1024
 """More than any device that runs these files has cores."""
 
@@ -35,6 +39,7 @@ def bench(
     profile: bool = False,
     threads: int = 1,
     seed: int = 0,
+    trust: Trust = False,
     progress: Progress | None = None,
 ) -> Bench:
     """Measures size, accuracy and latency of every exported file, compressed and dense, and saves bench.json.
@@ -47,6 +52,8 @@ def bench(
         profile: add the time of each operator of the compressed files, on `host`.
         threads: how many one inference may use, 1 or more.
         seed: fixes the order of turns and the bootstrap.
+        trust: the specs (`package.module:factory`) of code that the checkpoint may name and have run, or True for any.
+            Data sets and folders need no trust.
         progress: is told in a line what is being measured.
 
     A runtime that isn't here, or dies, leaves its figures None with the reason in `Row.reasons`; the others go on.
@@ -73,7 +80,7 @@ def bench(
         exported=exported,
         network=network(opened),
         network_macs=_macs(opened),
-        task=restore_task(opened),
+        task=restore_task(opened, trust),
         threads=threads,
         seed=seed,
         sparse=sparse,

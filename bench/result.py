@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
 
+from dwindle.documents import parse, read
 from dwindle.errors import CheckpointError
 from dwindle.files import write_json
 from dwindle.manifest import Manifest
@@ -282,14 +280,14 @@ class Bench:
     def load(cls, path: Path) -> Bench:
         """Reads bench.json; raises CheckpointError if it is damaged or of another schema."""
         again = "run `dwindle bench` again"
-        try:
-            document = json.loads(path.read_text())
-            if document["schema"] != SCHEMA:
-                raise CheckpointError(f"{path} has schema {document['schema']}, not {SCHEMA}: {again}")
-            found: Bench = _read(cls, document)
-            return found
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} is missing or damaged: {again}") from error
+        document = read(path, again)
+        if isinstance(document, dict) and document.get("schema", SCHEMA) != SCHEMA:
+            found = str(document["schema"])
+            raise CheckpointError(
+                f"{path} has schema {found:.40}, not {SCHEMA}: {again}", code="schema", path=path, name="schema"
+            )
+        bench: Bench = parse(cls, document, path, again)
+        return bench
 
     def find(self, target: str, role: str) -> tuple[Row, ...]:
         """A target's rows for the dense or the compressed file, one per runtime."""
@@ -302,17 +300,3 @@ class Bench:
             (found := self.find(manifest.target, role)) and {row.artifact.sha256 for row in found} == {sha256}
             for role, sha256 in hashes.items()
         )
-
-
-def _read(kind: Any, value: Any) -> Any:
-    """What `asdict` and JSON made of a value of that annotated type; raises KeyError for a field it hasn't."""
-    if is_dataclass(kind):
-        kinds = get_type_hints(kind)
-        return kind(**{name: _read(kinds[name], entry) for name, entry in value.items()})  # type: ignore[operator]
-    inner = get_args(kind)
-    if get_origin(kind) is UnionType:
-        return None if value is None else _read(next(part for part in inner if part is not NoneType), value)
-    if get_origin(kind) is tuple:
-        parts = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
-        return tuple(_read(part, entry) for part, entry in zip(parts, value, strict=True))
-    return value

@@ -132,10 +132,10 @@ def _compress(
     request = resolved.request
     origin = _as_json({**_origin(spec, task, resolved), **resolved.origin})
     code = _code(resolved)
+    ranks.broadcast_from_first(lambda: whole_run.enter_context(store.locked(out)))
     run = ranks.broadcast_from_first(lambda: store.start(out, origin, code))
     if run.done:
         return run
-    ranks.broadcast_from_first(lambda: whole_run.enter_context(store.locked(run.path)))
     for name in [name for name, state in code.items() if run.versions.get(name) != state]:
         watcher.note(f"{name} has changed since this run began: {code[name]}, was {run.versions.get(name)}")
     watcher.note(resolved.choice)

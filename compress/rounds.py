@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwindle.checkpoint import (
     PARTIAL,
+    ROUND,
     Round,
     dense_round,
     last_round,
@@ -32,6 +33,7 @@ from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
 from dwindle.compress.recalibrate import norms, recalibrate_by, source
 from dwindle.compress.watcher import Watcher
+from dwindle.documents import parse
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.models import ranks
 from dwindle.quantities import format_names
@@ -96,7 +98,8 @@ class Loop:
         if interrupted := ranks.broadcast_from_first(lambda: partial_round(self.folder, len(history))):
             document, folder = interrupted
             self._restore(folder, document["structure"])
-            history = self._report((*history, self._train(history, Progress.of(document["progress"]))))
+            progress = parse(Progress, document.get("progress"), folder / ROUND, within="progress")
+            history = self._report((*history, self._train(history, progress)))
         if not history:
             history = self._report((self._as_it_came() if self.plan.pretrained else self._train(()),))
         for solver in self.solvers:
@@ -347,12 +350,6 @@ class Progress:
     """The last RECENT of them: what is reported is where training ended, not where it began."""
     ramp: Ramp | None = None
     """How the round prunes while it trains; None: it was pruned before."""
-
-    @classmethod
-    def of(cls, document: dict[str, Any]) -> Progress:
-        """As `asdict` wrote it."""
-        ramp = document.get("ramp")
-        return cls(**{**document, "ramp": ramp and Ramp(**ramp)})
 
     def step(self, loss: float, seconds: float) -> None:
         self.steps, self.seconds = self.steps + 1, seconds

@@ -55,7 +55,7 @@ def restore(
         network.model = rebuild(structure, fresh(), weights)
     else:
         loaded(network.model, weights, folder / "weights.safetensors")
-    network.masks = unpack_masks(_read(folder, "masks"), weights)
+    network.masks = unpack_masks(_read(folder, "masks"), weights, folder / "masks.safetensors")
     network.kept = _read(folder, "kept")
     _load_task(task, _read(folder, "task"), network.model)
     torch.set_rng_state(_read(folder, "generator")["torch"])

@@ -14,22 +14,22 @@ NET.dwindle/
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import shutil
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import dwindle
-from dwindle.errors import CheckpointError, UsageError
-from dwindle.files import staged, sweep
-from dwindle.sealed import Tensors, read_tensors, seal, unseal
+from dwindle.documents import REMEDY, Count, FileName, Range, Size, parse, read
+from dwindle.errors import CheckpointError, DwindleError, UsageError
+from dwindle.files import refuse_link, remove, staged, sweep
+from dwindle.sealed import Tensors, check_file, members, read_sealed_json, read_tensors, seal, unseal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,29 +37,89 @@ if TYPE_CHECKING:
 SCHEMA = 1
 DOCUMENT = "checkpoint.json"
 STRUCTURE = "structure.json"
+ROUNDS = "rounds"
+ROUND = "round.json"
 PARTIAL = "partial"
 HISTORY = "history.jsonl"
-SAVED = "rounds/[0-9]*"
-_PINNED = ("layer", "channels", "of", "reason")
+STEMS = ("weights", "masks", "dense")
+_OWN = (DOCUMENT, STRUCTURE, *(f"{stem}.safetensors" for stem in STEMS), HISTORY, "bench.json")
+"""The names at the top of a checkpoint that nothing but dwindle writes."""
+_OWN_FOLDERS = (ROUNDS, "exports", "amc")
+_UPGRADE = "use the dwindle that wrote it, or upgrade"
 
 
 @dataclass(frozen=True)
 class Round:
     """One prune-and-retrain; round 0 is the dense network, trained or as it came."""
 
-    index: int
-    density: float
+    index: Count
+    density: Annotated[float, Range(0, 1)]
     """Surviving share of the prunable weights, in (0, 1]."""
-    bytes: int | None
+    bytes: Size | None
     """Size of the file the budget's target would ship; None without a byte budget."""
     validation: float
     """The task's metric on the validation split, in points: of the dense network as it is, and then of what will ship,
     its weights rounded to the precision asked for."""
     loss: float | None
     """Mean training loss over the round's last 50 steps; None where it took none, the network having come trained."""
-    seconds: float
-    macs: int | None = None
+    seconds: Annotated[float, Range(0)]
+    macs: Count | None = None
     """Multiply-accumulates of one inference, masked weights included."""
+
+
+@dataclass(frozen=True)
+class _Pinned:
+    """What channel pruning had to leave whole: `channels` of a layer's `of`, and why."""
+
+    layer: str
+    channels: Count
+    of: Count
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Document:
+    """checkpoint.json without its seal."""
+
+    schema: int
+    origin: dict[str, Any]
+    done: bool
+    history: tuple[Round, ...]
+    metrics: dict[str, float]
+    versions: dict[str, str]
+    pinned: tuple[_Pinned, ...]
+    files: dict[FileName, str]
+
+
+@dataclass(frozen=True)
+class _SavedRound:
+    """round.json of a finished round, without its seal."""
+
+    history: tuple[Round, ...]
+    structure: dict[str, Any]
+    files: dict[FileName, str]
+
+
+@dataclass(frozen=True)
+class _PartialRound:
+    """round.json of a round under way, without its seal."""
+
+    index: Count
+    files: dict[FileName, str]
+    structure: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+_Sizes = Count | tuple[Count, ...]
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """structure.json: see `dwindle.models.structure.describe`."""
+
+    attributes: dict[str, dict[str, _Sizes]] = field(default_factory=dict)
+    shapes: dict[str, tuple[Count, ...]] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +135,7 @@ class Checkpoint:
     """`dense_test`, `test`: the metric before and after, on the split that nothing was tuned on."""
     versions: dict[str, str]
     """Of the packages, and the state of the user's own code (`code PACKAGE.MODULE:FACTORY`), when the run began."""
-    pinned: tuple[dict[str, str], ...] = ()
+    pinned: tuple[dict[str, Any], ...] = ()
     """What channel pruning had to leave whole, and why."""
 
     @classmethod
@@ -86,30 +146,34 @@ class Checkpoint:
         newer schema.
         """
         path = Path(path)
-        if not (path / DOCUMENT).is_file():
-            raise CheckpointError(f"{path} is not a checkpoint: it has no {DOCUMENT}")
-        document = unseal(path, DOCUMENT)
-        if document.get("schema") != SCHEMA:
-            raise CheckpointError(
-                f"{path} has schema {document.get('schema')}, this dwindle {dwindle.__version__} reads "
-                f"schema {SCHEMA}: use the dwindle that wrote it, or upgrade"
-            )
-        with _known(path / DOCUMENT):
-            metrics = _field(document, "metrics", dict)
-            return cls(
-                path=path,
-                origin=_field(document, "origin", dict),
-                done=_field(document, "done", bool),
-                history=tuple(map(_round, _field(document, "history", list))),
-                metrics={name: _field(metrics, name, float | int) for name in metrics},
-                versions=_field(document, "versions", dict),
-                pinned=tuple({name: entry[name] for name in _PINNED} for entry in _field(document, "pinned", list)),
-            )
+        document = read_document(path)
+        for file, expected in document.files.items():
+            check_file(path, file, expected)
+        for name in (STRUCTURE, *(f"{stem}.safetensors" for stem in STEMS)):
+            if document.done and name not in document.files and (path / name).exists():
+                raise CheckpointError(
+                    f"{path / name} is not among the files that {DOCUMENT} vouches for: {REMEDY}",
+                    code="unsealed",
+                    path=path / name,
+                )
+        return cls(
+            path=path,
+            origin=document.origin,
+            done=document.done,
+            history=document.history,
+            metrics=document.metrics,
+            versions=document.versions,
+            pinned=tuple(asdict(entry) for entry in document.pinned),
+        )
 
     def require_done(self) -> Checkpoint:
         """Itself; raises UsageError while its compression is unfinished."""
         if not self.done:
-            raise UsageError(f"{self.path} is unfinished: run the same `dwindle compress` again to resume it")
+            raise UsageError(
+                f"{self.path} is unfinished: run the same `dwindle compress` again to resume it",
+                code="unfinished",
+                path=self.path,
+            )
         return self
 
     def require_figures(self) -> Checkpoint:
@@ -121,7 +185,10 @@ class Checkpoint:
             there |= {f"metrics.{name}": name in self.metrics for name in ("test", "dense_test")}
         if missing := [name for name, found in there.items() if not found]:
             raise CheckpointError(
-                f"{self.path / DOCUMENT} lacks {', '.join(missing)}: restore it from a copy or make it anew"
+                f"{self.path / DOCUMENT} lacks {', '.join(missing)}: {REMEDY}",
+                code="field",
+                path=self.path / DOCUMENT,
+                name=missing[0],
             )
         return self
 
@@ -138,13 +205,14 @@ class Checkpoint:
     @cached_property
     def masks(self) -> dict[str, Tensor]:
         """Boolean mask per prunable parameter, True where the weight survives."""
-        return unpack_masks(read_tensors(self.path, "masks"), self.weights)
+        file = self.path / "masks.safetensors"
+        return unpack_masks(read_tensors(self.path, "masks"), self.weights, file)
 
     @cached_property
     def structure(self) -> dict[str, Any]:
         """What surgery left of the architecture (`dwindle.models.structure`); empty where nothing was cut."""
         file = self.path / STRUCTURE
-        return json.loads(file.read_text()) if self.done and file.exists() else {}
+        return read_structure(read(file), file) if self.done and file.exists() else {}
 
     @property
     def bench_path(self) -> Path:
@@ -166,41 +234,54 @@ class Checkpoint:
         }
 
 
-@contextmanager
-def _known(file: Path) -> Iterator[None]:
-    """A file's fields are looked up within; raises CheckpointError where one is missing, of another type or new."""
+def read_document(path: Path) -> _Document:
+    """checkpoint.json of a checkpoint, its own seal checked, the files it vouches for not looked at.
+
+    Raises CheckpointError where it is missing, damaged or of another schema.
+    """
+    file = path / DOCUMENT
     try:
-        yield
-    except (KeyError, TypeError) as error:
-        missing = f"no {error}" if isinstance(error, KeyError) else error
+        is_there = file.is_file()
+    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+        raise CheckpointError(f"{path} can't be read: {error.strerror}", code="unreadable", path=path) from error
+    if not is_there:
         raise CheckpointError(
-            f"{file} has not the fields that this dwindle {dwindle.__version__} knows ({missing}): use "
-            "the dwindle that wrote it, or upgrade"
-        ) from error
+            f"{path} is not a checkpoint: it has no {DOCUMENT}; give a NET.dwindle folder that `dwindle compress` made",
+            code="no-checkpoint",
+            path=path,
+        )
+    document = read_sealed_json(file, REMEDY)
+    if document.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {document.get('schema')!s:.40}, this dwindle {dwindle.__version__} reads "
+            f"schema {SCHEMA}: {_UPGRADE}",
+            code="schema",
+            path=path,
+        )
+    found: _Document = parse(_Document, document, file, _UPGRADE)
+    return found
 
 
-def _field(document: Mapping[str, Any], name: str, kind: Any) -> Any:
-    """A field of that type; raises KeyError or TypeError."""
-    if not isinstance(value := document[name], kind):
-        raise TypeError(f"{name} is {value!r:.40}")
-    return value
+def read_structure(value: Any, file: Path) -> dict[str, Any]:
+    """What surgery left of an architecture, checked against the form that `models.structure` writes.
 
-
-def _round(entry: Any) -> Round:
-    for name, kind in get_type_hints(Round).items():
-        if name in entry:
-            _field(entry, name, kind | int)  # a float may be written as one
-    return Round(**entry)
+    Raises CheckpointError naming the `file` and the field.
+    """
+    parse(_Structure, value, file, _UPGRADE)
+    return dict(value)
 
 
 def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = None) -> Checkpoint:
     """Begins a checkpoint at `path`, or opens the one there to resume it. `code` goes into its versions.
 
+    To be called while `locked(path)` is held, so that no other run begins there at the same time.
     Raises UsageError if `path` exists and is something else, or was made with other options (which are
     named), and DwindleError if it cannot be written. Of a run that ended before anything was saved nothing is lost,
     and other options take its place.
     """
     fresh = Checkpoint(path, origin, False, (), {}, {**_versions(), **(code or {})})
+    for name in (*_OWN, *_OWN_FOLDERS):
+        refuse_link(path / name)
     if (path / DOCUMENT).exists():
         found = Checkpoint.load(path)
         was, now = flattened(found.origin), flattened(origin)
@@ -210,22 +291,30 @@ def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = N
             if was.get(key) != now.get(key)
         ]:
             if not (found.done or begun(path)):
-                with locked(path):
-                    seal(path, DOCUMENT, fresh._document(), {})
+                seal(path, DOCUMENT, fresh._document(), {})
                 return fresh
             raise UsageError(
                 f"{path} was made with other options ({'; '.join(differences)}): repeat those to resume it, "
-                "or choose another -o"
+                "or choose another -o",
+                code="other-options",
+                option="out",
+                path=path,
             )
         if found.done:
             _clear(path)
         return found
-    if path.exists():
-        raise UsageError(f"{path} exists and is not a checkpoint: choose another -o")
-    with staged(path) as scratch:
-        scratch.mkdir()
-        seal(scratch, DOCUMENT, fresh._document(), {})
+    if path.is_dir():
+        sweep(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise _not_a_checkpoint(path)
+    seal(path, DOCUMENT, fresh._document(), {})
     return fresh
+
+
+def _not_a_checkpoint(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} exists and is not a checkpoint: choose another -o", code="not-a-checkpoint", option="out", path=path
+    )
 
 
 def flattened(origin: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -244,22 +333,79 @@ def begun(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps every other run out of a checkpoint; the system lets go of it when this process ends, however it does.
+    """Keeps every other run out of a checkpoint, whose folder is made if it isn't there; the system lets go of it when
+    this process ends, however it does. A folder that is still empty by the end is removed.
 
-    Raises UsageError where another run holds it.
+    Raises UsageError where another run holds it, or a file is there, and DwindleError where it cannot be written.
     """
-    import fcntl
-
-    handle = os.open(path, os.O_RDONLY)
+    handle = _lock(path)
     try:
-        with suppress(OSError):  # not every network's file system has locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(f"another run is at work in {path}: wait for its end, or choose another -o") from error
         yield
     finally:
+        with suppress(OSError):
+            path.rmdir()  # the system refuses unless it is empty
         os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    import fcntl
+
+    while True:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileExistsError, NotADirectoryError) as error:
+            if path.exists():
+                raise _not_a_checkpoint(path) from error
+            raise _unwritable(path, error) from error
+        except FileNotFoundError:  # another run that came to nothing has just removed it
+            if path.is_symlink():
+                raise _not_a_checkpoint(path) from None
+            continue
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise UsageError(
+                f"another run is at work in {path}: wait for its end, or choose another -o",
+                code="locked",
+                option="out",
+                path=path,
+            ) from error
+        except OSError:  # not every network's file system has locks
+            return handle
+        with suppress(OSError):  # what was locked may have been removed between the two calls
+            if os.path.samestat(path.stat(), os.fstat(handle)):
+                return handle
+        os.close(handle)
+
+
+def _unwritable(path: Path, error: OSError) -> DwindleError:
+    return DwindleError(
+        f"cannot write {path}: {error.strerror}; choose another place", code="unwritable", option="out", path=path
+    )
+
+
+def require_not_sealed(path: Path) -> None:
+    """Raises UsageError where a report or another output would be written over a part of a checkpoint.
+
+    Beside its own files a checkpoint's folder may hold outputs, such as report.html; inside `exports/` and `rounds/`
+    none may be written.
+    """
+    whole = path.absolute()
+    for folder in whole.parents:
+        if not (folder / DOCUMENT).exists():
+            continue
+        first = whole.relative_to(folder).parts[0]
+        if first in _OWN_FOLDERS or first in (*_OWN, *members(folder, DOCUMENT)):
+            raise UsageError(
+                f"{path} is a part of the checkpoint {folder}, which would be destroyed: choose another place",
+                code="sealed",
+                option="out",
+                path=path,
+            )
 
 
 def save_round(
@@ -277,43 +423,52 @@ def save_round(
     the last two, and `keep`, if that is still to be gone back to.
     """
     document = {"history": [asdict(entry) for entry in (*before, record)], "structure": structure}
-    with staged(_round_folder(path, record.index)) as scratch:
-        scratch.mkdir()
-        seal(scratch, "round.json", document, tensors)
-    stay = {_round_folder(path, index) for index in (0, record.index - 1, record.index, keep) if index is not None}
-    for folder in set(path.glob(SAVED)) - stay:
-        shutil.rmtree(folder, ignore_errors=True)
+    _seal_round(_round_folder(path, record.index), document, tensors)
+    stay = {index for index in (0, record.index - 1, record.index, keep) if index is not None}
+    for index, folder in _saved(path).items():
+        if index not in stay:
+            remove(folder, members(folder, ROUND))
 
 
 def save_partial(path: Path, index: int, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
     """Saves the state of a round under way, in place of the one saved before it."""
-    with staged(path / "rounds" / PARTIAL) as scratch:
-        scratch.mkdir(parents=True)
-        seal(scratch, "round.json", {**document, "index": index}, tensors)
+    _seal_round(path / ROUNDS / PARTIAL, {**document, "index": index}, tensors)
+
+
+def _seal_round(folder: Path, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
+    with staged(folder, members(folder, ROUND).__contains__) as scratch:
+        scratch.mkdir()
+        seal(scratch, ROUND, document, tensors)
 
 
 def partial_round(path: Path, index: int) -> tuple[dict[str, Any], Path] | None:
     """The saved state of round `index` (its document, the folder of its tensors), if it was cut off midway."""
-    folder = path / "rounds" / PARTIAL
-    if not (folder / "round.json").exists():
+    folder = path / ROUNDS / PARTIAL
+    if not (folder / ROUND).exists():
         return None
-    document = unseal(folder, "round.json")
-    return (document, folder) if document["index"] == index else None
+    document = unseal(folder, ROUND)
+    found: _PartialRound = parse(_PartialRound, document, folder / ROUND, _UPGRADE)
+    read_structure(found.structure, folder / ROUND)
+    return (document, folder) if found.index == index else None
+
+
+def _saved(path: Path) -> dict[int, Path]:
+    """The folders of the finished rounds that are there, by their index."""
+    found = (path / ROUNDS).glob(f"*/{ROUND}")
+    return {int(file.parent.name): file.parent for file in found if re.fullmatch(r"[0-9]{3,9}", file.parent.name)}
 
 
 def last_round(path: Path) -> tuple[tuple[Round, ...], dict[str, Any], Path] | None:
     """The newest saved round: the history up to it, its structure, the folder of its tensors. None before the first."""
-    indices = [int(folder.name) for folder in path.glob(SAVED)]
-    return read_round(path, max(indices)) if indices else None
+    saved = _saved(path)
+    return read_round(path, max(saved)) if saved else None
 
 
 def read_round(path: Path, index: int) -> tuple[tuple[Round, ...], dict[str, Any], Path]:
     """A saved round, as `last_round` gives the newest. Raises CheckpointError where it is missing or damaged."""
     folder = _round_folder(path, index)
-    document = unseal(folder, "round.json")
-    with _known(folder / "round.json"):
-        history = tuple(map(_round, _field(document, "history", list)))
-        return history, _field(document, "structure", dict), folder
+    document: _SavedRound = parse(_SavedRound, unseal(folder, ROUND), folder / ROUND, _UPGRADE)
+    return document.history, read_structure(document.structure, folder / ROUND), folder
 
 
 def dense_round(path: Path) -> Path:
@@ -330,8 +485,12 @@ def finish(checkpoint: Checkpoint, tensors: Mapping[str, Tensors], structure: di
 
 
 def _clear(path: Path) -> None:
-    """Removes what a finished run needs no more, and the scratch of writes that were killed."""
-    shutil.rmtree(path / "rounds", ignore_errors=True)
+    """Removes what a finished run needs no more, and the scratch of writes that were killed; nothing else."""
+    rounds = path / ROUNDS
+    for folder in (*_saved(path).values(), rounds / PARTIAL):
+        sweep(rounds)
+        remove(folder, members(folder, ROUND))
+    remove(rounds, ())
     sweep(path)
 
 
@@ -346,11 +505,25 @@ def pack_masks(masks: Tensors) -> dict[str, Tensor]:
     }
 
 
-def unpack_masks(packed: Tensors, weights: Tensors) -> dict[str, Tensor]:
-    """Inverse of `pack_masks`, given tensors that have the masks' names and shapes."""
+def unpack_masks(packed: Tensors, weights: Tensors, file: Path | None = None) -> dict[str, Tensor]:
+    """Inverse of `pack_masks`, given tensors that have the masks' names and shapes.
+
+    Raises CheckpointError, with the `file` they came from, for a mask without a weight or of another length.
+    """
     import numpy as np
     import torch
 
+    for name, bits in packed.items():
+        needed = (weights[name].numel() + 7) // 8 if name in weights else None
+        if bits.dtype != torch.uint8 or tuple(bits.shape) != (needed,):
+            found = f"{bits.dtype} of shape {list(bits.shape)}"
+            wanted = f"{needed} bytes are needed" if needed is not None else "there is no such weight"
+            raise CheckpointError(
+                f"{file or 'the masks'}: the mask of {name} is {found}, and {wanted}; {REMEDY}",
+                code="mask",
+                path=file,
+                name=name,
+            )
     return {
         name: torch.from_numpy(np.unpackbits(bits.numpy(), bitorder="little", count=weights[name].numel()))
         .bool()
@@ -360,7 +533,7 @@ def unpack_masks(packed: Tensors, weights: Tensors) -> dict[str, Tensor]:
 
 
 def _round_folder(path: Path, index: int) -> Path:
-    return path / "rounds" / f"{index:03d}"
+    return path / ROUNDS / f"{index:03d}"
 
 
 def _versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dwindle import crash
 from dwindle.errors import BudgetMissed, DwindleError
 from dwindle.grammar import Grammar
 from dwindle.options import as_flags, given
@@ -46,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "; the same command resumes it" if arguments.command == "compress" else ""
         _say(f"\ndwindle: interrupted{hint}")
         return INTERRUPTED
+    except Exception as error:
+        print(f"dwindle: {crash.sentence(error)}", file=sys.stderr)
+        return DwindleError.exit_code
 
 
 def _compress(arguments: argparse.Namespace) -> int:
@@ -94,13 +98,20 @@ def _export(arguments: argparse.Namespace) -> int:
     from dwindle.export.target import delegated
 
     options = ExportOptions(**given(arguments, ExportOptions))
-    made = export(arguments.net, delegated(_names(arguments.target), arguments.delegate), options, progress=_say)
+    targets = delegated(_names(arguments.target), arguments.delegate)
+    made = export(arguments.net, targets, options, trust=_trust(arguments), progress=_say)
     for manifest in made:
         path = arguments.net / "exports" / manifest.target / manifest.file.name
         _say(f"{path}  {manifest.file.bytes:,} bytes  {manifest.encoding}")
     if arguments.json:
         _print_json([dataclasses.asdict(manifest) for manifest in made])
     return 0
+
+
+def _trust(arguments: argparse.Namespace) -> bool | list[str]:
+    """The code that a checkpoint may name: what is named here too, or any."""
+    named = [spec for spec in (arguments.model, arguments.task, arguments.data) if spec is not None]
+    return True if arguments.trust else named
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -115,6 +126,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         sparse=arguments.sparse,
         profile=arguments.profile,
         threads=arguments.threads,
+        trust=_trust(arguments),
         progress=_say,
     )
     _page().print(bench_table(measured))
@@ -132,6 +144,7 @@ def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench.views.junit import write_junit
     from dwindle.bench.views.markdown import append_markdown
     from dwindle.bench.views.table import gate_table
+    from dwindle.checkpoint import require_not_sealed
 
     verdict = gate(
         arguments.net,
@@ -141,6 +154,8 @@ def _gate(arguments: argparse.Namespace) -> int:
         **{name: getattr(arguments, name) for name in KINDS},
     )
     _page().print(gate_table(verdict))
+    for out in filter(None, (arguments.junit, arguments.markdown)):
+        require_not_sealed(out)
     if arguments.junit:
         write_junit(verdict, arguments.net.name, arguments.junit)
     if arguments.markdown:
@@ -201,6 +216,16 @@ def _show(arguments: argparse.Namespace) -> int:
     _say(f"made by: {' '.join(command_line(found.origin, found.path.name))}")
     _say(_summary(found))
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from dwindle.verify import verify, verify_table
+
+    found = verify(arguments.net)
+    _page().print(verify_table(found))
+    if arguments.json:
+        _print_json({"whole": found.whole, **dataclasses.asdict(found), "path": str(found.path)})
+    return 0 if found.whole else DwindleError.exit_code
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -287,6 +312,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "gate": _gate,
     "report": _report,
     "show": _show,
+    "verify": _verify,
     "diff": _diff,
     "doctor": _doctor,
     "demo": _demo,

@@ -71,6 +71,9 @@ class Grammar:
         _gate(self._add("gate", "Check the measured files against limits; exit with 3 where one is missed."))
         _report(self._add("report", "Write one self-contained HTML page about a checkpoint, or about several."))
         _show(self._add("show", "Print what a checkpoint is and how it was made."))
+        _verify(
+            self._add("verify", "Read every byte of a checkpoint and say what is whole; exit with 1 if not all is.")
+        )
         _diff(self._add("diff", "Compare two checkpoints: bytes, accuracy, latency, widths and options."))
         _doctor(self._add("doctor", "List what is installed to work with, and the command that adds what isn't."))
         _demo(self._add("demo", "Train, compress, export and measure a small network in a few minutes."))
@@ -108,6 +111,22 @@ def _checkpoint(to: argparse.ArgumentParser) -> None:
 
 def _json(to: argparse.ArgumentParser) -> None:
     to.add_argument("--json", action="store_true", help="Print the result as one JSON document on stdout.")
+
+
+def _trust(to: argparse.ArgumentParser) -> None:
+    own = to.add_argument_group("code that the checkpoint names and that may run")
+    for name in ("model", "task", "data"):
+        own.add_argument(
+            f"--{name}",
+            metavar="SPEC",
+            help=f"The {name}'s factory (package.module:factory) that the checkpoint was made with. It is run if the "
+            "checkpoint names the same one. Default: none.",
+        )
+    own.add_argument(
+        "--trust",
+        action="store_true",
+        help="Run whatever code the checkpoint names, as you would run a program of whoever made it. Default: off.",
+    )
 
 
 def _request(to: argparse.ArgumentParser) -> None:
@@ -167,6 +186,7 @@ def _export(to: argparse.ArgumentParser) -> None:
         help="What runs ExecuTorch files: xnnpack on the CPU, or coreml, which packs zeros. Default: xnnpack.",
     )
     add_options(to, ExportOptions)
+    _trust(to)
     _json(to)
 
 
@@ -193,6 +213,7 @@ def _bench(to: argparse.ArgumentParser) -> None:
         action="store_true",
         help="On arm64, also count the instructions of ExecuTorch files with ExecuTorch's sparse kernels.",
     )
+    _trust(to)
     _json(to)
 
 
@@ -250,6 +271,11 @@ def _report(to: argparse.ArgumentParser) -> None:
 
 
 def _show(to: argparse.ArgumentParser) -> None:
+    _checkpoint(to)
+    _json(to)
+
+
+def _verify(to: argparse.ArgumentParser) -> None:
     _checkpoint(to)
     _json(to)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dwindle.sealed import damaged_tensors
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -36,7 +38,7 @@ def layers(checkpoint: Checkpoint) -> list[Layer]:
             name.removesuffix(".weight"),
             weight.shape,
             after[name].shape,
-            float((after[name] != 0).sum() / weight.size),
+            float((after[name] != 0).sum() / weight.size) if weight.size else 1.0,
         )
         for name, weight in _matrices(checkpoint, "dense").items()
         if name in after
@@ -44,11 +46,14 @@ def layers(checkpoint: Checkpoint) -> list[Layer]:
 
 
 def _matrices(checkpoint: Checkpoint, stem: str) -> dict[str, np.ndarray]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     path = checkpoint.path / f"{stem}.safetensors"
     if not path.exists():
         return {}
-    with safe_open(path, framework="numpy") as stored:
-        names = [name for name in stored.keys() if len(stored.get_slice(name).get_shape()) > 1]  # noqa: SIM118
-        return {name: stored.get_tensor(name) for name in names}
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            names = [name for name in stored.keys() if len(stored.get_slice(name).get_shape()) > 1]  # noqa: SIM118
+            return {name: stored.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise damaged_tensors(path, error) from error

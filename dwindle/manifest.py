@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from dwindle.documents import Count, FileName, Range, Share, Size, parse
 from dwindle.errors import CheckpointError
 from dwindle.files import deflated_bytes, raw_bytes, sha256, write_json
 from dwindle.quantities import format_bytes
+from dwindle.sealed import read_sealed_json, sealed_json
 
 NAME = "manifest.json"
+_ROLES = ("net.", "dense.")
+"""What the names of exported files begin with."""
+_REMEDY = "run `dwindle export` again"
 _INFLATED = 1.1
 """How much larger a file is whose weights were unpacked, at the least: packing that saves less isn't worth a word."""
 
@@ -20,11 +25,11 @@ _INFLATED = 1.1
 class File:
     """An exported file (or folder, for an .mlpackage) and what it weighs."""
 
-    name: str
+    name: FileName
     sha256: str
-    bytes: int
+    bytes: Size
     """Installed size."""
-    deflated_bytes: int
+    deflated_bytes: Size
     """Each file deflated at level 9, as an app store's zip does."""
 
     @classmethod
@@ -36,16 +41,16 @@ class File:
 class Parity:
     """How an exported file was compared with the network it came from. None: could not be run here."""
 
-    max_abs: float | None
+    max_abs: Annotated[float, Range(0)] | None
     """Largest absolute difference of any output."""
-    relative: float | None
+    relative: Annotated[float, Range(0)] | None
     """The same, over the largest absolute value of the reference's outputs."""
-    tolerance: float | None
+    tolerance: Annotated[float, Range(0)] | None
     """What `relative` had to stay under, from the file's precision."""
-    top1_agreement: float | None
+    top1_agreement: Share | None
     """Share of samples whose largest output is the same one."""
-    samples: int
-    weights_equal: int | None
+    samples: Count
+    weights_equal: Count | None
     """Tensors read back from the file and found bit-equal; None where the format keeps them out of reach."""
     not_run: str | None = None
     """Why the outputs were not compared, where they weren't."""
@@ -59,9 +64,9 @@ class Quality:
 
     sqnr: float | None
     """Signal to quantisation noise of the outputs, in decibels; None where they are equal."""
-    top1_agreement: float
+    top1_agreement: Share
     """Share of samples whose largest output is the same one."""
-    samples: int
+    samples: Count
     tensors: dict[str, float]
     """The same ratio for each tensor that was changed, by its name in the network as it ships."""
 
@@ -87,7 +92,7 @@ class Manifest:
     the file itself."""
     packing: str = "auto"
     """`none` where it was asked that zeros be stored like any weight."""
-    calibration_samples: int | None = None
+    calibration_samples: Count | None = None
     """How many samples set the ranges of activations; None where those aren't rounded."""
 
     @property
@@ -99,7 +104,7 @@ class Manifest:
         return self.file.deflated_bytes, None
 
     def write(self, folder: Path) -> None:
-        write_json(folder / NAME, asdict(self))
+        write_json(folder / NAME, sealed_json(asdict(self)))
 
     @property
     def files(self) -> tuple[File, ...]:
@@ -114,35 +119,34 @@ class Manifest:
         manifest = cls.parsed(folder)
         for file in manifest.files:
             if reason := altered(folder, file):
-                raise CheckpointError(reason)
+                raise CheckpointError(reason, code="altered", path=folder / file.name)
         return manifest
 
     @classmethod
     def parsed(cls, folder: Path) -> Manifest:
-        """Reads a manifest alone; raises CheckpointError where it can't be."""
+        """Reads a manifest without looking at its files; raises CheckpointError where it can't be."""
         path = folder / NAME
-        try:
-            document: dict[str, Any] = json.loads(path.read_text())
-            return cls(
-                **{
-                    **document,
-                    "file": File(**document["file"]),
-                    "dense": File(**document["dense"]),
-                    "parity": Parity(**document["parity"]),
-                    "quality": Quality(**document["quality"]) if document.get("quality") else None,
-                    "download": File(**document["download"]) if document.get("download") else None,
-                }
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is missing or damaged: run `dwindle export` again") from error
+        manifest: Manifest = parse(cls, read_sealed_json(path, _REMEDY), path, _REMEDY)
+        return manifest
+
+
+def written(folder: Path) -> Callable[[str], bool]:
+    """Whether a name in a target's folder is of something that an export wrote; all else there is the user's own."""
+    if not (folder / NAME).exists():
+        return lambda name: name.startswith(_ROLES) and name.endswith(".rejected")
+    try:
+        names = {NAME, *(file.name for file in Manifest.parsed(folder).files)}
+    except CheckpointError:  # of an older version, or damaged: then only the names tell
+        return lambda name: name == NAME or name.startswith(_ROLES)
+    return lambda name: name in names or (name.startswith(_ROLES) and name.endswith(".rejected"))
 
 
 def altered(folder: Path, file: File) -> str | None:
     """What has become of an exported file, in a sentence; None: it is as it was."""
     path = folder / file.name
     if not path.exists():
-        return f"{path} is missing: run `dwindle export` again"
-    if sha256(path) == file.sha256:
+        return f"{path} is missing: {_REMEDY}"
+    if sha256(path) == file.sha256 and raw_bytes(path) == file.bytes:
         return None
     if (size := raw_bytes(path)) > _INFLATED * file.bytes:
         return (
@@ -150,9 +154,23 @@ def altered(folder: Path, file: File) -> str | None:
             f"{format_bytes(size)} now, as if a tool that folds constants had unpacked its weights; run "
             "`dwindle export` again, and let no such tool write the file"
         )
-    return f"{path} is not the file its manifest describes: run `dwindle export` again"
+    return f"{path} is not the file its manifest describes: {_REMEDY}"
 
 
 def manifests(exports: Path) -> list[tuple[Path, Manifest]]:
-    """Every export under a checkpoint's `exports/`, by target name, each verified."""
-    return [(path.parent, Manifest.read(path.parent)) for path in sorted(exports.glob(f"*/{NAME}"))]
+    """Every export under a checkpoint's `exports/`, by target name, each verified.
+
+    Raises CheckpointError for one that is damaged, and for one that lies in another target's folder or in a copy of
+    its own: a folder is called what its target is called, so that no target has two.
+    """
+    found = [(path.parent, Manifest.read(path.parent)) for path in sorted(exports.glob(f"*/{NAME}"))]
+    for folder, manifest in found:
+        if folder.name != manifest.target:
+            raise CheckpointError(
+                f"{folder} is a copy of an export for {manifest.target}, whose place is {exports / manifest.target}: "
+                f"move it out of {exports}",
+                code="misplaced-export",
+                path=folder,
+                name=manifest.target,
+            )
+    return found

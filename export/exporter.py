@@ -24,12 +24,14 @@ from dwindle.export.parity import Compared, compare
 from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, facing
 from dwindle.export.target import Calibrated, Target
-from dwindle.files import staged, sweep
-from dwindle.manifest import File, Manifest
+from dwindle.files import refuse_link, staged, sweep
+from dwindle.manifest import File, Manifest, written
 from dwindle.quantities import format_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from dwindle.models.trust import Trust
 
 NO_PACKING = "none"
 PACKINGS = ("auto", NO_PACKING)
@@ -43,6 +45,7 @@ def export(
     names: Sequence[str],
     options: ExportOptions | None = None,
     *,
+    trust: Trust = False,
     progress: Callable[[str], None] | None = None,
     **given: Any,
 ) -> list[Manifest]:
@@ -52,7 +55,8 @@ def export(
     precision; the manifest; and where the format packs no zeros, `net` compressed as a whole (`.zst`).
     options: how to write `net`. given: fields of ExportOptions that replace those of `options`, such as
     `precision="int8"`; `precision="auto"` takes the smallest file that loses at most `max_drop` points of validation
-    against the dense network.
+    against the dense network. trust: the checkpoint's own model and task may be code of anybody's; give the specs
+    (`package.module:factory`) that may run, or True for any. Built-in ones need no trust.
     An earlier export of the target is replaced when both files have proven equal to their networks. Several
     targets are exported side by side, each in a process of its own.
 
@@ -75,11 +79,12 @@ def export(
     ]
     targets.require_used(asked, chosen.min_os, chosen.calib_samples)
     checkpoint.require_done()
+    refuse_link(checkpoint.exports)
     sweep(checkpoint.exports)
     if len(each) > 1:
-        side_by_side.run(checkpoint.path, each, progress or (lambda line: None))
+        side_by_side.run(checkpoint.path, each, progress or (lambda line: None), trust=trust)
         return [Manifest.read(checkpoint.exports / name) for name in each]
-    return [export_one(checkpoint, name, own, progress) for name, own in each.items()]
+    return [export_one(checkpoint, name, own, progress, trust) for name, own in each.items()]
 
 
 def _check(options: ExportOptions) -> None:
@@ -115,6 +120,7 @@ def export_one(
     name: str,
     options: ExportOptions,
     progress: Callable[[str], None] | None = None,
+    trust: Trust = False,
 ) -> Manifest:
     """`export` for one target, in this process."""
     from dwindle.models.build import restore, restore_dense
@@ -123,7 +129,7 @@ def export_one(
     say = progress or (lambda line: None)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
-    task, net = restore_task(checkpoint), restore(checkpoint)
+    task, net = restore_task(checkpoint, trust), restore(checkpoint, trust)
     example = task.example_inputs()
 
     def at(precision: str | None, say: Callable[[str], None]) -> Target:
@@ -146,7 +152,7 @@ def export_one(
     real = task.inputs("validation") if hasattr(task, "inputs") else example
     if not real or not len(real[0]):
         raise UsageError("the task's `inputs` of the validation split are empty: files are compared on real ones")
-    trained = {"net": net, "dense": restore_dense(checkpoint)}
+    trained = {"net": net, "dense": restore_dense(checkpoint, trust)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
     return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress, options.packing)
 
@@ -173,7 +179,7 @@ def export_networks(
     found: dict[str, Compared] = {}
     if note := getattr(target, "note", None):
         say(f"{target.name}: {note}")
-    with staged(folder) as scratch, ThreadPoolExecutor(1) as beside:
+    with staged(folder, written(folder)) as scratch, ThreadPoolExecutor(1) as beside:
         scratch.mkdir()
         for name, (module, shipped) in networks.items():
             path = scratch / f"{name}{target.suffix}"

@@ -17,11 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dwindle import errors
 from dwindle.errors import DwindleError
 from dwindle.export.options import ExportOptions
+
+if TYPE_CHECKING:
+    from dwindle.models.trust import Trust
 
 _END = "\0"
 """Begins a line that reports an error, as JSON: the target's index, the kind of error, its message, its members."""
@@ -38,7 +41,11 @@ _IDLE = {"coreml": ("coremltools", ("executorch", "sklearn", "torchao"))}
 
 
 def run(
-    checkpoint: Path, options: Mapping[str, ExportOptions], progress: Callable[[str], None], threads: int | None = None
+    checkpoint: Path,
+    options: Mapping[str, ExportOptions],
+    progress: Callable[[str], None],
+    threads: int | None = None,
+    trust: Trust = False,
 ) -> None:
     """Exports to each target that `options` names, side by side: as many at once as there are cores.
 
@@ -46,19 +53,24 @@ def run(
     failure is raised, as what it was in its process, or DwindleError for a process that died.
     """
     share = threads or max(1, (os.cpu_count() or 1) // len(options))
-    # The same places to look for a user's own modules as here, the working directory among them.
+    # The same places to look for a user's own modules as here.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(share)}
     # Not from this process, which may have threads, and a device: those don't survive a fork.
+    allowed = trust if isinstance(trust, bool) else sorted(trust)
     command = [
         sys.executable,
+        "-P",  # a module that lies in the working directory must not be imported in place of one that was installed
         "-m",
         __name__,
-        json.dumps([(str(checkpoint), name, asdict(own)) for name, own in options.items()]),
+        json.dumps([(str(checkpoint), name, asdict(own), allowed) for name, own in options.items()]),
     ]
     failures: dict[int, DwindleError] = {}
     with (
         tempfile.TemporaryFile("w+") as chatter,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=chatter, text=True, env=environment) as process,
+        tempfile.TemporaryDirectory(prefix="dwindle-export-") as scratch,  # converters leave files behind
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=chatter, text=True, env={**environment, "TMPDIR": scratch}
+        ) as process,
     ):
         assert process.stdout is not None
         try:
@@ -106,9 +118,9 @@ def main() -> int:
     return 0
 
 
-def _one(index: int, given: tuple[tuple[str, str, dict[str, Any]], Path]) -> None:
+def _one(index: int, given: tuple[tuple[str, str, dict[str, Any], Trust], Path]) -> None:
     """One target in this process; only progress goes to what is stdout at the start."""
-    (checkpoint, name, options), chatter = given
+    (checkpoint, name, options, trust), chatter = given
     out = os.fdopen(os.dup(1), "w")
     with chatter.open("wb") as sink:
         os.dup2(sink.fileno(), 1)
@@ -119,7 +131,7 @@ def _one(index: int, given: tuple[tuple[str, str, dict[str, Any]], Path]) -> Non
     from dwindle.export.exporter import export_one
 
     try:
-        export_one(checkpoint, name, ExportOptions(**options), lambda line: print(line, file=out, flush=True))
+        export_one(checkpoint, name, ExportOptions(**options), lambda line: print(line, file=out, flush=True), trust)
     except DwindleError as error:
         known = next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
         members = {"code": error.code, "option": error.option, "path": error.path, "name": error.name}

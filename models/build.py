@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dwindle.checkpoint import DOCUMENT
+from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.models.factory import call_factory, one_line
+from dwindle.models.trust import Trust, is_code, require_trust
 from dwindle.models.zoo import ZOO
 from dwindle.registry import unknown
 
@@ -154,12 +157,14 @@ def _why(module: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
     return f" ({one_line(error)}): give a model for that shape, or data of another"
 
 
-def restore(checkpoint: Checkpoint) -> nn.Module:
+def restore(checkpoint: Checkpoint, trust: Trust = False) -> nn.Module:
     """The compressed network of a checkpoint, in eval mode.
 
-    Raises CheckpointError where structure or weights don't fit the model it names.
+    Built-in models need no trust; a factory does, see `dwindle.models.trust.require_trust`.
+    Raises UsageError for code that isn't trusted, CheckpointError where structure or weights don't fit the model it
+    names.
     """
-    model = _fresh(checkpoint)
+    model = _fresh(checkpoint, trust)
     if checkpoint.structure:
         from dwindle.models.structure import rebuild
 
@@ -168,20 +173,26 @@ def restore(checkpoint: Checkpoint) -> nn.Module:
     return loaded(model, checkpoint.weights, checkpoint.path / "weights.safetensors").eval()
 
 
-def restore_dense(checkpoint: Checkpoint) -> nn.Module:
-    """The trained network before pruning, in eval mode. Raises CheckpointError as `restore` does."""
-    return loaded(_fresh(checkpoint), checkpoint.dense_weights, checkpoint.path / "dense.safetensors").eval()
+def restore_dense(checkpoint: Checkpoint, trust: Trust = False) -> nn.Module:
+    """The trained network before pruning, in eval mode. Raises as `restore` does."""
+    return loaded(_fresh(checkpoint, trust), checkpoint.dense_weights, checkpoint.path / "dense.safetensors").eval()
 
 
-def _fresh(checkpoint: Checkpoint) -> nn.Module:
+def _fresh(checkpoint: Checkpoint, trust: Trust) -> nn.Module:
+    file = checkpoint.path / DOCUMENT
+    spec: ModelSpec = parse(ModelSpec, checkpoint.origin.get("model"), file, within="origin.model")
+    if is_code(spec.spec):
+        require_trust(spec.spec, "model", trust, checkpoint.path)
     try:
-        origin = dict(checkpoint.origin["model"])
-        spec = ModelSpec(str(origin["spec"]), origin["classes"], tuple(origin["input_shape"]))
-    except (KeyError, TypeError, ValueError) as error:
+        return build(spec)
+    except (RuntimeError, MemoryError, ValueError, TypeError, OverflowError) as error:  # sizes that no network has
         raise CheckpointError(
-            f"{checkpoint.path} doesn't say how to build its model: give a factory as package.module:factory"
+            f"{checkpoint.path} names a model that can't be built, {spec.spec} with {spec.classes} classes for inputs "
+            f"of shape {spec.input_shape} ({one_line(error)})",
+            code="field",
+            path=file,
+            name="origin.model",
         ) from error
-    return build(spec)
 
 
 def loaded(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> nn.Module:

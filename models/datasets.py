@@ -31,9 +31,9 @@ def load(data: str, *, root: str | None = None, image_size: int | None = None) -
     folder, whose images may differ. Nothing is kept on disk but what torchvision downloads.
     Raises UsageError where the data isn't found, isn't readable or isn't fit to train on.
     """
-    roots = [Path(place).expanduser() for place in (root, os.environ.get(ROOT)) if place]
-    if data not in LOADERS and Path(data).expanduser().is_dir():
-        return load_folder(Path(data).expanduser(), image_size)
+    roots = [_expanded(place) for place in (root, os.environ.get(ROOT)) if place]
+    if is_folder(data):
+        return load_folder(_expanded(data), image_size)
     if image_size is not None:
         raise UsageError(f"an image size is for a folder of images, and data {data!r} has its own")
     if data in LOADERS:
@@ -46,6 +46,19 @@ def load(data: str, *, root: str | None = None, image_size: int | None = None) -
     if "/" in data:
         raise UsageError(f"there is no folder {data}: give a folder of class folders, or one of {', '.join(LOADERS)}")
     raise UsageError(unknown("data set", data, list(LOADERS)))
+
+
+def is_folder(data: str) -> bool:
+    """Whether `data` is a folder of images rather than a data set's name or a factory."""
+    try:
+        return data not in LOADERS and _expanded(data).is_dir()
+    except OSError:  # a name that is too long, or that may not be looked at
+        return False
+
+
+def _expanded(place: str) -> Path:
+    """The path, with `~` as the home folder where there is one."""
+    return Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home folder
 
 
 def _digits(roots: Sequence[Path]) -> Splits:

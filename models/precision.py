@@ -33,7 +33,13 @@ def bf16_gains(device: torch.device) -> bool:
         return override == "1"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and _remembered(user_cache() / "bf16.json")
+    if device.type != "cpu":
+        return False
+    try:
+        cache = user_cache()
+    except DwindleError:  # an answer that can't be kept might be another one when the run is resumed
+        return False
+    return _remembered(cache / "bf16.json")
 
 
 def _remembered(cache: Path) -> bool:

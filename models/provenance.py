@@ -34,8 +34,14 @@ def code_state(spec: str) -> str:
 def _git(file: Path, *words: str) -> str | None:
     """What git says about the folder of a file; None where there is no git, or no repository."""
     try:
+        # A repository's own settings may name a program to run whenever its state is asked for: not here.
         done = subprocess.run(
-            ["git", *words], cwd=file.parent, capture_output=True, text=True, timeout=SECONDS, check=True
+            ["git", "-c", "core.fsmonitor=false", *words],
+            cwd=file.parent,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from dwindle.checkpoint import DOCUMENT
+from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.models.classify import ImageClassification
-from dwindle.models.datasets import load
+from dwindle.models.datasets import is_folder, load
 from dwindle.models.factory import call_factory, load_factory, parameters
 from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
+from dwindle.models.trust import Trust, require_trust
 from dwindle.registry import unknown
 from dwindle.task import Task
 
@@ -40,17 +43,29 @@ def make_task(spec: Mapping[str, Any]) -> Task:
     return ImageClassification(task_spec, splits)
 
 
-def restore_task(checkpoint: Checkpoint) -> Task:
+def restore_task(checkpoint: Checkpoint, trust: Trust = False) -> Task:
     """The task that a checkpoint was trained by.
 
-    Raises UsageError where its data is gone or has changed since, CheckpointError where it names no task.
+    Data sets and folders of images need no trust; a factory does, see `dwindle.models.trust.require_trust`.
+    Raises UsageError for code that isn't trusted and where its data is gone or has changed since, CheckpointError where
+    the checkpoint names no task, or options that a task doesn't have.
     """
-    spec = checkpoint.origin.get("task")
+    spec, file = checkpoint.origin.get("task"), checkpoint.path / DOCUMENT
     if not isinstance(spec, Mapping) or not {"data", "task"} & spec.keys():
         raise CheckpointError(
-            f"{checkpoint.path} doesn't say how to make its task: give a factory as package.module:factory"
+            f"{checkpoint.path} doesn't say how to make its task: give a factory as package.module:factory",
+            code="field",
+            path=file,
+            name="origin.task",
         )
-    return make_task(spec)
+    options = {key: value for key, value in spec.items() if value is not None}
+    if "task" in options:
+        require_trust(parse(str, options["task"], file, within="origin.task.task"), "task", trust, checkpoint.path)
+        return make_task(options)
+    parse(TaskSpec, options, file, within="origin.task")
+    if ":" in options["data"] and not is_folder(options["data"]):
+        require_trust(options["data"], "data", trust, checkpoint.path)
+    return make_task(options)
 
 
 def _users_own(spec: str, options: dict[str, Any]) -> Task:

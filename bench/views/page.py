@@ -27,7 +27,7 @@ from dwindle.bench.views.wording import (
     runtime_briefly,
     signed,
 )
-from dwindle.checkpoint import Checkpoint, flattened
+from dwindle.checkpoint import Checkpoint, flattened, require_not_sealed
 from dwindle.files import staged
 from dwindle.layers import layers
 from dwindle.manifest import Manifest, manifests
@@ -51,7 +51,7 @@ def render(template: str, facts: dict[str, Any], path: Path) -> Path:
 
     ours = files(__package__)
     environment = Environment(
-        loader=FunctionLoader(lambda name: (ours / name).read_text()),
+        loader=FunctionLoader(lambda name: (ours / name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -65,9 +65,10 @@ def render(template: str, facts: dict[str, Any], path: Path) -> Path:
         "ms": format_ms,
         "seconds": format_seconds,
     }
+    require_not_sealed(path)
     page = environment.get_template(template).render(facts)
     with staged(path) as scratch:
-        scratch.write_text(page)
+        scratch.write_text(page, encoding="utf-8")
     return path
 
 

@@ -21,6 +21,7 @@ import torch
 from dwindle.compress.amc.allocation import Allocator, Kept, Space
 from dwindle.compress.asked import judged
 from dwindle.compress.recalibrate import recalibrate
+from dwindle.documents import parse
 from dwindle.errors import UsageError
 from dwindle.sealed import seal, unseal
 
@@ -116,8 +117,8 @@ def require() -> None:
 
 def found(folder: Path) -> Result | None:
     """The result of a finished search in `folder`, or None. Raises CheckpointError where it is damaged."""
-    document = unseal(folder, DOCUMENT) if (folder / DOCUMENT).exists() else {}
-    return _result(document["result"]) if document.get("result") else None
+    document = _read(folder)
+    return document.result if document else None
 
 
 def search(
@@ -197,12 +198,11 @@ class _Rewards:
         self.known: dict[Kept, float] = {}
         self.judging = False
         """Whether it has come past what was known when it began."""
-        if (folder / DOCUMENT).exists():
-            document = unseal(folder, DOCUMENT)
-            if document["origin"] != self.origin:
+        if document := _read(folder):
+            if document.origin != self.origin:
                 raise UsageError(f"{folder} has the search for another network or budget: choose another -o")
-            self.known = {tuple(kept): reward for kept, reward in document["rewards"]}
-            self.result = _result(document["result"]) if document["result"] else None
+            self.known = dict(document.rewards)
+            self.result = document.result
 
     def __call__(self, kept: Kept) -> Trial:
         cost = self.space.cost(kept)
@@ -236,13 +236,21 @@ def _fingerprint(space: Space) -> str:
     return digest.hexdigest()
 
 
-def _result(document: dict[str, Any]) -> Result:
-    trials = {
-        name: Trial(tuple(document[name]["kept"]), document[name]["cost"], document[name]["reward"])
-        for name in ("amc", "random", "uniform")
-    }
-    lists = {name: tuple(document[name]) for name in ("names", "units", "curve")}
-    return Result(**{**document, **trials, **lists, "settings": Settings(**document["settings"])})
+@dataclass(frozen=True)
+class _Document:
+    """search.json, without its seal."""
+
+    origin: dict[str, Any]
+    result: Result | None
+    rewards: tuple[tuple[Kept, float], ...]
+    files: dict[str, str]
+
+
+def _read(folder: Path) -> _Document | None:
+    if not (folder / DOCUMENT).exists():
+        return None
+    found: _Document = parse(_Document, unseal(folder, DOCUMENT), folder / DOCUMENT)
+    return found
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def test_what_is_no_baseline_of_this_network_is_refused(
     replace(measured, schema=7).save(path)
     assert "has schema 7, not 1" in refused(path, checkpoint)
     path.write_text(json.dumps({"rows": []}))
-    assert "damaged" in refused(path, checkpoint)
+    assert "`dwindle bench` again" in refused(path, checkpoint)
     assert "is not a checkpoint" in refused(tmp_path, checkpoint)
     other = replace(checkpoint, origin={"model": {"spec": "zoo:resnet8"}, "task": {"data": "digits"}})
     assert "of zoo:resnet8 on digits" in refused(checkpoint.path, other)

@@ -121,7 +121,7 @@ def test_compress_then_show(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert said.err.count("\n") >= 4, "a line per round and a summary"
     assert main(["show", "net.dwindle"]) == 0
     assert "× smaller" in capsys.readouterr().err
-    assert main(["export", "net.dwindle", "--packing", "none"]) == 0
+    assert main(["export", "net.dwindle", "--packing", "none", "--model", "mine:tiny"]) == 0
     assert main(["show", "net.dwindle", "--json"]) == 0
     said = capsys.readouterr()
     (exported,) = json.loads(said.out)["exports"]

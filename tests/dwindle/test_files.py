@@ -5,13 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from dwindle.errors import DwindleError
-from dwindle.files import deflated_bytes, raw_bytes, require_writable, sha256, staged, sweep, walk
+from dwindle.errors import DwindleError, UsageError
+from dwindle.files import (
+    deflated_bytes,
+    raw_bytes,
+    read_toml,
+    require_writable,
+    sha256,
+    staged,
+    sweep,
+    user_cache,
+    walk,
+)
+from tests.fuzz.interruptions import interrupted_replacements
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -46,7 +57,8 @@ def test_what_takes_the_place_is_on_the_disk_by_then(tmp_path: Path, monkeypatch
         scratch.mkdir()
         for name in "bc":
             (scratch / name).write_text(name)
-    assert synced == [((path / name).stat().st_ino, False) for name in "bc"]
+    before = [(place.stat().st_ino, False) for place in (path / "b", path / "c", path)]
+    assert synced == [*before, (tmp_path.stat().st_ino, True)]
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
@@ -94,14 +106,15 @@ def test_download_size_is_what_a_zip_makes_of_it(tmp_path: Path) -> None:
     assert deflated_bytes(tmp_path) < 100 < raw_bytes(tmp_path)
 
 
-def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+def test_a_link_is_refused_and_what_it_leads_to_stays(tmp_path: Path) -> None:
     kept, link = tmp_path / "kept", tmp_path / "link"
     kept.write_text("old")
     link.symlink_to(kept)
-    with staged(link) as scratch:
+    with pytest.raises(UsageError) as refused, staged(link) as scratch:
         scratch.write_text("new")
+    assert (refused.value.code, refused.value.path) == ("link", link)
     assert link.is_symlink()
-    assert kept.read_text() == "new"
+    assert kept.read_text() == "old"
 
 
 def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
@@ -150,23 +163,116 @@ def test_what_a_killed_write_left_goes_with_the_next(tmp_path: Path, at_work: su
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_write_killed_in_its_last_step_is_ended(tmp_path: Path) -> None:
-    """Between the two renames: the folder before is out of the way, the new one, whole by then, not yet in place."""
-    scratch = tmp_path / ".a.0123456z"
-    for name, text in (("a", "new"), ("replaced", "old")):
-        (scratch / name).mkdir(parents=True)
-        (scratch / name / text).write_text("")
+def scratch_for(path: Path, random: str = "0123456z") -> Path:
+    """A scratch folder as a killed write of `path` leaves it."""
+    scratch = path.parent / f".dwindle-{random}"
+    scratch.mkdir()
+    (scratch / "for").write_text(path.name)
+    return scratch
+
+
+def test_a_write_killed_between_two_renames_is_ended(tmp_path: Path) -> None:
+    """The folder before is out of the way, the new one, whole by then, not yet in place."""
+    scratch = scratch_for(tmp_path / "a")
+    for place, text in (("new/a", "new"), ("old", "old")):
+        (scratch / place).mkdir(parents=True)
+        (scratch / place / text).write_text("")
     sweep(tmp_path)
     assert [file.relative_to(tmp_path).as_posix() for file in walk(tmp_path)] == ["a/new"]
 
 
 def test_what_only_looks_like_scratch_stays(tmp_path: Path) -> None:
-    mine, link = tmp_path / ".a.settings", tmp_path / ".a.mylinked"
-    mine.mkdir()
-    (mine / "b").write_text("mine")
-    link.symlink_to(tmp_path)
-    (tmp_path / ".a.somefile").write_text("mine")
-    before = sorted(tmp_path.iterdir())
+    for name in (".notes.abcd1234", ".dwindle-settings", ".dwindle-mynotes1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes").write_text("mine")
+    (tmp_path / ".dwindle-mylinked").symlink_to(tmp_path / ".notes.abcd1234")
+    (tmp_path / ".dwindle-somefile").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
     sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == before
-    assert (mine / "b").exists()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def replace_folder(path: Path, ours: Callable[[str], bool] = {"made"}.__contains__) -> None:
+    with staged(path, ours) as scratch:
+        scratch.mkdir()
+        (scratch / "made").write_text("new")
+
+
+def made_with_own_files(path: Path) -> dict[str, str]:
+    """A folder with one file of dwindle's, `made`, and files of the user's, which are returned."""
+    (path / "folder/inner").mkdir(parents=True)
+    (path / "made").write_text("old")
+    (path / "notes.txt").write_text("mine")
+    (path / "folder/inner/deep.txt").write_text("mine too")
+    (path / "link").symlink_to("notes.txt")
+    return own_files(path)
+
+
+def own_files(path: Path) -> dict[str, str]:
+    return {file.relative_to(path).as_posix(): file.read_text() for file in walk(path) if file.name != "made"}
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_what_is_the_users_own_stays_in_a_folder_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr("dwindle.files._system_exchange", lambda: None)
+    path = tmp_path / "a"
+    own = made_with_own_files(path)
+    replace_folder(path)
+    assert (path / "made").read_text() == "new"
+    assert own_files(path) == own
+    assert (path / "link").is_symlink()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_the_users_is_never_replaced_by_one_of_the_same_name(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    made_with_own_files(path)
+    with pytest.raises(DwindleError) as refused:
+        replace_folder(path, lambda name: False)
+    assert refused.value.code == "unwritable"
+    assert (path / "made").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_an_interrupted_replacement_loses_neither_the_old_nor_the_users_own(tmp_path: Path, exchange: bool) -> None:
+    counted = interrupted_replacements(tmp_path, 50, exchange)
+    assert counted.lost == 0
+    assert counted.interrupted > 25
+
+
+def test_a_name_of_255_bytes_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 255)
+    with staged(path) as scratch:
+        scratch.write_text("new")
+    assert path.read_text() == "new"
+    with pytest.raises(DwindleError) as refused, staged(tmp_path / ("a" * 256)):
+        pass
+    assert refused.value.code == "unwritable"
+
+
+def test_a_name_that_is_not_utf_8_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DwindleError, match="not UTF-8"), staged(tmp_path / "a\udc80"):
+        pass
+
+
+def test_without_a_home_folder_the_cache_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(DwindleError) as refused:
+        user_cache()
+    assert refused.value.code == "no-home"
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"a = " + b"[" * 100_000, b"a ="])
+def test_what_is_no_toml_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.toml").write_bytes(content)
+    with pytest.raises(UsageError) as refused:
+        read_toml(tmp_path / "a.toml")
+    assert refused.value.code == "not-toml"

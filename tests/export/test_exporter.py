@@ -93,10 +93,11 @@ def test_fewer_bits_and_what_they_cost(checkpoint: Path) -> None:
 
 
 def test_what_a_killed_export_left_goes_with_the_next_of_any_target(checkpoint: Path) -> None:
-    left = checkpoint / "exports" / ".coreml.0123456z" / "coreml"
-    left.mkdir(parents=True)
+    left = checkpoint / "exports" / ".dwindle-0123456z"
+    (left / "new/coreml").mkdir(parents=True)
+    (left / "for").write_text("coreml")
     export(checkpoint, ["onnx"])
-    assert not left.parent.exists()
+    assert not left.exists()
 
 
 def test_an_unknown_target_is_refused_before_anything_is_written(checkpoint: Path) -> None:
