@@ -34,5 +34,7 @@ def granularity(
         if 0 < n < m:
             return NofM(n, m, score, layers)
     raise UsageError(
-        f"unknown granularity {name!r}: write channel, unstructured, a block such as 4x1, or N:M such as 2:4"
+        f"unknown granularity {name!r}: write channel, unstructured, a block such as 4x1, or N:M such as 2:4",
+        code="unknown-name",
+        option="granularity",
     )

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from dwindle.checkpoint import flattened
 from dwindle.errors import UsageError
 from dwindle.models.factory import one_line
-from dwindle.registry import unknown
+from dwindle.registry import unknown_name
 
 
 class Tracker(Protocol):
@@ -41,15 +41,19 @@ def tracker(spec: str) -> Tracker:
     """
     kind, _, place = spec.partition(":")
     if kind not in TRACKERS:
-        raise UsageError(unknown("tracker", kind, list(TRACKERS)))
+        raise unknown_name("tracker", kind, list(TRACKERS), option="track")
     if not place:
-        raise UsageError(f"--track {kind} needs to know where: write {kind}:{TRACKERS[kind].PLACE}")
+        raise UsageError(f"`track` {kind} needs to know where: write {kind}:{TRACKERS[kind].PLACE}", option="track")
     try:
         return TRACKERS[kind](place)
     except ImportError as error:
-        raise UsageError(f"--track {kind} needs its extra: pip install 'dwindle[{kind}]'") from error
+        raise UsageError(
+            f"`track` {kind} needs its extra: pip install 'dwindle[{kind}]'", code="not-installed", option="track"
+        ) from error
     except Exception as error:  # whatever it thinks of the place
-        raise UsageError(f"--track {spec} can't be opened ({one_line(error)}): name another place") from error
+        raise UsageError(
+            f"`track` {spec} can't be opened ({one_line(error)}): name another place", option="track"
+        ) from error
 
 
 class JsonLines:

@@ -42,8 +42,9 @@ def test_an_agent_allocates_by_magnitude_whatever_the_recipe() -> None:
 
 
 def test_an_unknown_recipe_is_named_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="did you mean 'best'"):
+    with pytest.raises(UsageError, match="did you mean 'best'") as refused:
         recipe("bset")
+    assert (refused.value.option, refused.value.name) == ("recipe", "bset")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -140,7 +140,7 @@ def test_compress_then_show(here: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_the_command_that_is_shown_makes_the_same_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--recipe", "best", "--precision", "int8", "--layer-floor", "10%", "--granularity", "channel"]
     training = ["--data", "digits", "--epochs", "1", "--momentum", "0.8", "--no-record", "--save-every", "9"]
-    budget = ["--max-drop", "90", "--prune-per-round", "50%", "--align", "4", "--weights", "FILE"]
+    budget = ["--density", "70%", "--rounds", "1", "--align", "4", "--weights", "FILE"]
     (here / "wide.py").write_text(
         "from torch import nn\n"
         "def net(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))\n"

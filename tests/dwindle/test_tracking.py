@@ -62,7 +62,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
 
 def test_a_place_that_mlflow_refuses_is_one_sentence(tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="the extra dwindle[mlflow] is not installed")
-    with pytest.raises(UsageError, match=r"--track mlflow:nowhere://x can't be opened \(.*\): name another place"):
+    with pytest.raises(UsageError, match=r"`track` mlflow:nowhere://x can't be opened \(.*\): name another place"):
         tracker("mlflow:nowhere://x")
 
 
@@ -95,7 +95,7 @@ def test_trackio_reads_back_what_was_logged(tmp_path: Path, monkeypatch: pytest.
     ("spec", "sentence"),
     [
         ("tensorbord:runs", "unknown tracker 'tensorbord': did you mean 'tensorboard'"),
-        ("tensorboard", "--track tensorboard needs to know where: write tensorboard:DIR"),
+        ("tensorboard", "`track` tensorboard needs to know where: write tensorboard:DIR"),
         ("mlflow:", "write mlflow:URI"),
     ],
 )
@@ -107,5 +107,5 @@ def test_what_is_refused(spec: str, sentence: str) -> None:
 @pytest.mark.parametrize("kind", TRACKERS)
 def test_an_extra_that_is_missing_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, {"tensorboard": "torch.utils.tensorboard"}.get(kind, kind), None)
-    with pytest.raises(UsageError, match=rf"--track {kind} needs its extra: pip install 'dwindle\[{kind}\]'"):
+    with pytest.raises(UsageError, match=rf"`track` {kind} needs its extra: pip install 'dwindle\[{kind}\]'"):
         tracker(f"{kind}:somewhere")
