@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given as generated
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from dwindle.compress import Request
@@ -76,12 +77,14 @@ def requests() -> st.SearchStrategy[Request]:
     return st.builds(lambda model, task, own: Request(model, task, **own), NAMES, tasks(), rest)
 
 
+@settings(deadline=None)
 @generated(requests())
 def test_a_request_as_a_command_line_makes_the_same_request(request: Request) -> None:
     argv = ["compress", *chain.from_iterable(request_words(request)), "-o", "net.dwindle"]
     assert request_of(GRAMMAR.parse(argv)) == request
 
 
+@settings(deadline=None)
 @generated(some(ExportOptions))
 def test_the_options_of_export_can_be_given_again(values: dict[str, Any]) -> None:
     argv = ["export", "net.dwindle", *chain.from_iterable(words(values, ExportOptions))]
