@@ -19,7 +19,7 @@ from dwindle import errors
 class Own(errors.ParityFailed):
     pass
 
-def export_one(checkpoint, name, options, progress):
+def export_one(checkpoint, name, options, progress, trust):
     progress(f"{name}: begins {checkpoint}")
     print("chatter")
     if name == "bad":
