@@ -59,7 +59,7 @@ def test_restored_from_a_checkpoint(tmp_path: Path) -> None:
     for origin in ({}, {"task": None}, {"task": {}}):
         with pytest.raises(CheckpointError) as raised:
             restore_task(replace(found, origin=origin))
-        assert (raised.value.code, raised.value.path) == ("no-task", found.path)
+        assert (raised.value.code, raised.value.name) == ("field", "origin.task")
 
 
 def test_a_users_own_task(users_module: Callable[[str], str]) -> None:
