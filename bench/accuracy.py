@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dwindle.bench.process import Worker
-    from dwindle.task import Task
+    from dwindle.models.checked_task import CheckedTask
 
 TOP = 5
 EXAMPLES = 10
@@ -47,7 +47,7 @@ class Judged:
 
 
 def with_accuracy(
-    task: Task,
+    task: CheckedTask,
     rows: Sequence[Row],
     starts: Mapping[str, Callable[[], Worker]],
     sample: list[np.ndarray],
@@ -88,14 +88,14 @@ def with_accuracy(
     return done
 
 
-def judge(task: Task, worker: Worker) -> Judged:
+def judge(task: CheckedTask, worker: Worker) -> Judged:
     """The task's metric on the test split, every sample sent through the loaded file.
 
     Raises WorkerFailed if the worker dies, and whatever the task's `evaluate` raises.
     """
     model, seen = _as_module(worker)
-    value = float(task.evaluate(model, "test"))
-    n, metric = seen.samples, getattr(task, "metric", "accuracy")
+    value = task.evaluate(model, "test")
+    n, metric = seen.samples, task.metric
     missing, top1, top5, answers = {}, None, None, None
     interval = _interval(value, n)
     if interval is None:
@@ -133,12 +133,12 @@ def agreement(file: Judged, dense: Judged, baseline: str) -> tuple[Agreement | N
     return Agreement(baseline, share.value, share.interval, len(same), len(changed), examples, test), ""
 
 
-def _labels(task: Task, seen: _Seen) -> tuple[np.ndarray | None, str]:
+def _labels(task: CheckedTask, seen: _Seen) -> tuple[np.ndarray | None, str]:
     """The split's labels, if they belong to outputs that are class scores; else why not."""
-    offered = getattr(task, "labels", None)
-    if not callable(offered):
+    found = task.labels("test")
+    if found is None:
         return None, "the task has no `labels` (see dwindle/task.py)"
-    labels = np.asarray(offered("test"))
+    labels = found.numpy()
     if not seen.scores:
         return None, "the outputs are not one row of class scores per sample"
     if labels.shape != (seen.samples,):

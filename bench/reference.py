@@ -12,10 +12,9 @@ import numpy as np
 from dwindle.bench.process import Worker, WorkerFailed
 from dwindle.bench.result import Parity, Row
 from dwindle.bench.runtimes.runtime import all_runtimes
-from dwindle.errors import UsageError
 
 if TYPE_CHECKING:
-    from dwindle.task import Task
+    from dwindle.models.checked_task import CheckedTask
 
 SAMPLES = 16
 """Of the test split, whose outputs are compared."""
@@ -74,17 +73,11 @@ def apart(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
     return worst / largest if largest else worst
 
 
-def samples(task: Task, count: int) -> list[list[np.ndarray]]:
+def samples(task: CheckedTask, count: int) -> list[list[np.ndarray]]:
     """The first samples of the test split where the task has `inputs`, and otherwise its example inputs.
 
     Real ones, as zeros would be slower or faster than any photo. One entry per sample: an array per input of the
     network, each a batch of one. Raises UsageError where the split is empty.
     """
-    inputs = task.inputs("test") if hasattr(task, "inputs") else task.example_inputs()
-    whole = [tensor[:count].detach().float().cpu().numpy() for tensor in inputs]
-    if not whole or not len(whole[0]):
-        raise UsageError(
-            "the task's `inputs` of the test split are empty: files are measured on its samples", code="empty",
-            name="inputs",
-        )  # fmt: skip
+    whole = [tensor[:count].detach().float().cpu().numpy() for tensor in task.inputs("test")]
     return [[array[index : index + 1] for array in whole] for index in range(len(whole[0]))]

@@ -15,7 +15,7 @@ from dwindle.manifest import Manifest
 if TYPE_CHECKING:
     import numpy as np
 
-    from dwindle.task import Task
+    from dwindle.models.checked_task import CheckedTask
 
 Progress = Callable[[str], None]
 """Is told in a line what is being done."""
@@ -33,7 +33,7 @@ class Run:
     """What the checkpoint is of, such as `zoo:resnet8 on digits`."""
     network_macs: Mapping[str, int | None]
     """Multiply-accumulates of the network's layers, by the role of the file: DENSE and COMPRESSED."""
-    task: Task
+    task: CheckedTask
     threads: int
     """How many one inference may use."""
     seed: int

@@ -1,4 +1,4 @@
-"""Weight pruning: single weights, or blocks of them, may go."""
+"""Weight pruning: masks single weights, or blocks of them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Blocks:
         mask_applier(network.model, network.masks)()
 
     def _pool(self, weight: Tensor) -> Tensor:
-        """Mean over each block: (out, in, …) → (⌈out/rows⌉, ⌈in/columns⌉, positions)."""
+        """Returns the mean over each block: (out, in, …) → (⌈out/rows⌉, ⌈in/columns⌉, positions)."""
         if self.rows == self.columns == 1:
             return weight.flatten(2) if weight.dim() > 2 else weight[..., None]
         flat = weight.flatten(2) if weight.dim() > 2 else weight[..., None]
@@ -62,7 +62,7 @@ class Blocks:
         return pooled[:, 0].permute(1, 2, 0)
 
     def _count(self, weight: Tensor) -> Tensor:
-        """How many weights each block holds: whole ones rows x columns, those at the edges fewer."""
+        """Returns how many weights each block has: rows × columns, and fewer at the edges of the tensor."""
         blocks = self._pool(weight)
         out, inner = weight.shape[:2]
         rows = torch.arange(0, out, self.rows).clamp(max=out).neg().add(out).clamp(max=self.rows)

@@ -23,16 +23,16 @@ SLACK = 0.01
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits that must all hold; None is no limit."""
+    """Limits that must all hold; a limit that is None is none."""
 
     size: int | None = None
-    """Bytes of the file that will ship."""
+    """The most bytes that the exported file may have."""
     density: float | None = None
-    """Surviving share of what can be pruned."""
+    """The largest share that may survive of what can be pruned."""
     macs: float | None = None
-    """Multiply-accumulates of one inference; up to 1, a share of the dense network's."""
+    """The most multiply-accumulates of one inference; a value up to 1 is a share of the dense network's."""
     allowance: Allowance | None = None
-    """Instead of a limit: as small as validation allows."""
+    """Instead of limits: the network shrinks as far as its validation metric allows."""
 
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.size, self.density, self.macs) if limit is not None]
@@ -47,7 +47,7 @@ class Budget:
             )
 
     def macs_of(self, network: Network) -> float:
-        """The limit in multiply-accumulates; infinite where there is none."""
+        """Returns the limit in multiply-accumulates; infinite where there is none."""
         if self.macs is None:
             return math.inf
         return self.macs * network.dense_macs if self.macs <= 1 else self.macs
@@ -55,7 +55,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Solver:
-    """Finds how far a network has to shrink, by asking the target's own packer."""
+    """Finds how far a network has to shrink to meet a budget, counting bytes by the target's own packer."""
 
     budget: Budget
     granularity: Granularity
@@ -63,7 +63,8 @@ class Solver:
     target: str
 
     def excess(self, network: Network) -> float:
-        """The network's measure over its limit, the worst of all limits: at most 1 where the budget holds."""
+        """Returns the network's size, density or MACs over its limit, whichever is worst: at most 1 where the
+        budget holds."""
         size, density = self.budget.size, self.budget.density
         return max(
             self.packed_bytes(network.model) / size if size else 0.0,
@@ -72,11 +73,11 @@ class Solver:
         )
 
     def excess_at(self, network: Network, share: float) -> float:
-        """The excess that a copy of the network, shrunk to `share`, would have."""
+        """Returns the excess of a copy of the network that is pruned to `share`."""
         return self.excess(self.shrunk(network, share))
 
     def largest_share(self, network: Network) -> float:
-        """The largest share that meets the budget, within SLACK of the limit where the granularity allows.
+        """Returns the largest share that meets the budget, within SLACK of the limit where the granularity allows.
 
         Brent's method on excess against share, which grows almost linearly: a handful of asks.
         """
@@ -97,38 +98,45 @@ class Solver:
         return max(met)
 
     def check_feasible(self, network: Network) -> None:
-        """Raises UsageError where the network meets the budget as it is, and BudgetMissed, with the smallest
-        size there is, where no amount of pruning meets it."""
+        """Raises UsageError where the network meets the budget without pruning, and BudgetMissed, with what can be
+        reached, where no amount of pruning meets it."""
         if self.budget.allowance:
             return
         if self.excess(network) <= 1:
-            raise UsageError(f"nothing to prune: {self._kept(network)}")
+            raise UsageError(f"there is nothing to prune: {self._kept(network)}", code="nothing-to-prune")
         size, floor = self.budget.size, self.shrunk(network, 0.0)
         if size and self.packed_bytes(floor.model) > size:
             raise BudgetMissed(
-                f"{format_bytes(size)} cannot be reached: with everything gone that can be pruned, the rest takes "
-                f"{self._bytes(floor)} as {self.target}; ask for more, or for another granularity or target"
+                f"a `size` of {format_bytes(size)} cannot be reached: with everything pruned that can be, the file for "
+                f"{self.target} still has {self._bytes(floor)}; give a larger `size`, or another `granularity` or "
+                "`target`",
+                code="out-of-reach",
+                option="size",
             )
         least = self.granularity.share(floor)
         if self.budget.density and least > self.budget.density:
             raise BudgetMissed(
-                f"a density of {self.budget.density:.1%} cannot be reached: the least there is, with this granularity, "
-                f"is {least:.1%}; ask for more, or for a finer granularity"
+                f"a `density` of {self.budget.density:.1%} cannot be reached: the lowest with this granularity is "
+                f"{least:.1%}; give a higher `density` or a finer `granularity`",
+                code="out-of-reach",
+                option="density",
             )
         if self.budget.macs and floor.macs > self.budget.macs_of(network):
             raise BudgetMissed(
-                f"{self.budget.macs_of(network):,.0f} MACs cannot be reached: the least there is, with this "
-                f"granularity and alignment, is {floor.macs:,}; ask for more, or align to less"
+                f"{self.budget.macs_of(network):,.0f} `macs` cannot be reached: the fewest with this granularity and "
+                f"alignment are {floor.macs:,}; give more `macs`, or a smaller `align`",
+                code="out-of-reach",
+                option="macs",
             )
 
     def shrunk(self, network: Network, share: float) -> Network:
-        """A copy of the network, pruned to `share`."""
+        """Returns a copy of the network, pruned to `share`."""
         candidate = network.copy()
         self.granularity.shrink(candidate, share)
         return candidate
 
     def _kept(self, network: Network) -> str:
-        """Why the budget prunes nothing of a network that meets it, and what would."""
+        """Says why a budget prunes nothing of a network that meets it, and suggests a smaller one."""
         size, density, macs = self.budget.size, self.budget.density, self.budget.macs
         limits: list[tuple[str, str]] = []
         if size:

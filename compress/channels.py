@@ -1,4 +1,4 @@
-"""Channel pruning: whole channels go, with everything that depends on them, and a smaller network is left."""
+"""Channel pruning: removes whole channels, with everything that depends on them, which leaves a smaller network."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Channels:
     layer_floor: float = 0.0
     """The share of its own channels that every layer keeps, whatever its scores."""
     counts: Counted = "MACs"
-    """What the budget limits: bytes follow the parameters, and then so should what is left of a step given back."""
+    """What shares are measured in: MACs for a budget of MACs, parameters for one of bytes, which follow the
+    parameters."""
     kind: Kind = field(default="channel", init=False)
     floor: float | None = field(default=None, init=False)
 
@@ -73,13 +74,14 @@ class Channels:
         return keep
 
     def _fewest(self, group: Group, found: Found, network: Network) -> int:
-        """Units: of the dense layer's channels, of which earlier cuts may have left only some."""
+        """Returns how many units of a group `layer_floor` keeps: it is a share of the dense layer, which earlier cuts
+        may have made smaller."""
         place = next((place for place in group.places if place.writes), group.places[0])
         left = found.sizes[place.tensor, place.dim] / network.dense_shapes[place.tensor][place.dim]
         return max(1, min(group.units, math.ceil(self.layer_floor / left * group.units - 1e-9)))
 
     def whole(self, model: nn.Module) -> set[str]:
-        """The weights whose channels the patterns protect."""
+        """Returns the names of the weights whose channels the patterns exclude from pruning."""
         return prunable(model).keys() - self.layers.of(model).keys()
 
 

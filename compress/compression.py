@@ -1,10 +1,10 @@
-"""The verb: from a model and a task to a checkpoint that meets its budget."""
+"""`compress`: from a model and a task to a checkpoint that meets its budget."""
 
 from __future__ import annotations
 
-import inspect
+import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,14 +17,13 @@ from dwindle import checkpoint as store
 from dwindle.checkpoint import Checkpoint
 from dwindle.compress.amc.allocate import allocate
 from dwindle.compress.amc.search import Settings
-from dwindle.compress.asked import judged, rehearse, sample, steps
 from dwindle.compress.budget import Solver
 from dwindle.compress.masks import unnamed
 from dwindle.compress.network import Network
-from dwindle.compress.recalibrate import norms, source
+from dwindle.compress.recalibrate import can_recalibrate, norms
 from dwindle.compress.request import Request
 from dwindle.compress.resolve import Resolved, resolve
-from dwindle.compress.rounds import Loop, Plan
+from dwindle.compress.rounds import IterativePruning, PruningSettings
 from dwindle.compress.size import Sizer
 from dwindle.compress.state import capture, structure_of
 from dwindle.compress.watcher import Watcher, tracked
@@ -33,19 +32,19 @@ from dwindle.export import target as targets
 from dwindle.export.shipping import calibrated, shipper
 from dwindle.models import ranks
 from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, loaded
+from dwindle.models.checked_task import CheckedTask
 from dwindle.models.pretrained import load_pretrained
 from dwindle.models.provenance import code_state
 from dwindle.models.tasks import make_task
 from dwindle.quantities import format_names
 from dwindle.sealed import read_tensors
-from dwindle.task import Task
 from dwindle.tracking import JsonLines, Tracker
 
 if TYPE_CHECKING:
     from torch import nn
 
 NOTABLE = 0.05
-"""The share of the parameters from which on it is said that they can't be pruned."""
+"""From this share of the parameters on, a note says that they can't be pruned."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Prepared:
     """What a request needs, built or loaded; nothing is trained yet."""
 
     resolved: Resolved
-    task: Task
+    task: CheckedTask
     spec: ModelSpec
     network: Network
     solvers: tuple[Solver, ...]
@@ -67,36 +66,45 @@ def prepare(request: Request) -> Prepared:
     resolved = resolve(request)
     request = resolved.request
     task = make_task(resolved.task_options)
-    if steps(task) is None and request.gradual:
+    if task.steps is None and request.gradual:
         raise UsageError(
-            "`gradual` prunes step by step, and the task doesn't say how many it takes: add `steps` to it",
-            code="conflict",
+            "`gradual` prunes over a share of the schedule's steps, and the task has no `steps`: add that, or "
+            "leave out `gradual`",
+            code="missing-member",
             option="gradual",
+            name="steps",
         )
-    if resolved.method.last_lr and not _takes(task.fit, "last_lr"):
+    if resolved.method.last_lr and not task.takes_last_lr:
         raise UsageError(
-            f"`method` {request.method} keeps the last learning rate of the schedule, and the task's fit takes no "
-            "`last_lr`: add it, or use another `method`",
-            code="conflict",
+            f"the `method` {request.method} holds the schedule's last learning rate, and the task's `fit` has no "
+            "keyword `last_lr`: add it, or use another `method`",
+            code="missing-member",
             option="method",
+            name="last_lr",
         )
     torch.manual_seed(request.seed)
-    inputs, classes = sample(task), getattr(task, "classes", None)
+    inputs, classes = task.example_inputs(), task.classes
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]))
     model = build(spec)
     check_logits(model, inputs, classes)
     check_rebuilds(spec, model)
-    if request.recalibrate and norms(model) and source(task) is None:
+    if request.recalibrate and norms(model) and not can_recalibrate(task):
         raise UsageError(
-            "batch norm is recalibrated by real inputs, and the task has no `inputs`: add them, or turn off "
-            "`recalibrate`",
-            code="conflict",
+            "batch norm is recalibrated by real inputs, and the task has no `inputs`: add that, or turn "
+            "`recalibrate` off",
+            code="missing-member",
             option="recalibrate",
+            name="inputs",
         )
     if request.weights is not None:
         load_pretrained(model, Path(request.weights))
     if wrong := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
-        raise UsageError(f"{wrong[0]} of {request.model} is not finite as the model is made: mend its initial weights")
+        raise UsageError(
+            f"the model {request.model} is made with values in {wrong[0]} that are not finite: correct its "
+            "initial weights",
+            code="not-finite",
+            name=wrong[0],
+        )
     network = Network(model, inputs)
     size_of = Sizer(targets.load(request.target, request.precision), inputs)
     size_of(model)  # what the target can't take is known before anything is trained
@@ -141,7 +149,7 @@ def _compress(
     watcher.note(resolved.choice)
     if missed := _out_of_reach(network.model):
         watcher.note(missed)
-    plan = Plan(
+    settings = PruningSettings(
         resolved.method,
         request.prune_per_round,
         request.rounds,
@@ -150,67 +158,70 @@ def _compress(
         save_every=60 * request.save_every,
         pretrained=request.weights is not None,
     )
-    fresh = partial(build, spec)
+    build_dense = partial(build, spec)
     if ranks.rank() == 0:
         trackers = [JsonLines(run.path / store.HISTORY), *trackers]
     with tracked(watcher, trackers, run.path.stem, origin) as watching:
         target = calibrated(targets.load(request.target, request.precision), task, say=watching.note)
-        ships = shipper(target, task.example_inputs())
-        loop = Loop(run.path, network, task, ready.solvers, plan, watching, fresh, ships)
+        as_shipped = shipper(target, task.example_inputs())
+        pruning = IterativePruning(run.path, network, task, ready.solvers, settings, watching, build_dense, as_shipped)
         if "task" in resolved.task_options and ranks.broadcast_from_first(lambda: not store.begun(run.path)):
-            rehearse(task, network.model)
+            _judge_untrained(task, network.model)
         if resolved.search:
-            loop = replace(loop, aim=partial(_searched, loop, resolved.search))
-        history = loop.run()
+            pruning = replace(pruning, allocated=partial(_allocated, pruning, resolved.search))
+        history = pruning.run()
         dense = ranks.broadcast_from_first(lambda: read_tensors(store.dense_round(run.path), "weights"))
-        metrics = {"test": judged(task, ships(network.model), "test")}
-        metrics["dense_test"] = judged(task, loaded(fresh(), dense, store.dense_round(run.path)), "test")
+        metrics = {"test": task.evaluate(as_shipped(network.model), "test")}
+        metrics["dense_test"] = task.evaluate(loaded(build_dense(), dense, store.dense_round(run.path)), "test")
         watching.result(metrics)
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
     pinned = tuple(asdict(whole) for whole in network.whole)
     done = replace(run, done=True, history=history, metrics=metrics, pinned=pinned)
-    structure = structure_of(network, fresh)
+    structure = structure_of(network, build_dense)
     return ranks.broadcast_from_first(lambda: store.finish(done, tensors, structure))
 
 
 def _out_of_reach(model: nn.Module) -> str | None:
-    """What is said where a good part of the network isn't pruned, asked for or not."""
+    """The note that a good part of the network's parameters cannot be pruned; None where it can."""
     left, whole = unnamed(model), sum(parameter.numel() for parameter in model.parameters())
     share = sum(parameter.numel() for parameter in left.values()) / whole
     if share < NOTABLE:
         return None
-    return f"{share:.0%} of the parameters are no layer's `weight` and stay as they are: {format_names(left, 1)}"
+    return f"{share:.0%} of the parameters are no layer's `weight` and are not pruned: {format_names(left, 1)}"
 
 
-def _takes(function: Callable[..., None], keyword: str) -> bool:
-    parameters = inspect.signature(function).parameters.values()
-    return any(one.name == keyword or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+def _judge_untrained(task: CheckedTask, model: nn.Module) -> None:
+    """Judges the untrained model on both splits, so that a mistake in `evaluate` is known before any training."""
+    untrained = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        task.evaluate(untrained, "validation")
+        task.evaluate(untrained, "test")
 
 
-def _searched(loop: Loop, settings: Settings, solver: Solver) -> Solver:
-    """The solver along the shares that AMC finds for its budget."""
-    share = solver.largest_share(loop.network)
-    pruning, result = allocate(
-        loop.folder, loop.network, solver.granularity, loop.task, share, settings, loop.watcher.search
+def _allocated(run: IterativePruning, settings: Settings, solver: Solver) -> Solver:
+    """Returns the solver that prunes by the shares that AMC finds for the solver's budget."""
+    share = solver.largest_share(run.network)
+    granularity, result = allocate(
+        run.folder, run.network, solver.granularity, run.task, share, settings, run.watcher.search
     )
-    loop.watcher.allocation(result)
-    return replace(solver, granularity=pruning)
+    run.watcher.allocation(result)
+    return replace(solver, granularity=granularity)
 
 
 def _code(resolved: Resolved) -> dict[str, str]:
-    """The state of the user's own model, data and task."""
+    """The version of the user's own code for model, data and task, by what names it."""
     options = resolved.task_options
     specs = [resolved.request.model, *(str(options.get(key) or "") for key in ("data", "task"))]
     own = [spec for spec in specs if ":" in spec and spec.partition(":")[0] not in ("zoo", "torchvision")]
     return {f"code {spec}": code_state(spec) for spec in own if not Path(spec).exists()}
 
 
-def _origin(spec: ModelSpec, task: Task, resolved: Resolved) -> dict[str, Any]:
-    return {"model": asdict(spec), "task": getattr(task, "origin", resolved.task_options)}
+def _origin(spec: ModelSpec, task: CheckedTask, resolved: Resolved) -> dict[str, Any]:
+    return {"model": asdict(spec), "task": task.origin or resolved.task_options}
 
 
 def _as_json(origin: dict[str, Any]) -> dict[str, Any]:
-    """As it comes back from disk: a resumed run compares what it was made with."""
+    """Returns `origin` as it will be read back from disk, so that a resumed run can compare it."""
     same: dict[str, Any] = json.loads(json.dumps(origin))
     return same

@@ -69,7 +69,7 @@ def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
     rounds = request.rounds or max(
         1, math.ceil(math.log(max(share, 1e-6)) / math.log(1 - request.prune_per_round) - 0.25)
     )
-    whole: int | None = getattr(ready.task, "steps", None)
+    whole = ready.task.steps
     trained = request.weights is not None
     steps = whole and (0 if trained else whole) + rounds * math.ceil(whole * (1 - ready.resolved.method.start))
     inputs, sizes, pays = ready.task.example_inputs(), [], []

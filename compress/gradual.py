@@ -1,4 +1,4 @@
-"""Gradual pruning: a round's weights go one by one over the first part of its retraining, not all at once before it."""
+"""Gradual pruning: a round's weights are pruned bit by bit during the first part of its retraining, not before it."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from dwindle.compress.budget import Solver
 from dwindle.compress.network import Network
 
 PRUNINGS = 20
-"""In how many goes: each sorts every weight of the network."""
+"""How many times a retraining prunes; each time sorts every weight of the network."""
 
 
 @dataclass(frozen=True)
 class Ramp:
-    """How a round's share falls: steeply at first, while the network can still recover (Zhu & Gupta 2017, eq. 1)."""
+    """How the surviving share falls over a retraining: steeply at first, while the network can still recover (Zhu &
+    Gupta 2017, eq. 1)."""
 
     before: float
-    """The share at the start."""
+    """The surviving share at the start."""
     after: float
-    """The share at the end."""
+    """The surviving share at the end."""
     steps: int
-    """How many of the retraining's first steps it takes."""
+    """How many steps at the start of the retraining prune."""
     last: bool
-    """Whether the round meets the budget: then it ends on what meets it for the weights as they are by then."""
+    """Whether the round is to meet the budget. Then the last pruning solves for the budget, with the weights of
+    that step."""
 
     def share(self, step: int) -> float:
-        """What is left after `step` steps."""
+        """Returns the share that survives after `step` steps."""
         return self.after + (self.before - self.after) * (1 - step / self.steps) ** 3
 
     def prune(self, step: int, network: Network, solver: Solver) -> bool:
-        """Prunes what is due after `step` steps; whether anything was."""
+        """Prunes, if pruning is due after `step` steps; returns whether it was."""
         if step > self.steps or step * PRUNINGS // self.steps == (step - 1) * PRUNINGS // self.steps:
             return False
         ends = self.last and step == self.steps

@@ -1,4 +1,4 @@
-"""Granularities by name: what pruning removes as one."""
+"""Granularities by name: channels, single weights, blocks of weights, N:M."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dwindle.errors import UsageError
 def granularity(
     name: str, score: Score, layers: Layers, align: int = 8, counts: Counted = "parameters", layer_floor: float = 0.0
 ) -> Granularity:
-    """`channel`, `unstructured`, `RxC` (blocks of R output by C input channels) or `N:M`.
+    """Returns the granularity of that name.
 
-    `align`, `counts` and `layer_floor` are for channels: see `Channels`.
-    Raises UsageError otherwise.
+    The names are `channel`, `unstructured`, `RxC` (blocks of R output by C input channels) and `N:M`. `align`, `counts`
+    and `layer_floor` are for channels: see `Channels`. Raises UsageError for any other name.
     """
     if name == "channel":
         return Channels(align, layers, counts=counts, layer_floor=layer_floor)
@@ -37,4 +37,5 @@ def granularity(
         f"unknown granularity {name!r}: write channel, unstructured, a block such as 4x1, or N:M such as 2:4",
         code="unknown-name",
         option="granularity",
+        name=name,
     )

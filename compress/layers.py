@@ -1,4 +1,4 @@
-"""Which layers pruning may touch."""
+"""Which layers may be pruned, by shell patterns over their names."""
 
 from __future__ import annotations
 
@@ -23,21 +23,29 @@ class Layers:
     exclude: tuple[str, ...] = ()
 
     def of(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The prunable weights of `model` that the patterns leave.
+        """Returns the prunable weights of `model` that the patterns include, by parameter name.
 
         Raises UsageError for a pattern that matches nothing, or where nothing is left.
         """
         weights = prunable(model)
         for pattern in (*self.include, *self.exclude):
             if not any(_matches(name, (pattern,)) for name in weights):
-                raise UsageError(f"the pattern {pattern!r} matches no prunable layer: {_listed(weights)}")
+                raise UsageError(
+                    f"the pattern {pattern!r} matches no prunable layer: {_listed(weights)}",
+                    code="unknown-name",
+                    name=pattern,
+                )
         chosen = {
             name: weight
             for name, weight in weights.items()
             if _matches(name, self.include) and not _matches(name, self.exclude)
         }
         if not chosen:
-            raise UsageError(f"the patterns leave nothing to prune: {_listed(weights)}")
+            raise UsageError(
+                f"`include` and `exclude` leave nothing to prune: {_listed(weights)}",
+                code="nothing-to-prune",
+                option="include",
+            )
         return chosen
 
 

@@ -8,12 +8,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dwindle.errors import UsageError
-from dwindle.models.factory import one_line
+from dwindle.errors import UsageError, one_line
 
 
 def macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, int]:
-    """Multiply-accumulates of one forward pass in eval mode, by the layer that spends them.
+    """Returns the multiply-accumulates of one forward pass in eval mode, by layer.
 
     Convolutions and matrix products are counted, attention included, as `torch.utils.flop_counter` counts them;
     pointwise work is not. The sum of the values is the whole network's. Nothing is computed: the pass runs on
@@ -30,8 +29,8 @@ def macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, int]
             model(*(fake.from_tensor(x) for x in example_inputs))
         except Exception as error:  # a forward that looks at values finds none
             raise UsageError(
-                f"{type(model).__name__} can't be traced ({one_line(error)}): its forward may decide by shapes, "
-                "not by the values of a tensor"
+                f"the model {type(model).__name__} can't be traced ({one_line(error)}): its forward may decide by "
+                "shapes, not by the values of a tensor"
             ) from error
         finally:
             torch.backends.mha.set_fastpath_enabled(fused_attention)

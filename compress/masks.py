@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 WEIGHT = re.compile(r"weight(_(ih|hh|hr)_l\d+(_reverse)?)?$")
-"""How PyTorch's layers name their weights; torch.nn.RNNBase (LSTM, GRU) numbers them."""
+"""The names of weight tensors in PyTorch's layers, those that torch.nn.RNNBase (LSTM, GRU) numbers included."""
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weight tensors that pruning chooses from, by parameter name.
+    """Returns the weight tensors that pruning chooses from, by parameter name.
 
     Every trainable weight matrix or kernel: first convolution, projections, recurrent layers, classifier
     and embeddings included; batch norm, biases, layer scales and tokens exempt (Renda et al. 2020, §2). A
@@ -27,24 +27,25 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def unnamed(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable matrices and kernels that go by no name that pruning knows, such as a parametrized weight's."""
+    """Returns the trainable matrices and kernels that pruning skips because they have another name, such as those
+    behind a parametrization."""
     return {name: parameter for name, parameter in _matrices(model) if not WEIGHT.search(name)}
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The trainable parameters of two dimensions or more."""
+    """Yields the trainable parameters of two or more dimensions, with their names."""
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2 and parameter.requires_grad:
             yield name, parameter
 
 
 def density(masks: Mapping[str, Tensor]) -> float:
-    """Surviving share of all prunable weights, in [0, 1]."""
+    """Returns the surviving share of all prunable weights, in [0, 1]."""
     return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
 def mask_applier(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
-    """A function that sets the model's pruned weights to zero, in place, by one fused call.
+    """Returns a function that sets the model's pruned weights to zero, in place, by one fused call.
 
     It has to run after every optimizer step: momentum and weight decay move pruned weights.
     """
@@ -54,17 +55,17 @@ def mask_applier(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], 
     factors = [mask.to(weights[name]) for name, mask in masks.items()]
 
     @torch.no_grad()
-    def hold() -> None:
+    def apply() -> None:
         for i, parameter in enumerate(parameters):
             if (factors[i].stride(), factors[i].device) != (parameter.stride(), parameter.device):
                 factors[i] = torch.empty_like(parameter).copy_(factors[i])
         if parameters:
             torch._foreach_mul_(parameters, factors)
 
-    return hold
+    return apply
 
 
 def masks_hold(model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
-    """Whether every pruned weight of the model is zero."""
+    """Returns whether every pruned weight of the model is zero."""
     weights = prunable(model)
     return all(not weights[name][~mask].any() for name, mask in masks.items())

@@ -46,7 +46,12 @@ class NofM:
             name: weight for name, weight in self.layers.of(network.model).items() if weight.shape[1] % self.m == 0
         }
         if not weights:
-            raise UsageError(f"no layer's input width is a multiple of {self.m}: {self.n}:{self.m} fits nowhere")
+            raise UsageError(
+                f"no layer has an input width that is a multiple of {self.m}, which the granularity "
+                f"{self.n}:{self.m} needs: use another `granularity`",
+                code="nothing-to-prune",
+                option="granularity",
+            )
         kept = max(self.n, int(share * self.m + 1e-6))
         scores = self.score(weights)
         network.masks = {name: self._mask(scores[name], network.masks.get(name), kept) for name in weights}

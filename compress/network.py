@@ -1,4 +1,4 @@
-"""What the rounds pass on: a model, and what has been pruned of it."""
+"""A model together with the masks and cuts that pruning has made in it: what one round hands to the next."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Network:
     kept: dict[str, Tensor] = field(default_factory=dict)
     """`NAME:DIM` → the indices that cuts left of the dense network's tensor; empty while nothing is cut."""
     whole: tuple[Whole, ...] = ()
-    """What the last cut had to leave whole, and why."""
+    """The layers whose channels the last cut could not remove, and why."""
     dense_macs: int = 0
     dense_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -46,12 +46,12 @@ class Network:
 
     @property
     def parameters(self) -> int:
-        """Elements of all parameters; masked weights count, removed channels don't."""
+        """The number of elements of all parameters; masked weights count, removed channels don't."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def dense_parameters(self) -> int:
-        """The same of the dense network."""
+        """The number of elements of all parameters of the dense network."""
         return sum(math.prod(self.dense_shapes[name]) for name, _ in self.model.named_parameters())
 
     @property
@@ -64,11 +64,11 @@ class Network:
 
     @property
     def emptied(self) -> list[str]:
-        """The weights of which nothing survives: layer collapse (Tanaka et al. 2020, §4)."""
+        """The names of the weight tensors of which nothing survives: layer collapse (Tanaka et al. 2020, §4)."""
         return [name for name, mask in self.masks.items() if not mask.any()]
 
     def copy(self) -> Network:
-        """One whose weights and masks are its own."""
+        """Returns a copy that shares no weights and no masks with this one."""
         return replace(self, model=copy.deepcopy(self.model), masks=dict(self.masks), kept=dict(self.kept))
 
 
@@ -77,14 +77,15 @@ class Granularity(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """What it removes, as far as files and kernels can tell."""
+        """What is removed, as far as file formats and kernels can tell: see `Kind`."""
 
     @property
     def floor(self) -> float | None:
-        """The share it always ends at, for one that says so itself (2:4); None where the budget decides."""
+        """The share that pruning always ends at, where the granularity fixes it (2:4); None where the budget
+        decides."""
 
     def share(self, network: Network) -> float:
-        """How much of what can be pruned is left, in [0, 1]."""
+        """Returns how much is left of what can be pruned, in [0, 1]."""
 
     def shrink(self, network: Network, share: float) -> Keep | None:
         """Prunes `network` in place to `share`, never bringing back what is gone.

@@ -3,53 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dwindle.compress.asked import asked
 from dwindle.models import ranks
+from dwindle.models.checked_task import users_code
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dwindle.task import Task
+    from dwindle.models.checked_task import CheckedTask
 
 BATCH = 2**23
-"""How many numbers a batch's inputs may have: 2,730 images of 3×32×32, 55 of 3×224×224."""
+"""How many numbers the inputs of one batch may have: 2,730 images of 3×32×32, 55 of 3×224×224."""
 
 
-def source(task: Task) -> Callable[[], tuple[Tensor, ...]] | None:
-    """What gives the inputs to recalibrate by: as the task's `fit` shows them, if it can tell, or else as its training
-    split has them; None where it has neither."""
-    plain = partial(task.inputs, "train") if hasattr(task, "inputs") else None
-    return getattr(task, "training_inputs", plain)
+def can_recalibrate(task: CheckedTask) -> bool:
+    """Whether the task has real inputs to recalibrate batch norm by."""
+    return task.has("training_inputs") or task.has("inputs")
 
 
 def norms(model: nn.Module) -> list[_BatchNorm]:
-    """Its batch norms that keep running statistics."""
+    """The batch norms of a model that keep running statistics."""
     return [part for part in model.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
 
 
-def recalibrate_by(task: Task, model: nn.Module) -> None:
-    """Recalibrates `model` by what `source` gives, in place; raises as `asked` does. Without batch norm, nothing.
+def recalibrate_by(task: CheckedTask, model: nn.Module) -> None:
+    """Recalibrates `model`, in place, by the task's `training_inputs`; does nothing to a model without batch norm.
 
-    One rank does it for all: another machine's kernels may sum in another order, and ranks have to agree to the bit.
+    The first rank recalibrates for all: another machine's kernels may sum in another order, and ranks have to agree
+    to the bit. Raises DwindleError where the model does not take these inputs.
     """
     if not norms(model):
         return
-    shown = source(task)
-    assert shown is not None
 
-    def anew() -> list[Tensor]:
-        with asked("inputs to recalibrate by"):
-            recalibrate(model, shown())
+    def recalibrated() -> list[Tensor]:
+        inputs = task.training_inputs()
+        with users_code("training_inputs" if task.has("training_inputs") else "inputs", " as the model's inputs"):
+            recalibrate(model, inputs)
         return list(model.buffers())
 
-    for buffer, found in zip(model.buffers(), ranks.broadcast_from_first(anew), strict=True):
+    for buffer, found in zip(model.buffers(), ranks.broadcast_from_first(recalibrated), strict=True):
         buffer.copy_(found)
 
 

@@ -1,4 +1,4 @@
-"""The loop: train, then prune and retrain until the budget holds (Renda et al. 2020, Algorithm 1)."""
+"""Iterative pruning: train, then prune and retrain until the budget holds (Renda et al. 2020, Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,74 +25,72 @@ from dwindle.checkpoint import (
 )
 from dwindle.compress import state
 from dwindle.compress.allowance import Allowance
-from dwindle.compress.asked import asked, judged, state_of, step_loss
 from dwindle.compress.budget import Solver
 from dwindle.compress.channels import carry
 from dwindle.compress.gradual import Ramp
-from dwindle.compress.masks import mask_applier, masks_hold
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
-from dwindle.compress.recalibrate import norms, recalibrate_by, source
+from dwindle.compress.recalibrate import can_recalibrate, norms, recalibrate_by
+from dwindle.compress.training import Progress, Training
 from dwindle.compress.watcher import Watcher
 from dwindle.documents import parse
-from dwindle.errors import BudgetMissed, DwindleError, UsageError
+from dwindle.errors import BudgetMissed, UsageError
 from dwindle.models import ranks
 from dwindle.quantities import format_names
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from dwindle.task import Task
+    from dwindle.models.checked_task import CheckedTask
 
-RECENT = 50
-"""How many losses a round's reported loss is the mean of."""
-SHARP = 5.0
-"""Points of validation: a round that loses as many is asked whether batch norm is to blame."""
+SHARP_FALL = 5.0
+"""Points of validation: after a round that loses as many, it is checked whether batch norm is to blame."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How the rounds go about it."""
+class PruningSettings:
+    """How a run prunes and retrains."""
 
     method: Method
     prune_per_round: float
-    """Share of what survives that each round removes."""
+    """The share of the surviving weights that each round removes."""
     rounds: int | None
-    """A fixed number of rounds, of equal rate; None: as many as the rate needs."""
+    """A fixed number of rounds, which all remove the same share; None: as many as `prune_per_round` needs."""
     recalibrate: bool = False
-    """Whether each training ends with batch norm's statistics taken anew."""
+    """Whether each training ends by recalibrating batch norm (`dwindle.compress.recalibrate`)."""
     gradual: float = 0.0
-    """The share of a retraining's steps over which its round's weights go; 0: all at once, before the first."""
+    """The share of a retraining's steps over which its weights are pruned; 0: all at once, before the first step."""
     save_every: float = 300.0
     """Seconds between saves within a round."""
     pretrained: bool = False
-    """Whether the network comes trained: then the dense round judges it as it is."""
+    """Whether the network comes trained: then the dense round only judges it."""
 
 
 @dataclass(frozen=True)
-class Loop:
-    """One run's parts. `run` trains `network` in place, saving every round under `folder`."""
+class IterativePruning:
+    """One run. `run` trains and prunes `network` in place, saving every round under `folder`."""
 
     folder: Path
     network: Network
-    task: Task
+    task: CheckedTask
     solvers: tuple[Solver, ...]
-    """One for each granularity, in the order in which they prune: channels before what is finer."""
-    plan: Plan
+    """One for each granularity, in the order in which they prune: channels before blocks or single weights."""
+    settings: PruningSettings
     watcher: Watcher
-    fresh: Callable[[], nn.Module]
-    """Builds the dense architecture anew, to put a cut network's weights back into."""
-    ships: Callable[[nn.Module], nn.Module] = lambda model: model
-    """What the file of a network will compute: that is what a compressed one is judged by."""
-    aim: Callable[[Solver], Solver] = lambda solver: solver
-    """Asked once the dense network is trained: what a search found out may say better what to prune."""
+    build_dense: Callable[[], nn.Module]
+    """Builds the dense architecture anew, to restore a cut network from."""
+    as_shipped: Callable[[nn.Module], nn.Module] = lambda model: model
+    """Returns what the exported file of a network will compute: a compressed network is judged by that."""
+    allocated: Callable[[Solver], Solver] = lambda solver: solver
+    """Called before a solver first prunes, when the dense network is trained: a search (AMC) may return a solver that
+    prunes by the shares it found."""
 
     def run(self) -> tuple[Round, ...]:
         """Trains and prunes until the budget holds, from the last saved state if there is one.
 
-        Returns the history, the dense round first. Raises DwindleError when the loss stops being a number
-        (the rounds before it stay saved), UsageError when the task breaks its contract, BudgetMissed when
-        nothing more can be pruned.
+        Returns the history, the dense round first. Raises DwindleError where the loss is no finite number (the rounds
+        before it stay saved), UsageError where the task breaks its contract, BudgetMissed where nothing more can be
+        pruned.
         """
         history = self._resume()
         self.watcher.begin(history, self._rounds(history))
@@ -101,24 +100,26 @@ class Loop:
             progress = parse(Progress, document.get("progress"), folder / ROUND, within="progress")
             history = self._report((*history, self._train(history, progress)))
         if not history:
-            history = self._report((self._as_it_came() if self.plan.pretrained else self._train(()),))
+            history = self._report((self._judge_pretrained() if self.settings.pretrained else self._train(()),))
         for solver in self.solvers:
-            aimed = self.aim(solver) if solver.excess(self.network) > 1 else solver
-            while aimed.excess(self.network) > 1:
-                after = self._round(aimed, self._next_share(aimed, history), history)
+            allocated = self.allocated(solver) if solver.excess(self.network) > 1 else solver
+            while allocated.excess(self.network) > 1:
+                after = self._round(allocated, self._next_share(allocated, history), history)
                 if after is None:
                     raise BudgetMissed(
-                        f"nothing more can be pruned: the smallest is {history[-1].bytes:,} bytes, at round "
-                        f"{history[-1].index}; ask for that, or for a finer granularity"
+                        f"nothing more can be pruned: round {history[-1].index} is the smallest network, with "
+                        f"{history[-1].bytes:,} bytes; raise the budget to that, or use a finer granularity",
+                        code="out-of-reach",
                     )
                 history = after
             if allowance := solver.budget.allowance:
-                history = self._as_far_as(allowance, solver, history)
+                history = self._shrink_within(allowance, solver, history)
         return history
 
-    def _as_far_as(self, allowance: Allowance, solver: Solver, history: tuple[Round, ...]) -> tuple[Round, ...]:
-        """Shrinks while validation allows it; the history of what did, the network as it was last."""
-        while (rate := allowance.rate(history, self.plan.prune_per_round)) is not None:
+    def _shrink_within(self, allowance: Allowance, solver: Solver, history: tuple[Round, ...]) -> tuple[Round, ...]:
+        """Shrinks as far as validation allows; leaves the smallest network that held, and returns the rounds
+        that did."""
+        while (rate := allowance.rate(history, self.settings.prune_per_round)) is not None:
             if (best := allowance.best(history)) != history[-1]:
                 self._back_to(best)
             after = self._round(solver, solver.granularity.share(self.network) * (1 - rate), history)
@@ -129,44 +130,48 @@ class Loop:
                 lost = allowance.drop(history[-1], history)
                 best = allowance.best(history)
                 self.watcher.note(
-                    f"round {history[-1].index} lost {lost:.2f} points, {allowance.points:g} are allowed: back to "
-                    + (f"round {best.index}" if best.index else "the dense network")
+                    f"round {history[-1].index} lost {lost:.2f} points, and {allowance.points:g} are allowed: "
+                    "going back " + (f"to round {best.index}" if best.index else "to the dense network")
                 )
         self._back_to(best := allowance.best(history))
         if not best.index:
-            raise BudgetMissed(f"every step lost more than {allowance.points:g} points: allow more")
+            raise BudgetMissed(
+                f"every round lost more than the {allowance.points:g} points that `max_drop` allows: allow more",
+                code="out-of-reach",
+                option="max_drop",
+            )
         return tuple(record for record in history if allowance.holds(record, history))
 
     def _round(self, solver: Solver, to: float, history: tuple[Round, ...]) -> tuple[Round, ...] | None:
-        """Prunes to a share and retrains; None where nothing more can go."""
+        """Prunes to the share `to` and retrains; returns None where nothing more can be pruned."""
         ramp, before = self._ramp(solver, to), self.network.emptied
         if ramp is None and not self._prune(solver, to):
             return None
         record = self._train(history, Progress(ramp=ramp))
         if emptied := [name for name in self.network.emptied if name not in before]:
             self.watcher.note(
-                f"round {record.index} leaves nothing of {format_names(emptied, 1)}, and what only that passed on is "
-                "lost: `score` lamp leaves something of every layer"
+                f"round {record.index} pruned every weight of {format_names(emptied, 1)}, so that nothing passes "
+                "through: the `score` lamp keeps some weights of every layer"
             )
-        fell = history[-1].validation - record.validation >= SHARP
-        if fell and not self.plan.recalibrate and norms(self.network.model) and source(self.task):
-            self._say_what_batch_norm_costs(record)
+        fell = history[-1].validation - record.validation >= SHARP_FALL
+        if fell and not self.settings.recalibrate and norms(self.network.model) and can_recalibrate(self.task):
+            self._note_what_batch_norm_costs(record)
         return self._report((*history, record))
 
-    def _say_what_batch_norm_costs(self, record: Round) -> None:
-        """Where accuracy falls, it may be the running averages alone that do not fit what is left of the network."""
-        again = copy.deepcopy(self.network.model)
-        recalibrate_by(self.task, again)
-        if (validation := judged(self.task, self.ships(again), "validation")) - record.validation >= SHARP:
+    def _note_what_batch_norm_costs(self, record: Round) -> None:
+        """Says so where accuracy fell only because batch norm's running statistics do not fit the pruned network."""
+        recalibrated = copy.deepcopy(self.network.model)
+        recalibrate_by(self.task, recalibrated)
+        validation = self.task.evaluate(self.as_shipped(recalibrated), "validation")
+        if validation - record.validation >= SHARP_FALL:
             self.watcher.note(
-                f"round {record.index}: {record.validation:.2f} on validation, {validation:.2f} with batch norm's "
-                "statistics taken anew: begin again with `recalibrate`, into another folder"
+                f"round {record.index} reaches {record.validation:.2f} on validation, and {validation:.2f} with "
+                "batch norm recalibrated: start a new run with `recalibrate`, into another folder"
             )
 
     def _ramp(self, solver: Solver, to: float) -> Ramp | None:
-        """How the retraining prunes, where it does that itself and there is anything to prune."""
-        whole: int = getattr(self.task, "steps", None) or 0
-        steps = round(self.plan.gradual * whole * (1 - self.plan.method.start))
+        """How a gradual retraining prunes; None where pruning comes before it, or there is nothing to prune."""
+        steps = round(self.settings.gradual * (self.task.steps or 0) * (1 - self.settings.method.start))
         if solver.granularity.kind != "weights" or not steps:
             return None
         share, shrunk = solver.granularity.share(self.network), solver.shrunk(self.network, to)
@@ -175,40 +180,39 @@ class Loop:
         return Ramp(share, to, steps, last=not solver.budget.allowance and solver.excess(shrunk) <= 1)
 
     def _prune(self, solver: Solver, to: float) -> bool:
-        """Prunes to a share, and sets back what the method sets back; False where nothing more can go."""
+        """Prunes to the share `to`, and restores what the method restores; False where nothing more can be pruned."""
         before, share = self.network.model, solver.granularity.share(self.network)
         keep = solver.granularity.shrink(self.network, to)
         if solver.granularity.share(self.network) >= share:
             return False
-        optimizer = getattr(self.task, "optimizer", None)
-        if keep is not None and optimizer is not None:
-            carry(optimizer, before, self.network.model, keep)
-        if self.plan.method.restore:
+        if keep is not None and self.task.optimizer is not None:
+            carry(self.task.optimizer, before, self.network.model, keep)
+        if self.settings.method.restore:
             state.rewind(self.network, self.task, dense_round(self.folder))
         return True
 
     def _next_share(self, solver: Solver, history: tuple[Round, ...]) -> float:
-        """One regular step, or, where that would overshoot the budget, exactly as far as the budget.
+        """The share to prune to next: one regular step, or exactly the budget where that would overshoot it.
 
-        Depends on the network and the number of rounds alone, so that a resumed run chooses the same.
+        It depends on the network and the number of rounds alone, so that a resumed run chooses the same.
         """
         share = solver.granularity.share(self.network)
-        if self.plan.rounds is None:
-            step = share * (1 - self.plan.prune_per_round)
+        if self.settings.rounds is None:
+            step = share * (1 - self.settings.prune_per_round)
             # A budget just past the step is worth going straight to: a round costs a whole retraining.
-            if solver.excess_at(self.network, step * (1 - self.plan.prune_per_round / 4)) > 1:
+            if solver.excess_at(self.network, step * (1 - self.settings.prune_per_round / 4)) > 1:
                 return step
             return solver.largest_share(self.network)
-        aim, left = solver.largest_share(self.network), max(1, self.plan.rounds + 1 - len(history))
-        return float(share * (aim / share) ** (1 / left)) if left > 1 else aim
+        final, left = solver.largest_share(self.network), max(1, self.settings.rounds + 1 - len(history))
+        return float(share * (final / share) ** (1 / left)) if left > 1 else final
 
     def _rounds(self, history: tuple[Round, ...]) -> int:
-        """How many prune-and-retrain rounds the whole run takes, as far as the weights at hand can tell."""
-        done, rate = max(0, len(history) - 1), math.log(1 - self.plan.prune_per_round)
-        if self.plan.rounds is not None:
-            return self.plan.rounds
+        """How many rounds of pruning and retraining the whole run takes, estimated from the present weights."""
+        done, rate = max(0, len(history) - 1), math.log(1 - self.settings.prune_per_round)
+        if self.settings.rounds is not None:
+            return self.settings.rounds
         if self.solvers[-1].budget.allowance:
-            return done + 1  # nobody knows
+            return done + 1  # only validation will tell
         for solver in self.solvers:
             if solver.excess(self.network) > 1:
                 ratio = solver.largest_share(self.network) / solver.granularity.share(self.network)
@@ -216,84 +220,57 @@ class Loop:
         return done
 
     def _train(self, history: tuple[Round, ...], progress: Progress | None = None) -> Round:
-        """One training or retraining, from `progress` if it was cut off, judged and saved."""
+        """Trains or retrains, from `progress` if that was interrupted; returns the round, judged and saved."""
         index, progress = len(history), progress or Progress()
-        self._check_ranks_agree(f"what round {index} starts from")
-        method = self.plan.method if index else Method(start=0.0)
-        began = saved = time.monotonic() - progress.seconds
-        hold = mask_applier(self.network.model, self.network.masks)
-        whole: int | None = getattr(self.task, "steps", None)
-        total = math.ceil(whole * (1 - method.start)) if whole else None
-        point = self._rewind_point(whole) if index == 0 else None
-        rewind = self._rewind_state(progress, point)
-
-        def on_step(loss: float) -> None:
-            nonlocal hold, rewind, saved
-            now, loss = time.monotonic(), step_loss(loss)
-            progress.step(loss, now - began)
-            if progress.steps == 1:
-                state_of(self.task)  # a state that can't be saved is better known now than when the round ends
-            if not math.isfinite(loss):
-                kept = f"round {index - 1} is kept" if index else "nothing was saved"
-                raise DwindleError(
-                    f"the loss became {loss} in round {index} at step {progress.steps}; {kept}: train with a "
-                    "smaller learning rate into another -o"
-                )
-            if progress.ramp and progress.ramp.prune(progress.steps, self.network, self.solvers[-1]):
-                hold = mask_applier(self.network.model, self.network.masks)
-            hold()
-            if progress.steps == point:
-                rewind = state.capture_rewind(self.network, self.task)
-            if ranks.rank() == 0 and now - saved >= self.plan.save_every and hasattr(self.task, "state_dict"):
-                document = {"progress": asdict(progress), "structure": state.structure_of(self.network, self.fresh)}
-                save_partial(self.folder, index, document, {**state.capture(self.network, self.task), **rewind})
-                saved = time.monotonic()
-            self.watcher.step(index, progress.steps, total, loss)
-
-        # Only fine-tuning asks a task for more than the protocol's two arguments.
-        options = {"last_lr": True} if method.last_lr else {}
-        kept = f"; round {index - 1} is kept, and the same command goes on from there" if index else ""
-        with asked(f"fit in round {index}", kept):
-            self.task.fit(self.network.model, start=method.start, on_step=on_step, **options)
-        if point is not None and not rewind:
-            raise UsageError(
-                f"the task's fit called on_step {progress.steps} times, and {self.plan.method.start:g} of its `steps` "
-                f"is step {point}, which there was none to go back to: `steps` must be how many it takes"
-            )
-        if progress.ramp and progress.steps < progress.ramp.steps:
-            raise UsageError(
-                f"the task's fit called on_step {progress.steps} times, too few to prune over {progress.ramp.steps} "
-                "steps: its `steps` must be how many it takes, or leave out `gradual`"
-            )
-        if progress.steps == 0 or not masks_hold(self.network.model, self.network.masks):
-            raise UsageError(
-                f"the task's fit called on_step {progress.steps} times and left pruned weights non-zero: it must "
-                "call on_step(loss) after every optimizer step"
-            )
-        if self.plan.recalibrate:
+        self._check_ranks_agree(f"the weights before round {index}")
+        rewind_step = self._rewind_step() if index == 0 else None
+        training = Training(
+            index=index,
+            network=self.network,
+            task=self.task,
+            method=self.settings.method if index else Method(start=0.0),
+            solver=self.solvers[-1],
+            watcher=self.watcher,
+            progress=progress,
+            rewind_step=rewind_step,
+            rewind=self._rewind_state(progress, rewind_step),
+            save=partial(self._save_partial, index),
+            save_every=self.settings.save_every if self._saves_within_rounds() else math.inf,
+        )
+        training.run()
+        if self.settings.recalibrate:
             recalibrate_by(self.task, self.network.model)
-        return self._finish(history, progress.loss, began, rewind)
+        return self._finish(history, progress.loss, training.began, training.rewind)
 
-    def _as_it_came(self) -> Round:
-        """The dense round of a network that was trained elsewhere."""
+    def _saves_within_rounds(self) -> bool:
+        """Whether this process saves training under way: the first rank does, if the task can go on from there."""
+        return ranks.rank() == 0 and self.task.has("state_dict")
+
+    def _save_partial(self, index: int, progress: Progress, rewind: state.State) -> None:
+        structure = state.structure_of(self.network, self.build_dense)
+        document = {"progress": asdict(progress), "structure": structure}
+        save_partial(self.folder, index, document, {**state.capture(self.network, self.task), **rewind})
+
+    def _judge_pretrained(self) -> Round:
+        """The dense round of a network that comes trained."""
         return self._finish((), None, time.monotonic(), {})
 
     def _finish(self, history: tuple[Round, ...], loss: float | None, began: float, rewind: state.State) -> Round:
-        """The network as it is now, judged and saved as the next round."""
+        """Judges the network as it is now, and saves it as the next round."""
         self._check_ranks_agree(f"the weights after round {len(history)}")
         record = Round(
             index=len(history),
             density=self.network.density,
             bytes=self.solvers[-1].packed_bytes(self.network.model),
-            validation=judged(
-                self.task, self.ships(self.network.model) if history else self.network.model, "validation"
+            validation=self.task.evaluate(
+                self.as_shipped(self.network.model) if history else self.network.model, "validation"
             ),
             loss=loss,
             seconds=time.monotonic() - began,
             macs=self.network.macs if self.network.inputs else None,
         )
         tensors = {**state.capture(self.network, self.task), **rewind}
-        structure = state.structure_of(self.network, self.fresh)
+        structure = state.structure_of(self.network, self.build_dense)
         allowance = self.solvers[-1].budget.allowance
         best = allowance.best((*history, record)).index if allowance else None
         ranks.broadcast_from_first(lambda: save_round(self.folder, record, history, structure, tensors, keep=best))
@@ -306,17 +283,25 @@ class Loop:
     def _check_ranks_agree(self, what: str) -> None:
         ranks.check_agree(what, {**self.network.model.state_dict(), **pack_masks(self.network.masks)})
 
-    def _rewind_point(self, whole: int | None) -> int | None:
-        """The step of the dense training whose state the method goes back to; None where it doesn't."""
-        if not self.plan.method.restore:
+    def _rewind_step(self) -> int | None:
+        """The step of the dense training whose state the method restores; None where it restores none."""
+        method = self.settings.method
+        if not method.restore:
             return None
-        if self.plan.method.start and whole is None:
-            raise UsageError("weight rewinding needs the task to have `steps`, to know which step to go back to")
-        return round(self.plan.method.start * (whole or 0))
+        if method.start and self.task.steps is None:
+            raise UsageError(
+                "weight rewinding needs the task's `steps`, to know which step to go back to: add that, or use another "
+                "`method`",
+                code="missing-member",
+                option="method",
+                name="steps",
+            )
+        return round(method.start * (self.task.steps or 0))
 
-    def _rewind_state(self, progress: Progress, point: int | None) -> state.State:
-        """The state to go back to, once training has come past it: the very start, or what a killed run saved."""
-        if point is None or progress.steps < point:
+    def _rewind_state(self, progress: Progress, rewind_step: int | None) -> state.State:
+        """The state to rewind to: the present one at the very start, what an interrupted training saved if that is past
+        `rewind_step`, and else empty."""
+        if rewind_step is None or progress.steps < rewind_step:
             return {}
         if progress.steps == 0:
             return state.capture_rewind(self.network, self.task)
@@ -335,26 +320,6 @@ class Loop:
         self._restore(folder, structure)
 
     def _restore(self, folder: Path, structure: dict[str, Any]) -> None:
-        state.restore(self.network, self.task, folder, structure, self.fresh)
-        if not hasattr(self.task, "load_state_dict"):
-            self.watcher.note("the task has no load_state_dict: its optimizer starts afresh")
-
-
-@dataclass
-class Progress:
-    """How far a round has come."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    """The last RECENT of them: what is reported is where training ended, not where it began."""
-    ramp: Ramp | None = None
-    """How the round prunes while it trains; None: it was pruned before."""
-
-    def step(self, loss: float, seconds: float) -> None:
-        self.steps, self.seconds = self.steps + 1, seconds
-        self.losses = [*self.losses[1 - RECENT :], loss]
-
-    @property
-    def loss(self) -> float:
-        return sum(self.losses) / len(self.losses)
+        state.restore(self.network, self.task, folder, structure, self.build_dense)
+        if not self.task.has("load_state_dict"):
+            self.watcher.note(self.task.without("load_state_dict"))

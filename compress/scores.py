@@ -1,4 +1,4 @@
-"""Scores: how much each weight matters. The lowest go first, whatever layer they are in.
+"""Scores: how much each weight matters. The weights with the lowest scores are pruned first, whatever their layer.
 
 Third parties add one through the entry-point group `dwindle.scores`.
 """
@@ -37,7 +37,7 @@ def lamp(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load(name: str) -> Score:
-    """The score of that name; raises UsageError for an unknown one."""
+    """Returns the score of that name; raises UsageError for an unknown name."""
     score: Score = registry.resolve(GROUP, name, "score")
     return score
 

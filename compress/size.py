@@ -1,4 +1,4 @@
-"""The bytes that a network would ship, from the target's own packer."""
+"""The size on disk that a network will have when exported, counted by the target's own packer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sizer:
-    """Asks a target for the bytes of a module's packed file. A packer is made for one architecture, so one is
-    kept for the shapes seen last."""
+    """Counts the bytes of a module's exported file. A packer is made for one architecture, so the last one is kept for
+    as long as the shapes stay the same."""
 
     target: Target
     inputs: tuple[Tensor, ...]

@@ -1,4 +1,5 @@
-"""What a round continues from, as tensors: the network under its cuts and masks, the task, the generators."""
+"""The state of a run between two optimizer steps, as tensors: the network with its cuts and masks, the task's own
+state, and the random generator."""
 
 from __future__ import annotations
 
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dwindle.checkpoint import pack_masks, unpack_masks
-from dwindle.compress.asked import state_of
 from dwindle.compress.channels import cut_by
 from dwindle.compress.masks import mask_applier
 from dwindle.compress.network import Network
@@ -22,72 +22,72 @@ from dwindle.sealed import read_tensors
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dwindle.task import Task
+    from dwindle.models.checked_task import CheckedTask
 
 State = dict[str, dict[str, "Tensor"]]
 """Tensors by file, then by name."""
 
 
-def capture(network: Network, task: Task) -> State:
-    """Everything, copied."""
+def capture(network: Network, task: CheckedTask) -> State:
+    """Returns a copy of the whole state."""
     state = {
         "weights": tensors(network.model) if network.kept else network.model.state_dict(),
         "masks": pack_masks(network.masks),
         "kept": network.kept,
-        "task": state_of(task),
+        "task": task.state_dict(),
         "generator": {"torch": torch.get_rng_state()},
     }
     return copy.deepcopy(state)
 
 
-def structure_of(network: Network, fresh: Callable[[], nn.Module]) -> dict[str, Any]:
-    """What surgery left of the architecture; empty where nothing was cut."""
+def structure_of(network: Network, build_dense: Callable[[], nn.Module]) -> dict[str, Any]:
+    """Describes the architecture that cuts left of the dense network; empty where nothing was cut."""
     with torch.random.fork_rng(devices=[]):  # how often a run is saved must not change what it draws
-        return describe(network.model, fresh()) if network.kept else {}
+        return describe(network.model, build_dense()) if network.kept else {}
 
 
 def restore(
-    network: Network, task: Task, folder: Path, structure: Mapping[str, Any], fresh: Callable[[], nn.Module]
+    network: Network,
+    task: CheckedTask,
+    folder: Path,
+    structure: Mapping[str, Any],
+    build_dense: Callable[[], nn.Module],
 ) -> None:
-    """Takes up a state that `capture` took and a folder holds."""
+    """Restores, in place, a state that `capture` took and that was saved in `folder`."""
     weights = _read(folder, "weights")
     if structure:
-        network.model = rebuild(structure, fresh(), weights)
+        network.model = rebuild(structure, build_dense(), weights)
     else:
         loaded(network.model, weights, folder / "weights.safetensors")
     network.masks = unpack_masks(_read(folder, "masks"), weights, folder / "masks.safetensors")
     network.kept = _read(folder, "kept")
-    _load_task(task, _read(folder, "task"), network.model)
+    task.load_state_dict(_read(folder, "task"), network.model)
     torch.set_rng_state(_read(folder, "generator")["torch"])
 
 
 REWIND = "rewind_"
+"""What the names of the files begin with that hold the state to rewind to."""
 
 
-def capture_rewind(network: Network, task: Task) -> State:
-    """The state of the dense training to go back to: weights, batch-norm statistics and the task."""
+def capture_rewind(network: Network, task: CheckedTask) -> State:
+    """Returns a copy of what weight rewinding goes back to: weights, batch-norm statistics and the task's state."""
     state = capture(network, task)
     return {REWIND + name: state[name] for name in ("weights", "task")}
 
 
 def read_rewind(folder: Path) -> State:
-    """What `capture_rewind` took, from a folder that holds it."""
+    """Reads a state that `capture_rewind` took and that was saved in `folder`."""
     return {REWIND + name: _read(folder, REWIND + name) for name in ("weights", "task")}
 
 
-def rewind(network: Network, task: Task, folder: Path) -> None:
-    """Sets weights, optimizer state and batch-norm statistics back, under the present cuts and masks."""
+def rewind(network: Network, task: CheckedTask, folder: Path) -> None:
+    """Sets weights, optimizer state and batch-norm statistics back to the state that `folder` holds to rewind to; the
+    network keeps its present cuts and masks."""
     state = {name: cut_by(network.kept, named) for name, named in read_rewind(folder).items()}
     network.model.load_state_dict(state[REWIND + "weights"])
-    _load_task(task, state[REWIND + "task"], network.model)
+    task.load_state_dict(state[REWIND + "task"], network.model)
     mask_applier(network.model, network.masks)()
 
 
 def _read(folder: Path, stem: str) -> dict[str, Tensor]:
     return ranks.broadcast_from_first(lambda: read_tensors(folder, stem))
-
-
-def _load_task(task: Task, state: Mapping[str, Tensor], model: nn.Module) -> None:
-    load = getattr(task, "load_state_dict", None)
-    if load:
-        load(state, model)

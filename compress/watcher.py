@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it."""
+"""Watchers: objects that a run reports its progress to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dwindle.checkpoint import Round
-from dwindle.errors import DwindleError, UsageError
-from dwindle.models.factory import one_line
+from dwindle.errors import DwindleError, UsageError, one_line
 
 if TYPE_CHECKING:
     from dwindle.compress.amc.search import Result, Settings
@@ -17,34 +16,34 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """Hears of a run as it happens. This one says nothing; the command line's draws it."""
+    """Is called as a run goes on. This one ignores all of it; the command line's draws it on the terminal."""
 
     def begin(self, history: tuple[Round, ...], rounds: int) -> None:
-        """The run starts, or resumes after `history`. `rounds`: how many follow the dense training, about."""
+        """The run starts, or resumes after `history`; about `rounds` rounds follow the dense training."""
 
     def step(self, index: int, done: int, total: int | None, loss: float) -> None:
-        """Optimizer step `done` of `total` (None: not known yet) in round `index`."""
+        """Round `index` has done `done` of `total` optimizer steps; `total` is None where it is unknown."""
 
     def finished(self, record: Round, rounds: int) -> None:
-        """A round is trained, judged and saved; `rounds` as in `begin`, better known now."""
+        """A round is trained, judged and saved; `rounds` is as in `begin`, estimated anew."""
 
     def search(self, judged: int, rewards: Sequence[float], settings: Settings) -> None:
-        """AMC has judged so many of `settings.allocations`; `rewards` are those of its agent's episodes so far."""
+        """AMC has judged `judged` of `settings.allocations`; `rewards` are those of its agent's episodes so far."""
 
     def allocation(self, result: Result) -> None:
-        """What AMC found, or had found before this run was interrupted."""
+        """AMC's search is finished, now or before this run was interrupted."""
 
     def note(self, sentence: str) -> None:
-        """Something worth saying that is not an error."""
+        """Receives a sentence that the user should read and that is no error."""
 
 
 @contextmanager
 def tracked(
     watcher: Watcher, trackers: Sequence[Tracker], name: str, origin: Mapping[str, Any]
 ) -> Iterator[TrackingWatcher]:
-    """A watcher that gives the figures to `trackers` too, which begin here and end with the block.
+    """Yields a watcher that passes everything on to `watcher`, and figures to `trackers`, which end with the block.
 
-    Raises UsageError where one can't begin: nothing is trained by then.
+    Raises UsageError where a tracker cannot start; nothing is trained by then.
     """
     for tracker in trackers:
         try:
@@ -52,7 +51,12 @@ def tracked(
         except DwindleError:
             raise
         except Exception as error:  # whatever its server or folder does
-            raise UsageError(f"{type(tracker).__name__} can't begin ({one_line(error)}): run without it") from error
+            raise UsageError(
+                f"the tracker {type(tracker).__name__} cannot start ({one_line(error)}): run without it",
+                code="tracker-failed",
+                option="track",
+                name=type(tracker).__name__,
+            ) from error
     watching = TrackingWatcher(watcher, trackers)
     try:
         yield watching
@@ -61,7 +65,7 @@ def tracked(
 
 
 class TrackingWatcher(Watcher):
-    """Passes on what it hears, and gives the figures to trackers."""
+    """Passes every call on to another watcher, and the figures in it to trackers."""
 
     def __init__(self, watcher: Watcher, trackers: Sequence[Tracker]) -> None:
         self.watcher, self.trackers = watcher, list(trackers)
@@ -93,7 +97,7 @@ class TrackingWatcher(Watcher):
         self.watcher.note(sentence)
 
     def result(self, metrics: Mapping[str, float]) -> None:
-        """What the finished network is worth."""
+        """Passes the metrics of the finished network on to the trackers."""
         self._log(metrics, self.at)
 
     def end(self) -> None:
@@ -104,13 +108,13 @@ class TrackingWatcher(Watcher):
         self._each(lambda tracker: tracker.log(figures, step))
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
-        """No training ends because its record can't be kept."""
+        """Calls every tracker; one that fails is dropped with a note, as no training should end because of it."""
         for tracker in list(self.trackers):
             try:
                 call(tracker)
             except Exception as error:  # a server gone, a disk full: whatever a tracker meets
                 self.trackers.remove(tracker)
-                self.note(f"{type(tracker).__name__} is told no more, it failed with {one_line(error)}")
+                self.note(f"{type(tracker).__name__} failed ({one_line(error)}) and receives no more figures")
 
 
 def _figures(record: Round) -> dict[str, float]:

@@ -70,3 +70,9 @@ class RuntimeUnavailable(DwindleError):
 
 class CheckpointError(DwindleError):
     """A checkpoint is corrupt, truncated, or of a schema this version does not read."""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception of other code in one line, for a message of ours: `ValueError: the first line of its message`."""
+    message = str(error).strip().split("\n")[0].rstrip(".:")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

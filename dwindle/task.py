@@ -1,9 +1,9 @@
-"""What the user brings, and the only thing compress knows of training."""
+"""The contract of a task: what a user writes to have a network trained and judged their own way."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -11,50 +11,58 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 
 
-@runtime_checkable
 class Task(Protocol):
     """A way to train a network and to judge it.
 
-    Under torchrun every rank has one. Its `fit` has to leave the same network on all of them, which is
-    checked after every round; whether they split the work is its own affair.
+    `fit`, `evaluate` and `example_inputs` are required; `dwindle.models.checked_task` checks all that is listed here,
+    and a name that is nearly one of these is refused as a misspelling.
 
-    Optional members, each with what its absence costs:
+    Under torchrun every rank has a task of its own. `fit` must leave the same network on all of them, which is
+    checked after every round; whether the ranks split the work between them is up to the task.
 
-    - `optimizer: torch.optim.Optimizer | None` — the one `fit` uses, kept between calls. Without it,
-      momentum restarts in every round.
-    - `state_dict() -> dict[str, Tensor]`, `load_state_dict(state, model)` — optimizer state, random
-      generators, and how far `fit` has come, flat; taken between optimizer steps. `fit` after loading a
-      state from its middle goes on from there. Without them a killed round starts again from its beginning,
-      with whatever the optimizer and the generators hold by then.
-    - `last_lr: bool` as a keyword of `fit` — hold the schedule's last learning rate. Without it the task
-      cannot be fine-tuned.
-    - `inputs(split) -> tuple[Tensor, ...]` — a few hundred real inputs, batched. Without it parity is
-      checked on the example inputs alone, and batch norm can't be recalibrated.
-    - `training_inputs() -> tuple[Tensor, ...]` — a thousand or two as `fit` shows them at its end, augmented if they
-      are then, batched; fewer if they are large. Without it batch norm is recalibrated by `inputs("train")`, which a
-      network that was trained on augmented images finds a little different.
-    - `labels(split) -> Tensor` — (N,) int64, the class of each sample in the order in which `evaluate` goes
-      through them, where the network answers with a score per class. Without it bench counts neither top-5
-      nor the samples that changed class.
-    - `class_names: tuple[str, ...]` — what the scores stand for. Without it a file has no class labels but your own.
-    - `normalization: tuple[Tensor, Tensor]` — mean and standard deviation of each channel of an image, on the scale 0
-      to 255, where an input is one, less the mean, over the deviation. Without it no file takes images.
-    - `metric: str` — what `evaluate` gives, by name. Without it tables say accuracy.
-    - `steps: int` — optimizer steps in the whole schedule. Without it there is no ETA in the first round, and gradual
-      pruning is refused.
+    Optional members of a task:
+
+    - `optimizer: torch.optim.Optimizer | None` is the optimizer that `fit` uses, kept between its calls. Without it,
+      momentum is lost whenever channels are removed, as it cannot be carried over to the smaller network.
+    - `state_dict() -> dict[str, Tensor]` and `load_state_dict(state, model)` save and restore the optimizer's state,
+      random generators, and how far `fit` has come. The dictionary is flat, and taken between optimizer steps. When
+      a state from the middle of a training was loaded, `fit` goes on from there. Without them a round that was
+      interrupted starts again from its beginning, with a fresh optimizer.
+    - `last_lr: bool` is a keyword of `fit` that holds the schedule's last learning rate. Without it the task cannot
+      be fine-tuned.
+    - `inputs(split) -> tuple[Tensor, ...]` returns a few hundred real inputs of a split, batched. Without it files
+      are compared on the example inputs alone, and batch norm cannot be recalibrated.
+    - `training_inputs() -> tuple[Tensor, ...]` returns a thousand or two inputs as `fit` shows them at its end,
+      batched: augmented if `fit` augments them then, and fewer if they are large. Without it batch norm is
+      recalibrated by `inputs("train")`, which fits a network that was trained on augmented images a little less.
+    - `labels(split) -> Tensor` returns the class of each sample, (N,) int64, in the order in which `evaluate` goes
+      through them, for a network that answers with a score per class. Without it bench reports neither top-5 nor
+      the samples whose class changed.
+    - `class_names: tuple[str, ...]` names the classes, in the order of the scores. Without it an exported file has no
+      class labels, unless a file of labels is given.
+    - `normalization: tuple[Tensor, Tensor]` is the mean and the standard deviation of each channel of an image, on
+      the scale of 0 to 255: the network's input is (pixel - mean) / deviation. Without it no exported file takes
+      images.
+    - `metric: str` is the name of what `evaluate` returns. Without it, tables call it accuracy.
+    - `steps: int` is how many optimizer steps the whole schedule has. Without it there is no remaining time in the
+      first round, and gradual pruning and weight rewinding are refused.
+    - `classes: int` is how many outputs a model of this task has. Without it a model is built with its own number.
+    - `origin: dict` is what the checkpoint records of the task, as JSON: the options from which
+      `dwindle.models.make_task` makes it again. Without it the options of the request are recorded.
     """
 
     def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
-        """Trains `model` in place from `start` (fraction of the schedule, 0 ≤ start < 1) to the end of it.
+        """Trains `model` in place from `start`, a fraction of the schedule (0 <= start < 1), to the schedule's end.
 
-        It comes on the CPU. What moves it to a GPU, parameters and all, moves it back.
+        The model comes on the CPU and must be there when `fit` returns. Where `fit` moves it to a GPU, it moves its
+        parameters as they are (`model.to(device)`), and moves them back.
 
-        Calls `on_step(loss)` after every optimizer step: that call re-applies the masks, so it must come
-        after the step and before the next forward pass.
+        Calls `on_step(loss)` after every optimizer step and before the next forward pass: that call re-applies the
+        masks, which keep pruned weights at zero.
         """
 
     def evaluate(self, model: nn.Module, split: Split) -> float:
-        """The metric on a split, higher is better, in points (accuracy in percent)."""
+        """Returns the metric of `model` on a split, in points (accuracy in percent); higher is better."""
 
     def example_inputs(self) -> tuple[Tensor, ...]:
-        """One sample as a batch of one, float32 on the CPU: what `model(*example_inputs())` takes."""
+        """Returns one sample as a batch of one, float32 on the CPU: `model(*example_inputs())` must run."""

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dwindle.checkpoint import flattened
-from dwindle.errors import UsageError
-from dwindle.models.factory import one_line
+from dwindle.errors import UsageError, one_line
 from dwindle.registry import unknown_name
 
 

@@ -11,7 +11,7 @@ from dwindle.quantities import format_bytes, within
 if TYPE_CHECKING:
     from torch import nn
 
-    from dwindle.task import Task
+    from dwindle.models.checked_task import CheckedTask
 
 AUTO = "auto"
 
@@ -19,7 +19,7 @@ AUTO = "auto"
 def smallest(
     sizes: Mapping[str, int],
     ships: Callable[[str], nn.Module],
-    task: Task,
+    task: CheckedTask,
     dense: float,
     max_drop: float,
     say: Callable[[str], None] = lambda line: None,

@@ -149,9 +149,7 @@ def export_one(
         )
     target = at(precision, lambda line: say(f"{name}: {line}"))
     target = facing(target, task, options.image_input, options.classes, lambda line: say(f"{name}: {line}"))
-    real = task.inputs("validation") if hasattr(task, "inputs") else example
-    if not real or not len(real[0]):
-        raise UsageError("the task's `inputs` of the validation split are empty: files are compared on real ones")
+    real = task.inputs("validation")
     trained = {"net": net, "dense": restore_dense(checkpoint, trust)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
     return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress, options.packing)

@@ -16,14 +16,14 @@ from dwindle.export.target import Calibrated, Target
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dwindle.task import Task
+    from dwindle.models.checked_task import CheckedTask
 
 SAMPLES = 256
 """To calibrate on."""
 
 
 def calibrated(
-    target: Target, task: Task, samples: int | None = None, say: Callable[[str], None] = lambda line: None
+    target: Target, task: CheckedTask, samples: int | None = None, say: Callable[[str], None] = lambda line: None
 ) -> Target:
     """The target, calibrated on up to `samples` (SAMPLES) of the task's training split where its precision takes that.
 
@@ -34,18 +34,21 @@ def calibrated(
         raise UsageError(f"`calib_samples` is {samples}: give 1 or more", code="out-of-range", option="calib_samples")
     if not isinstance(target, Calibrated) or not target.calibrates:
         return target
-    given = getattr(task, "inputs", None)
-    real = tuple(tensor.cpu().float() for tensor in (given("train") if given else task.example_inputs()))
+    real = tuple(tensor.cpu().float() for tensor in task.inputs("train"))
     spread = tuple(_spread(tensor, samples or SAMPLES) for tensor in real)
-    if given:
-        say(f"calibrated on {len(spread[0]) if spread else 0} samples of the training split")
+    if task.has("inputs"):
+        say(f"calibrated on {len(spread[0])} samples of the training split")
     else:
         say("calibrated on the example input alone, as the task has no `inputs`: its ranges may fit no other")
     return target.calibrated(spread)
 
 
 def facing(
-    target: Target, task: Task, image_input: bool, classes: str | None, say: Callable[[str], None] = lambda line: None
+    target: Target,
+    task: CheckedTask,
+    image_input: bool,
+    classes: str | None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Target:
     """The target with an image input, normalised as the task's, and class labels, where it has such things.
 
@@ -60,19 +63,19 @@ def facing(
         return target
     image = None
     if image_input:
-        if (moments := getattr(task, "normalization", None)) is None:
+        if (moments := task.normalization) is None:
             raise UsageError("an image input takes the task's `normalization`, and it has none")
         image = Normalization(*(tuple(float(value) for value in moment) for moment in moments))
     return face(Interface(image, _labels(task, classes)))
 
 
-def _labels(task: Task, classes: str | None) -> tuple[str, ...]:
+def _labels(task: CheckedTask, classes: str | None) -> tuple[str, ...]:
     if classes is None:
         return ()
     if not classes:
-        if (names := getattr(task, "class_names", None)) is None:
+        if (names := task.class_names) is None:
             raise UsageError("the task has no `class_names`: give `classes` a file with a label on each line")
-        return tuple(names)
+        return names
     try:
         labels = tuple(line.strip() for line in Path(classes).read_text().splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:

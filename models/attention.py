@@ -23,7 +23,7 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
 
     @property
     def _qkv_same_embed_dim(self) -> bool:
-        """Read by nn.TransformerEncoderLayer, whose fused path takes the weights for square ones."""
+        """False, so that nn.TransformerEncoderLayer doesn't take its fused path, which expects square weights."""
         return False
 
     def forward(
@@ -37,8 +37,8 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `nn.MultiheadAttention.forward`: [length, batch, features], or [batch, length, features] if batch_first,
-        or without the batch; masks as there."""
+        """Computes what `nn.MultiheadAttention.forward` does, for [length, batch, features], or [batch, length,
+        features] if batch_first, or without the batch; masks as there."""
         inputs: tuple[Tensor, ...] = (query, key, value)
         to_itself = key is query and value is query
         if batched := query.dim() == 3:
@@ -68,7 +68,7 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         return out if self.batch_first else out.transpose(0, 1), weights
 
     def _merged_mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
-        """Both masks as one that is added to the scores, [batch or 1, heads or 1, length, length]."""
+        """Merges both masks into one that is added to the scores, [batch or 1, heads or 1, length, length]."""
         mask = F._canonical_mask(attn_mask, "attn_mask", None, "", q.dtype, check_other=False)
         if mask is not None:
             mask = mask.view(-1, q.shape[1], *mask.shape[-2:]) if mask.dim() == 3 else mask[None, None]
@@ -84,7 +84,7 @@ class SlimShiftedWindowAttention(ShiftedWindowAttention):
     head_dim: int
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, height, width, features] to the same shape."""
+        """Maps [batch, height, width, features] to the same shape."""
         height, width = x.shape[1:3]
         rows, columns = self.window_size
         x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
@@ -102,7 +102,8 @@ class SlimShiftedWindowAttention(ShiftedWindowAttention):
         return out.roll((shift[0], shift[1]), (1, 2))[:, :height, :width].contiguous()
 
     def _apart(self, shift: list[int], padded: Any, like: Tensor) -> Tensor:
-        """-100 between places that the shift brought into one window from opposite edges, [windows, area, area]."""
+        """Returns a mask, [windows, area, area]: -100 between places that the shift brought into one window from
+        opposite edges, else 0."""
         regions = []
         for size, window, moved in zip(padded, self.window_size, shift, strict=True):
             place = torch.arange(size, device=like.device)
@@ -116,7 +117,7 @@ class SlimRelativePositionalAttention(RelativePositionalMultiHeadAttention):
     """torchvision's `RelativePositionalMultiHeadAttention` (MaxViT) with fewer heads."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, windows, places, features] to the same shape."""
+        """Maps [batch, windows, places, features] to the same shape."""
         q, k, v = _heads(self.to_qkv(x), self.head_dim)
         scores = q @ (k * self.scale_factor).transpose(-2, -1) + self.get_relative_positional_bias()
         out: Tensor = self.merge((scores.softmax(-1) @ v).transpose(2, 3).flatten(3))
@@ -124,7 +125,7 @@ class SlimRelativePositionalAttention(RelativePositionalMultiHeadAttention):
 
 
 def _windows(x: Tensor, rows: int, columns: int) -> Tensor:
-    """[batch, height, width, features] to [batch, windows, rows * columns, features]."""
+    """Splits [batch, height, width, features] into [batch, windows, rows * columns, features]."""
     x = x.unflatten(2, (-1, columns)).unflatten(1, (-1, rows))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
@@ -163,7 +164,8 @@ STAND_INS = (
 
 
 def _heads(qkv: Tensor, dim: int) -> tuple[Tensor, ...]:
-    """[batch, windows, tokens, 3 * heads * dim] to queries, keys and values, [batch, windows, heads, tokens, dim]."""
+    """Splits [batch, windows, tokens, 3 * heads * dim] into queries, keys and values, [batch, windows, heads, tokens,
+    dim]."""
     return tuple(part.unflatten(-1, (-1, dim)).transpose(2, 3) for part in qkv.chunk(3, -1))
 
 

@@ -15,19 +15,20 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: float, tensors: Mapping[str, Tensor] | None = None) -> None:
-        """`tensors`: what it was when it was saved; None: it begins at the weights as they are."""
+        """`tensors` is a saved average to go on from; None begins with the present weights."""
         self.decay = decay
         self.live = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
         start = self.live if tensors is None else tensors
         self.tensors = {name: torch.empty_like(tensor).copy_(start[name]) for name, tensor in self.live.items()}
 
     def update(self, steps: int) -> None:
-        """Takes in the weights after `steps` steps; early ones count for more, so that where it began is forgotten."""
+        """Updates the average with the weights after `steps` steps; early updates weigh more, so that the start is
+        forgotten."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
         torch._foreach_lerp_(list(self.tensors.values()), list(self.live.values()), 1 - decay)
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Makes the average the model's weights."""
+        """Sets the model's weights to the average."""
         for name, live in self.live.items():
             live.copy_(torch.where(live == 0, live, self.tensors[name]))

@@ -1,4 +1,4 @@
-"""What a step trains on, as a function of the seed, the training and the step alone.
+"""The batch of a training step, as a function of the seed, the training and the step alone.
 
 Nothing is drawn from a generator that lives on: a run that was killed goes on with the very batches it
 would have had.
@@ -32,15 +32,15 @@ class Batches:
     flip: bool
     seed: int
     augmented: int | None = None
-    """How many steps of a training are; None: all."""
+    """How many steps at the start of a training are augmented; None is all of them."""
 
     @property
     def per_epoch(self) -> int:
         return max(1, len(self.data) // self.size)
 
     def each(self, fit: int, steps: range) -> Iterator[tuple[int, Subset]]:
-        """Every one of `steps` with its batch. Where batches have to be read from a disk, each is made while the one
-        before it is trained on."""
+        """Yields every one of `steps` with its batch. Where batches have to be read from a disk, each is made while the
+        one before it is trained on."""
         if not self.data.on_disk:
             yield from ((step, self.at(fit, step)) for step in steps)
             return
@@ -53,7 +53,7 @@ class Batches:
                 yield step, batch
 
     def at(self, fit: int, step: int) -> Subset:
-        """The batch of a step of the `fit`-th training, augmented if that step's are."""
+        """Returns the batch of a step of the `fit`-th training, augmented if that step is."""
         epoch, place = divmod(step, self.per_epoch)
         order = _order(len(self.data), self.stream(ORDER, fit, epoch))
         batch = self.data[order[place * self.size : (place + 1) * self.size]]
@@ -64,7 +64,7 @@ class Batches:
         return Subset(crop_and_flip(batch.images, pad=self.crop, flip=self.flip, generator=generator), batch.labels)
 
     def stream(self, purpose: int, fit: int, index: int) -> int:
-        """A seed for one purpose of one step, independent of every other."""
+        """Returns a seed for one purpose of one step, independent of all other seeds."""
         return int(np.random.SeedSequence((self.seed, purpose, fit, index)).generate_state(1, np.uint64)[0]) >> 1
 
 

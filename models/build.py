@@ -1,4 +1,4 @@
-"""A model by name, fresh or as a checkpoint left it, and whether it answers in logits."""
+"""Builds models by name, fresh or from a checkpoint, and checks that they return logits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn.parameter import is_lazy
 
 from dwindle.checkpoint import DOCUMENT
 from dwindle.documents import parse
-from dwindle.errors import CheckpointError, UsageError
-from dwindle.models.factory import call_factory, one_line
+from dwindle.errors import CheckpointError, UsageError, one_line
+from dwindle.models.factory import call_factory
 from dwindle.models.trust import Trust, is_code, require_trust
 from dwindle.models.zoo import ZOO
 from dwindle.registry import unknown
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Enough to build a network anew."""
+    """What is needed to build a network again."""
 
     spec: str
     """`zoo:NAME`, `torchvision:NAME` or `package.module:factory`."""
     classes: int | None
-    """How many logits it answers with; None where the task isn't classification."""
+    """How many logits the network outputs; None where the task isn't classification."""
     input_shape: tuple[int, ...]
-    """One sample without its batch dimension: (channels, height, width)."""
+    """The shape of one sample without its batch dimension: (channels, height, width)."""
 
 
 def build(model: ModelSpec) -> nn.Module:
-    """The network with fresh weights, from torch's global generator: seed that first.
+    """Builds the network with fresh weights, drawn from torch's global generator: seed that first.
 
     A factory is called with `num_classes=` and `in_channels=` where its signature names them.
     Raises UsageError for a name that leads nowhere, a factory that fails or a result that isn't a module.
@@ -46,23 +46,35 @@ def build(model: ModelSpec) -> nn.Module:
     source, _, name = model.spec.partition(":")
     if source in ("zoo", "torchvision"):
         if model.classes is None:
-            raise UsageError(f"{model.spec} is a classifier and the task has no `classes`: give a model of your own")
+            raise UsageError(
+                f"{model.spec} is a classifier and the task has no `classes`: add that, or give a `model` of your own",
+                code="missing-member",
+                option="model",
+                name="classes",
+            )
         make = _zoo if source == "zoo" else _torchvision
         return make(name, model.classes, model.input_shape[0])
     if ":" not in model.spec:
         hint = f"zoo:{source}" if source in ZOO else "zoo:NAME, torchvision:NAME or package.module:factory"
-        raise UsageError(f"model {model.spec!r} doesn't say where it comes from: write {hint}")
+        raise UsageError(
+            f"the `model` {model.spec!r} doesn't say where it comes from: write {hint}",
+            code="unknown-name",
+            option="model",
+            name=model.spec,
+        )
     offered = {"num_classes": model.classes, "in_channels": next(iter(model.input_shape), None)}
     known = {key: value for key, value in offered.items() if value is not None}
     built = call_factory(model.spec, "model", **known)
     if not isinstance(built, nn.Module):
-        raise UsageError(f"model {model.spec!r} made a {type(built).__name__}, not a torch.nn.Module")
+        raise _bad_model(
+            f"the factory {model.spec!r} returned a {type(built).__name__}: it must return a torch.nn.Module"
+        )
     try:
         own = copy.deepcopy(built)  # a factory may hand out one module each time, which is trained by now
     except Exception as error:  # tensors that were computed, handles, locks: whatever a module may hold
-        raise UsageError(
-            f"model {model.spec!r} made a {type(built).__name__} that can't be copied ({one_line(error)}): "
-            "keep parameters, buffers and plain values alone in it"
+        raise _bad_model(
+            f"the factory {model.spec!r} made a {type(built).__name__} that can't be copied ({one_line(error)}): "
+            "keep only parameters, buffers and plain values in it"
         ) from error
     if any(map(is_lazy, own.parameters())):
         with contextlib.suppress(Exception), torch.no_grad():  # `check_logits` says what is wrong with it
@@ -85,9 +97,9 @@ def check_rebuilds(model: ModelSpec, built: nn.Module) -> None:
     )
     for name in [*first, *second]:
         if (before := first.get(name, "not there")) != (after := second.get(name, "not there")):
-            raise UsageError(
-                f"model {model.spec!r} is another network each time it is made ({name} is {before}, then {after}): "
-                "let its factory make the same one every time"
+            raise _bad_model(
+                f"the model {model.spec!r} is a different network each time it is made ({name} is {before}, then "
+                f"{after}): its factory must make the same architecture every time"
             )
 
 
@@ -98,7 +110,8 @@ def _zoo(name: str, classes: int, channels: int) -> nn.Module:
 
 
 def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
-    """Its input is in colour, whatever the data's: `check_logits` says so where they differ."""
+    """Builds a torchvision classifier. Its input has three channels; `check_logits` says so where the data's has
+    not."""
     from torchvision import models
 
     classifiers = models.list_models(module=models)
@@ -111,7 +124,7 @@ def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
 
 
 def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int | None) -> None:
-    """Checks, on a copy, that the module makes of a batch a float tensor of shape (batch, classes).
+    """Checks, on a copy, that the module turns a batch into a float tensor of shape (batch, classes).
 
     `inputs`: one sample as a batch of one. Without `classes`, any float tensor will do.
     Raises UsageError with both shapes where it doesn't.
@@ -120,26 +133,31 @@ def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int | N
     batch = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
     name = type(module).__name__
     if any(is_lazy(parameter) for parameter in module.parameters()):
-        raise UsageError(f"{name} has lazy layers, which have no weights yet: call it once on a sample in its factory")
+        raise _bad_model(
+            f"the model {name} has lazy layers, which have no weights yet: call it once on a sample in its factory"
+        )
     for training in (False, True):  # some networks answer with a tuple while training
         try:
             device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
             with torch.set_grad_enabled(training), torch.random.fork_rng(devices=[]):
                 logits = copy.deepcopy(module).train(training)(*(tensor.to(device) for tensor in batch))
         except Exception as error:
-            raise UsageError(f"{name} can't take a sample of shape {shape}{_why(module, shape, error)}") from error
+            raise _bad_model(
+                f"the model {name} can't take a sample of shape {shape}{_why(module, shape, error)}"
+            ) from error
         if not isinstance(logits, Tensor):
-            raise UsageError(f"{name} answers with a {type(logits).__name__}, not a tensor of logits")
+            raise _bad_model(f"the model {name} returns a {type(logits).__name__}: it must return a tensor of logits")
         if not logits.is_floating_point():
-            raise UsageError(f"{name} answers with {logits.dtype}, not a float tensor of logits")
+            raise _bad_model(f"the model {name} returns {logits.dtype}: it must return a float tensor of logits")
         if training and not logits.requires_grad and any(weight.requires_grad for weight in module.parameters()):
-            raise UsageError(
-                f"{name} can't be trained, its answer hangs on none of its weights: let gradients through its forward"
+            raise _bad_model(
+                f"the model {name} can't be trained, as no gradient flows from its output to its weights: remove "
+                "`torch.no_grad()` or `.detach()` from its forward"
             )
         if classes is not None and logits.shape != (2, classes):
-            raise UsageError(
-                f"{name} answers a batch of 2 with shape {tuple(logits.shape)}, "
-                f"and logits over {classes} classes have shape (2, {classes})"
+            raise _bad_model(
+                f"the model {name} returns shape {tuple(logits.shape)} for a batch of 2, and logits over {classes} "
+                f"classes have shape (2, {classes}): give it as many outputs as the data has classes"
             )
 
 
@@ -158,7 +176,7 @@ def _why(module: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
 
 
 def restore(checkpoint: Checkpoint, trust: Trust = False) -> nn.Module:
-    """The compressed network of a checkpoint, in eval mode.
+    """Builds the compressed network of a checkpoint, in eval mode.
 
     Built-in models need no trust; a factory does, see `dwindle.models.trust.require_trust`.
     Raises UsageError for code that isn't trusted, CheckpointError where structure or weights don't fit the model it
@@ -174,7 +192,7 @@ def restore(checkpoint: Checkpoint, trust: Trust = False) -> nn.Module:
 
 
 def restore_dense(checkpoint: Checkpoint, trust: Trust = False) -> nn.Module:
-    """The trained network before pruning, in eval mode. Raises as `restore` does."""
+    """Builds the trained network before pruning, in eval mode. Raises as `restore` does."""
     return loaded(_fresh(checkpoint, trust), checkpoint.dense_weights, checkpoint.path / "dense.safetensors").eval()
 
 
@@ -196,13 +214,20 @@ def _fresh(checkpoint: Checkpoint, trust: Trust) -> nn.Module:
 
 
 def loaded(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> nn.Module:
-    """The model with the weights that `source` held; raises CheckpointError where they don't fit."""
+    """Loads the weights that were read from `source` into the model, and returns it; raises CheckpointError where they
+    don't fit."""
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
         reasons = [line.strip().rstrip(". ") for line in str(error).splitlines()[1:]]
         raise CheckpointError(
             f"{source} doesn't fit {type(model).__name__} ({reasons[0] if reasons else error}): "
-            "the model's code has changed since, so bring back the version that was compressed"
+            "the model's code has changed since, so bring back the version that was compressed",
+            code="model-changed",
+            path=source,
         ) from error
     return model
+
+
+def _bad_model(sentence: str) -> UsageError:
+    return UsageError(sentence, code="bad-model", option="model")

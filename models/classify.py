@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dwindle.errors import UsageError
+from dwindle.errors import UsageError, one_line
 from dwindle.models import ranks, schedule, sgd
 from dwindle.models.average import Average
 from dwindle.models.batches import DROPOUT, Batches
 from dwindle.models.data import Splits
-from dwindle.models.factory import one_line
 from dwindle.models.precision import bf16_gains
 from dwindle.models.recorded import Recorded, Step
 from dwindle.models.spec import TaskSpec as TaskSpec
@@ -26,9 +25,9 @@ from dwindle.task import Split
 EVALUATION_BATCH = 256
 MOMENTUM, AVERAGE = "momentum/", "average/"
 SAMPLES = 256
-"""How many real inputs `inputs` gives."""
+"""How many real inputs `inputs` returns."""
 SHOWN, NUMBERS = 2048, 2**25
-"""How many `training_inputs` gives: fewer, down to SAMPLES, where they come to more than so many numbers."""
+"""`training_inputs` returns SHOWN samples, or fewer, down to SAMPLES, where these have more than NUMBERS values."""
 
 
 class ImageClassification:
@@ -44,7 +43,9 @@ class ImageClassification:
             raise UsageError(
                 f"the data {spec.data!r} has changed since the training: its SHA-256 is "
                 f"{splits.fingerprint[:12]}…, was {str(spec.fingerprint)[:12]}…, so bring back the same data "
-                "or train anew"
+                "or train anew",
+                code="data-changed",
+                option="data",
             )
         if spec.crop >= (least := min(splits.shape[1:])):
             raise UsageError(
@@ -55,7 +56,7 @@ class ImageClassification:
         self.spec = replace(spec, fingerprint=splits.fingerprint)
         self.splits = splits
         self.optimizer: torch.optim.SGD | None = None
-        """The one `fit` uses, kept between calls: its momentum is what LR rewinding continues with."""
+        """The optimizer that `fit` uses, kept between its calls: LR rewinding continues with its momentum."""
         self._batches = Batches(splits.train, spec.batch_size, spec.crop, spec.flip, spec.seed)
         if spec.augment < 1:
             self._batches = replace(self._batches, augmented=round(spec.augment * self.steps))
@@ -72,7 +73,7 @@ class ImageClassification:
 
     @property
     def classes(self) -> int:
-        """How many logits a model of this task answers with."""
+        """How many logits a model of this task outputs."""
         return len(self.splits.classes)
 
     @property
@@ -82,7 +83,8 @@ class ImageClassification:
 
     @property
     def normalization(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel, (channels,), on the scale 0 to 255: of them a sample is free."""
+        """Mean and standard deviation of each channel, (channels,), on the scale of 0 to 255: samples are normalised by
+        them."""
         return self.splits.mean, self.splits.std
 
     @property
@@ -102,7 +104,11 @@ class ImageClassification:
         if not self.steps:
             return
         if (batch_size := min(self.spec.batch_size, len(self.splits.train))) < ranks.world():
-            raise UsageError(f"batches of {batch_size} can't be split between {ranks.world()} ranks: start fewer")
+            raise UsageError(
+                f"batches of {batch_size} can't be split between {ranks.world()} ranks: start fewer ranks",
+                code="out-of-range",
+                option="batch_size",
+            )
         if last_lr and self.spec.schedule == "cosine":
             raise UsageError(
                 "a cosine schedule ends at a learning rate of 0: fine-tune with `schedule` step",
@@ -146,7 +152,7 @@ class ImageClassification:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: Split) -> float:
-        """Accuracy in percent, in float32 and eval mode.
+        """Returns the accuracy in percent, in float32 and eval mode.
 
         `model` may be anything that makes logits of a batch of any size, such as a wrapper around a runtime.
         """
@@ -160,14 +166,14 @@ class ImageClassification:
         return 100 * ranks.total(correct) / len(subset)
 
     def inputs(self, split: Split) -> tuple[Tensor, ...]:
-        """Up to 256 samples spread over the split: ((N, channels, height, width) float32 on the CPU,)."""
+        """Returns up to 256 samples spread over the split: ((N, channels, height, width) float32 on the CPU,)."""
         subset = self.splits[split]
         chosen = torch.linspace(0, len(subset) - 1, min(SAMPLES, len(subset))).long()
         return (self._normalized(subset.images[chosen], torch.device("cpu")).contiguous(),)
 
     def training_inputs(self) -> tuple[Tensor, ...]:
-        """Up to 2,048 samples as training ends on them, augmented if it does: ((N, channels, height, width) float32 on
-        the CPU,)."""
+        """Returns up to 2,048 samples as the end of a training sees them, augmented if it is:
+        ((N, channels, height, width) float32 on the CPU,)."""
         count = min(SHOWN, max(SAMPLES, NUMBERS // self.splits.train.images[0].numel()))
         first = self._batches.augmented or 0
         steps = range(first, first + math.ceil(count / self._batches.size))
@@ -175,23 +181,23 @@ class ImageClassification:
         return (self._normalized(torch.cat(batches)[:count], torch.device("cpu")).contiguous(),)
 
     def labels(self, split: Split) -> Tensor:
-        """(N,) int64: the class of each sample, in `evaluate`'s order."""
+        """Returns the class of each sample, (N,) int64, in `evaluate`'s order."""
         return self.splits[split].labels
 
     def example_inputs(self) -> tuple[Tensor, ...]:
-        """((1, channels, height, width) float32 on the CPU,): the first training sample."""
+        """Returns the first training sample: ((1, channels, height, width) float32 on the CPU,)."""
         return (self.inputs("train")[0][:1],)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A copy of the momentum by its parameters' names (`momentum/NAME`), of the average of a training under way
-        (`average/NAME`), and `position`: trainings finished, and steps done of the one under way (-1: none is)."""
+        """Returns a copy of the momentum by its parameters' names (`momentum/NAME`), of the average of a training under
+        way (`average/NAME`), and `position`: trainings finished, and steps done of the one under way (-1: none is)."""
         state = {"position": torch.tensor([self._fits, self._position])}
         if self.optimizer is not None:
             state |= {MOMENTUM + name: buffer for name, buffer in sgd.momentum_of(self.optimizer).items()}
         return state | {AVERAGE + name: tensor.clone() for name, tensor in self._average.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], model: nn.Module) -> None:
-        """Takes up a state for `model`, a new object or not: its momentum is found by the parameters' names.
+        """Restores a state for `model`, which may be a new object: momentum is matched by the parameters' names.
 
         A name without momentum starts afresh. Raises CheckpointError where a shape isn't the parameter's.
         """
@@ -208,7 +214,8 @@ class ImageClassification:
         )
 
     def _step(self, model: nn.Module, device: torch.device, bf16: bool) -> Step:
-        """One step of training on a batch, which may be on the CPU; returns its mean loss."""
+        """Returns a function that makes one step of training on a batch, which may be on the CPU, and returns its mean
+        loss."""
         optimizer, forward = self.optimizer, self._compiled(model) if self.spec.compile else model
         assert optimizer is not None
         mean, std = self._moments(device)
@@ -218,10 +225,10 @@ class ImageClassification:
         def step(images: Tensor, labels: Tensor, rate: float | Tensor) -> Tensor:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            mine = ranks.shard(images)
+            shard = ranks.shard(images)
             with autocast:
-                logits = forward((mine.to(device).float() - mean) / std)
-            share = len(mine) / len(images)
+                logits = forward((shard.to(device).float() - mean) / std)
+            share = len(shard) / len(images)
             loss = share * functional.cross_entropy(logits.float(), ranks.shard(labels).to(device))
             optimizer.zero_grad()
             loss.backward()
@@ -241,7 +248,11 @@ class ImageClassification:
 
     def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         if ranks.world() > 1:
-            raise UsageError("compile doesn't go with several ranks: leave it out, or train on one")
+            raise UsageError(
+                "`compile` doesn't work with several ranks: leave it out, or train in one process",
+                code="conflict",
+                option="compile",
+            )
         torch.compiler.reset()  # it gives up at the eighth version of a network, and each round's cut makes one
         compiled = torch.compile(model)
 
@@ -250,7 +261,11 @@ class ImageClassification:
                 logits: Tensor = compiled(images)
                 return logits
             except torch._dynamo.exc.TorchDynamoException as error:
-                raise UsageError(f"torch.compile failed ({one_line(error)}): train without compile") from error
+                raise UsageError(
+                    f"torch.compile failed ({one_line(error)}): train without `compile`",
+                    code="compile-failed",
+                    option="compile",
+                ) from error
 
         return forward
 
@@ -264,7 +279,8 @@ class ImageClassification:
 
 
 def learning_rate(spec: TaskSpec, step: int, steps: int) -> float:
-    """The rate of a step of `steps`: that of its middle, so that no end of the schedule wastes one on a zero."""
+    """Returns the learning rate of a step out of `steps`: the schedule's at the middle of the step, so that no step has
+    a rate of 0."""
     return spec.lr * schedule.factor(spec.schedule, (step + 0.5) / steps, spec.warmup)
 
 
@@ -273,13 +289,13 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _device() -> torch.device:
-    """Where to work: this rank's GPU, or the CPU."""
+    """Returns the device to train on: this rank's GPU, or the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @contextmanager
 def _on(device: torch.device, model: nn.Module) -> Iterator[None]:
-    """The model on a device, and back where it was. A wrapper around a runtime takes tensors from anywhere."""
+    """Moves the model to a device, and back at the end. A wrapper around a runtime takes tensors from anywhere."""
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     home = next((parameter.device for parameter in parameters), device)
     if home == device:

@@ -1,4 +1,4 @@
-"""A data set: three splits of images in memory, and what a task needs to know of them."""
+"""A data set: three splits of images, and what a task needs to know about them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Subset:
     """Images and their classes."""
 
     images: Tensor
-    """uint8, (N, channels, height, width)."""
+    """The images: uint8, (N, channels, height, width)."""
     labels: Tensor
-    """int64, (N,): an index into the classes' names."""
+    """The class of each image, as an index into the classes' names: int64, (N,)."""
     on_disk: bool = False
     """Whether the images are a mapped file rather than memory: taking some of them then reads the disk."""
 

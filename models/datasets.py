@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dwindle.errors import UsageError
+from dwindle.errors import UsageError, one_line
 from dwindle.files import user_cache
 from dwindle.models.data import Splits, Subset, carve
-from dwindle.models.factory import call_factory, one_line
+from dwindle.models.factory import call_factory
 from dwindle.models.folder import load_folder
 from dwindle.registry import unknown
 

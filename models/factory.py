@@ -1,4 +1,4 @@
-"""What the user brings by name: `package.module:factory`, from the working directory or the environment."""
+"""Objects of the user's own code by name: `package.module:factory`, from the working directory or the environment."""
 
 from __future__ import annotations
 
@@ -9,35 +9,46 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dwindle.errors import DwindleError, UsageError
+from dwindle.errors import DwindleError, UsageError, one_line
 from dwindle.registry import unknown
 
 
 def load_factory(spec: str, what: str) -> Callable[..., Any]:
-    """The callable that `package.module:factory` names; `what` (model, data, task) is for the message.
+    """Returns the callable that `package.module:factory` names; `what` (model, data, task) is for the message.
 
     Raises UsageError where the module can't be imported or has no such callable.
     """
     module_name, _, name = spec.partition(":")
     if not module_name or not name:
-        raise UsageError(f"{what} {spec!r} is not of the form package.module:factory")
+        raise UsageError(
+            f"the {what} {spec!r} is not of the form package.module:factory", code="bad-factory", option=what, name=spec
+        )
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # as `python -m` does: the user's own module is why they are in this folder
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever the user's own module does at import
-        raise UsageError(f"{what} {spec!r} can't be imported: {one_line(error)}") from error
+        raise UsageError(
+            f"the {what} {spec!r} can't be imported: {one_line(error)}", code="bad-factory", option=what, name=spec
+        ) from error
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UsageError(unknown(f"factory in {module_name}", name, public or ["none"]))
+        raise UsageError(
+            unknown(f"factory in {module_name}", name, public or ["none"]), code="bad-factory", option=what, name=spec
+        )
     factory = getattr(module, name)
     if not callable(factory):
-        raise UsageError(f"{what} {spec!r} is a {type(factory).__name__}, not something to call")
+        raise UsageError(
+            f"the {what} {spec!r} is a {type(factory).__name__}: it must be a function",
+            code="bad-factory",
+            option=what,
+            name=spec,
+        )
     return factory  # type: ignore[no-any-return]
 
 
 def parameters(factory: Callable[..., Any]) -> set[str]:
-    """The keyword parameters a factory names; those that `**kwargs` would swallow aren't among them."""
+    """Returns the names of a factory's keyword parameters, without those that `**kwargs` would take."""
     try:
         found = inspect.signature(factory).parameters.values()
     except ValueError:  # some builtins have no signature
@@ -57,10 +68,6 @@ def call_factory(spec: str, what: str, **offered: Any) -> Any:
     except DwindleError:
         raise
     except (Exception, SystemExit) as error:  # the user's code: its error is theirs to read, in one line
-        raise UsageError(f"{what} {spec!r} failed when called: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """`ValueError: the first line of its message`."""
-    message = str(error).strip().split("\n")[0].rstrip(".:")
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+        raise UsageError(
+            f"the {what} {spec!r} failed when called: {one_line(error)}", code="bad-factory", option=what, name=spec
+        ) from error

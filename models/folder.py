@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from dwindle.errors import UsageError
+from dwindle.errors import UsageError, one_line
 from dwindle.files import staged, user_cache
 from dwindle.models.data import Splits, Subset, drawn
-from dwindle.models.factory import one_line
 from dwindle.quantities import format_bytes
 
 Sample = tuple[str, int]

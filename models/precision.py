@@ -18,11 +18,11 @@ from dwindle.files import user_cache, write_json
 
 OVERRIDE = "DWINDLE_BF16"
 GAIN = 1.1
-"""How much faster bfloat16 must be: below that, its rounding isn't worth having."""
+"""How many times as fast as float32 bfloat16 must be: below that, its rounding isn't worth it."""
 
 
 def bf16_gains(device: torch.device) -> bool:
-    """Whether a training step under bfloat16 autocast is faster than in float32 on `device`.
+    """Returns whether a training step under bfloat16 autocast is faster than in float32 on `device`.
 
     A CPU is measured once (a fraction of a second) and the answer kept in the user's cache under its model
     and torch's version; where that can't be written the answer is False, since a new measurement in each
@@ -43,7 +43,7 @@ def bf16_gains(device: torch.device) -> bool:
 
 
 def _remembered(cache: Path) -> bool:
-    """The answer in `cache` for this machine, measured and written there if it has none yet."""
+    """Returns the answer for this machine from `cache`; measures it and writes it there if there is none yet."""
     machine = f"{_cpu()}, torch {torch.__version__}"
     try:
         known = dict(json.loads(cache.read_text()))
@@ -60,7 +60,7 @@ def _remembered(cache: Path) -> bool:
 
 
 def measured_gain(repeats: int = 7) -> float:
-    """Time of a float32 training step over that of a bfloat16 one: medians of interleaved steps.
+    """Measures the time of a float32 training step over that of a bfloat16 one: medians of interleaved steps.
 
     The network is a few 3x3 convolutions of the widths that small networks have, channels last in both.
     """
@@ -83,7 +83,7 @@ def measured_gain(repeats: int = 7) -> float:
 
 
 def _cpu() -> str:
-    """The CPU's model and those of its bfloat16 instructions that it has."""
+    """Returns a key for this CPU: its model, and which bfloat16 instructions it has."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

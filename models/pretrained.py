@@ -1,4 +1,4 @@
-"""Weights that somebody trained before: read without running anything that comes with them, and fitted whole."""
+"""Loads weights that were trained elsewhere, without running any code that the file may hold."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dwindle.errors import UsageError
-from dwindle.models.factory import one_line
+from dwindle.errors import UsageError, one_line
 
 WRAPPED = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts save the state dict beside their own progress."""
+"""Keys under which training scripts save the state dict, beside their own progress."""
 WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
-"""What DataParallel, DistributedDataParallel and torch.compile put before every name."""
+"""Prefixes that DataParallel, DistributedDataParallel and torch.compile put before every name."""
 
 
 def load_pretrained(model: nn.Module, path: Path) -> None:

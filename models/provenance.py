@@ -1,4 +1,4 @@
-"""What state a user's own code was in when it made something."""
+"""The version of a user's own code, recorded when a run begins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from dwindle.models.factory import load_factory
 
 SECONDS = 5
-"""How long git may take."""
+"""How many seconds git may take."""
 
 
 def code_state(spec: str) -> str:
@@ -32,7 +32,7 @@ def code_state(spec: str) -> str:
 
 
 def _git(file: Path, *words: str) -> str | None:
-    """What git says about the folder of a file; None where there is no git, or no repository."""
+    """Returns git's commit for the folder of a file; None where there is no git, or no repository."""
     try:
         # A repository's own settings may name a program to run whenever its state is asked for: not here.
         done = subprocess.run(

@@ -28,15 +28,15 @@ from dwindle.errors import DwindleError
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
-"""How long a rank waits for another. What the first does alone may take hours (AMC's search), and torchrun ends the
-others when one dies."""
+"""How long a rank waits for another. What the first rank does alone may take hours (AMC's search), and torchrun ends
+the others when one dies."""
 _alone = False
-"""Whether this rank does something that the others only hear of."""
+"""Whether the first rank is doing something alone, the result of which the others will receive."""
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """The ranks meet, if torchrun started several and they have not met already; they part at the end.
+    """Connects the ranks for the block, if torchrun started several and they are not connected yet.
 
     On a GPU tensors travel by nccl, on a CPU by gloo.
     """
@@ -65,10 +65,10 @@ def world() -> int:
 
 
 def broadcast_from_first(make: Callable[[], T]) -> T:
-    """What `make` returns on the first rank, on every rank; what it raises there is raised on all of them.
+    """Returns, on every rank, what `make` returns on the first rank; what it raises there is raised on all of them.
 
-    The other ranks don't call it: the first alone reads and writes files, and they wait for it. Meanwhile it is a
-    world of its own, as nobody would answer.
+    The other ranks don't call `make`, but wait: the first alone reads and writes files. While it runs, `world()` is 1
+    on the first rank, as the others would not answer a collective.
     """
     if world() == 1:
         return make()
@@ -87,31 +87,37 @@ def broadcast_from_first(make: Callable[[], T]) -> T:
     return made
 
 
-def check_agree(what: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raises DwindleError on every rank where these tensors aren't bit-equal on all of them."""
-    if world() == 1:
-        return
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of tensors and their names: equal where all of them are bit-equal."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_agree(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raises DwindleError on every rank where these tensors aren't bit-equal on all of them."""
+    if world() == 1:
+        return
     digests: list[Any] = [None] * world()
     with _others_alive():
-        distributed.all_gather_object(digests, digest.hexdigest())
+        distributed.all_gather_object(digests, tensor_digest(tensors))
     if others := [str(r) for r, other in enumerate(digests) if other != digests[0]]:
         raise DwindleError(
-            f"ranks disagree: {what} on rank {', '.join(others)} are not those of rank 0, so the task does not train "
-            "one network in all of them; the rounds before are kept"
+            f"ranks disagree: {what} on rank {', '.join(others)} are not those of rank 0: the task's `fit` must "
+            "leave the same weights on every rank; the rounds before are saved",
+            code="ranks-disagree",
         )
 
 
 def shard(batch: Tensor) -> Tensor:
-    """This rank's share of what is split along the first dimension."""
+    """Returns this rank's part of a batch that is split along its first dimension."""
     return batch.tensor_split(world())[rank()]
 
 
 def total(value: int) -> int:
-    """The sum of every rank's value."""
+    """Returns the sum of every rank's value."""
     return int(_summed(torch.tensor(value))) if world() > 1 else value
 
 
@@ -129,7 +135,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
 
 @contextmanager
 def global_batch_norm(model: nn.Module) -> Iterator[None]:
-    """Batch norm in training mode takes its statistics from the batches of all ranks together."""
+    """Makes batch norm in training mode take its statistics over the batches of all ranks, for the block."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)] if world() > 1 else []
     for norm in norms:
         norm.forward = partial(_batch_norm, norm)  # type: ignore[method-assign]
@@ -160,7 +166,7 @@ def _batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 def _track(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: float) -> None:
-    """The running statistics, as torch's own batch norm updates them: variance unbiased, momentum None a plain mean."""
+    """Updates the running statistics as torch's own batch norm does: variance unbiased, momentum None a plain mean."""
     if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
         return
     norm.num_batches_tracked.add_(1)
@@ -170,7 +176,8 @@ def _track(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: float) -> No
 
 
 class _Summed(torch.autograd.Function):
-    """The sum of every rank's tensor. Each loss depends on it, so its gradient is the sum of every rank's too."""
+    """Sums a tensor over the ranks. Each rank's loss depends on the sum, so its gradient is summed over the ranks
+    too."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -199,8 +206,10 @@ def _by_itself() -> Iterator[None]:
 
 @contextmanager
 def _others_alive() -> Iterator[None]:
-    """A rank that ends takes the others' connections with it: one sentence instead of what gloo says of that."""
+    """Replaces gloo's error by one sentence where another rank has ended, which closes the connections to it."""
     try:
         yield
     except RuntimeError as error:
-        raise DwindleError(f"rank {rank()} lost another rank, whose own message says why") from error
+        raise DwindleError(
+            f"rank {rank()} lost the connection to another rank: that rank's own message says why", code="rank-lost"
+        ) from error

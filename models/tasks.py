@@ -1,4 +1,4 @@
-"""A task by what it is made of: the built-in one with each data set's defaults, or the user's own."""
+"""Makes tasks from their options: the built-in one, with defaults for each data set, or the user's own."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from typing import TYPE_CHECKING, Any
 from dwindle.checkpoint import DOCUMENT
 from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError
+from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification
 from dwindle.models.datasets import is_folder, load
 from dwindle.models.factory import call_factory, load_factory, parameters
 from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
 from dwindle.models.trust import Trust, require_trust
 from dwindle.registry import unknown
-from dwindle.task import Task
 
 if TYPE_CHECKING:
     from dwindle.checkpoint import Checkpoint
 
 
-def make_task(spec: Mapping[str, Any]) -> Task:
-    """The task that `spec` describes.
+def make_task(spec: Mapping[str, Any]) -> CheckedTask:
+    """Makes the task that `spec` describes, and checks it.
 
-    Either fields of TaskSpec, of which `data` alone must be there, for image classification; or `task`, a
-    `package.module:factory`, with what the factory is to be called with. Options given as None are left to
-    the defaults.
-    Raises UsageError for an option that doesn't exist or a factory that doesn't make a Task.
+    `spec` has fields of TaskSpec, `data` at least, for image classification, or `task`, a `package.module:factory`,
+    and the keyword arguments of that factory. An option that is None takes its default.
+
+    Raises UsageError for an option that doesn't exist or a factory that doesn't make a `dwindle.Task`.
+
+        >>> make_task({"data": "digits", "epochs": 3}).steps
+        57
     """
     options = {key: value for key, value in spec.items() if value is not None}
     if "task" in options:
@@ -35,16 +38,20 @@ def make_task(spec: Mapping[str, Any]) -> Task:
     known = [field.name for field in fields(TaskSpec)]
     for key in options:
         if key not in known:
-            raise UsageError(unknown("task option", key, known))
+            raise UsageError(unknown("task option", key, known), code="unknown-name", option=key)
     if "data" not in options:
-        raise UsageError("a task needs data: name a data set, a folder or package.module:factory")
+        raise UsageError(
+            "there is no data to train on: give `data` a data set, a folder or package.module:factory",
+            code="missing-option",
+            option="data",
+        )
     task_spec = TaskSpec(**{**DATA_SET_OPTIONS.get(options["data"], {}), **options})
     splits = load(task_spec.data, root=task_spec.data_root, image_size=task_spec.image_size)
-    return ImageClassification(task_spec, splits)
+    return CheckedTask(ImageClassification(task_spec, splits))
 
 
-def restore_task(checkpoint: Checkpoint, trust: Trust = False) -> Task:
-    """The task that a checkpoint was trained by.
+def restore_task(checkpoint: Checkpoint, trust: Trust = False) -> CheckedTask:
+    """Makes the task that a checkpoint was trained by.
 
     Data sets and folders of images need no trust; a factory does, see `dwindle.models.trust.require_trust`.
     Raises UsageError for code that isn't trusted and where its data is gone or has changed since, CheckpointError where
@@ -68,13 +75,13 @@ def restore_task(checkpoint: Checkpoint, trust: Trust = False) -> Task:
     return make_task(options)
 
 
-def _users_own(spec: str, options: dict[str, Any]) -> Task:
+def _users_own(spec: str, options: dict[str, Any]) -> CheckedTask:
     taken = parameters(load_factory(spec, "task"))
     # A seed is offered to everyone; whatever else was asked for must not be dropped in silence.
     if ignored := sorted(options.keys() - taken - {"seed"}):
-        raise UsageError(f"task {spec!r} takes no {', '.join(ignored)}: leave that out, or let its factory take it")
-    task = call_factory(spec, "task", **options)
-    if not isinstance(task, Task):
-        missing = [name for name in ("fit", "evaluate", "example_inputs") if not hasattr(task, name)]
-        raise UsageError(f"task {spec!r} made a {type(task).__name__} without {', '.join(missing)}")
-    return task
+        raise UsageError(
+            f"the task {spec!r} has no parameter {', '.join(ignored)}: leave that out, or add it to the factory",
+            code="unknown-name",
+            option=ignored[0],
+        )
+    return CheckedTask(call_factory(spec, "task", **options))

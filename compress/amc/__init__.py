@@ -1,1 +1,1 @@
-"""AMC (He et al. 2018): an agent chooses the share of each layer, before the same rounds as ever."""
+"""AMC (He et al. 2018): an agent chooses how much of each layer survives, before the usual rounds of pruning."""

@@ -38,8 +38,8 @@ class Agent(DDPG):
         self.set_logger(Logger(None, []))
 
     def play(self, learnt: int) -> Kept:
-        """One episode, remembered; returns what it kept. `learnt`: how many it has learnt from; below 0 its
-        actions are random."""
+        """Plays one episode, remembers it, and returns what it kept. `learnt` is how many episodes the agent has learnt
+        from; below 0 its actions are random."""
         assert self.replay_buffer is not None
         state, _ = self.game.reset()
         done = False
@@ -53,7 +53,7 @@ class Agent(DDPG):
         return self.game.kept
 
     def learn_from_episodes(self) -> None:
-        """As many updates as an episode has steps."""
+        """Updates the agent as many times as an episode has steps."""
         self.train(gradient_steps=self.layers, batch_size=BATCH)
 
     def _explore(self, state: State, learnt: int) -> State:
@@ -65,7 +65,7 @@ class Agent(DDPG):
         return np.asarray(np.clip(noisy, 0, 1), dtype=np.float32)
 
     def _update_learning_rate(self, optimizers: list[Optimizer] | Optimizer) -> None:
-        """stable-baselines3 has one learning rate for both networks; AMC has two."""
+        """Sets the two learning rates that AMC has; stable-baselines3 has one for both networks."""
         assert isinstance(optimizers, list)
         for optimizer, rate in zip(optimizers, (ACTOR_LR, CRITIC_LR), strict=True):
             for group in optimizer.param_groups:

@@ -17,13 +17,13 @@ from dwindle.errors import UsageError
 from dwindle.models import ranks
 
 if TYPE_CHECKING:
-    from dwindle.task import Task
+    from dwindle.models.checked_task import CheckedTask
 
 LEAST = 0.2
 """The least share that is searched for. Allocations are judged before any retraining: at 3% every one of them is at
 chance, and the best of them killed half the networks. He et al. 2018, §4.3, end at 20% themselves."""
 FOLDER = "amc"
-"""Of the search, inside a checkpoint."""
+"""The folder of the search inside a checkpoint."""
 
 
 def check(pruning: Granularity) -> None:
@@ -38,7 +38,8 @@ def check(pruning: Granularity) -> None:
 
 
 def allocation(checkpoint: Path) -> amc.Result | None:
-    """What AMC found for a checkpoint, if it was asked; raises CheckpointError where that is damaged."""
+    """Returns what AMC found for a checkpoint, None if it was not used; raises CheckpointError where that is
+    damaged."""
     return amc.found(checkpoint / FOLDER)
 
 
@@ -46,7 +47,7 @@ def allocate(
     checkpoint: Path,
     network: Network,
     pruning: Granularity,
-    task: Task,
+    task: CheckedTask,
     share: float,
     settings: amc.Settings | None = None,
     watch: amc.Watch | None = None,
@@ -73,7 +74,7 @@ def allocate(
     return replace(pruning, score=arrival(result.ratios)), result
 
 
-def _space(network: Network, pruning: Granularity, task: Task) -> Space:
+def _space(network: Network, pruning: Granularity, task: CheckedTask) -> Space:
     if isinstance(pruning, Channels):
         from dwindle.compress.amc.widths import Widths
 

@@ -24,14 +24,14 @@ class Layer:
 
     name: str
     units: int
-    """Weights, or channels."""
+    """How many weights or channels the layer has."""
     features: tuple[float, ...]
-    """What an agent sees of it; `dwindle.compress.features.describe` says what that is."""
+    """What an agent sees of the layer: see `dwindle.compress.amc.features.describe`."""
     step: int = 1
-    """It keeps a multiple of this many units, or all of them."""
+    """The layer keeps a multiple of this many units, or all of them."""
 
     def count(self, ratio: float) -> int:
-        """The number of units it can keep that is nearest to `ratio` of them; never none."""
+        """Returns the number of units nearest to `ratio` of them that the layer can keep; never 0."""
         wanted = ratio * self.units
         multiple = min(max(1, round(wanted / self.step)) * self.step, self.units)
         return multiple if abs(multiple - wanted) <= self.units - wanted else self.units
@@ -41,19 +41,19 @@ class Space(Protocol):
     """What can be kept of a network, layer by layer, and what that costs."""
 
     layers: tuple[Layer, ...]
-    """In the order in which a sample passes through them."""
+    """The layers, in the order in which a sample passes through them."""
     currency: str
-    """What `cost` counts: weights, MACs."""
+    """The name of what `cost` counts: weights, MACs."""
 
     def cost(self, kept: Sequence[int]) -> float:
-        """What the network then costs. Never falls when a layer keeps more."""
+        """Returns the cost of the network under an allocation; it never falls when a layer keeps more."""
 
     def apply(self, kept: Sequence[int]) -> nn.Module:
-        """A copy of the network in which every layer keeps its best `kept` units, not retrained."""
+        """Returns a copy of the network in which every layer keeps its best `kept` units; nothing is retrained."""
 
 
 def full(space: Space) -> Kept:
-    """Nothing pruned."""
+    """Returns the allocation that prunes nothing."""
     return tuple(layer.units for layer in space.layers)
 
 
@@ -64,9 +64,9 @@ class Allocator:
     space: Space
     budget: float
     base: float
-    """The ratio that all layers can keep alike."""
+    """The largest ratio within the budget that is the same for all layers."""
     uniform: Kept
-    """What they then keep."""
+    """The allocation at that ratio."""
 
     @classmethod
     def of(cls, space: Space, budget: float) -> Allocator:
@@ -81,7 +81,7 @@ class Allocator:
         return cls(space, budget, min(1.0, factor), kept)
 
     def ratio(self, action: float) -> float:
-        """An action in [0, 1] as the share a layer asks to keep: 0 → base², 1/2 → base, 1 → 1.
+        """Translates an action in [0, 1] into the share that a layer asks to keep: 0 → base², 1/2 → base, 1 → 1.
 
         Geometric, so that an action means as much at a density of 5% as at one of 50%, and an agent that
         knows nothing starts around the uniform allocation. He et al. take the action itself for the ratio,
@@ -90,9 +90,8 @@ class Allocator:
         return float(self.base ** (2 - 2 * action))
 
     def keep(self, decided: Sequence[int], action: float) -> int:
-        """What the next layer keeps: what the action asks for, or as much as still leaves every later layer
-        the least that an action can ask for (He et al. 2018, algorithm 1).
-        """
+        """Returns how many units the next layer keeps: what the action asks for, or as much as still leaves every later
+        layer the least that an action can ask for (He et al. 2018, algorithm 1)."""
         layer, *later = self.space.layers[len(decided) :]
         floor, wanted = layer.count(self.ratio(0)), layer.count(self.ratio(action))
         rest = [other.count(self.ratio(0)) for other in later]
@@ -120,7 +119,8 @@ class Allocator:
 
 
 def _largest(space: Space, budget: float, ratios: Sequence[float]) -> tuple[float, Kept]:
-    """The largest common factor of the ratios (each at most 1 then) that keeps within the budget, and what is kept."""
+    """Returns the largest common factor of the ratios (each then at most 1) that stays within the budget, and
+    what is kept."""
 
     def at(factor: float) -> Kept:
         return tuple(layer.count(min(1.0, factor * ratio)) for layer, ratio in zip(space.layers, ratios, strict=True))

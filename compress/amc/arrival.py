@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def arrival(ratios: Mapping[str, float]) -> Score:
-    """A score by magnitude that leaves each weight tensor at its ratio (1 where none is given) once the whole
+    """Returns a score by magnitude that leaves each weight tensor at its ratio (1 where none is given) once the whole
     is pruned to what those ratios add up to."""
 
     def score(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -31,7 +31,8 @@ def arrival(ratios: Mapping[str, float]) -> Score:
 
 
 def channel_arrival(ratios: Mapping[str, float], units: Mapping[str, int]) -> GroupScore:
-    """The same for groups of channels, by `group_names`: of the `units` each once had, it ends with its ratio."""
+    """Returns a score by magnitude that leaves each group of channels, by its name in `group_names`, at its ratio of
+    the `units` it once had."""
     from dwindle.compress.surgery.choice import score
 
     def arriving(found: Found, model: nn.Module) -> list[Tensor]:
@@ -44,7 +45,7 @@ def channel_arrival(ratios: Mapping[str, float], units: Mapping[str, int]) -> Gr
 
 
 def group_names(found: Found) -> list[str]:
-    """The layer that makes each group's channels; its second group, if it makes two, is `NAME#2`."""
+    """Returns a name for each group: the layer that makes its channels, and `NAME#2` for that layer's second group."""
     seen: Counter[str] = Counter()
     names = []
     for group in found.groups:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Densities:
-    """Unstructured: each weight tensor keeps its largest weights. The cost is how many survive."""
+    """The space of unstructured pruning: each weight tensor keeps its largest weights. The cost is how many survive."""
 
     currency = "weights"
 
     def __init__(self, model: nn.Module, layers: Layers, inputs: tuple[Tensor, ...]) -> None:
-        """`inputs`: one sample as a batch of one, to see each layer's place and MACs."""
+        """`inputs` is one sample as a batch of one, from which each layer's place and MACs are found."""
         weights = layers.of(model)
         self.model = model
         self.layers = tuple(

@@ -11,8 +11,8 @@ import numpy as np
 from dwindle.compress.amc.allocation import Allocator, Kept, full
 
 FEATURES = 11
-"""Eight of the layer, min-max normalised over the layers; cost removed before it, cost of all that follows it,
-both as shares of the whole; and the previous action."""
+"""The features of an observation: eight of the layer, min-max normalised over the layers; cost removed before it, cost
+of all that follows it, both as shares of the whole; and the previous action."""
 
 State = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -1,4 +1,4 @@
-"""What can be said of a layer before anything is pruned."""
+"""The features of a layer that AMC's agent decides by, before anything is pruned."""
 
 from __future__ import annotations
 

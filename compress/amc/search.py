@@ -1,7 +1,7 @@
 """AMC (He et al. 2018): an agent learns how much each layer should keep, then the network is pruned to that.
 
 Beside it, at the same budget and judged by the same reward, stand the uniform allocation and a random search with
-as many evaluations: without them nobody can tell what the agent was worth.
+as many evaluations: they show what the agent was worth.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ import numpy as np
 import torch
 
 from dwindle.compress.amc.allocation import Allocator, Kept, Space
-from dwindle.compress.asked import judged
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.documents import parse
 from dwindle.errors import UsageError
 from dwindle.sealed import seal, unseal
 
 if TYPE_CHECKING:
-    from dwindle.task import Task
+    from dwindle.models.checked_task import CheckedTask
 
 DOCUMENT = "search.json"
 Watch = Callable[[int, Sequence[float], "Settings"], None]
-"""Hears after each allocation how many of `Settings.allocations` are judged, and the rewards of the agent's episodes so
-far. What an interrupted search knew already goes by in silence."""
+"""Is called after each allocation with how many of `Settings.allocations` are judged, the rewards of the agent's
+episodes so far, and the settings; not for allocations that an interrupted search had judged."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of the search; the agent's own are in `dwindle.compress.amc.agent`."""
+    """The settings of the search; those of the agent are in `dwindle.compress.amc.agent`."""
 
     episodes: int = 150
     """The paper's 800 are for networks of 50 layers and more. The exploration noise is 0.5·0.95ⁿ in episode n after
     the warm-up: below 0.01 after 77 of them, when an agent with ten layers to decide about tries nothing new. Twice
     as many found nothing better on a ResNet-8."""
     warmup: int = 40
-    """How many of them are random, to learn from."""
+    """How many of the episodes are random, for the agent to learn from."""
     reward: Literal["accuracy", "error-cost"] = "accuracy"
-    """The metric / 100, or −(1 − metric / 100)·log(cost), for a smaller network where accuracy allows."""
+    """`accuracy` is the metric / 100; `error-cost` is −(1 − metric / 100)·log(cost), for a smaller network where
+    accuracy allows."""
     seed: int = 0
 
     @property
     def allocations(self) -> int:
-        """How many are judged in all: the uniform one, and as many random ones as the agent's."""
+        """How many allocations are judged in all: the uniform one, the agent's episodes, and as many random ones."""
         return 1 + 2 * self.episodes
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Settings:
 
     @classmethod
     def of(cls, episodes: int | None, seed: int) -> Settings:
-        """The defaults, at another number of episodes: the same share of them random."""
+        """Returns the default settings with another number of episodes, of which the same share is random."""
         if episodes is None:
             return cls(seed=seed)
         return cls(episodes, max(1, episodes * cls.warmup // cls.episodes), seed=seed)
@@ -80,19 +80,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """What a search found. Equal for equal searches, interrupted or not."""
+    """What a search found. Equal searches have equal results, interrupted or not."""
 
     names: tuple[str, ...]
     units: Kept
     """How many weights or channels each layer has."""
     currency: str
     whole: float
-    """What the unpruned network costs."""
+    """The cost of the unpruned network."""
     budget: float
     amc: Trial
-    """The agent's best episode."""
+    """The allocation of the agent's best episode."""
     random: Trial
-    """The best of as many random allocations."""
+    """The best of as many random allocations as the agent had episodes."""
     uniform: Trial
     curve: tuple[float, ...]
     """The reward of each of the agent's episodes."""
@@ -100,7 +100,7 @@ class Result:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """What AMC leaves of each layer, by name: for `dwindle.compress.amc.arrival`."""
+        """The share that AMC keeps of each layer, by name, as `dwindle.compress.amc.arrival` takes it."""
         return {name: kept / of for name, kept, of in zip(self.names, self.amc.kept, self.units, strict=True)}
 
 
@@ -116,13 +116,13 @@ def require() -> None:
 
 
 def found(folder: Path) -> Result | None:
-    """The result of a finished search in `folder`, or None. Raises CheckpointError where it is damaged."""
+    """Returns the result of a finished search in `folder`, or None; raises CheckpointError where it is damaged."""
     document = _read(folder)
     return document.result if document else None
 
 
 def search(
-    folder: Path, space: Space, task: Task, budget: float, settings: Settings, watch: Watch | None = None
+    folder: Path, space: Space, task: CheckedTask, budget: float, settings: Settings, watch: Watch | None = None
 ) -> Result:
     """Finds the allocation in `space` that is worth most at `budget`, in units of the space's currency.
 
@@ -180,27 +180,31 @@ def search(
     )
 
 
-def judge(space: Space, task: Task, kept: Kept) -> float:
-    """The task's metric of an allocation on the validation split, batch norm recalibrated, nothing retrained."""
+def judge(space: Space, task: CheckedTask, kept: Kept) -> float:
+    """Judges an allocation on the validation split, with batch norm recalibrated and nothing retrained."""
     candidate = space.apply(kept)
-    if hasattr(task, "inputs"):
+    if task.has("inputs"):
         recalibrate(candidate, task.inputs("train"))
-    return judged(task, candidate, "validation")
+    return task.evaluate(candidate, "validation")
 
 
 class _Rewards:
-    """Judges each allocation once in the life of a folder."""
+    """The reward of each allocation, judged once and then read from a folder."""
 
-    def __init__(self, folder: Path, space: Space, task: Task, settings: Settings, budget: float) -> None:
+    def __init__(self, folder: Path, space: Space, task: CheckedTask, settings: Settings, budget: float) -> None:
         self.folder, self.space, self.task, self.settings = folder, space, task, settings
         self.origin = {**asdict(settings), "budget": budget, "network": _fingerprint(space)}
         self.result: Result | None = None
         self.known: dict[Kept, float] = {}
         self.judging = False
-        """Whether it has come past what was known when it began."""
+        """Whether a reward was asked for that an interrupted search had not saved."""
         if document := _read(folder):
             if document.origin != self.origin:
-                raise UsageError(f"{folder} has the search for another network or budget: choose another -o")
+                raise UsageError(
+                    f"{folder} has the search for another network or budget: choose another output folder",
+                    code="other-run",
+                    path=folder,
+                )
             self.known = dict(document.rewards)
             self.result = document.result
 
@@ -225,7 +229,7 @@ class _Rewards:
 
 
 def _worth(trial: Trial) -> tuple[float, float]:
-    """The better reward; of two alike, the cheaper."""
+    """The key to compare allocations by: the better reward, and of equal ones the lower cost."""
     return trial.reward, -trial.cost
 
 

@@ -72,5 +72,5 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _row(value: float, low: float, high: float) -> int:
-    """0 at the top."""
+    """Returns the row of a reward in the chart; row 0 is at the top."""
     return round((HEIGHT - 1) * (high - value) / (high - low)) if high > low else 0

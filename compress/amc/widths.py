@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Widths:
-    """Channels: each group of channels that go together keeps those of greatest magnitude."""
+    """The space of channel pruning: each group of channels that go together keeps those of greatest magnitude."""
 
     def __init__(
         self,
@@ -47,7 +47,11 @@ class Widths:
             if not any(place.writes and place.tensor in whole for place in group.places)
         ]
         if not self._free:
-            raise UsageError("the patterns leave no channel to remove: include more layers")
+            raise UsageError(
+                "`include` and `exclude` leave no channel to remove: include more layers",
+                code="nothing-to-prune",
+                option="include",
+            )
         names = group_names(self.found)
         self.layers = tuple(
             Layer(names[i], groups[i].units, seen[makers[i]], step(groups[i], align)) for i in self._free

@@ -52,7 +52,7 @@ def task(
     ema: float | None = None,
     augment: float | None = None,
 ) -> Judged:
-    plain = make_task(dict(locals()))
+    plain = make_task(dict(locals())).given
     assert isinstance(plain, ImageClassification)
     MADE[:] = [Judged(plain.spec, plain.splits)]
     return MADE[0]

@@ -21,6 +21,7 @@ from dwindle.export.quiet import quiet
 from dwindle.export.shipping import calibrated, running
 from dwindle.export.target import Target, load
 from dwindle.files import deflated_bytes, raw_bytes
+from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
 
@@ -58,7 +59,7 @@ def judged(target: Target, path: Path, task: ImageClassification) -> tuple[float
 
 def written(kind: str, network: nn.Module, task: ImageClassification, folder: Path) -> Path:
     """Writes a network at int8, as dwindle would."""
-    target = calibrated(load(kind, "int8"), task)
+    target = calibrated(load(kind, "int8"), CheckedTask(task))
     path = folder / f"net{target.suffix}"
     target.write(deployable(network, task.example_inputs()), task.example_inputs(), path, pack=True)
     return path
@@ -194,7 +195,7 @@ def fine_tuned(start: Start, floor: float, rounds: int) -> tuple[nn.Module, str,
     import torch_pruning as tp
 
     spec = start.task.origin
-    task = make_task({**spec, "epochs": start.epochs, "lr": spec["lr"] / 10})
+    task = make_task({**spec, "epochs": start.epochs, "lr": spec["lr"] / 10}).given
     assert isinstance(task, ImageClassification)
     network, example = copy.deepcopy(start.network), task.example_inputs()
     kept, best, failures = 1.0, None, 0

@@ -43,7 +43,7 @@ SEEDS = (0, 1, 2)
 
 
 def dense(seed: int, folder: Path) -> Start:
-    task = make_task({**TASK, **COSINE, "epochs": DENSE_EPOCHS, "seed": seed})
+    task = make_task({**TASK, **COSINE, "epochs": DENSE_EPOCHS, "seed": seed}).given
     assert isinstance(task, ImageClassification)
     torch.manual_seed(seed)
     network = build(ModelSpec(NETWORK, task.classes, task.splits.shape))

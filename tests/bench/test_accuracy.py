@@ -9,7 +9,9 @@ from dwindle.bench.accuracy import EXAMPLES, Judged, agreement, judge, with_accu
 from dwindle.bench.process import Worker
 from dwindle.bench.result import Artifact, Row, RuntimeUsed
 from dwindle.bench.rows import unmeasured
+from dwindle.models.checked_task import CheckedTask
 from dwindle.task import Task
+from tests.tasks import PlainTask
 
 
 class InProcess:
@@ -33,7 +35,7 @@ def task(blobs: None) -> Task:
 
 def test_a_file_is_judged_as_its_network_would_be(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
     worker = InProcess(nets[0])
-    found = judge(task, cast(Worker, worker)).accuracy
+    found = judge(CheckedTask(task), cast(Worker, worker)).accuracy
     assert found.value == task.evaluate(nets[0], "test")
     assert worker.shapes == {(1, 1, 8, 8)}
     assert (found.metric, found.n, found.split) == ("accuracy", 40, "test")
@@ -48,7 +50,7 @@ def test_a_metric_that_is_no_share_of_samples_has_no_interval(task: Task) -> Non
         def evaluate(self, model: nn.Module, split: str) -> float:
             return float(model(self.images).mean())
 
-    found = judge(Distance(), cast(Worker, InProcess(lambda x: x.flatten(1) / 7))).accuracy  # type: ignore[arg-type]
+    found = judge(CheckedTask(Distance()), cast(Worker, InProcess(lambda x: x.flatten(1) / 7))).accuracy  # type: ignore[arg-type]
     assert found.metric == "mean logit"
     assert found.n == 40
     assert found.interval is None
@@ -60,7 +62,7 @@ def test_several_inputs_and_outputs_pass_through(task: Task) -> None:
             assert [array.shape for array in inputs] == [(1, 3), (1, 2)]
             return [inputs[0] * 2, inputs[1] + 1]
 
-    class Both:
+    class Both(PlainTask):
         def evaluate(self, model: nn.Module, split: str) -> float:
             a, b = torch.rand(5, 3), torch.rand(5, 2)
             outputs: tuple[Tensor, Tensor] = model(a, b)
@@ -68,12 +70,12 @@ def test_several_inputs_and_outputs_pass_through(task: Task) -> None:
             assert torch.equal(outputs[1], b + 1)
             return 100.0
 
-    found = judge(cast(Task, Both()), cast(Worker, Sum())).accuracy
+    found = judge(CheckedTask(Both()), cast(Worker, Sum())).accuracy
     assert (found.value, found.n) == (100.0, 5)
 
 
 def judged(task: Task, net: object) -> Judged:
-    return judge(task, cast(Worker, InProcess(net)))  # type: ignore[arg-type]
+    return judge(CheckedTask(task), cast(Worker, InProcess(net)))  # type: ignore[arg-type]
 
 
 class Table:
@@ -194,14 +196,16 @@ def test_the_built_in_tasks_labels_are_in_its_own_order() -> None:
     from dwindle.models.tasks import make_task
 
     task = make_task({"data": "digits"})
-    images = task.inputs("test")[0]  # type: ignore[attr-defined]
+    images = task.inputs("test")[0]
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 10))
-    found = judged(task, net)
+    found = judged(task.given, net)
     assert found.accuracy.top1 is not None, found.missing
     assert found.accuracy.top1.value == pytest.approx(found.accuracy.value)
     assert 0 < found.accuracy.value < 100
-    assert torch.equal(task.labels("test"), task.splits["test"].labels)  # type: ignore[attr-defined]
+    labels = task.labels("test")
+    assert labels is not None
+    assert torch.equal(labels, task.given.splits["test"].labels)  # type: ignore[attr-defined]
 
 
 class Opened(InProcess):
@@ -230,7 +234,7 @@ def row(role: str, *, runs: bool = True) -> Row:
 def filled(task: Task, dense: object, compressed: object, *, runs: bool = True) -> list[Row]:
     files = {"dense.onnx": dense, "compressed.onnx": compressed}
     starts = {path: lambda net=net: cast(Worker, Opened(net)) for path, net in files.items()}
-    return with_accuracy(task, [row("dense", runs=runs), row("compressed")], starts, [], lambda line: None)
+    return with_accuracy(CheckedTask(task), [row("dense", runs=runs), row("compressed")], starts, [], lambda line: None)
 
 
 def test_rows_are_filled_in_with_what_the_pair_did(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:

@@ -6,6 +6,8 @@ import torch
 
 from dwindle.bench.reference import apart, outputs_here, samples
 from dwindle.errors import UsageError
+from dwindle.models.checked_task import CheckedTask
+from tests.tasks import PlainTask
 
 
 def test_the_largest_difference_is_over_the_largest_output() -> None:
@@ -26,10 +28,10 @@ def test_without_a_runtime_here_there_is_nothing_to_compare_with(tmp_path: Path)
 
 
 def test_a_split_without_samples_is_told() -> None:
-    class Empty:
+    class Empty(PlainTask):
         def inputs(self, split: str) -> tuple[torch.Tensor, ...]:
             return (torch.zeros(0, 4),)
 
-    with pytest.raises(UsageError) as refused:
-        samples(Empty(), 1)  # type: ignore[arg-type]
-    assert (refused.value.code, refused.value.name) == ("empty", "inputs")
+    with pytest.raises(UsageError, match="on the test split") as raised:
+        samples(CheckedTask(Empty()), 1)
+    assert (raised.value.code, raised.value.name) == ("bad-member", "inputs")

@@ -95,7 +95,7 @@ def test_a_pretrained_run_resumes_from_the_same_weights_wherever_they_lie(tmp_pa
 
 
 def test_a_plan_counts_no_dense_training_for_a_pretrained_start(weights: Path) -> None:
-    assert plan(request(weights)).steps == 2 * make_task(DIGITS).steps  # type: ignore[attr-defined]
+    assert plan(request(weights)).steps == 2 * (make_task(DIGITS).steps or 0)
 
 
 def test_weights_of_another_model_write_nothing(tmp_path: Path, weights: Path) -> None:
@@ -210,10 +210,12 @@ def test_a_task_that_cannot_judge_is_known_before_it_trains(tmp_path: Path, monk
     (tmp_path / "own_loop.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UsageError, match="evaluate returned None on test"):
+    with pytest.raises(UsageError, match="returned None on the test split") as raised:
         compress(Request("own_loop:net", {"task": "own_loop:Loop"}, density=0.5), "net.dwindle")
-    with pytest.raises(UsageError, match="weight of own_loop:spoiled is not finite"):
+    assert (raised.value.code, raised.value.name) == ("bad-member", "evaluate")
+    with pytest.raises(UsageError) as raised:
         compress(Request("own_loop:spoiled", {"task": "own_loop:Loop"}, density=0.5), "other.dwindle")
+    assert (raised.value.code, raised.value.name) == ("not-finite", "weight")
     assert sys.modules["own_loop"].Loop.trained == 0
     assert not (tmp_path / "other.dwindle").exists()
 

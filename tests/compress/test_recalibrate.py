@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 from dwindle.compress import Request, compress
-from dwindle.compress.recalibrate import recalibrate, source
+from dwindle.compress.recalibrate import can_recalibrate, recalibrate, recalibrate_by
 from dwindle.compress.resolve import resolve
 from dwindle.compress.watcher import Watcher
-from dwindle.errors import UsageError
+from dwindle.errors import DwindleError, UsageError
 from dwindle.models.build import restore
+from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
+from tests.tasks import PlainTask
 
 
 def network() -> nn.Sequential:
@@ -80,7 +82,7 @@ def test_a_run_that_asks_for_it_ends_on_statistics_of_its_own_weights(tmp_path: 
     digits = {"data": "digits", "epochs": 1}
     done = compress(Request("zoo:resnet8", digits, density=0.5, rounds=1, recalibrate=True), tmp_path / "net.dwindle")
     shipped, again = restore(done), restore(done)
-    recalibrate(again, make_task({**digits, "seed": 0}).training_inputs())  # type: ignore[attr-defined]
+    recalibrate(again, make_task({**digits, "seed": 0}).training_inputs())
     for name, found in shipped.state_dict().items():
         torch.testing.assert_close(found, again.state_dict()[name], rtol=1e-5, atol=1e-6)
 
@@ -95,9 +97,9 @@ def no_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_inputs")
 def test_a_task_without_inputs_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(UsageError) as raised:
         compress(Request("zoo:resnet8", "digits", density=0.5, recalibrate=True), tmp_path / "net.dwindle")
-    assert refused.value.option == "recalibrate"
+    assert (raised.value.code, raised.value.option, raised.value.name) == ("missing-member", "recalibrate", "inputs")
     assert not (tmp_path / "net.dwindle").exists()
 
 
@@ -112,15 +114,26 @@ def test_a_network_without_batch_norm_needs_no_inputs_to_recalibrate_by(tmp_path
     assert compress(request, tmp_path / "net.dwindle").history[-1].density == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_task_that_cannot_tell_what_training_shows_is_asked_for_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_training_inputs_a_task_is_recalibrated_by_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     task = make_task({"data": "digits", "seed": 0})
-    assert source(task) == task.training_inputs  # type: ignore[attr-defined]
+    assert can_recalibrate(task)
+    augmented = task.training_inputs()[0]
     monkeypatch.delattr(ImageClassification, "training_inputs")
-    shown = source(task)
-    assert shown is not None
-    assert torch.equal(shown()[0], task.inputs("train")[0])  # type: ignore[attr-defined]
+    assert can_recalibrate(task)
+    assert torch.equal(task.training_inputs()[0], task.inputs("train")[0])
+    assert len(augmented) > len(task.inputs("train")[0])
     monkeypatch.delattr(ImageClassification, "inputs")
-    assert source(task) is None
+    assert not can_recalibrate(task)
+
+
+def test_inputs_that_the_model_does_not_take_are_one_sentence() -> None:
+    class Wrong(PlainTask):
+        def inputs(self, split: str) -> tuple[torch.Tensor, ...]:
+            return (torch.zeros(5, 7),)
+
+    with pytest.raises(DwindleError) as raised:
+        recalibrate_by(CheckedTask(Wrong()), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    assert (raised.value.code, raised.value.name) == ("task-failed", "inputs")
 
 
 @pytest.mark.parametrize("lag", [0, 1000])
@@ -141,7 +154,7 @@ def test_a_sharp_fall_that_batch_norm_alone_makes_is_said(
     monkeypatch.setattr(ImageClassification, "fit", fit)
     request = Request("zoo:resnet8", {"data": "digits", "epochs": 3}, density=0.9, rounds=1)
     compress(request, tmp_path / "net.dwindle")
-    found = [text for text in said if "with batch norm's statistics taken anew: begin again with `recalibrate`" in text]
+    found = [text for text in said if "with batch norm recalibrated: start a new run with `recalibrate`" in text]
     assert len(found) == (lag > 0), said
 
 

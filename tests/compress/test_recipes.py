@@ -49,7 +49,7 @@ def test_an_unknown_recipe_is_named_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_made_of_options_that_there_are(name: str) -> None:
-    task = make_task({"data": "digits", **RECIPES[name].task})
+    task = make_task({"data": "digits", **RECIPES[name].task}).given
     assert all(getattr(task.spec, option) == value for option, value in RECIPES[name].task.items())  # type: ignore[attr-defined]
 
 

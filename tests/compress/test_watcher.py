@@ -89,12 +89,13 @@ def test_a_tracker_that_fails_is_noted_once_and_training_goes_on() -> None:
             watching.finished(record, 2)
     assert len(failing.logged) == 1
     assert len(other.logged) == 3
-    assert heard.notes == ["Kept is told no more, it failed with OSError: no route to host"]
+    assert heard.notes == ["Kept failed (OSError: no route to host) and receives no more figures"]
 
 
 def test_a_tracker_that_cannot_begin_stops_the_run_before_it_trains() -> None:
     with (
-        pytest.raises(UsageError, match=r"Kept can't begin \(OSError: no route to host\)"),
+        pytest.raises(UsageError, match=r"\(OSError: no route to host\)") as raised,
         tracked(Watcher(), [Kept(fails_at=0)], "net", {}),
     ):
         raise AssertionError("never entered")
+    assert (raised.value.code, raised.value.option, raised.value.name) == ("tracker-failed", "track", "Kept")

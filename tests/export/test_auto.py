@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from dwindle.errors import BudgetMissed
 from dwindle.export.auto import smallest
 from dwindle.export.quantize import as_shipped
+from dwindle.models.checked_task import CheckedTask
+from tests.tasks import PlainTask
 
 
-class Distance:
+class Distance(PlainTask):
     """Judges by how far a network's outputs are from the exact ones: in points, 100 is equal."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -33,7 +35,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
 
 
-def ships(network: nn.Module, task: Distance) -> Callable[[str], nn.Module]:
+def ships(network: nn.Module, task: CheckedTask) -> Callable[[str], nn.Module]:
     return lambda precision: as_shipped(network, task.example_inputs(), precision)
 
 
@@ -41,7 +43,7 @@ SIZES = {"fp32": 400, "fp16": 200, "int8": 100}
 
 
 def test_the_smallest_file_that_holds_is_taken(network: nn.Module) -> None:
-    task, said = Distance(network), []
+    task, said = CheckedTask(Distance(network)), []
     assert smallest(SIZES, ships(network, task), task, 100.0, 1.0, said.append) == "int8"
     assert said[0].startswith("int8 (100 B) loses 0.0")
     assert len(said) == 1
@@ -50,12 +52,12 @@ def test_the_smallest_file_that_holds_is_taken(network: nn.Module) -> None:
 
 
 def test_bytes_decide_and_not_bits(network: nn.Module) -> None:
-    task = Distance(network)
+    task = CheckedTask(Distance(network))
     assert smallest({"fp16": 100, "int8": 101}, ships(network, task), task, 100.0, 1.0) == "fp16"
     assert smallest({"fp16": 100, "int8": 100}, ships(network, task), task, 100.0, 1.0) == "fp16"
 
 
 def test_nothing_that_holds_is_a_missed_budget(network: nn.Module) -> None:
-    task = Distance(network)
+    task = CheckedTask(Distance(network))
     with pytest.raises(BudgetMissed, match=r"no precision stays within 0\.5 points: fp32 loses 1\.00"):
         smallest({"fp32": 400, "fp16": 200}, ships(network, task), task, 101.0, 0.5)

@@ -276,5 +276,6 @@ def test_a_drop_is_points(checkpoint: Path, points: float) -> None:
 
 def test_without_samples_nothing_is_proven(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageClassification, "inputs", lambda self, split: (torch.zeros(0, 1, 8, 8),))
-    with pytest.raises(UsageError, match="validation split are empty"):
+    with pytest.raises(UsageError, match="on the validation split") as raised:
         export(checkpoint, ["onnx"])
+    assert (raised.value.code, raised.value.name) == ("bad-member", "inputs")

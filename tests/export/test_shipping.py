@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.onnx.target import Onnx
 from dwindle.export.shipping import as_file, calibrated, shipper
+from dwindle.models.checked_task import CheckedTask
+from tests.tasks import PlainTask
 
 
-class OneSample:
+class OneSample(PlainTask):
     """A task that has nothing but its example."""
 
     def example_inputs(self) -> tuple[Tensor, ...]:
@@ -27,7 +29,7 @@ class Real(OneSample):
 
 def test_samples_are_spread_over_the_training_split() -> None:
     said: list[str] = []
-    target = calibrated(ExecuTorch("int8"), Real(), 3, said.append)
+    target = calibrated(ExecuTorch("int8"), CheckedTask(Real()), 3, said.append)
     assert isinstance(target, ExecuTorch)
     assert target.samples is not None
     assert target.samples[0][:, 0].tolist() == [0, 49 * 16, 99 * 16]
@@ -36,7 +38,7 @@ def test_samples_are_spread_over_the_training_split() -> None:
 
 def test_a_task_without_inputs_is_said_to_have_only_its_example() -> None:
     said: list[str] = []
-    target = calibrated(ExecuTorch("int8"), OneSample(), None, said.append)
+    target = calibrated(ExecuTorch("int8"), CheckedTask(OneSample()), None, said.append)
     assert isinstance(target, ExecuTorch)
     assert target.samples is not None
     assert len(target.samples[0]) == 1
@@ -46,7 +48,7 @@ def test_a_task_without_inputs_is_said_to_have_only_its_example() -> None:
 
 @pytest.mark.parametrize("target", [Onnx("int8"), ExecuTorch("fp32")])
 def test_what_rounds_no_activations_takes_no_samples(target: Onnx | ExecuTorch) -> None:
-    assert calibrated(target, Real(), 3, pytest.fail) is target
+    assert calibrated(target, CheckedTask(Real()), 3, pytest.fail) is target
 
 
 def test_a_file_is_written_once_for_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:

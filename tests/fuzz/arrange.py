@@ -30,7 +30,7 @@ def origin() -> dict[str, Any]:
     task = make_task({"data": "digits"})
     request = Request(model=MODEL.spec, task={"data": "digits"}, size=50_000)
     own = getattr(request, "origin", {})
-    return {"size": 50_000, "target": "onnx", **own, "model": asdict(MODEL), "task": task.origin}  # type: ignore[attr-defined]
+    return {"size": 50_000, "target": "onnx", **own, "model": asdict(MODEL), "task": task.origin}
 
 
 def finished(path: Path) -> Checkpoint:

@@ -28,7 +28,7 @@ from unittest import mock
 
 from dwindle import checkpoint as store
 from dwindle import cli
-from dwindle.compress.rounds import Progress
+from dwindle.compress.training import Progress
 from dwindle.documents import parse
 from dwindle.errors import DwindleError
 from dwindle.files import sha256, walk

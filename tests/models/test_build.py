@@ -66,7 +66,7 @@ def test_a_factory_that_makes_another_network_each_time(users_module: Callable[[
         ("resnet20", "'resnet20' doesn't say where it comes from: write zoo:resnet20"),
         ("vgg", "write zoo:NAME, torchvision:NAME or package.module:factory"),
         ("no_such_module_here:f", "model 'no_such_module_here:f' can't be imported: ModuleNotFoundError"),
-        ("builtins:dict", r"made a dict, not a torch\.nn\.Module"),
+        ("builtins:dict", r"returned a dict: it must return a torch\.nn\.Module"),
     ],
 )
 def test_names_that_lead_nowhere(spec: str, sentence: str) -> None:
@@ -87,17 +87,21 @@ class _Answers(nn.Module):
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (lambda x, training: [x], "answers with a list, not a tensor of logits"),
-        (lambda x, training: (x,) if training else torch.zeros(len(x), 10), "answers with a tuple"),
-        (lambda x, training: torch.zeros(len(x), 11), r"shape \(2, 11\), and logits over 10 classes"),
+        (lambda x, training: [x], "returns a list"),
+        (lambda x, training: (x,) if training else torch.zeros(len(x), 10), "returns a tuple"),
+        (
+            lambda x, training: torch.zeros(len(x), 11),
+            r"returns shape \(2, 11\) for a batch of 2, and logits over 10 classes",
+        ),
         (lambda x, training: torch.zeros(1, 10), r"shape \(1, 10\)"),
-        (lambda x, training: torch.zeros(len(x), 10, dtype=torch.int64), r"answers with torch\.int64"),
+        (lambda x, training: torch.zeros(len(x), 10, dtype=torch.int64), r"returns torch\.int64"),
         (lambda x, training: x @ torch.zeros(3, 10), r"can't take a sample of shape \(1, 8, 8\) \(RuntimeError"),
     ],
 )
 def test_what_is_not_logits(answer: Callable[[torch.Tensor, bool], object], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence) as caught:
         check_logits(_Answers(answer), DIGITS, 10)
+    assert (caught.value.code, caught.value.option) == ("bad-model", "model")
     assert "\n" not in str(caught.value)
 
 
@@ -115,14 +119,15 @@ class _Model(nn.Linear):
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (_Model(), "can't be trained, its answer hangs on none of its weights"),
+        (_Model(), "can't be trained, as no gradient flows"),
         (_Model(double=True), r"its weights being torch\.float64: let its factory return it `\.float\(\)`"),
         (_Model(lazy=True), "has lazy layers"),
     ],
 )
 def test_what_could_not_be_trained(model: nn.Module, sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence):
+    with pytest.raises(UsageError, match=sentence) as raised:
         check_logits(model, DIGITS, 10)
+    assert (raised.value.code, raised.value.option) == ("bad-model", "model")
 
 
 def test_a_factory_may_hand_out_one_module_and_lazy_layers(users_module: Callable[[str], str]) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from dwindle.compress.masks import mask_applier, masks_hold, prunable
 from dwindle.errors import CheckpointError, UsageError
+from dwindle.models.checked_task import OPTIONAL, CheckedTask
 from dwindle.models.classify import ImageClassification, TaskSpec
 from dwindle.models.data import Splits, Subset
 from dwindle.models.datasets import load
 from dwindle.models.zoo import ZOO
-from dwindle.task import Task
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 64, "crop": 1, "flip": False, "schedule": "cosine"}
 
@@ -60,8 +60,9 @@ def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 def test_learns_digits_and_is_a_task(digits: Splits) -> None:
     task, network = _task(digits, epochs=8), _network()
-    assert isinstance(task, Task)
     losses = _fit(task, network)
+    assert all(CheckedTask(task).has(name) for name in OPTIONAL)
+    assert CheckedTask(task).takes_last_lr
     assert len(losses) == task.steps == 8 * (1079 // 64)
     assert task.evaluate(network, "validation") > 95
     assert task.evaluate(network, "test") > 95
@@ -372,8 +373,9 @@ def test_training_inputs_are_what_a_training_begins_with(digits: Splits, monkeyp
 
 
 def test_a_crop_that_would_leave_nothing_is_refused(few: Splits) -> None:
-    with pytest.raises(UsageError, match="`crop` is 8 pixels, and images are 8 across: give 1 or so"):
+    with pytest.raises(UsageError, match="8 across: give 1 or so") as raised:
         _task(few, crop=8)
+    assert raised.value.option == "crop"
 
 
 def test_a_run_begun_before_augmentation_could_end_goes_on(few: Splits) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from dwindle.errors import UsageError
-from dwindle.models.factory import call_factory, load_factory, one_line, parameters
+from dwindle.models.factory import call_factory, load_factory, parameters
 
 
 def test_a_factory_gets_only_what_its_signature_names(users_module: Callable[[str], str]) -> None:
@@ -19,7 +19,7 @@ def test_a_factory_gets_only_what_its_signature_names(users_module: Callable[[st
     [
         ("def network(): pass", "netwrok", "did you mean 'network'"),
         ("", "network", "there are none"),
-        ("network = 3", "network", "is a int, not something to call"),
+        ("network = 3", "network", "is a int: it must be a function"),
         ("import nothing_of_this_name", "network", "can't be imported: ModuleNotFoundError"),
         ("def network(:", "network", "can't be imported: SyntaxError"),
         ("def network(): raise ValueError('out of ideas.\\nmore')", "network", "called: ValueError: out of ideas$"),
@@ -50,8 +50,3 @@ def test_our_own_errors_pass_through(users_module: Callable[[str], str]) -> None
 
 def test_builtins_without_a_signature_take_nothing() -> None:
     assert parameters(map) == set()
-
-
-def test_one_line() -> None:
-    assert one_line(ValueError()) == "ValueError"
-    assert one_line(ValueError("a:\n\tb")) == "ValueError: a"

@@ -17,6 +17,7 @@ from dwindle.compress.layers import Layers
 from dwindle.compress.n_of_m import NofM
 from dwindle.compress.network import Network
 from dwindle.errors import UsageError
+from dwindle.models.checked_task import CheckedTask
 from dwindle.models.zoo import resnet8
 
 pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
@@ -54,7 +55,7 @@ def network() -> Network:
 def test_weights_end_at_the_chosen_densities(tmp_path: Path, shares: tuple[float, ...]) -> None:
     net = network()
     layers = Layers(exclude=("classifier",))
-    pruning, result = allocate(tmp_path, net, Blocks(layers=layers), Images(net.model), 0.3, QUICK)
+    pruning, result = allocate(tmp_path, net, Blocks(layers=layers), CheckedTask(Images(net.model)), 0.3, QUICK)
     for share in shares:
         pruning.shrink(net, share)
     assert "classifier.weight" not in result.names
@@ -66,7 +67,7 @@ def test_weights_end_at_the_chosen_densities(tmp_path: Path, shares: tuple[float
 
 def test_so_few_weights_that_no_network_is_better_than_chance_are_not_searched_for(tmp_path: Path) -> None:
     net = network()
-    pruning, result = allocate(tmp_path, net, Blocks(), Images(net.model), 0.05, QUICK)
+    pruning, result = allocate(tmp_path, net, Blocks(), CheckedTask(Images(net.model)), 0.05, QUICK)
     assert result.budget == LEAST * result.whole
     pruning.shrink(net, 0.05)
     factor = 0.05 * result.whole / sum(result.amc.kept)
@@ -76,7 +77,7 @@ def test_so_few_weights_that_no_network_is_better_than_chance_are_not_searched_f
 
 def test_channels_end_at_the_chosen_widths(tmp_path: Path) -> None:
     net = network()
-    pruning, result = allocate(tmp_path, net, Channels(align=4), Images(net.model), 0.5, QUICK)
+    pruning, result = allocate(tmp_path, net, Channels(align=4), CheckedTask(Images(net.model)), 0.5, QUICK)
     for cost in (0.7 * result.whole, result.amc.cost):
         pruning.shrink(net, cost / result.whole)
     assert net.macs == result.amc.cost
@@ -87,10 +88,10 @@ def test_channels_end_at_the_chosen_widths(tmp_path: Path) -> None:
 def test_a_later_round_reads_what_was_found(tmp_path: Path) -> None:
     net = network()
     task = Images(net.model)
-    pruning, result = allocate(tmp_path, net, Blocks(), task, 0.1, QUICK)
+    pruning, result = allocate(tmp_path, net, Blocks(), CheckedTask(task), 0.1, QUICK)
     pruning.shrink(net, 0.5)
     task.answers = None  # nothing can be judged any more
-    assert allocate(tmp_path, net, Blocks(), task, 0.1, QUICK)[1] == result
+    assert allocate(tmp_path, net, Blocks(), CheckedTask(task), 0.1, QUICK)[1] == result
 
 
 @pytest.mark.parametrize("pruning", [Blocks(4, 1), NofM(2, 4)])

@@ -23,6 +23,7 @@ from dwindle.compress.amc.view import curve_view, result_view
 from dwindle.compress.amc.widths import Widths
 from dwindle.compress.layers import Layers
 from dwindle.errors import CheckpointError, UsageError
+from dwindle.models.checked_task import CheckedTask
 from dwindle.models.zoo import resnet8
 
 pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
@@ -76,7 +77,7 @@ def halves() -> tuple[Densities, Agreement]:
 def run(folder: Path, at_evaluation: Callable[[int], None] | None = None, settings: Settings = QUICK) -> Result:
     space, task = halves()
     task.at_evaluation = at_evaluation
-    return search(folder, space, task, 700, settings)
+    return search(folder, space, CheckedTask(task), 700, settings)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_every_allocation_keeps_within_the_budget_and_its_reward_is_its_own(undi
     space, task = halves()
     for trial in (undisturbed.amc, undisturbed.random, undisturbed.uniform):
         assert space.cost(trial.kept) == trial.cost <= undisturbed.budget == 700
-        assert trial.reward == judge(space, task, trial.kept) / 100
+        assert trial.reward == judge(space, CheckedTask(task), trial.kept) / 100
     assert undisturbed.amc.reward == max(undisturbed.curve)
 
 
@@ -114,7 +115,7 @@ def test_the_global_generators_are_left_alone(tmp_path: Path) -> None:
 
     space, task = halves()
     before = states()
-    search(tmp_path, space, task, 700, Settings(episodes=4, warmup=2))
+    search(tmp_path, space, CheckedTask(task), 700, Settings(episodes=4, warmup=2))
     assert states() == before
 
 
@@ -178,8 +179,9 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
 def test_a_metric_that_is_no_number_is_refused(tmp_path: Path) -> None:
     space, task = halves()
     task.answers[0] = float("nan")
-    with pytest.raises(UsageError, match="must return one finite float"):
-        search(tmp_path, space, task, 700, QUICK)
+    with pytest.raises(UsageError) as raised:
+        search(tmp_path, space, CheckedTask(task), 700, QUICK)
+    assert (raised.value.code, raised.value.name) == ("bad-member", "evaluate")
 
 
 @pytest.mark.parametrize(("episodes", "warmup"), [(10, 10), (10, 0), (0, 0)])
@@ -191,8 +193,8 @@ def test_episodes_that_make_no_sense_are_refused(episodes: int, warmup: int) -> 
 
 def test_the_other_reward_weighs_the_error_by_the_log_of_the_cost(tmp_path: Path) -> None:
     space, task = halves()
-    result = search(tmp_path, space, task, 700, Settings(2, 1, reward="error-cost"))
-    error = 1 - judge(space, task, result.uniform.kept) / 100
+    result = search(tmp_path, space, CheckedTask(task), 700, Settings(2, 1, reward="error-cost"))
+    error = 1 - judge(space, CheckedTask(task), result.uniform.kept) / 100
     assert result.uniform.reward == pytest.approx(-error * np.log(result.uniform.cost))
 
 

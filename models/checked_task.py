@@ -1,0 +1,348 @@
+"""The user's task, checked: the one place that knows every member a task may have and what goes without it.
+
+`CheckedTask` wraps what the user wrote (`dwindle.task.Task`), once, where it is made. The rest of dwindle reads
+tasks through it alone: an optional member has its default here, a misspelt or ill-typed one is a UsageError before
+anything is trained, and whatever the user's code raises becomes one sentence with the line that raised it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dwindle.errors import DwindleError, UsageError, one_line
+from dwindle.models import ranks
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dwindle.task import Split, Task
+
+REQUIRED = ("fit", "evaluate", "example_inputs")
+NEAR = 0.8
+"""How alike two names are, by `difflib`'s ratio, for one to be taken for a misspelling of the other."""
+
+
+@dataclass(frozen=True)
+class OptionalMember:
+    """One optional member of a task. A member that is None counts as absent."""
+
+    fits: Callable[[Any], bool]
+    must_be: str
+    """What `fits` checks, in words."""
+    without: str
+    """What the absence of the member costs, as a clause."""
+    default: Any = None
+    """What stands in for an absent value. What stands in for an absent method is in CheckedTask's method."""
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+OPTIONAL = {
+    "optimizer": OptionalMember(
+        lambda value: isinstance(value, torch.optim.Optimizer),
+        "a torch.optim.Optimizer",
+        "its momentum is lost whenever channels are removed",
+    ),
+    "state_dict": OptionalMember(callable, "a method", "a round that is interrupted starts again from its beginning"),
+    "load_state_dict": OptionalMember(callable, "a method", "its optimizer starts afresh when a run resumes"),
+    "inputs": OptionalMember(
+        callable, "a method", "only its example inputs are there to compare files on, and to calibrate by"
+    ),
+    "training_inputs": OptionalMember(callable, "a method", 'batch norm is recalibrated by `inputs("train")`'),
+    "labels": OptionalMember(callable, "a method", "there is no top-5, and no count of the samples that changed class"),
+    "class_names": OptionalMember(
+        lambda value: isinstance(value, tuple | list) and all(isinstance(name, str) for name in value),
+        "a tuple of strings",
+        "exported files have no class labels but those of a labels file",
+    ),
+    "normalization": OptionalMember(
+        lambda value: isinstance(value, tuple | list) and len(value) == 2,
+        "two tensors, the mean and the standard deviation of each channel",
+        "no exported file can take images",
+    ),
+    "metric": OptionalMember(
+        lambda value: isinstance(value, str), "a string", "tables call its metric accuracy", default="accuracy"
+    ),
+    "steps": OptionalMember(
+        _is_count,
+        "a whole number, 1 or more",
+        "the remaining time is unknown in the first round, and gradual pruning and weight rewinding are refused",
+    ),
+    "classes": OptionalMember(
+        _is_count, "a whole number, 1 or more", "a model is built with its own number of outputs"
+    ),
+    "origin": OptionalMember(
+        lambda value: isinstance(value, Mapping),
+        "a dictionary that JSON can hold",
+        "the checkpoint records the options that the task was made with",
+    ),
+}
+"""Every optional member of a task, by name."""
+LAST_LR = "last_lr"
+"""The optional keyword of `fit`. Without it the task cannot be fine-tuned."""
+
+
+class CheckedTask:
+    """A user's task, with a default for every optional member and a check on whatever it returns.
+
+    Raises UsageError with the `name` of the member at fault where a required one is missing (code `missing-member`),
+    a name is all but that of an optional one (`misspelt-member`) or a value has the wrong type (`bad-member`):
+
+        >>> CheckedTask(task).steps          # None where the task has no `steps`
+        400
+        >>> CheckedTask(task).inputs("test")  # the example inputs, where the task has no `inputs`
+
+    What the user's code raises becomes a DwindleError with the code `task-failed`.
+    """
+
+    def __init__(self, given: Task) -> None:
+        self.given = given
+        """What the user wrote."""
+        own = [name for name in dir(given) if not name.startswith("_")]
+        for name in REQUIRED:
+            if not callable(self._member(name)):
+                near = difflib.get_close_matches(name, set(own) - {name}, 1, NEAR)
+                hint = f"should its `{near[0]}` be named so?" if near else "dwindle.Task says what it must do"
+                raise UsageError(f"{self._what} has no method `{name}`: {hint}", code="missing-member", name=name)
+        self._refuse_misspelt(own)
+        if self.has("state_dict") != self.has("load_state_dict"):
+            there, missing = sorted(("state_dict", "load_state_dict"), key=self.has, reverse=True)
+            raise UsageError(
+                f"{self._what} has `{there}` and no `{missing}`: add that, or remove `{there}`",
+                code="missing-member",
+                name=missing,
+            )
+
+    def has(self, name: str) -> bool:
+        """Whether the task has an optional member of its own."""
+        assert name in OPTIONAL, name
+        return self._member(name) is not None
+
+    def without(self, name: str) -> str:
+        """The sentence that says what it costs that the task lacks an optional member."""
+        return f"the task has no `{name}`: {OPTIONAL[name].without}"
+
+    # What every task has.
+
+    def fit(
+        self,
+        model: nn.Module,
+        *,
+        start: float,
+        on_step: Callable[[float], None],
+        last_lr: bool = False,
+        context: str = "",
+    ) -> None:
+        """Trains `model` as `dwindle.task.Task.fit` does; `on_step` gets the loss as a float.
+
+        context: what the message adds should `fit` raise, such as ` in round 2; round 1 is saved`.
+        """
+        # Only fine-tuning asks a task for more than the protocol's two arguments.
+        options = {LAST_LR: True} if last_lr else {}
+        with users_code("fit", context):
+            self.given.fit(model, start=start, on_step=lambda loss: on_step(_loss(loss)), **options)
+
+    def evaluate(self, model: nn.Module, split: Split) -> float:
+        """The task's metric, the same on every rank; raises UsageError for anything but one finite number."""
+        with users_code("evaluate", f" on the {split} split"):
+            own = self.given.evaluate(model, split)
+        value: object = ranks.broadcast_from_first(lambda: own)  # a task may judge on each rank's own shard
+        number = _number(value)
+        if number is None or not math.isfinite(number):
+            raise _bad("evaluate", f"returned {value!r} on the {split} split: it must return one finite float")
+        return number
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """One sample as a batch of one, an input per argument of the model."""
+        with users_code("example_inputs"):
+            inputs = _tensors("example_inputs", self.given.example_inputs())
+        if wrong := [tuple(tensor.shape) for tensor in inputs if tensor.shape[:1] != (1,)]:
+            raise _bad("example_inputs", f"returned a shape of {wrong[0]}: it must be one sample as a batch of one")
+        return inputs
+
+    @property
+    def takes_last_lr(self) -> bool:
+        """Whether `fit` can hold the schedule's last learning rate."""
+        found = inspect.signature(self.given.fit).parameters.values()
+        return any(one.name == LAST_LR or one.kind is inspect.Parameter.VAR_KEYWORD for one in found)
+
+    # What a task may have.
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer that `fit` uses, kept between its calls."""
+        return self._value("optimizer")  # type: ignore[no-any-return]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's and the generators' state, by name; empty where the task has none to give."""
+        if not self.has("state_dict"):
+            return {}
+        with users_code("state_dict"):
+            state = dict(self._member("state_dict")())
+        for name, value in state.items():
+            if not isinstance(name, str) or not isinstance(value, Tensor):
+                raise _bad(
+                    "state_dict", f"has a {type(value).__name__} as {name!r}: it must be flat, with tensors by name"
+                )
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Takes up a state of `state_dict` for `model`; does nothing where the task has no state."""
+        if self.has("load_state_dict"):
+            with users_code("load_state_dict"):
+                self._member("load_state_dict")(state, model)
+
+    def inputs(self, split: Split) -> tuple[Tensor, ...]:
+        """A few hundred real inputs of a split, batched; the example inputs where the task has none."""
+        if not self.has("inputs"):
+            return self.example_inputs()
+        with users_code("inputs", f" on the {split} split"):
+            found = self._member("inputs")(split)
+        return _batch("inputs", found, f" on the {split} split")
+
+    def training_inputs(self) -> tuple[Tensor, ...]:
+        """A thousand or two inputs as `fit` shows them at its end, batched; else the training split's `inputs`."""
+        if not self.has("training_inputs"):
+            return self.inputs("train")
+        with users_code("training_inputs"):
+            found = self._member("training_inputs")()
+        return _batch("training_inputs", found)
+
+    def labels(self, split: Split) -> Tensor | None:
+        """(N,): the class of each sample, in `evaluate`'s order; None where the task has no labels."""
+        if not self.has("labels"):
+            return None
+        with users_code("labels", f" on the {split} split"):
+            return torch.as_tensor(self._member("labels")(split)).cpu()
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the scores of the classes stand for, in their order."""
+        found = self._value("class_names")
+        return None if found is None else tuple(found)
+
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor] | None:
+        """The mean and the standard deviation of each channel of an image, on the scale of 0 to 255."""
+        return self._value("normalization")  # type: ignore[no-any-return]
+
+    @property
+    def metric(self) -> str:
+        """The name of what `evaluate` returns."""
+        return self._value("metric")  # type: ignore[no-any-return]
+
+    @property
+    def steps(self) -> int | None:
+        """How many optimizer steps the whole schedule has."""
+        return self._value("steps")  # type: ignore[no-any-return]
+
+    @property
+    def classes(self) -> int | None:
+        """How many outputs a model of this task has."""
+        return self._value("classes")  # type: ignore[no-any-return]
+
+    @property
+    def origin(self) -> Mapping[str, Any] | None:
+        """The options that `dwindle.models.tasks.make_task` makes the same task from."""
+        return self._value("origin")  # type: ignore[no-any-return]
+
+    def _member(self, name: str) -> Any:
+        with users_code(name):
+            return getattr(self.given, name, None)
+
+    def _value(self, name: str) -> Any:
+        member, value = OPTIONAL[name], self._member(name)
+        if value is None:
+            return member.default
+        if not member.fits(value):
+            raise _bad(name, f"is {value!r}: it must be {member.must_be}")
+        return value
+
+    def _refuse_misspelt(self, own: list[str]) -> None:
+        """Raises UsageError where the task has a member that can only be meant to be an optional one it lacks."""
+        absent = OPTIONAL.keys() - own
+        for name in own:
+            if name in OPTIONAL or name in REQUIRED:
+                continue
+            meant = difflib.get_close_matches(name, absent, 1, NEAR)
+            # A `step()` of the user's own is no misspelt `steps`, which is a number.
+            if meant and OPTIONAL[meant[0]].fits(self._member(name)):
+                raise UsageError(
+                    f"{self._what} has `{name}`: did you mean `{meant[0]}`? If not, let its name start with an "
+                    "underscore",
+                    code="misspelt-member",
+                    name=name,
+                )
+
+    @property
+    def _what(self) -> str:
+        return f"the task, a {type(self.given).__name__},"
+
+
+@contextmanager
+def users_code(member: str, context: str = "") -> Iterator[None]:
+    """Around code of the task's `member`: what it raises becomes a DwindleError with the line that raised it.
+
+    context: what the message adds, from a space or a semicolon on.
+    """
+    try:
+        yield
+    except DwindleError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if "site-packages" not in frame.filename]
+        where = f"{own[-1].filename}, line {own[-1].lineno}"
+        raise DwindleError(
+            f"the task's `{member}` failed ({one_line(error)}; {where}){context}", code="task-failed", name=member
+        ) from error
+
+
+def _bad(member: str, sentence: str) -> UsageError:
+    return UsageError(f"the task's `{member}` {sentence}", code="bad-member", name=member)
+
+
+def _number(value: object) -> float | None:
+    """A number of any kind, NumPy's or a tensor's too, as a float; None for anything else."""
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _loss(value: object) -> float:
+    """What `fit` called `on_step` with, as a float, be it infinite or not a number."""
+    number = _number(value)
+    if number is None:
+        raise _bad("fit", f"called on_step with {value!r}: it must be the step's loss, a float")
+    return number
+
+
+def _tensors(member: str, value: object) -> tuple[Tensor, ...]:
+    """Checks that a member returned a tuple of tensors."""
+    if not isinstance(value, tuple) or not value or not all(isinstance(tensor, Tensor) for tensor in value):
+        what = tuple(type(one).__name__ for one in value) if isinstance(value, tuple) else type(value).__name__
+        raise _bad(member, f"returned {what}: it must be a tuple of tensors, one per argument of the model")
+    return value
+
+
+def _batch(member: str, value: object, context: str = "") -> tuple[Tensor, ...]:
+    """Checks that a member returned a batch of samples: a tuple of tensors, of one length, and not empty."""
+    tensors = _tensors(member, value)
+    lengths = {len(tensor) if tensor.dim() else 0 for tensor in tensors}
+    if len(lengths) > 1 or not min(lengths):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise _bad(member, f"returned shapes of {shapes}{context}: it must return one or more samples, batched")
+    return tensors
