@@ -71,9 +71,7 @@ class Grammar:
         _gate(self._add("gate", "Check the measured files against limits; exit with 3 where one is missed."))
         _report(self._add("report", "Write one self-contained HTML page about a checkpoint, or about several."))
         _show(self._add("show", "Print what a checkpoint is and how it was made."))
-        _verify(
-            self._add("verify", "Read every byte of a checkpoint and say what is whole; exit with 1 if not all is.")
-        )
+        _verify(self._add("verify", "Read every byte of a checkpoint and say what is whole; exit with 1 if any isn't."))
         _diff(self._add("diff", "Compare two checkpoints: bytes, accuracy, latency, widths and options."))
         _doctor(self._add("doctor", "List what is installed to work with, and the command that adds what isn't."))
         _demo(self._add("demo", "Train, compress, export and measure a small network in a few minutes."))

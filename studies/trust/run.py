@@ -61,7 +61,7 @@ def code_from_a_checkpoint(quick: bool) -> Row:
 
 def damaged_documents(quick: bool) -> Row:
     """Mutated documents and files, each read by a command."""
-    outcome = documents.fuzzed(200 if quick else 6000, first=10_000)
+    outcome = documents.fuzzed(200 if quick else 5000, first=10_000)
     for fault in outcome.faults:
         print(fault, file=sys.stderr)
     return "mutated documents and files: no sentence, or no documented exit code", outcome.cases, len(outcome.faults)

@@ -18,7 +18,7 @@ from dwindle import checkpoint
 from dwindle.checkpoint import Checkpoint, Round, pack_masks, unpack_masks
 from dwindle.cli import main
 from dwindle.errors import CheckpointError, DwindleError, UsageError
-from dwindle.sealed import seal, unseal
+from dwindle.sealed import read_tensors, seal, unseal
 
 ROUND = Round(index=0, density=1.0, bytes=100, validation=90.0, loss=0.1, seconds=1.0)
 
@@ -229,3 +229,45 @@ def test_show_says_what_figures_are_missing(
     path = resealed(tmp_path / "net.dwindle", change)
     assert main(["show", str(path)]) == 1
     assert f"checkpoint.json lacks {lacks}: restore it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        {"w": torch.zeros(0, dtype=torch.uint8)},
+        {"w": torch.zeros(2, dtype=torch.uint8)},
+        {"w": torch.zeros(1)},
+        {"w": torch.zeros((1, 1), dtype=torch.uint8)},
+        {"other": torch.zeros(1, dtype=torch.uint8)},
+    ],
+)
+def test_masks_that_do_not_fit_are_refused_and_not_read_as_zeros(
+    tmp_path: Path, masks: dict[str, torch.Tensor]
+) -> None:
+    path = finished(tmp_path / "net.dwindle").path
+    document = unseal(path, "checkpoint.json")
+    document.pop("files")
+    weights = Checkpoint.load(path).weights
+    seal(path, "checkpoint.json", document, {"weights": weights, "dense": weights, "masks": masks})
+    with pytest.raises(CheckpointError) as refused:
+        _ = Checkpoint.load(path).masks
+    assert (refused.value.code, refused.value.name) == ("mask", next(iter(masks)))
+    assert refused.value.path == path / "masks.safetensors"
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 8, b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]"])
+def test_tensors_that_cannot_be_read_name_their_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError) as refused:
+        read_tensors(tmp_path, "weights")
+    assert refused.value.path == tmp_path / "weights.safetensors"
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "checkpoint.json", "bench.json", "exports/a", "rounds/a.html"])
+def test_no_output_goes_over_a_part_of_a_checkpoint(tmp_path: Path, name: str) -> None:
+    path = finished(tmp_path / "net.dwindle").path
+    with pytest.raises(UsageError) as refused:
+        checkpoint.require_not_sealed(path / name)
+    assert refused.value.code == "sealed"
+    for fine in (path / "report.html", path / "own/report.html", tmp_path / "weights.safetensors"):
+        checkpoint.require_not_sealed(fine)

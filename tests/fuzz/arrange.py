@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.checkpoint import Checkpoint, Round, pack_masks
 from dwindle.manifest import File, Manifest, Parity, manifests
 from dwindle.models.build import ModelSpec, build
+from dwindle.models.classify import ImageClassification
 from dwindle.models.structure import describe, tensors
 from dwindle.models.tasks import make_task
 
@@ -26,11 +28,13 @@ MODEL = ModelSpec("zoo:resnet8", 10, (1, 8, 8))
 def origin() -> dict[str, Any]:
     """What a compression of such a network on digits records."""
     from dwindle.compress import Request
+    from dwindle.compress.resolve import resolve
 
     task = make_task({"data": "digits"})
     request = Request(model=MODEL.spec, task={"data": "digits"}, size=50_000)
-    own = getattr(request, "origin", {})
-    return {"size": 50_000, "target": "onnx", **own, "model": asdict(MODEL), "task": task.origin}
+    assert isinstance(task, ImageClassification)
+    whole = {"model": asdict(MODEL), "task": task.origin, **resolve(request).origin}
+    return dict(json.loads(json.dumps(whole)))
 
 
 def finished(path: Path) -> Checkpoint:
