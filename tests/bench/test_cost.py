@@ -26,7 +26,7 @@ from dwindle.manifest import Manifest, manifests
 
 Export = Callable[..., Manifest]
 pytestmark = pytest.mark.usefixtures("short_slices")
-needs_emulation = pytest.mark.skipif(sysroot.missing() is not None, reason=str(sysroot.missing()))
+needs_emulation = pytest.mark.needs("arm64")
 NETWORK_MACS = 8 * 8 * 8 * 9 + 512 * 10
 """Of the tests' network: a 3x3 convolution of 8 channels on 8x8, and a linear layer."""
 

@@ -27,8 +27,7 @@ from dwindle.bench.devices.arm64 import Arm64
 from dwindle.bench.process import WorkerFailed
 from dwindle.errors import DwindleError, RuntimeUnavailable, UsageError
 
-needs_emulation = pytest.mark.skipif(sysroot.missing() is not None, reason=str(sysroot.missing()))
-can_count = all(map(shutil.which, ("qemu-aarch64", "aarch64-linux-gnu-gcc", "gcc")))
+needs_emulation = pytest.mark.needs("arm64")
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ class TestRefusals:
         assert (empty_cache / "arm64-downloads/debian/cache/archives/half.deb").exists()
 
 
-@pytest.mark.skipif(not can_count, reason="qemu-user, gcc or the AArch64 compiler is not installed")
+@pytest.mark.needs("compiler", "cross-compiler")
 def test_counts_are_exact(tmp_path: Path) -> None:
     """A program of which every instruction between two writes is known."""
     (tmp_path / "loop.s").write_text(

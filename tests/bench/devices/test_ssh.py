@@ -31,11 +31,8 @@ from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-needs_sshd = pytest.mark.skipif(
-    not (SSHD and shutil.which("ssh") and shutil.which("ssh-keygen")),
-    reason="there is no sshd or no ssh here: apt-get install openssh-server openssh-client",
-)
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="the runner is compiled with g++")
+needs_sshd = pytest.mark.needs("ssh")
+needs_compiler = pytest.mark.needs("compiler")
 
 
 class Server:
@@ -263,7 +260,7 @@ def test_a_board_without_a_runner_is_told_why(
 
 
 @needs_sshd
-@pytest.mark.skipif(boards.sysroot.missing() is not None, reason="the ARM64 emulation is not set up")
+@pytest.mark.needs("arm64")
 def test_an_aarch64_board_gets_an_aarch64_runner(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is copied is looked at; no such board is here to run it."""
     monkeypatch.setattr(boards.platform, "machine", lambda: "x86_64")

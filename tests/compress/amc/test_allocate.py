@@ -19,8 +19,6 @@ from dwindle.compress.network import Network
 from dwindle.errors import UsageError
 from dwindle.models.zoo import resnet8
 
-pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
-
 QUICK = Settings(episodes=6, warmup=4)
 
 

@@ -25,8 +25,6 @@ from dwindle.compress.layers import Layers
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.models.zoo import resnet8
 
-pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
-
 QUICK = Settings(episodes=30, warmup=10)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,10 +20,7 @@ from dwindle.models.zoo import resnet8
 Inputs = tuple[Tensor, ...]
 Changed = Callable[..., nn.Module]
 
-needs_extra = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("litert_torch", "ai_edge_litert"))),
-    reason="dwindle[litert] is not installed",
-)
+needs_extra = pytest.mark.needs("litert")
 
 
 class Written(NamedTuple):
@@ -138,14 +134,12 @@ def test_what_the_converter_computes_from_weights_is_written_and_counted_too(
     assert LiteRT().packer(trained(Gate(), seed=3), example)(network) == path.stat().st_size
 
 
-@needs_extra
+@pytest.mark.needs("litert", "arm64")
 @pytest.mark.slow
 def test_zeros_are_skipped_on_arm(trained: Changed, masked: Changed, tmp_path: Path) -> None:
     """Counted by emulation. Nothing of it would run sparse were its hard sigmoid and its mean left as converted."""
     from dwindle.bench.devices import emulator, sysroot
 
-    if missing := sysroot.missing():
-        pytest.skip(str(missing))
     x = torch.randn(1, 3, 64, 64)
     counts = {}
     for density in (1, 0.1):
