@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+EXTRAS := .venv/.extras
 # One process per core, one thread in each. Each begins with its share of the files, so that what a file's tests share is
 # made once, and takes over tests of another's when it has none left.
 SIDE_BY_SIDE := -n auto --dist worksteal
@@ -21,8 +22,7 @@ test-all: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --no-skips $(PYTEST)
 
 # All that tests need and that takes no root: every extra, and what the devices arm64 and browser are made of.
-everything: $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,tensorboard,mlflow,trackio]"
+everything: $(EXTRAS)
 	$(BIN)/dwindle doctor --setup arm64
 	$(BIN)/dwindle doctor --setup browser
 
@@ -30,7 +30,8 @@ everything: $(READY)
 study: $(READY)
 	$(BIN)/python -m studies.rewinding.run
 
-lint: $(READY)
+# With every extra: an import that leads nowhere is a finding.
+lint: $(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,6 +40,10 @@ lint: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(EXTRAS): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,tensorboard,mlflow,trackio]"
 	touch $@
 
 clean:
