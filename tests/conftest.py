@@ -57,13 +57,13 @@ def _modules(*names: str) -> Callable[[], bool]:
 def _arm64() -> bool:
     from dwindle.bench.devices import sysroot
 
-    return sysroot.unavailable() is None
+    return sysroot.missing() is None
 
 
 def _browser() -> bool:
     from dwindle.bench.devices import web
 
-    return web.unavailable() is None
+    return web.missing() is None
 
 
 def _chromium() -> bool:
@@ -79,9 +79,9 @@ def _fashion_mnist() -> bool:
 
 
 def _gpu() -> bool:
-    from dwindle.bench.devices import cuda
+    from dwindle.bench.devices.cuda import Cuda
 
-    return cuda.unavailable() is None
+    return Cuda.check() is None
 
 
 _ARM64 = ("qemu-user", "g++-aarch64-linux-gnu")

@@ -133,7 +133,7 @@ def test_a_layer_that_ends_up_empty_is_named_once(tmp_path: Path) -> None:
     run = loop(tmp_path / "net", Regression(), watcher=watcher)
     with torch.no_grad():
         run.network.model[2].weight.mul_(1e-4)  # type: ignore[index]
-    run.task.fit = lambda model, start, on_step: on_step(1.0)  # type: ignore[method-assign]  # nothing is learnt
+    run.task.fit = lambda model, start, on_step: on_step(1.0)  # type: ignore[method-assign, misc]  # nothing is learnt
     run.run()
     assert run.network.emptied == ["2.weight"]
     (note,) = watcher.noted[-1:]

@@ -250,8 +250,8 @@ def test_what_the_device_lacks_is_named(
 def test_a_board_without_a_runner_is_told_why(
     server: Server, architecture: str, code: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(boards.sysroot, "missing", lambda: Missing("it isn't", boards.sysroot.SETUP))
-    monkeypatch.setattr(boards.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sysroot, "missing", lambda: Missing("it isn't", sysroot.SETUP))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with SshBoard(server.url) as board:
         board.architecture = architecture
         with pytest.raises(RuntimeUnavailable, match=says) as refused:
@@ -263,7 +263,7 @@ def test_a_board_without_a_runner_is_told_why(
 @pytest.mark.needs("arm64")
 def test_an_aarch64_board_gets_an_aarch64_runner(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is copied is looked at; no such board is here to run it."""
-    monkeypatch.setattr(boards.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with SshBoard(server.url) as board:
         board.architecture = "aarch64"
         program = boards._native(board)

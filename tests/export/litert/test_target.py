@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.errors import RuntimeUnavailable
+from dwindle.errors import ParityFailed, RuntimeUnavailable
 from dwindle.export import parity, target
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.litert import target as litert
@@ -100,14 +100,14 @@ def test_another_weight_is_found(written: Written, samples: Inputs) -> None:
     weight = other.get_submodule("stage2")[0].conv1.weight
     with torch.no_grad():
         weight.view(-1)[weight.view(-1).nonzero()[5]] *= 1.001
-    with pytest.raises(parity.ParityFailed, match=r"has other values in 1 of \d+ weights of stage2\.0\.conv1\.weight"):
+    with pytest.raises(ParityFailed, match=r"has other values in 1 of \d+ weights of stage2\.0\.conv1\.weight"):
         parity.check(LiteRT(), written.net, written.network, other, samples)
 
 
 @needs_extra
 def test_a_truncated_file_is_refused(written: Written, samples: Inputs, tmp_path: Path) -> None:
     (tmp_path / "net.tflite").write_bytes(written.net.read_bytes()[:20_000])
-    with pytest.raises(parity.ParityFailed):
+    with pytest.raises(ParityFailed):
         parity.check(LiteRT(), tmp_path / "net.tflite", written.network, written.shipped, samples)
 
 
