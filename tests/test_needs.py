@@ -45,14 +45,14 @@ def lack(suite: pytest.Pytester) -> None:
 
 
 def run(suite: pytest.Pytester, *options: str) -> pytest.RunResult:
-    return suite.runpytest_subprocess("-p", "no:cacheprovider", *options)
+    return suite.runpytest_subprocess(*"-p no:cacheprovider -p no:hydra_pytest -p no:kgb -p no:anyio".split(), *options)
 
 
 def test_all_is_skipped_in_words_and_the_last_line_says_what_adds_it(suite: pytest.Pytester) -> None:
     lack(suite)
     found = run(suite, "-ra")
     found.assert_outcomes(passed=1, skipped=3)
-    found.stdout.fnmatch_lines(["SKIPPED*this is another machine", "SKIPPED*it is absent"], consecutive=False)
+    found.stdout.fnmatch_lines_random(["SKIPPED*this is another machine", "SKIPPED*it is absent"])
     assert found.outlines[-2].endswith("apt-get install another-package one-package && make everything")
 
 
@@ -61,7 +61,7 @@ def test_what_can_be_installed_must_be(suite: pytest.Pytester) -> None:
     found = run(suite, "--no-skips")
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     assert "apt-get install another-package one-package && make everything" in found.stderr.str() + found.stdout.str()
-    assert found.parseoutcomes() == {}, "no test was begun"
+    assert "test session starts" not in found.stdout.str()
 
 
 @pytest.mark.parametrize("processes", [(), ("-n", "1")])
