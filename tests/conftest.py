@@ -100,6 +100,7 @@ NEEDS = {
         (*_ARM64, "gcc", "debian-archive-keyring"),
         make=True,
     ),
+    "setpriv": Need("setpriv is not installed", _programs("setpriv"), ("util-linux",)),
     "ssh": Need(
         "sshd, ssh or ssh-keygen is not installed",
         _programs("sshd", "ssh", "ssh-keygen"),

@@ -45,7 +45,9 @@ def lack(suite: pytest.Pytester) -> None:
 
 
 def run(suite: pytest.Pytester, *options: str) -> pytest.RunResult:
-    return suite.runpytest_subprocess(*"-p no:cacheprovider -p no:hydra_pytest -p no:kgb -p no:anyio".split(), *options)
+    return suite.runpytest_subprocess(
+        *["-p", "no:cacheprovider", "-p", "no:hydra_pytest", "-p", "no:kgb", "-p", "no:anyio"], *options
+    )
 
 
 def test_all_is_skipped_in_words_and_the_last_line_says_what_adds_it(suite: pytest.Pytester) -> None:

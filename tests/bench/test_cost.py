@@ -38,7 +38,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, nets: tuple[nn.Module, nn.Module]) 
 
     def count(path: Path, target: str, inputs: list[np.ndarray], **options: Any) -> emulator.Count:
         if path.name not in said:
-            raise WorkerFailed(f"{path.name} on an emulated {emulator.CPU} crashed (SIGSEGV)", path)
+            raise WorkerFailed(f"{path.name} on an emulated {sysroot.CPU} crashed (SIGSEGV)", path)
         with torch.no_grad():
             output = nets[path.name != "dense.onnx"](torch.from_numpy(inputs[0])).numpy()
         kinds = dict.fromkeys(emulator.CLASSES, said[path.name])

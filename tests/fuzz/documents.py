@@ -76,7 +76,7 @@ class Fuzz:
         self.folder = folder
         arrange.finished(folder / DONE)
         arrange.unfinished(folder / RUNNING)
-        (folder / DONE / "structure.json").exists() or self._with_structure()
+        (folder / DONE / "structure.json").exists() or self._with_structure()  # type: ignore[func-returns-value]
         (folder / "evil.py").write_text(f"open({str(folder / RAN)!r}, 'w')\ndef make(**_): pass\n")
         self.before = {name: (folder / name).read_bytes() for name in FILES}
         self.documents = {name: self.before[f"{name}/checkpoint.json"] for name in (DONE, RUNNING)}

@@ -141,7 +141,7 @@ text: .ascii "."
     subprocess.run(["aarch64-linux-gnu-gcc", *flags, "loop.s", "-o", "loop"], cwd=tmp_path, check=True)
     plugin = ["-plugin", f"{build.counter()},out={tmp_path}/counts"]
     command = sysroot.emulated([str(tmp_path / "loop")], tmp_path, plugin)
-    done = subprocess.run(command, env={"QEMU_CPU": emulator.CPU, "PATH": "/usr/bin:/bin"}, capture_output=True)
+    done = subprocess.run(command, env={"QEMU_CPU": sysroot.CPU, "PATH": "/usr/bin:/bin"}, capture_output=True)
     assert done.stdout == b"..", done.stderr
     before, after = map(json.loads, (tmp_path / "counts").read_text().splitlines())
     assert {kind: after[kind] - before[kind] for kind in after} == {
@@ -275,7 +275,7 @@ class TestEmulated:
         assert set(counts) == set(emulator.CLASSES)
         parts = counts["load_store"] + counts["simd"] + counts["int"] + counts["branch"]
         assert parts == pytest.approx(counts["all"], abs=2)  # each is rounded
-        assert first.runtime.startswith(emulator.TARGETS[target])
+        assert first.runtime.startswith(sysroot.TARGETS[target])
         assert first.emulator.startswith("qemu-user ")
         assert said[0] == f"net{suffix} on an emulated cortex-a76: starting"
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.bench import bench
-from dwindle.bench.devices.cuda import HALF, RUNTIMES, Cuda, every_runtime
+from dwindle.bench.devices.cuda import HALF, RUNTIMES, every_runtime
 from dwindle.bench.devices.registry import reach
 from dwindle.bench.process import Worker
 from dwindle.bench.reference import apart

@@ -19,6 +19,7 @@ from torch import nn
 
 from dwindle.bench import Bench, bench
 from dwindle.bench.devices import ssh as boards
+from dwindle.bench.devices import sysroot
 from dwindle.bench.devices.registry import reach
 from dwindle.bench.devices.ssh import SshBoard
 from dwindle.bench.missing import Missing

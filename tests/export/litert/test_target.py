@@ -138,7 +138,7 @@ def test_what_the_converter_computes_from_weights_is_written_and_counted_too(
 @pytest.mark.slow
 def test_zeros_are_skipped_on_arm(trained: Changed, masked: Changed, tmp_path: Path) -> None:
     """Counted by emulation. Nothing of it would run sparse were its hard sigmoid and its mean left as converted."""
-    from dwindle.bench.devices import emulator, sysroot
+    from dwindle.bench.devices import emulator
 
     x = torch.randn(1, 3, 64, 64)
     counts = {}
