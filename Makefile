@@ -2,33 +2,48 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+EXTRAS := .venv/.extras
 # One process per core, one thread in each. Each begins with its share of the files, so that what a file's tests share is
 # made once, and takes over tests of another's when it has none left.
 SIDE_BY_SIDE := -n auto --dist worksteal
+# More options of pytest's, such as --no-skips.
+PYTEST :=
 
-.PHONY: demo test test-all study lint clean
+.PHONY: demo test test-all everything study lint clean
 
 demo: $(READY)
 	$(BIN)/dwindle demo
 
 test: $(READY)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" $(PYTEST)
 
+# The slow tests too, and nothing skipped that could run: it stops at once where something is missing, and says what.
 test-all: $(READY)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --no-skips $(PYTEST)
+
+# All that tests need and that takes no root: every extra, and what the devices arm64 and browser are made of.
+everything: $(EXTRAS)
+	$(BIN)/dwindle doctor --setup arm64
+	$(BIN)/dwindle doctor --setup browser
 
 # Hours; it goes on where it was. `$(BIN)/python -m studies.rewinding.run --quick` takes minutes.
 study: $(READY)
 	$(BIN)/python -m studies.rewinding.run
 
-lint: $(READY)
+# With every extra: an import that leads nowhere is a finding.
+lint: $(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(EXTRAS): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,tensorboard,mlflow,trackio]"
 	touch $@
 
 clean:

@@ -51,7 +51,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Diff:
-    """What differs between two checkpoints."""
+    """What differs between two checkpoints: their figures, the densities of their layers, and their options."""
 
     before: str
     """The path of the first checkpoint."""

@@ -43,6 +43,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
+    """What the gate found: a row for each limit that was checked."""
+
     rows: tuple[Check, ...]
 
     @property

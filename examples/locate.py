@@ -35,7 +35,8 @@ class Locator(nn.Module):
         self.box = nn.Linear(32 * 3 * 3, 4)
 
     def forward(self, canvas: Tensor) -> Tensor:
-        return self.box(self.features(canvas).flatten(1)).sigmoid()
+        corners: Tensor = self.box(self.features(canvas).flatten(1))
+        return corners.sigmoid()
 
 
 class Locate:

@@ -10,19 +10,18 @@ if __name__ != "dwindle.models":  # found from the repository's root, where this
 from dwindle.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from dwindle.models.build import ModelSpec, build
+    from dwindle.models.build import ModelSpec
     from dwindle.models.classify import ImageClassification
     from dwindle.models.spec import TaskSpec
     from dwindle.models.tasks import make_task
 
-__all__ = ["ImageClassification", "ModelSpec", "TaskSpec", "build", "make_task"]
+__all__ = ["ImageClassification", "ModelSpec", "TaskSpec", "make_task"]
 __getattr__ = lazy_attributes(
     __name__,
     {
         "ImageClassification": "dwindle.models.classify",
         "ModelSpec": "dwindle.models.build",
         "TaskSpec": "dwindle.models.spec",
-        "build": "dwindle.models.build",
         "make_task": "dwindle.models.tasks",
     },
 )

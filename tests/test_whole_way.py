@@ -9,7 +9,6 @@ import pytest
 
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
-from dwindle.models.datasets import DEBIAN
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +33,7 @@ def test_the_demo_reaches_what_it_promises(
     assert "<svg" in (net.path / "report.html").read_text()
 
 
-@pytest.mark.skipif(not DEBIAN.exists(), reason="Fashion-MNIST is not here: install Debian's dataset-fashion-mnist")
+@pytest.mark.needs("fashion-mnist")
 def test_resnet20_on_fashion_mnist_goes_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["compress", "zoo:resnet20", "--data", "fashion-mnist", "--size", "200KB", "--rounds", "1"]

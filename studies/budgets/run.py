@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,12 +65,12 @@ def main() -> None:
     count = int(sys.argv[1]) if sys.argv[1:] else 20
     torch.set_num_threads(1)
     random.seed(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index in range(count):
         pair = MODELS[index % 3], TARGETS[(index // 3) % 3]
         rows.append(solve(*pair, random.uniform(0.1, 0.8), align=(1, 8)[index // 9 % 2]))
         print(json.dumps(rows[-1]), flush=True)
-    summary = {
+    summary: dict[str, Any] = {
         "command": f"python studies/budgets/run.py {count}",
         "met": sum(bool(row["met"]) for row in rows),
         "of": len(rows),

@@ -40,12 +40,18 @@ def small() -> Splits:
 
 def large() -> Splits:
     """1,000 of them and 100, in three channels of 56 by 56 pixels."""
-    whole, splits = small(), {}
-    for name, count in (("train", 1_000), ("validation", 100), ("test", 100)):
-        images = whole[name].images[:count].expand(-1, 3, -1, -1)
-        enlarged = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        splits[name] = Subset(enlarged.contiguous(), whole[name].labels[:count])
-    return replace(whole, **splits)
+    whole = small()
+
+    def enlarged(subset: Subset, count: int) -> Subset:
+        images = subset.images[:count].expand(-1, 3, -1, -1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return Subset(images.contiguous(), subset.labels[:count])
+
+    return replace(
+        whole,
+        train=enlarged(whole.train, 1_000),
+        validation=enlarged(whole.validation, 100),
+        test=enlarged(whole.test, 100),
+    )
 
 
 class Clock(Watcher):

@@ -38,7 +38,7 @@ class BeforeNms(nn.Module):
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.head = detector.backbone, detector.head
+        self.backbone, self.head = detector.get_submodule("backbone"), detector.get_submodule("head")
 
     def forward(self, images: Tensor) -> Tensor:
         """[batch, 3, 320, 320] to class logits and box regressions, [batch, anchors, classes + 4]."""
@@ -63,6 +63,7 @@ def build(name: str, size: int | None = None) -> tuple[nn.Module, tuple[Tensor, 
     """The network in eval mode, and a batch of one, by default at the size it was made for."""
     torch.manual_seed(0)
     size = size or {"inception_v3": 299, "ssdlite320": 320}.get(name, 224)
+    model: nn.Module
     if name == "ssdlite320":
         detection = torchvision.models.detection
         model = BeforeNms(detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))

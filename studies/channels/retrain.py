@@ -16,6 +16,7 @@ import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,7 +68,7 @@ def run(network: str, method: str, seed: int) -> dict[str, object]:
     }
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Validation accuracy after each halving, and test accuracy of the last: mean over the seeds, and the difference
     paired by seed with its range."""
     lines = ["| network | MACs | lr-rewind | finetune | difference, by seed |", "|---|---|---|---|---|"]

@@ -1,6 +1,6 @@
 """Cuts 23 networks to half of their multiply-accumulates, ours beside torch-pruning's, and prints the table.
 
-    python studies/channels/run.py [MODEL ...] [--columns ours,torch-pruning,onnx] [--results FILE.jsonl]
+    python -m studies.channels.run [MODEL ...] [--columns ours,torch-pruning,onnx] [--results FILE.jsonl]
 
 A column is one function here, run for each network in a process of its own (for its memory, and so that one that never
 ends can be stopped). A line goes to the results file as each is done, and what is there is not done again: delete lines
@@ -29,14 +29,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from networks import NAMES, build
-from table import TARGETS, table
 from torch import Tensor, nn
 
 from dwindle.compress.macs import macs
 from dwindle.compress.surgery.choice import choose, cut, find_groups, prove, score
 from dwindle.compress.surgery.trace import trace
 from dwindle.files import raw_bytes
+from studies.channels.networks import NAMES, build
+from studies.channels.table import TARGETS, table
 
 HERE = Path(__file__).parent
 SHARE, ALIGN = 0.5, 8
@@ -109,9 +109,8 @@ def torch_pruning(name: str) -> Row:
         silenced = reference.double()
         for layer, channels in left.items():
             module = silenced.get_submodule(layer)
-            for tensor in (module.weight, module.bias):
-                if tensor is not None:
-                    tensor[[c for c in range(len(tensor)) if c not in set(channels)]] = 0
+            for tensor in module.parameters(recurse=False):  # its weight and its bias
+                tensor[[c for c in range(len(tensor)) if c not in set(channels)]] = 0
         x = torch.randn(example[0].shape, dtype=torch.float64)
         a, b = _first(silenced(x)), _first(model.eval().double()(x))
     return {**row, "error": float((a - b).abs().max() / a.abs().max())}
@@ -200,7 +199,7 @@ def _alone(column: str, name: str) -> None:
 
 
 def _run(column: str, name: str) -> Row:
-    command = [sys.executable, "-W", "ignore", __file__, "--alone", column, name]
+    command = [sys.executable, "-W", "ignore", "-m", "studies.channels.run", "--alone", column, name]
     try:
         limit = EXPORT_LIMIT_S if column in TARGETS else LIMIT_S
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit)

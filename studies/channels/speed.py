@@ -16,6 +16,7 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,7 +64,7 @@ def run(name: str, runtime_name: str, align: int) -> dict[str, object]:
     }
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| network | runtime | widths in | fewer MACs | speed-up (95%) | of the MACs' | machine |"]
     lines.append("|---|---|---:|---:|---:|---:|---|")
     for row in sorted(rows, key=lambda row: (MODELS.index(row["model"]), row["runtime"], row["align"])):

@@ -139,7 +139,7 @@ def repeated(runtime: str, paths: dict[float, Path], image: int, repeat: int) ->
 def truth(lines: Sequence[dict[str, Any]], of: dict[str, Any]) -> float:
     """What `of` should have found, as the other repeats without neighbours have it."""
     ratios = [line["ratio"] for line in lines if not line["neighbours"] and line is not of]
-    return statistics.median(ratios) if ratios else of["ratio"]
+    return float(statistics.median(ratios) if ratios else of["ratio"])
 
 
 def of_one_run(line: dict[str, Any]) -> tuple[float, float]:

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -163,10 +164,10 @@ def decibels(shipped: nn.Module, precision: str) -> str:
 def cost(path: Path, dense: Path) -> tuple[str, str]:
     """Session creation and latency, over the dense file's."""
     files = [path.read_bytes(), dense.read_bytes()]
-    created = least([lambda file=file: session(file) for file in files], CREATIONS)
+    created = least([partial(session, file) for file in files], CREATIONS)
     sessions = [session(file) for file in files]
     feed = {sessions[0].get_inputs()[0].name: INPUT[0].numpy()}
-    ran = least([lambda own=own: own.run(None, feed) for own in sessions], INFERENCES)
+    ran = least([partial(own.run, None, feed) for own in sessions], INFERENCES)
     return f"{created[0] / created[1]:.2f}", f"{ran[0] / ran[1]:.3f}"
 
 
@@ -190,4 +191,4 @@ def session(file: bytes) -> onnxruntime.InferenceSession:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

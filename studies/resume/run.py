@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from safetensors.numpy import load_file
 
@@ -66,7 +67,7 @@ def same(one: Path, other: Path) -> bool:
 def main() -> None:
     kills = int(sys.argv[1]) if sys.argv[1:] else 20
     random.seed(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         wholes = {name: Path(folder) / f"whole{i}.dwindle" for i, name in enumerate(RUNS)}
         seconds = {name: undisturbed(RUNS[name], whole) for name, whole in wholes.items()}

@@ -104,8 +104,8 @@ class Run:
             (subset.images.to(device), subset.labels.to(device)) for subset in (data.train, data.validation)
         )
         self.mean, self.std = (moment.to(device)[:, None, None] for moment in (data.mean, data.std))
-        self.model = build(ModelSpec(network, 10, (1, 14, 14))).to(device, memory_format=torch.channels_last)
-        self.weights = list(prunable(self.model).values())
+        self.model = build(ModelSpec(network, 10, (1, 14, 14))).to(device).to(memory_format=torch.channels_last)
+        self.weights: list[Tensor] = list(prunable(self.model).values())
         self.masks = [torch.ones_like(weight) for weight in self.weights]
         self.unpruned = [weight.detach().clone() for weight in self.weights]
         """With feedback, the weights without their masks."""

@@ -96,7 +96,7 @@ class Taught(Run):
 
     @torch.no_grad()
     def _averaged(self, before: dict[str, Tensor]) -> nn.Module:
-        model = copy.deepcopy(self.model)
+        model: nn.Module = copy.deepcopy(self.model)
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
                 tensor.lerp_(before[name], 0.5)

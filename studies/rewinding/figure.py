@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot
@@ -42,7 +43,13 @@ def draw(setting: Setting, methods: Sequence[str], path: Path) -> None:
             continue
         ratios, means, halves = zip(*points, strict=True)
         style = "--" if method == "control" else "-"
-        options = {"color": COLOURS.get(method), "marker": "o", "markersize": 2.5, "linewidth": 1.4, "label": method}
+        options: dict[str, Any] = {
+            "color": COLOURS.get(method),
+            "marker": "o",
+            "markersize": 2.5,
+            "linewidth": 1.4,
+            "label": method,
+        }
         (line,) = axes.plot(ratios, means, style, **options)
         low, high = ([mean + sign * half for mean, half in zip(means, halves, strict=True)] for sign in (-1, 1))
         if len(methods) <= BANDS:

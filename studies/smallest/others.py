@@ -89,7 +89,7 @@ def onnxruntime_int8(start: Start, folder: Path, *, floor: float, rounds: int) -
     example = start.task.example_inputs()
     load("onnx").write(deployable(start.network, example), example, dense, pack=False)
 
-    class Samples(CalibrationDataReader):  # type: ignore[misc]
+    class Samples(CalibrationDataReader):
         def __init__(self) -> None:
             import onnxruntime
 
@@ -145,28 +145,27 @@ def coremltools_optimize(
     def pruned(share: float) -> Any:
         return of(cto.OpMagnitudePrunerConfig(target_sparsity=share, **all_of_them))
 
+    def after_pruning(share: float, compressed: Callable[..., Any]) -> Callable[[Any], Any]:
+        return lambda model: compressed(cto.prune_weights(model, pruned(share)), joint_compression=True)
+
     def ways() -> Iterator[tuple[str, Callable[[Any], Any]]]:
         yield "int8 per channel", lambda model: cto.linear_quantize_weights(model, integers("int8", "per_channel"))
         if only_int8:
             return
         for bits in (8, 6, 4, 3, 2):
-            yield f"{bits}-bit palette", lambda model, bits=bits: cto.palettize_weights(model, palette(bits))
+            yield f"{bits}-bit palette", partial(cto.palettize_weights, config=palette(bits))
         yield "int4 per block", lambda model: cto.linear_quantize_weights(model, integers("int4", "per_block"))
         for share in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
-            yield f"{share:.0%} pruned", lambda model, share=share: cto.prune_weights(model, pruned(share))
+            yield f"{share:.0%} pruned", partial(cto.prune_weights, config=pruned(share))
         for share, bits in product((0.3, 0.4, 0.5, 0.6, 0.7), (6, 4, 3)):
             yield (
                 f"{share:.0%} pruned, {bits}-bit palette",
-                lambda model, share=share, bits=bits: cto.palettize_weights(
-                    cto.prune_weights(model, pruned(share)), palette(bits), joint_compression=True
-                ),
+                after_pruning(share, partial(cto.palettize_weights, config=palette(bits))),
             )
         for share in (0.3, 0.4, 0.5, 0.6, 0.7):
             yield (
                 f"{share:.0%} pruned, int8",
-                lambda model, share=share: cto.linear_quantize_weights(
-                    cto.prune_weights(model, pruned(share)), integers("int8", "per_channel"), joint_compression=True
-                ),
+                after_pruning(share, partial(cto.linear_quantize_weights, config=integers("int8", "per_channel"))),
             )
 
     def files() -> Iterator[tuple[str, Path, Path]]:

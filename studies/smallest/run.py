@@ -59,9 +59,16 @@ def compressed(start: Start, counted: str) -> Checkpoint:
 
     Core ML packs zeros as ONNX does, so that one network serves both.
     """
-    options = {"weights": str(start.weights), "max_drop": POINTS, "target": counted, "precision": "int8"}
     task = {**TASK, **COSINE, "lr": 0.2, "epochs": start.epochs}
-    request = Request(NETWORK, task, seed=start.seed, **options)
+    request = Request(
+        NETWORK,
+        task,
+        seed=start.seed,
+        weights=str(start.weights),
+        max_drop=POINTS,
+        target=counted,
+        precision="int8",
+    )
     return compress(request, start.weights.parent / f"{counted}.dwindle")
 
 

@@ -27,7 +27,7 @@ class Enough(Exception):
 
 
 def main() -> None:
-    rates = {network: ([], []) for network in NETWORKS}
+    rates: dict[str, tuple[list[float], list[float]]] = {network: ([], []) for network in NETWORKS}
     for network in NETWORKS:
         for _ in range(TURNS):
             for record in (False, True):

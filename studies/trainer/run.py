@@ -110,7 +110,7 @@ def ours(splits: Splits, masking: list[float], *, bf16: bool | None = None, comp
     return block
 
 
-def timed(block: Block) -> tuple[float, float]:
+def timed(block: Callable[[], object]) -> tuple[float, float]:
     """CPU and wall seconds."""
     cpu, wall = time.process_time(), time.perf_counter()
     block()

@@ -50,7 +50,7 @@ def code_from_a_checkpoint(quick: bool) -> Row:
         ways.pickled_weights,
         ways.script_in_the_report,
         *([] if quick else [ways.modules_beside_the_checkpoint]),
-        *(lambda way=way: ways.reads_program(way) for way in ways.PROGRAMS),  # type: ignore[misc]
+        *(lambda way=way: ways.reads_program(way) for way in ways.PROGRAMS),
     ]
     for attempt in attempts:
         with _folder():

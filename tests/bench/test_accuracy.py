@@ -170,6 +170,9 @@ def test_labels_that_do_not_fit_what_evaluate_says_are_not_believed(
 
 def test_files_that_were_fed_differently_are_not_compared(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
     class Backwards(type(task)):  # type: ignore[misc]
+        truth: Tensor
+        images: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.truth, self.images = self.truth.flip(0), self.images.flip(0)
@@ -181,6 +184,8 @@ def test_files_that_were_fed_differently_are_not_compared(task: Task, nets: tupl
 
 def test_few_classes_have_no_top_5(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
     class Five(type(task)):  # type: ignore[misc]
+        truth: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.truth = self.truth % 5

@@ -105,7 +105,7 @@ def publish(repository: Path) -> None:
     git(repository, "push", "origin", "HEAD:main")
 
 
-needs_git = pytest.mark.skipif(not (shutil.which("git") and shutil.which("bash")), reason="needs git and bash")
+needs_git = pytest.mark.needs("git")
 
 
 @needs_git

@@ -16,9 +16,7 @@ import torch
 from dwindle.bench import build, wire
 from dwindle.errors import RuntimeUnavailable
 
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("gcc") and shutil.which("g++")), reason="gcc and g++ are not installed"
-)
+needs_compiler = pytest.mark.needs("compiler")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -261,7 +259,7 @@ def test_decoder(decoder: ctypes.CDLL, word: int, kinds: str, macs: int) -> None
     assert found == (expected | {"macs": macs} if macs else expected)
 
 
-@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-as"), reason="there is no AArch64 assembler to ask")
+@pytest.mark.needs("cross-compiler")
 def test_the_words_are_the_instructions(tmp_path: Path) -> None:
     (tmp_path / "all.s").write_text("".join(f"{text}\n" for _, text, _, _ in INSTRUCTIONS))
     march = "-march=armv8.6-a+fp16+fp16fml"

@@ -26,7 +26,7 @@ from dwindle.manifest import Manifest, manifests
 
 Export = Callable[..., Manifest]
 pytestmark = pytest.mark.usefixtures("short_slices")
-needs_emulation = pytest.mark.skipif(sysroot.missing() is not None, reason=str(sysroot.missing()))
+needs_emulation = pytest.mark.needs("arm64")
 NETWORK_MACS = 8 * 8 * 8 * 9 + 512 * 10
 """Of the tests' network: a 3x3 convolution of 8 channels on 8x8, and a linear layer."""
 
@@ -38,7 +38,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, nets: tuple[nn.Module, nn.Module]) 
 
     def count(path: Path, target: str, inputs: list[np.ndarray], **options: Any) -> emulator.Count:
         if path.name not in said:
-            raise WorkerFailed(f"{path.name} on an emulated {emulator.CPU} crashed (SIGSEGV)", path)
+            raise WorkerFailed(f"{path.name} on an emulated {sysroot.CPU} crashed (SIGSEGV)", path)
         with torch.no_grad():
             output = nets[path.name != "dense.onnx"](torch.from_numpy(inputs[0])).numpy()
         kinds = dict.fromkeys(emulator.CLASSES, said[path.name])

@@ -52,6 +52,7 @@ def timed(file: Path, seed: int) -> tuple[float, Noise]:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("idle machine")
 def test_two_runs_on_the_same_idle_file_agree_within_2_percent(file: Path) -> None:
     need_an_idle_machine()
     (first, quiet), (second, still) = timed(file, 1), timed(file, 2)
@@ -62,6 +63,7 @@ def test_two_runs_on_the_same_idle_file_agree_within_2_percent(file: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.needs("idle machine")
 @pytest.mark.parametrize("count", [1, os.cpu_count() or 1, 2 * (os.cpu_count() or 1)])
 def test_beside_neighbours_it_agrees_within_5_percent_or_says_that_it_was_noisy(file: Path, count: int) -> None:
     need_an_idle_machine()

@@ -1,5 +1,4 @@
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -113,7 +112,7 @@ time.sleep(600)
 """
 
 
-@pytest.mark.skipif(not shutil.which("setpriv"), reason="nothing ends a child with its parent here but setpriv")
+@pytest.mark.needs("setpriv")
 def test_a_killed_bench_leaves_no_worker_even_one_that_reads_nothing() -> None:
     with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout is not None

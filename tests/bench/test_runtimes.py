@@ -1,7 +1,6 @@
 import platform
 import shutil
 from importlib.metadata import EntryPoint, EntryPoints
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,7 @@ from dwindle.bench.runtimes.onnxruntime import OnnxRuntime
 from dwindle.bench.runtimes.runtime import GROUP, all_runtimes, load
 from dwindle.errors import UsageError
 
-needs_compiler = pytest.mark.skipif(
-    platform.system() != "Linux" or not shutil.which("g++"), reason="the native runner needs Linux and g++"
-)
+needs_compiler = pytest.mark.needs("Linux", "compiler")
 
 
 def computes(name: str, path: Path, net: nn.Module, command: list[str] | None = None) -> None:
@@ -48,15 +45,13 @@ def test_executorch_runs_a_real_file_in_python(pte_files: tuple[Path, Path], net
     computes("executorch", pte_files[1], nets[1])
 
 
-@pytest.mark.skipif(
-    not (find_spec("litert_torch") and find_spec("ai_edge_litert")), reason="dwindle[litert] is not installed"
-)
+@pytest.mark.needs("litert")
 def test_litert_runs_a_real_file(nets: tuple[nn.Module, nn.Module], tflite_files: tuple[Path, Path]) -> None:
     computes("litert", tflite_files[1], nets[1])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.system() == "Darwin", reason="ExecuTorch's own delegate is here")
+@pytest.mark.needs("no Mac")
 def test_executorch_for_core_ml_runs_a_real_file_by_the_interpreter(
     nets: tuple[nn.Module, nn.Module], tmp_path: Path
 ) -> None:
@@ -139,7 +134,7 @@ def test_what_is_registered_and_no_runtime_is_refused(named: str, code: str, mon
     assert (refused.value.code, refused.value.name) == (code, "strange")
 
 
-@pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML is here")
+@pytest.mark.needs("no Mac")
 def test_without_core_ml_it_says_what_runs_its_files(tmp_path: Path) -> None:
     assert CoreML().check() is None
     through = CoreML().launch(tmp_path / "net.mlpackage", 1).through

@@ -20,7 +20,7 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++")
+needs_compiler = pytest.mark.needs("compiler")
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def solver(budget: Budget) -> Solver:
     return Solver(budget, Blocks(), packed_bytes, "onnx")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2600, 50_000), st.integers(0, 5))
 def test_every_reachable_size_is_met_within_the_slack(size: int, seed: int) -> None:
     net = network(seed)

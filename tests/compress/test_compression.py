@@ -119,7 +119,6 @@ def test_every_run_keeps_its_history_and_a_resumed_one_all_of_it(tmp_path: Path,
 
 
 def test_amc_allocates_and_the_rounds_end_where_it_says(tmp_path: Path, weights: Path) -> None:
-    pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
     heard: list[tuple[int, int, int]] = []
 
     class Listener(Watcher):

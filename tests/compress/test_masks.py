@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -48,7 +50,7 @@ def test_what_goes_by_another_name_is_found() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_a_recurrent_layers_zeros_are_held(kind: type[nn.RNNBase]) -> None:
+def test_a_recurrent_layers_zeros_are_held(kind: Callable[[int, int], nn.RNNBase]) -> None:
     """Its weights are parameters of the layer and in a list of their own besides."""
     layer = kind(4, 4)
     masks = {name: torch.rand_like(weight) > 0.5 for name, weight in prunable(layer).items()}

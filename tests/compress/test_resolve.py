@@ -16,14 +16,11 @@ from dwindle.models.tasks import make_task
 
 RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "origins.json").read_text())
 """Requests, and the origins that dwindle recorded for them before options were declared in one place."""
-NEEDS_AN_EXTRA = "AMC needs the extra dwindle[amc]"
 
 
 def request_of(recorded: dict[str, Any], folder: Path) -> Request:
     """The recorded request, its weights in a file of `folder`."""
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded["request"].items()}
-    if given.get("method") == "amc":
-        pytest.importorskip("stable_baselines3", reason=NEEDS_AN_EXTRA)
     if "weights" in given:
         (folder / given["weights"]).write_bytes(b"weights")
         given["weights"] = str(folder / given["weights"])
@@ -34,7 +31,7 @@ def request_of(recorded: dict[str, Any], folder: Path) -> Request:
 def test_runs_that_were_begun_before_can_be_resumed(recorded: dict[str, Any], tmp_path: Path) -> None:
     resolved = resolve(request_of(recorded, tmp_path))
     options = dict(resolved.task_options)
-    task = make_task(options).origin if "data" in options else options
+    task = make_task(options).origin if "data" in options else options  # type: ignore[attr-defined]
     found = json.loads(json.dumps({"model": recorded["origin"]["model"], "task": task, **resolved.origin}))
     assert found == recorded["origin"]
     assert list(found) == list(recorded["origin"])
@@ -110,7 +107,6 @@ def test_what_makes_no_sense_is_refused_with_the_option_at_fault(
 
 
 def test_an_agent_needs_two_episodes() -> None:
-    pytest.importorskip("stable_baselines3", reason=NEEDS_AN_EXTRA)
     with pytest.raises(UsageError) as refused:
         resolve(Request("zoo:resnet8", "digits", density=0.5, method="amc", episodes=1))
     assert refused.value.option == "episodes"

@@ -200,7 +200,7 @@ def test_whoever_reads_json_may_stop_reading() -> None:
     assert process.returncode == 3, "the command's own"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.needs("Linux")  # for /dev/full
 def test_json_that_cannot_be_written_is_an_error() -> None:
     with Path("/dev/full").open("w") as full:
         process = run(PRINTING, stdout=full)

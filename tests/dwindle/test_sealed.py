@@ -27,7 +27,7 @@ def test_what_is_sealed_comes_back(folder: Path) -> None:
     assert torch.equal(tensors["y"], torch.arange(6.0).view(2, 3).t())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(name=st.sampled_from(["doc.json", "weights.safetensors"]), data=st.data())
 def test_any_flipped_byte_is_refused_and_its_file_named(folder: Path, name: str, data: st.DataObject) -> None:
     path = folder / name

@@ -19,8 +19,8 @@ def folder(tmp_path: Path) -> Path:
     (folder / "net.onnx").write_bytes(bytes(1000))
     (folder / "dense.onnx").write_bytes(bytes(5000))
     parity = Parity(0.0, 0.0, 1e-4, 1.0, 1, 1)
-    files = (File.of(folder / name) for name in ("net.onnx", "dense.onnx"))
-    Manifest("onnx", "int8", "Golomb-Rice + int8 survivors", *files, parity, {}).write(folder)
+    file, reference = (File.of(folder / name) for name in ("net.onnx", "dense.onnx"))
+    Manifest("onnx", "int8", "Golomb-Rice + int8 survivors", file, reference, parity, {}).write(folder)
     return folder
 
 

@@ -108,7 +108,6 @@ def test_a_task_that_trains_another_network_on_each_rank_is_stopped(tmp_path: Pa
 
 def test_the_first_rank_searches_for_amc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It judges on the whole validation split; the rewards differ from one process's by what the training did."""
-    pytest.importorskip("stable_baselines3", reason="needs pip install dwindle[amc]")
     monkeypatch.setenv("DWINDLE_BF16", "0")
     command = ["compress", "zoo:resnet8", "--data", "digits", "--density", "50%", "--rounds", "1", "--epochs", "1"]
     code, _, err = run(tmp_path, *command, "--method", "amc", "--episodes", "4", "--recalibrate", *OUT)

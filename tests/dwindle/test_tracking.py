@@ -48,8 +48,8 @@ def test_a_line_that_a_kill_cut_short_is_mended_and_the_rest_kept(tmp_path: Path
     assert len(entries(path)) == 4
 
 
+@pytest.mark.needs("tensorboard")
 def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="the extra dwindle[tensorboard] is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(tracker(f"tensorboard:{tmp_path}"))
@@ -60,14 +60,16 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
     assert b"- task.epochs: `2`" in found.Tensors("origin/text_summary")[0].tensor_proto.string_val[0]
 
 
+@pytest.mark.needs("mlflow")
 def test_a_place_that_mlflow_refuses_is_one_sentence(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow", reason="the extra dwindle[mlflow] is not installed")
     with pytest.raises(UsageError, match=r"`track` mlflow:nowhere://x can't be opened \(.*\): name another place"):
         tracker("mlflow:nowhere://x")
 
 
+@pytest.mark.needs("mlflow")
 def test_mlflow_reads_back_what_was_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="the extra dwindle[mlflow] is not installed")
+    import mlflow
+
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     client = mlflow.MlflowClient(tracking_uri=tmp_path.as_uri())
     for _ in range(2):  # the experiment is made once
@@ -81,9 +83,9 @@ def test_mlflow_reads_back_what_was_logged(tmp_path: Path, monkeypatch: pytest.M
     assert [(metric.step, metric.value) for metric in history] == [(10, 0.5), (1000, 0.25)]
 
 
+@pytest.mark.needs("trackio")
 def test_trackio_reads_back_what_was_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))  # read when it is imported
-    pytest.importorskip("trackio", reason="the extra dwindle[trackio] is not installed")
     from trackio.sqlite_storage import SQLiteStorage
 
     run(tracker("trackio:dwindle-test"))

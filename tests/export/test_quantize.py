@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
@@ -62,7 +62,6 @@ def long_rows(draw: st.DrawFn) -> np.ndarray:
     return (generator.laplace(size=shape) * rows * alive).clip(-65504, 65504).astype(np.float32)
 
 
-@settings(deadline=None)
 @given(long_rows())
 def test_int4_keeps_zeros_and_stays_within_half_a_step_of_its_block(array: np.ndarray) -> None:
     held = store("w", array, "int4")
@@ -79,7 +78,6 @@ def test_int4_keeps_zeros_and_stays_within_half_a_step_of_its_block(array: np.nd
     assert (np.abs(held.decoded() - array) <= steps / 2 * (1 + 1e-6)).all()
 
 
-@settings(deadline=None)
 @given(long_rows())
 def test_palette4_keeps_zeros_and_fp16_holds_what_it_decodes_to(array: np.ndarray) -> None:
     held = store("w", array, "palette4")

@@ -86,7 +86,7 @@ ARRANGEMENTS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]
     "exports/onnx is a link to a folder": (lambda net: _link(net, "exports/onnx"), _export),
     "own files inside exports/onnx": (lambda net: _own(net, "exports/onnx/notes.txt", "exports/onnx/a/b.txt"), _export),
     "an own folder exports/onnx with a net.onnx": (
-        lambda net: ((net / "exports/onnx/manifest.json").unlink(), _own(net, "exports/onnx/net.onnx")),
+        lambda net: ((net / "exports/onnx/manifest.json").unlink(), _own(net, "exports/onnx/net.onnx")),  # type: ignore[func-returns-value]
         _export,
     ),
     "own files beside exports/onnx": (lambda net: _own(net, "exports/mine.txt", "exports/onnx.bak/a.txt"), _export),

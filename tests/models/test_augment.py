@@ -24,7 +24,7 @@ def _versions(image: Tensor, pad: int, flip: bool) -> list[Tensor]:
     return shifted + [each.flip(-1) for each in shifted] if flip else shifted
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 6), st.integers(1, 3), st.integers(2, 6), st.integers(2, 6),
     st.integers(0, 3), st.booleans(), st.integers(0, 2**32),

@@ -556,7 +556,7 @@ def test_a_machine_without_a_compiler_is_told_so(few: Splits, monkeypatch: pytes
         _fit(_task(few, compile=True), nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.needs("GPU")
 def test_a_gpu_trains_under_the_masks_and_gives_the_network_back(few: Splits) -> None:
     task, network = _task(few), nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10))
     masks = {name: torch.rand(weight.shape) < 0.3 for name, weight in prunable(network).items()}

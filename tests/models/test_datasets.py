@@ -84,7 +84,7 @@ def test_roots_are_tried_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert torch.equal(taken(None), torch.from_numpy(written["debian"]))
 
 
-@pytest.mark.skipif(not datasets.DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist isn't installed")
+@pytest.mark.needs("fashion-mnist")
 def test_fashion_mnist_of_debian() -> None:
     splits = load("fashion-mnist")
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [54_000, 6_000, 10_000]

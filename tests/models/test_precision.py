@@ -20,7 +20,12 @@ def _no_override(monkeypatch: pytest.MonkeyPatch) -> None:
 def _measuring(monkeypatch: pytest.MonkeyPatch, gain: float) -> list[float]:
     """Replaces the measurement, whose result no test can know; the list grows with each."""
     asked: list[float] = []
-    monkeypatch.setattr(precision, "measured_gain", lambda: asked.append(gain) or gain)
+
+    def measured() -> float:
+        asked.append(gain)
+        return gain
+
+    monkeypatch.setattr(precision, "measured_gain", measured)
     return asked
 
 

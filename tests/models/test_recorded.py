@@ -15,7 +15,7 @@ from dwindle.models.data import Splits
 from dwindle.models.datasets import load
 from dwindle.models.recorded import Recorded
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+pytestmark = pytest.mark.needs("GPU")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ everything on this machine. What a phone's Linux would say is in tests of its ow
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -25,8 +24,8 @@ from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
-needs_adb = pytest.mark.skipif(not shutil.which("adb"), reason="there is no adb here: apt-get install adb")
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="the runner is compiled with g++")
+needs_adb = pytest.mark.needs("adb")
+needs_compiler = pytest.mark.needs("compiler")
 
 
 def free_port() -> int:
@@ -159,7 +158,7 @@ def test_a_run_is_kept_to_the_fastest_cores(threads: int, mask: str) -> None:
     assert pinning(PHONE.replace("1800000", "2800000"), threads) == ()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it asks Linux")
+@pytest.mark.needs("Linux")
 def test_any_linux_answers_the_questions() -> None:
     done = subprocess.run(["sh", "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert isinstance(conditions(done.stdout), dict)

@@ -19,7 +19,7 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
 from dwindle.errors import RuntimeUnavailable, UsageError
 
-not_a_mac = pytest.mark.skipif(platform.system() == "Darwin", reason="this is a Mac, where it can be had")
+not_a_mac = pytest.mark.needs("no Mac")
 
 
 def test_a_name_is_a_device() -> None:

@@ -27,8 +27,7 @@ from dwindle.bench.devices.arm64 import Arm64
 from dwindle.bench.process import WorkerFailed
 from dwindle.errors import DwindleError, RuntimeUnavailable, UsageError
 
-needs_emulation = pytest.mark.skipif(sysroot.missing() is not None, reason=str(sysroot.missing()))
-can_count = all(map(shutil.which, ("qemu-aarch64", "aarch64-linux-gnu-gcc", "gcc")))
+needs_emulation = pytest.mark.needs("arm64")
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ class TestRefusals:
         assert (empty_cache / "arm64-downloads/debian/cache/archives/half.deb").exists()
 
 
-@pytest.mark.skipif(not can_count, reason="qemu-user, gcc or the AArch64 compiler is not installed")
+@pytest.mark.needs("compiler", "cross-compiler")
 def test_counts_are_exact(tmp_path: Path) -> None:
     """A program of which every instruction between two writes is known."""
     (tmp_path / "loop.s").write_text(
@@ -142,7 +141,7 @@ text: .ascii "."
     subprocess.run(["aarch64-linux-gnu-gcc", *flags, "loop.s", "-o", "loop"], cwd=tmp_path, check=True)
     plugin = ["-plugin", f"{build.counter()},out={tmp_path}/counts"]
     command = sysroot.emulated([str(tmp_path / "loop")], tmp_path, plugin)
-    done = subprocess.run(command, env={"QEMU_CPU": emulator.CPU, "PATH": "/usr/bin:/bin"}, capture_output=True)
+    done = subprocess.run(command, env={"QEMU_CPU": sysroot.CPU, "PATH": "/usr/bin:/bin"}, capture_output=True)
     assert done.stdout == b"..", done.stderr
     before, after = map(json.loads, (tmp_path / "counts").read_text().splitlines())
     assert {kind: after[kind] - before[kind] for kind in after} == {
@@ -276,7 +275,7 @@ class TestEmulated:
         assert set(counts) == set(emulator.CLASSES)
         parts = counts["load_store"] + counts["simd"] + counts["int"] + counts["branch"]
         assert parts == pytest.approx(counts["all"], abs=2)  # each is rounded
-        assert first.runtime.startswith(emulator.TARGETS[target])
+        assert first.runtime.startswith(sysroot.TARGETS[target])
         assert first.emulator.startswith("qemu-user ")
         assert said[0] == f"net{suffix} on an emulated cortex-a76: starting"
 

@@ -9,7 +9,6 @@ import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +29,8 @@ from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, Usage
 from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
-needs_litert = pytest.mark.skipif(
-    not (find_spec("litert_torch") and find_spec("ai_edge_litert")), reason="dwindle[litert] is not installed"
-)
-needs_browser = pytest.mark.skipif(web.missing() is not None, reason=f"no browser to measure in: {web.missing()}")
+needs_litert = pytest.mark.needs("litert")
+needs_browser = pytest.mark.needs("browser")
 
 
 def one(found: Bench, role: str, device: str | None) -> Row:

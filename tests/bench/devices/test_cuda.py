@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.bench import bench
-from dwindle.bench.devices.cuda import HALF, RUNTIMES, Cuda, every_runtime
+from dwindle.bench.devices.cuda import HALF, RUNTIMES, every_runtime
 from dwindle.bench.devices.registry import reach
 from dwindle.bench.process import Worker
 from dwindle.bench.reference import apart
@@ -32,7 +32,7 @@ from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
 Files = tuple[Path, Path]
-needs_gpu = pytest.mark.skipif(Cuda.check() is not None, reason=str(Cuda.check()))
+needs_gpu = pytest.mark.needs("GPU")
 
 
 class Net(nn.Module):
@@ -96,7 +96,7 @@ def test_which_files_have_anything_to_show_of_two_of_four(files: Files) -> None:
     assert of["torch"].launch(files[1], 1).through is None
 
 
-@pytest.mark.skipif(Cuda.check() is None, reason="there is a GPU")
+@pytest.mark.needs("no GPU")
 def test_without_a_gpu_it_is_said_why(
     checkpoint: Checkpoint, export: Export, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 
 from dwindle.bench import Bench, bench
 from dwindle.bench.devices import ssh as boards
+from dwindle.bench.devices import sysroot
 from dwindle.bench.devices.registry import reach
 from dwindle.bench.devices.ssh import SshBoard
 from dwindle.bench.missing import Missing
@@ -31,11 +32,8 @@ from dwindle.manifest import Manifest
 
 Export = Callable[..., Manifest]
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-needs_sshd = pytest.mark.skipif(
-    not (SSHD and shutil.which("ssh") and shutil.which("ssh-keygen")),
-    reason="there is no sshd or no ssh here: apt-get install openssh-server openssh-client",
-)
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="the runner is compiled with g++")
+needs_sshd = pytest.mark.needs("ssh")
+needs_compiler = pytest.mark.needs("compiler")
 
 
 class Server:
@@ -253,8 +251,8 @@ def test_what_the_device_lacks_is_named(
 def test_a_board_without_a_runner_is_told_why(
     server: Server, architecture: str, code: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(boards.sysroot, "missing", lambda: Missing("it isn't", boards.sysroot.SETUP))
-    monkeypatch.setattr(boards.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sysroot, "missing", lambda: Missing("it isn't", sysroot.SETUP))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with SshBoard(server.url) as board:
         board.architecture = architecture
         with pytest.raises(RuntimeUnavailable, match=says) as refused:
@@ -263,10 +261,10 @@ def test_a_board_without_a_runner_is_told_why(
 
 
 @needs_sshd
-@pytest.mark.skipif(boards.sysroot.missing() is not None, reason="the ARM64 emulation is not set up")
+@pytest.mark.needs("arm64")
 def test_an_aarch64_board_gets_an_aarch64_runner(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is copied is looked at; no such board is here to run it."""
-    monkeypatch.setattr(boards.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with SshBoard(server.url) as board:
         board.architecture = "aarch64"
         program = boards._native(board)

@@ -268,7 +268,7 @@ def test_the_frontier_stays_within_its_frame(rounds: list[tuple[float, int | Non
         assert "density" in svg
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.needs("chromium")
 class TestInABrowser:
     def shoot(self, page: Path, picture: Path, *options: str) -> str:
         """Takes a screenshot without network; returns what the console said."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
@@ -80,7 +79,7 @@ def test_executorch_is_a_program_with_xnnpacks_graph_and_weights(pte_files: tupl
     assert total(found) == pte_files[0].stat().st_size
 
 
-@pytest.mark.skipif(not find_spec("litert_torch"), reason="dwindle[litert] is not installed")
+@pytest.mark.needs("litert")
 def test_litert_has_rows_and_places_in_its_graph(nets: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
     import torch
 

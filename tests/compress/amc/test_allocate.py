@@ -20,8 +20,6 @@ from dwindle.errors import UsageError
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.zoo import resnet8
 
-pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
-
 QUICK = Settings(episodes=6, warmup=4)
 
 

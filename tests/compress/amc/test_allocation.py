@@ -54,7 +54,8 @@ def allocators(draw: st.DrawFn) -> Allocator:
 
 @given(allocators(), st.data())
 def test_actions_are_clipped_to_the_budget(allocator: Allocator, data: st.DataObject) -> None:
-    space, kept = allocator.space, ()
+    space = allocator.space
+    kept: tuple[int, ...] = ()
     for layer in space.layers:
         kept = (*kept, allocator.keep(kept, data.draw(actions)))
         assert kept[-1] == layer.units or (0 < kept[-1] < layer.units and kept[-1] % layer.step == 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -20,7 +20,6 @@ from dwindle.models.zoo import resnet8
 SIZES = [(20, 30), (40, 20), (10, 40)]
 
 
-@settings(deadline=None)
 @given(st.tuples(*(st.integers(1, a * b) for a, b in SIZES)), st.integers(1, 5), st.integers(0, 99))
 def test_layers_arrive_together_in_any_number_of_rounds(kept: tuple[int, ...], rounds: int, seed: int) -> None:
     torch.manual_seed(seed)

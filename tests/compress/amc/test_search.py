@@ -26,8 +26,6 @@ from dwindle.errors import CheckpointError, UsageError
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.zoo import resnet8
 
-pytest.importorskip("stable_baselines3", reason="needs the extra dwindle[amc]")
-
 QUICK = Settings(episodes=30, warmup=10)
 
 

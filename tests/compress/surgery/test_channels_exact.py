@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def block(draw: st.DrawFn, width: int, depth: int = 0) -> tuple[nn.Module, int]:
         return Concat(a, b), left + right
     if kind == "glu":
         return nn.GLU(1), width // 2
-    simple = {
+    simple: dict[str, Callable[[], nn.Module]] = {
         "mixing": lambda: Mixing(width, draw(st.sampled_from(["functional", "einsum", "matmul"]))),
         "attention": lambda: Attend(width),
         "norm": lambda: nn.BatchNorm2d(width),
@@ -185,10 +186,12 @@ def networks(draw: st.DrawFn) -> nn.Sequential:
         if draw(st.booleans())
         else [nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 5, 1)]
     )
-    return randomised(nn.Sequential(*layers, *head))
+    model = nn.Sequential(*layers, *head)
+    randomise(model)
+    return model
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomise(model: nn.Module) -> None:
     """No zero and no one is left to hide a mistake behind."""
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.5)
@@ -196,7 +199,7 @@ def randomised(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(0, 0.5)
             module.running_var.uniform_(0.5, 1.5)
-    return model.eval()
+    model.eval()
 
 
 def random_units(draw: st.DrawFn, found: Found) -> list[Tensor]:
@@ -234,14 +237,14 @@ def check_random_cuts(data: st.DataObject) -> None:
 quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=quiet, derandomize=True, database=None)
+@settings(max_examples=25, suppress_health_check=quiet, derandomize=True, database=None)
 @given(st.data())
 def test_random_cuts_of_random_networks_are_exact(data: st.DataObject) -> None:
     check_random_cuts(data)
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, suppress_health_check=quiet)
+@settings(max_examples=400, suppress_health_check=quiet)
 @given(st.data())
 def test_many_random_cuts(data: st.DataObject) -> None:
     check_random_cuts(data)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)
 @st.composite
 def sparse_arrays(draw: st.DrawFn) -> np.ndarray:
     """Any bit pattern (NaN, infinities, subnormals, signed zeros) at any density, 0 and 1 included."""
-    dtype = draw(st.sampled_from([np.dtype(np.float32), np.dtype(np.float16)]))
+    dtype: np.dtype[Any] = draw(st.sampled_from([np.dtype(np.float32), np.dtype(np.float16)]))
     shape = draw(SHAPES)
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     weights = generator.integers(0, 256, math.prod(shape) * dtype.itemsize, np.uint8).view(dtype)

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dwindle.export.codes.palette import ENTRIES, palettize
 
 
-@settings(deadline=None)
 @given(
     size=st.integers(0, 400),
     density=st.sampled_from([0, 0.01, 0.1, 0.5, 1]),

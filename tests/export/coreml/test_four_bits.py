@@ -204,7 +204,7 @@ def test_a_package_whose_parts_do_not_belong_together_is_refused() -> None:
             constants(Model.FromString(files[MODEL]), bytes(content))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=st.sampled_from([(1, 64), (7, 65), (5, 32, 3, 3), (3, 11, 7)]),
     density=st.sampled_from([0, 0.01, 0.2, 0.7, 1]),

@@ -165,7 +165,7 @@ def test_a_damaged_package_is_refused(written: dict[tuple[str, bool], Written], 
         weights(tmp_path / "net.mlpackage")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     shape=st.tuples(st.integers(1, 30), st.integers(8, 30)),
     density=st.sampled_from([0, 0.02, 0.2, 0.7, 1]),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dwindle.errors import RuntimeUnavailable
+from dwindle.errors import ParityFailed, RuntimeUnavailable
 from dwindle.export import parity
 from dwindle.export.coreml.mil_ops import OPERATIONS
 from dwindle.export.coreml.mil_torch import Interpreter
@@ -254,7 +254,7 @@ def test_parity_finds_outputs_that_differ(trained: Changed, masked: Changed, tmp
     inputs = (torch.randn(2, 1, 8, 8),)
     CoreML().write(deployable(network, (inputs[0][:1],)), (inputs[0][:1],), tmp_path / "net.mlpackage", pack=True)
     other.stage2[0].bn1.running_mean += 0.5
-    with pytest.raises(parity.ParityFailed, match=r"is off by"):
+    with pytest.raises(ParityFailed, match=r"is off by"):
         parity.check(CoreML(), tmp_path / "net.mlpackage", other, deployable(network, (inputs[0][:1],)), inputs)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,10 +22,6 @@ from dwindle.models.zoo import resnet8
 
 Inputs = tuple[Tensor, ...]
 Changed = Callable[..., nn.Module]
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec(executorch_coreml._HELPER) is None, reason="this executorch has no Core ML delegate"
-)
 
 
 class Written(NamedTuple):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.errors import RuntimeUnavailable
+from dwindle.errors import ParityFailed, RuntimeUnavailable
 from dwindle.export import parity, target
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.litert import target as litert
@@ -21,10 +20,7 @@ from dwindle.models.zoo import resnet8
 Inputs = tuple[Tensor, ...]
 Changed = Callable[..., nn.Module]
 
-needs_extra = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("litert_torch", "ai_edge_litert"))),
-    reason="dwindle[litert] is not installed",
-)
+needs_extra = pytest.mark.needs("litert")
 
 
 class Written(NamedTuple):
@@ -104,14 +100,14 @@ def test_another_weight_is_found(written: Written, samples: Inputs) -> None:
     weight = other.get_submodule("stage2")[0].conv1.weight
     with torch.no_grad():
         weight.view(-1)[weight.view(-1).nonzero()[5]] *= 1.001
-    with pytest.raises(parity.ParityFailed, match=r"has other values in 1 of \d+ weights of stage2\.0\.conv1\.weight"):
+    with pytest.raises(ParityFailed, match=r"has other values in 1 of \d+ weights of stage2\.0\.conv1\.weight"):
         parity.check(LiteRT(), written.net, written.network, other, samples)
 
 
 @needs_extra
 def test_a_truncated_file_is_refused(written: Written, samples: Inputs, tmp_path: Path) -> None:
     (tmp_path / "net.tflite").write_bytes(written.net.read_bytes()[:20_000])
-    with pytest.raises(parity.ParityFailed):
+    with pytest.raises(ParityFailed):
         parity.check(LiteRT(), tmp_path / "net.tflite", written.network, written.shipped, samples)
 
 
@@ -138,14 +134,12 @@ def test_what_the_converter_computes_from_weights_is_written_and_counted_too(
     assert LiteRT().packer(trained(Gate(), seed=3), example)(network) == path.stat().st_size
 
 
-@needs_extra
+@pytest.mark.needs("litert", "arm64")
 @pytest.mark.slow
 def test_zeros_are_skipped_on_arm(trained: Changed, masked: Changed, tmp_path: Path) -> None:
     """Counted by emulation. Nothing of it would run sparse were its hard sigmoid and its mean left as converted."""
-    from dwindle.bench.devices import emulator, sysroot
+    from dwindle.bench.devices import emulator
 
-    if missing := sysroot.missing():
-        pytest.skip(str(missing))
     x = torch.randn(1, 3, 64, 64)
     counts = {}
     for density in (1, 0.1):

@@ -95,7 +95,7 @@ def networks(draw: st.DrawFn) -> list[np.ndarray]:
     return made
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(weights=networks(), precision=st.sampled_from(PRECISIONS))
 def test_every_implementation_unpacks_the_same_weights(
     by_reference: Evaluate, weights: list[np.ndarray], precision: str
