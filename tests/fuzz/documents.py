@@ -32,6 +32,7 @@ from dwindle.compress.training import Progress
 from dwindle.documents import parse
 from dwindle.errors import DwindleError
 from dwindle.files import sha256, walk
+from dwindle.grammar import Grammar
 from dwindle.models.build import restore, restore_dense
 from dwindle.models.tasks import restore_task
 from dwindle.sealed import read_tensors, sealed_json
@@ -282,7 +283,7 @@ COMMANDS: tuple[Callable[[Fuzz, str], Ended], ...] = (
 def fuzzed(count: int, first: int = 0) -> Outcome:
     """The cases from index `first` on."""
     outcome = Outcome()
-    grammar = cli.Grammar()
+    grammar = Grammar()
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.chdir(folder),

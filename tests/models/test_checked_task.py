@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,11 @@ def test_what_is_no_sample(inputs: Any, says: str) -> None:
 @pytest.mark.parametrize("inputs", [(), (torch.zeros(0, 4),), (torch.ones(3, 4), torch.ones(2, 4)), torch.ones(3, 4)])
 def test_inputs_are_one_or_more_samples(inputs: Any) -> None:
     checked = task(inputs=lambda split: inputs, training_inputs=lambda: inputs)
-    for member, call in (("inputs", lambda: checked.inputs("test")), ("training_inputs", checked.training_inputs)):
+    calls: dict[str, Callable[[], object]] = {
+        "inputs": lambda: checked.inputs("test"),
+        "training_inputs": checked.training_inputs,
+    }
+    for member, call in calls.items():
         with pytest.raises(UsageError) as raised:
             call()
         assert (raised.value.code, raised.value.name) == ("bad-member", member)
