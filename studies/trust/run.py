@@ -109,20 +109,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer of everything, printed only")
     quick = parser.parse_args().quick
-    rows = [study(quick) for study in STUDIES]
-    lines = [
-        "| tried | times | did not hold |",
-        "|---|---|---|",
-        *(f"| {what} | {n} | {bad} |" for what, n, bad in rows),
-    ]
-    print("\n".join(lines))
+    lines, failed = ["| tried | times | did not hold |", "|---|---|---|"], 0
+    print(*lines, sep="\n", flush=True)
+    for study in STUDIES:
+        what, times, bad = study(quick)
+        lines.append(f"| {what} | {times} | {bad} |")
+        print(lines[-1], flush=True)
+        failed += bad
     if not quick:
         made = (
             f"`python -m studies.trust.run`, dwindle {dwindle.__version__}, torch {torch.__version__}, "
             f"Python {platform.python_version()} on {platform.system()}, {os.cpu_count()} cores."
         )
         (HERE / "results.md").write_text("\n".join(["# Trust, counted", "", made, "", *lines, ""]), encoding="utf-8")
-    return 1 if any(bad for _, _, bad in rows) else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
