@@ -11,13 +11,13 @@ import torch
 from dwindle.compress.layers import Layers
 from dwindle.compress.masks import prunable
 from dwindle.compress.network import Network
-from dwindle.compress.pays import Kind
 from dwindle.compress.surgery.choice import GroupScore, best, choose, least, score
 from dwindle.compress.surgery.cut import Keep, cut, cut_tensors
 from dwindle.compress.surgery.exactness import prove
 from dwindle.compress.surgery.find import find_groups
 from dwindle.compress.surgery.groups import Found, Group
 from dwindle.errors import BudgetMissed
+from dwindle.export.zeros import Kind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

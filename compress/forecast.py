@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 
+from dwindle.compress.benefit import Benefit, benefit
 from dwindle.compress.compression import Prepared, prepare
-from dwindle.compress.pays import Pays, will_pay
 from dwindle.compress.request import Request
 from dwindle.compress.size import Sizer
 from dwindle.errors import DwindleError, UsageError
@@ -44,7 +44,7 @@ class Forecast:
     """The time of all trainings on this machine, from a short measured warm-up; evaluation is not counted."""
     bytes: tuple[Bytes, ...]
     """The file of each target asked for."""
-    pays: tuple[Pays, ...]
+    benefits: tuple[Benefit, ...]
     """Whether the granularity makes the file smaller or faster, for each of the same targets."""
 
 
@@ -72,13 +72,13 @@ def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
     whole = ready.task.steps
     trained = request.weights is not None
     steps = whole and (0 if trained else whole) + rounds * math.ceil(whole * (1 - ready.resolved.method.start))
-    inputs, sizes, pays = ready.task.example_inputs(), [], []
+    inputs, sizes, benefits = ready.task.example_inputs(), [], []
     for name in on or (request.target,):
         target = targets.load(name)
         count = solver.packed_bytes if name == request.target else Sizer(target, inputs)
         sizes.append(Bytes(name, count(network.model), count(small.model)))
-        pays.append(will_pay(solver.granularity.kind, name, target.packs_zeros))
-    return Forecast(share, rounds, steps, _seconds(ready, steps), tuple(sizes), tuple(pays))
+        benefits.append(benefit(solver.granularity.kind, target))
+    return Forecast(share, rounds, steps, _seconds(ready, steps), tuple(sizes), tuple(benefits))
 
 
 class _WarmUpDone(DwindleError):

@@ -10,9 +10,9 @@ import torch
 from dwindle.compress.layers import Layers
 from dwindle.compress.masks import density, mask_applier
 from dwindle.compress.network import Network
-from dwindle.compress.pays import Kind
 from dwindle.compress.scores import Score, magnitude
 from dwindle.errors import UsageError
+from dwindle.export.zeros import Kind
 
 if TYPE_CHECKING:
     from torch import Tensor

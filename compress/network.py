@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dwindle.compress.macs import macs
 from dwindle.compress.masks import prunable
-from dwindle.compress.pays import Kind
+from dwindle.export.zeros import Kind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,13 +11,13 @@ from typing import Any
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.amc import allocate
 from dwindle.compress.amc.search import Settings
+from dwindle.compress.benefit import choose
 from dwindle.compress.budget import Budget
 from dwindle.compress.channels import Counted
 from dwindle.compress.granularity import granularity
 from dwindle.compress.layers import Layers
 from dwindle.compress.methods import Method, method
 from dwindle.compress.network import Granularity
-from dwindle.compress.pays import choose
 from dwindle.compress.recipes import PLAIN, Recipe, default_score, preset_options, recipe
 from dwindle.compress.request import Request
 from dwindle.compress.scores import load as load_score

@@ -77,7 +77,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         _say(line)
     if arguments.json:
         _print_json(dataclasses.asdict(forecast))
-    missed = any(not pays.smaller for pays in forecast.pays if pays.target == request.target)
+    missed = any(not each.smaller for each in forecast.benefits if each.target == request.target)
     if missed:
         _say(f"warning: this granularity does not make the {request.target} file smaller; channels would")
     return BudgetMissed.exit_code if missed and arguments.strict else 0

@@ -72,7 +72,12 @@ class CheckpointError(DwindleError):
     """A checkpoint is corrupt, truncated, or of a schema this version does not read."""
 
 
-def one_line(error: BaseException) -> str:
-    """An exception of other code in one line, for a message of ours: `ValueError: the first line of its message`."""
-    message = str(error).strip().split("\n")[0].rstrip(".:")
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+def one_line(error: BaseException, *, root_cause: bool = False) -> str:
+    """An exception in one line: `ValueError: the first line of its message`.
+
+    root_cause: of the exception that was raised first, where others were raised from it, as libraries do.
+    """
+    while root_cause and error.__cause__:
+        error = error.__cause__
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".:")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

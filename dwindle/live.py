@@ -160,9 +160,9 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
             f"{forecast.steps} optimizer steps, about {format_seconds(forecast.seconds)} of training on this machine"
         )
     yield f"density about {forecast.share:.1%} after {forecast.rounds} round{'s' * (forecast.rounds > 1)}; {length}"
-    for size, pays in zip(forecast.bytes, forecast.pays, strict=True):
+    for size, benefit in zip(forecast.bytes, forecast.benefits, strict=True):
         smaller = f"{format_bytes(size.dense)} → {format_bytes(size.compressed)}"
-        yield f"{size.target}: {smaller}, {size.dense / size.compressed:.1f}×; {pays.sentence()}"
+        yield f"{size.target}: {smaller}, {size.dense / size.compressed:.1f}×; {benefit.sentence()}"
 
 
 COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")

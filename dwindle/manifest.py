@@ -72,6 +72,30 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Breakdown:
+    """What the bytes of an exported file are spent on. The four add up to the file's bytes."""
+
+    mask: int
+    """Which weights survive, in whatever code."""
+    values: int
+    """The values of weights, with the biases where the format stores both alike."""
+    graph: int
+    """Operators, their connections and names, and the functions that unpack weights."""
+    rest: int
+    """Other biases, shapes, tables of contents, padding."""
+
+    @classmethod
+    def of(cls, total: int, *, mask: int, values: int, graph: int) -> Breakdown:
+        """The breakdown of a file of `total` bytes. Raises ValueError where the parts are more than the file."""
+        rest = total - mask - values - graph
+        if rest < 0:
+            raise ValueError(
+                f"mask {mask}, values {values} and graph {graph} are more than the {total} bytes of the file"
+            )
+        return cls(mask, values, graph, rest)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One target's export: the compressed network's file and, for comparison, the dense network's."""
 
@@ -94,6 +118,8 @@ class Manifest:
     """`none` where it was asked that zeros be stored like any weight."""
     calibration_samples: Count | None = None
     """How many samples set the ranges of activations; None where those aren't rounded."""
+    breakdown: Breakdown | None = None
+    """What the bytes of `file` are spent on; None where the target cannot tell, or dwindle wrote it before it could."""
 
     @property
     def fetched(self) -> tuple[int, str | None]:

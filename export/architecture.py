@@ -1,7 +1,7 @@
-"""What follows from a network's architecture alone, found once for all of a checkpoint's networks that share it.
+"""A cache for what follows from a network's architecture alone.
 
-Tracing and converting are most of an export's time, and see nothing of the weights: the dense network, and at any
-precision the one pruned by weights, make the same graph.
+Tracing and converting take most of an export's time and do not depend on the weights: the dense network and the network
+pruned by weights make the same graph, at any precision.
 """
 
 from __future__ import annotations
@@ -17,40 +17,41 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_kept: ContextVar[dict[Any, Any] | None] = ContextVar("kept", default=None)
+_cache: ContextVar[dict[Any, Any] | None] = ContextVar("architecture cache", default=None)
 
 
 @contextmanager
 def one_model() -> Iterator[None]:
-    """Within it, what is marked `once` is found once for each architecture, and kept until its end.
+    """Within the block, functions marked `once` cache their results, one for each architecture, until it ends.
 
-    For networks of one model only: two are then of one architecture where their modules have the same types and
-    settings, and their tensors the same shapes, by name. Elsewhere that proves nothing of what `forward` does.
+    All networks in it must come from one model. Two of them have the same architecture if their modules have the same
+    types and settings, and their tensors the same shapes, by name. Between different models that would not be enough,
+    as `forward` may differ.
     """
-    token = _kept.set({})
+    token = _cache.set({})
     try:
         yield
     finally:
-        _kept.reset(token)
+        _cache.reset(token)
 
 
 def once(
     find: Callable[Concatenate[nn.Module, tuple[Tensor, ...], P], R],
 ) -> Callable[Concatenate[nn.Module, tuple[Tensor, ...], P], R]:
-    """For a function of a network and its inputs (and what else can be hashed) that reads no values of either.
+    """A decorator for a function of a network, its inputs and other hashable arguments that reads no tensor's values.
 
-    What it returns is shared: nobody may change it.
+    Within `one_model`, its result is cached for each architecture. Callers share that result and must not change it.
     """
 
     @wraps(find)
     def found(network: nn.Module, inputs: tuple[Tensor, ...], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        kept = _kept.get()
-        if kept is None:
+        cache = _cache.get()
+        if cache is None:
             return find(network, inputs, *args, **kwargs)
         key = (find, _architecture(network), _shapes(inputs), args, tuple(kwargs.items()))
-        if key not in kept:
-            kept[key] = find(network, inputs, *args, **kwargs)
-        answer: R = kept[key]
+        if key not in cache:
+            cache[key] = find(network, inputs, *args, **kwargs)
+        answer: R = cache[key]
         return answer
 
     return found
@@ -58,8 +59,8 @@ def once(
 
 def _architecture(network: nn.Module) -> tuple[Any, ...]:
     modules = tuple((path, type(module), module.extra_repr()) for path, module in network.named_modules())
-    held = {**dict(network.named_parameters(remove_duplicate=False)), **dict(network.named_buffers())}
-    return modules, tuple(held), _shapes(tuple(held.values()))
+    tensors = {**dict(network.named_parameters(remove_duplicate=False)), **dict(network.named_buffers())}
+    return modules, tuple(tensors), _shapes(tuple(tensors.values()))
 
 
 def _shapes(given: tuple[Tensor, ...]) -> tuple[Any, ...]:

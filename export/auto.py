@@ -1,4 +1,4 @@
-"""`--precision auto`: the smallest file that costs no more accuracy than is allowed."""
+"""Choosing the precision of the smallest file that loses no more accuracy than is allowed."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def smallest(
 ) -> str:
     """The precision of the smallest file that loses at most `max_drop` points of validation.
 
-    sizes: of the network's file at each precision, in bytes; of equal ones the first is taken. ships: the network as
-    it ships at a precision (`shipping.as_file`). dense: what the dense network reached on validation. `say` hears of
-    each that is tried. Raises BudgetMissed where all lose more.
+    sizes: bytes of the network's file at each precision; of equal ones the first is taken. ships: makes the network as
+    it ships at a precision (`shipping.as_file`). dense: what the dense network reached on validation, in points. say:
+    called with a sentence for each precision that is tried. Raises BudgetMissed where all lose more.
     """
     drops: dict[str, float] = {}
     for precision in sorted(sizes, key=sizes.__getitem__):
@@ -41,5 +41,9 @@ def smallest(
             return precision
     least = min(drops, key=drops.__getitem__)
     raise BudgetMissed(
-        f"no precision stays within {max_drop:g} points: {least} loses {drops[least]:.2f}; allow more, or compress less"
+        f"no precision loses at most {max_drop:g} points: {least} loses {drops[least]:.2f}; raise `max_drop`, or "
+        "compress less",
+        code="max-drop-missed",
+        option="max_drop",
+        name=least,
     )

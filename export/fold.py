@@ -1,13 +1,11 @@
-"""The network as it ships: batch norm folded into the layer before it, on the CPU, in fp32."""
+"""Making the network that ships: batch norm folded into the layer before it, on the CPU, in fp32."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dwindle.errors import UsageError
+from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
 from dwindle.export.quiet import quiet
 
@@ -27,8 +25,8 @@ class Pair(NamedTuple):
 def deployable(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     """A copy of `module` in eval mode, fp32, on the CPU, batch norm folded, every zero a positive zero.
 
-    `inputs` are what it takes (one sample as a batch of one). A zero weight stays zero: folding scales an
-    output channel. Raises UsageError where torch.export cannot trace the module.
+    inputs: what it takes, one sample as a batch of one. A zero weight stays zero, as folding only scales output
+    channels. Raises UsageError where torch.export cannot trace the module.
     """
     return fold(module, foldable(module, inputs))
 
@@ -42,14 +40,19 @@ def foldable(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Pair, ...]:
     import torch
 
     if wide := [tensor.dtype for tensor in inputs if tensor.is_floating_point() and tensor.dtype != torch.float32]:
-        raise UsageError(f"the task's example input is {wide[0]}, and what ships computes in float32: make it that")
+        raise UsageError(
+            f"the task's example input is {wide[0]}, but exported files compute in float32: return float32 from "
+            "`example_inputs`",
+            code="wrong-dtype",
+            name="example_inputs",
+        )
     network = _detached(module)
     program = trace(network, inputs)
     return tuple(pair for node in program.graph.nodes if (pair := _pair_ending_at(node, program, network)) is not None)
 
 
 def fold(module: nn.Module, pairs: tuple[Pair, ...]) -> nn.Module:
-    """What `deployable` returns, for a module whose `foldable` pairs are known already."""
+    """What `deployable` returns, for a module whose `foldable` pairs are already known."""
     import torch
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -80,9 +83,9 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def distinct(network: nn.Module) -> nn.Module:
-    """A copy with other values, of which no two are equal, nor zero or below, where a variance may not lie.
+    """A copy whose floating-point values all differ and are positive, as variances have to be.
 
-    In what a converter makes of it, a tensor is known by its values.
+    In a file that a converter makes of it, each tensor can be recognised by its values.
     """
     import torch
 
@@ -96,31 +99,25 @@ def distinct(network: nn.Module) -> nn.Module:
 
 
 def short_names(network: nn.Module) -> dict[str, str]:
-    """A name of a few bytes for each tensor: in a small network's file the names would outweigh the graph.
+    """A name of a few bytes for each tensor, as long names would outweigh the graph in a small network's file.
 
-    It is the tensor's place among `tensors`, so whoever has the network can say it backwards.
+    It is the tensor's position among `tensors`, so that with the network the names can be translated back.
     """
     return {name: f"_{index}" for index, name in enumerate(tensors(network))}
 
 
 def trace(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
-    """torch.export's program of a network in eval mode; raises UsageError where there is none."""
+    """torch.export's program of a network in eval mode; raises UsageError where torch.export cannot trace it."""
     import torch
 
     try:
-        # Where it fails, torch.export prints the graph so far.
-        with quiet(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+        with quiet(), torch.no_grad():
             return torch.export.export(network, inputs)
     except Exception as error:  # torch.export raises whatever the model's own code raised
-        raise UsageError(f"torch.export cannot trace {type(network).__name__}: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """Why a library failed, in a line: the first of its first cause, without the pages that some of them add."""
-    while error.__cause__:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        name = type(network).__name__
+        raise UsageError(
+            f"torch.export cannot trace {name}: {one_line(error, root_cause=True)}", code="not-traceable", name=name
+        ) from error
 
 
 def _detached(module: nn.Module) -> nn.Module:
@@ -150,10 +147,11 @@ def _pair_ending_at(node: Node, program: ExportedProgram, network: nn.Module) ->
         return None  # the norm's channels are dimension 1, a linear layer's the last
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    read = {names[held.name]: held for held in (*call.all_input_nodes, *node.all_input_nodes) if held.name in names}
+    operands = (*call.all_input_nodes, *node.all_input_nodes)
+    read = {names[operand.name]: operand for operand in operands if operand.name in names}
     if not {f"{path}.weight", f"{norm_path}.running_mean"} <= read.keys():
         return None  # computed from something else, or no running statistics
-    alone = len(call.users) == 1 and all(len(held.users) == 1 for held in read.values())
+    alone = len(call.users) == 1 and all(len(operand.users) == 1 for operand in read.values())
     return Pair(path, norm_path) if alone else None
 
 

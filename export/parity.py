@@ -1,7 +1,7 @@
-"""Is an exported file the network it came from? Its packed weights bit for bit, its outputs within rounding.
+"""Whether an exported file is the network it came from: its weights bit for bit, its outputs within rounding.
 
-At fewer bits than fp32 the file is compared with the network of the weights it was given to store, and of the
-activations that it rounds: what those cost is another question, `quality`'s.
+At fewer bits than fp32 the file is compared with the network of the rounded weights, and of the rounded activations
+where the target rounds those. What the rounding itself costs is what `quality` measures.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError
-from dwindle.export.fold import reason, tensors
-from dwindle.export.quantize import quantized, stored
-from dwindle.export.target import Calibrated, Target, one_by_one
+from dwindle.difference import difference
+from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError, one_line
+from dwindle.export.fold import tensors
+from dwindle.export.target import Target, one_by_one
 from dwindle.manifest import Parity
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SAMPLES = 64
+"""How many inputs a file is run on, at most."""
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 """Largest difference of any output, over the largest output, by what a runtime computes in.
@@ -30,28 +31,28 @@ output may add one: √(100 layers · 5000 products) · ε ≈ 1e-4. In fp16 (ε
 a layer rounds its weights once and its activations once: √(2 · 100 layers) · ε ≈ 1.4e-2, taken as 2e-2.
 A wrong layout, a wrong mask or a lost batch norm is off by a large share of 1.
 
-In int8 activations are rounded too, to steps of 1/255 of their range, and what that does to the outputs is the
-network's own: some forget it, some amplify it. So `_of_int8` computes it.
+In int8 activations are rounded too, to steps of 1/255 of their range. What that does to the outputs depends on the
+network, so `_int8_tolerance` computes it.
 """
 
 _STEP = 1 / 127
-"""Of an int8 output, over the largest one: half as much where its range is not symmetric."""
+"""The step between int8 outputs over the largest one; half as much where their range is not symmetric."""
 
 
 class Compared(NamedTuple):
-    """What a comparison found, and what it took: the weights and outputs that `quality` judges."""
+    """What a comparison found, and the weights and outputs that it compared, which `quality` judges."""
 
     parity: Parity
-    held: nn.Module
-    """The network of the weights in the file."""
+    rounded: nn.Module
+    """The network with the weights that the file stores."""
     exact: np.ndarray
-    """Outputs of the network in fp32."""
+    """The outputs of the network in fp32, shape (samples, …)."""
     outputs: np.ndarray
-    """Those of the file, or where it can't be run here, of `held`."""
+    """The outputs of the file; where it cannot be run here, those of `rounded`."""
 
 
 def check(target: Target, path: Path, module: nn.Module, shipped: nn.Module, inputs: tuple[Tensor, ...]) -> Parity:
-    """The verdict of `compare`, which raises what it does."""
+    """The `parity` that `compare` finds. Raises as `compare` does."""
     return compare(target, path, module, shipped, inputs).parity
 
 
@@ -64,44 +65,48 @@ def compare(target: Target, path: Path, module: nn.Module, shipped: nn.Module, i
     Raises ParityFailed, saying which tensor or what difference, where the file is not that network,
     RuntimeUnavailable where nothing here can tell, and UsageError for a precision without a tolerance.
     """
-    calibrated = target if isinstance(target, Calibrated) and target.calibrates else None
-    if target.arithmetic not in TOLERANCE and not calibrated:
-        known = " and ".join(TOLERANCE)
-        raise UsageError(f"target {target.name!r} computes in {target.arithmetic}: parity is defined for {known}")
-    if calibrated:
-        held = calibrated.held(shipped, activations=False)
-    else:
-        held = quantized(shipped, stored(shipped, target.precision))
-    equal = _compare_weights(target, path, held, shipped)
+    if target.arithmetic not in TOLERANCE and not target.calibrates:
+        raise UsageError(
+            f"target {target.name} computes in {target.arithmetic}, for which parity has no tolerance: it has one "
+            f"for {' and '.join(TOLERANCE)}, and for int8 of a target that `calibrates`",
+            code="no-tolerance",
+            name=target.name,
+        )
+    rounded = target.as_stored(shipped, activations=False)
+    equal = _compare_weights(target, path, rounded, shipped)
     samples = tuple(tensor[:SAMPLES].cpu().float() for tensor in inputs)
     try:
         outputs = target.run(path, samples)
     except RuntimeUnavailable as error:
         if not equal:
-            raise RuntimeUnavailable(f"{error}, and no weights can be read back from {path.name}") from error
+            raise RuntimeUnavailable(
+                f"{error}, and no weights can be read back from {path.name}", code="nothing-to-compare", path=path
+            ) from error
         floats = [name for name, tensor in tensors(shipped).items() if tensor.is_floating_point()]
         instead = f"{len(equal)} of {len(floats)} tensors were compared bit for bit instead"
         unknown = Parity(None, None, None, None, 0, len(equal), f"{error}; {instead}")
-        return Compared(unknown, held, outputs_of(shipped, samples), outputs_of(held, samples))
+        return Compared(unknown, rounded, outputs_of(shipped, samples), outputs_of(rounded, samples))
     except DwindleError:
         raise
     except Exception as error:  # whatever a runtime makes of a file it can't run
-        raise ParityFailed(f"{path.name} does not run: {reason(error)}") from error
+        raise ParityFailed(
+            f"{path.name} does not run: {one_line(error, root_cause=True)}", code="not-runnable", path=path
+        ) from error
     reference = exact = outputs_of(module, samples)
     tolerance = TOLERANCE.get(target.arithmetic, 0.0)
     if target.precision != "fp32":
-        # In two steps, then: the rounding of weights must not hide a batch norm wrongly folded.
+        # Two comparisons, so that the rounding of weights cannot hide a wrongly folded batch norm.
         exact = outputs_of(shipped, samples)
-        _compare_outputs("the network that ships", TOLERANCE["fp32"], exact, reference, 0)
-        reference = outputs_of(held, samples)
-    if calibrated:
-        unrounded, reference = reference, outputs_of(calibrated.held(shipped, activations=True), samples)
-        tolerance = _of_int8(path.name, reference, unrounded)
+        _compare_outputs("the network with batch norm folded", TOLERANCE["fp32"], exact, reference, 0)
+        reference = outputs_of(rounded, samples)
+    if target.calibrates:
+        unrounded, reference = reference, outputs_of(target.as_stored(shipped, activations=True), samples)
+        tolerance = _int8_tolerance(path.name, reference, unrounded)
     parity = _compare_outputs(path.name, tolerance, outputs, reference, len(equal))
-    return Compared(replace(parity, run_by=getattr(target, "stand_in", None)), held, exact, outputs)
+    return Compared(replace(parity, run_by=target.stand_in), rounded, exact, outputs)
 
 
-def _of_int8(name: str, reference: np.ndarray, unrounded: np.ndarray) -> float:
+def _int8_tolerance(name: str, reference: np.ndarray, unrounded: np.ndarray) -> float:
     """The tolerance for a file that rounds activations as `reference` does and `unrounded` doesn't, all else equal.
 
     A file adds int8 products exactly, in integers, where the reference adds them in fp32; both round the sum to the
@@ -111,14 +116,13 @@ def _of_int8(name: str, reference: np.ndarray, unrounded: np.ndarray) -> float:
     outputs comes on top, as the farthest of a few may by chance be near. Raises ParityFailed for a network of which
     rounding leaves nothing to compare.
     """
-    import numpy as np
-
-    largest = float(np.abs(reference).max()) or 1.0
-    tolerance = 2 * float(np.abs(reference - unrounded).max()) / largest + _STEP
+    tolerance = 2 * difference(unrounded, reference).relative + _STEP
     if not tolerance < 1:
         raise ParityFailed(
-            f"{name} cannot be told from another network: rounding activations to int8 changes outputs by half of "
-            "the largest or more; keep fp32"
+            f"{name} cannot be told from another network, because rounding activations to int8 changes outputs by half "
+            "of the largest one or more: keep fp32",
+            code="drowned-by-rounding",
+            path=name,
         )
     return tolerance
 
@@ -126,7 +130,8 @@ def _of_int8(name: str, reference: np.ndarray, unrounded: np.ndarray) -> float:
 def _compare_weights(target: Target, path: Path, network: nn.Module, shipped: nn.Module) -> list[str]:
     """The names of the tensors that were read back from the file and found equal to those of `network`.
 
-    None of them has a weight where `shipped`, which rounds nothing, has zero.
+    Raises ParityFailed for one that differs, and for a weight that is zero in `shipped`, which rounds nothing, and not
+    in the file.
     """
     import torch
 
@@ -134,20 +139,39 @@ def _compare_weights(target: Target, path: Path, network: nn.Module, shipped: nn
     try:
         decoded = target.decode(path, network)
     except Exception as error:  # whatever a parser makes of a damaged file
-        raise ParityFailed(f"the weights in {path.name} cannot be read back: {reason(error)}") from error
-    held, pruned = tensors(network), tensors(shipped)
+        raise ParityFailed(
+            f"the weights in {path.name} cannot be read back: {one_line(error, root_cause=True)}",
+            code="unreadable",
+            path=path,
+        ) from error
+    expected_tensors, pruned = tensors(network), tensors(shipped)
     for name, weights in decoded.items():
-        tensor = held[name]
+        tensor = expected_tensors[name]
         if tensor.is_floating_point():
             tensor = tensor.to(dtype) + 0  # + 0: what rounds to a negative zero ships as a positive one
         expected = tensor.numpy()
         if weights.shape != expected.shape:
-            raise ParityFailed(f"{path.name} has {name} in shape {weights.shape}, not {expected.shape}")
+            raise ParityFailed(
+                f"{path.name} has {name} in shape {weights.shape}, not {expected.shape}",
+                code="weights-differ",
+                name=name,
+                path=path,
+            )
         if weights.tobytes() != expected.tobytes():
             wrong = int((weights != expected).sum())
-            raise ParityFailed(f"{path.name} has other values in {wrong} of {weights.size} weights of {name}")
+            raise ParityFailed(
+                f"{path.name} has other values in {wrong} of {weights.size} weights of {name}",
+                code="weights-differ",
+                name=name,
+                path=path,
+            )
         if weights.ndim > 1 and (alive := int(((weights != 0) & (pruned[name].numpy() == 0)).sum())):
-            raise ParityFailed(f"{path.name} has values for {alive} weights of {name} that were pruned")
+            raise ParityFailed(
+                f"{path.name} has values for {alive} weights of {name} that were pruned",
+                code="pruned-weights",
+                name=name,
+                path=path,
+            )
     return list(decoded)
 
 
@@ -158,7 +182,12 @@ def outputs_of(module: nn.Module, samples: tuple[Tensor, ...]) -> np.ndarray:
     def infer(sample: list[np.ndarray]) -> np.ndarray:
         output = module(*map(torch.from_numpy, sample))
         if not isinstance(output, torch.Tensor):
-            raise UsageError(f"{type(module).__name__} returns a {type(output).__name__}: export takes one tensor")
+            name = type(module).__name__
+            raise UsageError(
+                f"{name} returns a {type(output).__name__}, and export takes a network that returns one tensor",
+                code="not-one-tensor",
+                name=name,
+            )
         return output.numpy()
 
     with torch.no_grad():
@@ -166,21 +195,33 @@ def outputs_of(module: nn.Module, samples: tuple[Tensor, ...]) -> np.ndarray:
 
 
 def _compare_outputs(name: str, tolerance: float, outputs: np.ndarray, reference: np.ndarray, equal: int) -> Parity:
+    """Raises ParityFailed where outputs differ from the reference by more than `tolerance`, over its largest one.
+
+    name: of the file or network that they are of, for the message. equal: how many tensors were found equal before.
+    """
     import numpy as np
 
     if outputs.shape != reference.shape:
-        raise ParityFailed(f"{name} answers in shape {outputs.shape}, the checkpoint in {reference.shape}")
-    if not np.isfinite(reference).all():
-        raise ParityFailed(f"{name} cannot be compared: the checkpoint's own outputs are not finite")
-    outputs = outputs.astype(reference.dtype)
-    largest = float(np.abs(reference).max())
-    difference = float(np.abs(outputs - reference).max())
-    relative = difference / largest if largest else difference
-    if not relative <= tolerance:  # a NaN fails too
         raise ParityFailed(
-            f"{name} is off by {difference:.2g} on outputs of up to {largest:.2g}: "
-            f"{relative:.1e} of them, where rounding explains {tolerance:.0e}"
+            f"{name} answers in shape {outputs.shape}, the checkpoint in {reference.shape}",
+            code="outputs-differ",
+            path=name,
+        )
+    if not np.isfinite(reference).all():
+        raise ParityFailed(
+            f"{name} cannot be compared, because the checkpoint's own outputs are not finite",
+            code="not-finite",
+            path=name,
+        )
+    outputs = outputs.astype(reference.dtype)
+    found = difference(outputs, reference)
+    if not found.relative <= tolerance:
+        raise ParityFailed(
+            f"{name} is off by {found.absolute:.2g} on outputs of up to {np.abs(reference).max():.2g}, which is "
+            f"{found.relative:.1e} of them, where rounding explains {tolerance:.0e}",
+            code="outputs-differ",
+            path=name,
         )
     samples = len(reference)
     agree = outputs.reshape(samples, -1).argmax(1) == reference.reshape(samples, -1).argmax(1)
-    return Parity(difference, relative, tolerance, float(agree.mean()), samples, equal or None)
+    return Parity(*found, tolerance, float(agree.mean()), samples, equal or None)

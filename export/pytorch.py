@@ -1,6 +1,6 @@
 """PyTorch itself: the cut, folded network as a `.pt2` program of torch.export, for servers and for torch.compile.
 
-The format has no sparse weights, so zeros cost what others do, until the file is compressed as a whole.
+The format has no sparse weights: a zero takes as many bytes as any other weight, until the whole file is compressed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dwindle.errors import UsageError
-from dwindle.export.fold import deployable, reason, tensors, trace
+from dwindle.errors import UsageError, one_line
+from dwindle.export.fold import deployable, tensors, trace
 from dwindle.export.quiet import quiet
-from dwindle.export.target import one_by_one
+from dwindle.export.target import Target, one_by_one
+from dwindle.manifest import Breakdown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,20 +26,14 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 
-class PyTorch:
+class PyTorch(Target):
     """A .pt2 archive, its batch fixed, that `torch.export.load` reads without the code of the model."""
 
     name = "pytorch"
     suffix = ".pt2"
     precisions = ("fp32",)
-    arithmetic = "fp32"
-    packs_zeros = False
     packages = ("torch",)
     zstd = True
-    """Whether an export has the file compressed beside it, for want of zeros packed in it."""
-
-    def __init__(self, precision: str = precisions[0]) -> None:
-        self.precision = precision
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         path.write_bytes(_archive(module, inputs))
@@ -57,11 +52,22 @@ class PyTorch:
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         program = read(path)
-        held = {**program.state_dict, **program.constants}
-        return {name: held[name].numpy() for name in tensors(module) if name in held}
+        found = {**program.state_dict, **program.constants}
+        return {name: found[name].numpy() for name in tensors(module) if name in found}
+
+    def breakdown(self, path: Path) -> Breakdown:
+        values = graph = 0
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                name = entry.filename.partition("/")[2]
+                if _TENSOR.fullmatch(name):
+                    values += entry.compress_size
+                elif name == _GRAPH:
+                    graph += entry.compress_size
+        return Breakdown.of(path.stat().st_size, mask=0, values=values, graph=graph)
 
     def loaded(self, path: Path) -> GraphModule:
-        """The file's program as a module, on the CPU, for its runtimes. Raises as `read` does."""
+        """The file's program as a module on the CPU. Raises as `read` does."""
         return read(path).module()
 
 
@@ -71,9 +77,10 @@ _HARMLESS = re.compile(
 )
 """What an archive may hold: raw tensors, JSON and marks of the format (torch/csrc/export/pt2_archive_constants.h). Its
 other members are compiled libraries and pickles, which loading would execute."""
+_TENSOR = re.compile(r"data/weights/weight_\d+|data/constants/tensor_\d+")
+_GRAPH = "models/model.json"
 _EXAMPLE = "data/sample_inputs/model.pt"
-"""A pickle: of use to nobody here, so that it is written empty."""
-_PROGRAM = "models/model.json"
+"""A pickle of example inputs, which nothing here reads: it is written empty."""
 _CALLS = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.getitem")
 """What the program may call: PyTorch's own operators. Another name is looked up in torch's modules, and called."""
 _ARGUMENTS = frozenset(
@@ -104,7 +111,7 @@ def read(path: Path) -> ExportedProgram:
         with quiet():
             return torch.export.load(content)
     except Exception as error:  # a damaged program fails anywhere in PyTorch's reader
-        raise _damaged(path, reason(error)) from error
+        raise _damaged(path, one_line(error, root_cause=True)) from error
 
 
 def _checked(path: Path) -> io.BytesIO:
@@ -126,7 +133,7 @@ def _checked(path: Path) -> io.BytesIO:
     except UsageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
-        raise _damaged(path, reason(error)) from error
+        raise _damaged(path, one_line(error, root_cause=True)) from error
     checked.seek(0)
     return checked
 
@@ -170,8 +177,8 @@ def _is_plain_tree(description: str) -> bool:
 
 def _executed(path: Path, name: str) -> UsageError:
     return UsageError(
-        f"{path} has a part that would be executed, {name}: dwindle writes none such",
-        code="executable",
+        f"{path} is refused, because loading it would execute its part {name}: export it again by dwindle",
+        code="executable-part",
         path=path,
         name=name,
     )
@@ -193,5 +200,8 @@ def _archive(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
         with quiet():
             torch.export.save(program, content)
     except Exception as error:
-        raise UsageError(f"{type(network).__name__} cannot be written as a .pt2: {reason(error)}") from error
+        name = type(network).__name__
+        raise UsageError(
+            f"{name} cannot be written as a .pt2: {one_line(error, root_cause=True)}", code="not-convertible", name=name
+        ) from error
     return content.getvalue()

@@ -1,4 +1,4 @@
-"""What fewer bits cost: a file against the same network in fp32, tensor by tensor and as a whole."""
+"""What fewer bits per weight cost: a file compared with the same network in fp32, by tensor and as a whole."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def quality(shipped: nn.Module, precision: str, compared: Compared) -> Quality | None:
-    """None for fp32, which loses nothing.
+    """What a precision lost; None for fp32, which loses nothing.
 
-    shipped: what `fold.deployable` returns. compared: what parity made of its file.
+    shipped: what `fold.deployable` returns. compared: what `parity.compare` found of its file.
     """
     if precision == "fp32":
         return None
-    held = tensors(compared.held)
-    ratios = {name: sqnr(tensor.numpy(), held[name].numpy()) for name, tensor in tensors(shipped).items()}
+    rounded = tensors(compared.rounded)
+    ratios = {name: sqnr(tensor.numpy(), rounded[name].numpy()) for name, tensor in tensors(shipped).items()}
     exact, outputs = compared.exact, compared.outputs
     classes = (found.reshape(len(found), -1).argmax(1) for found in (exact, outputs))
     return Quality(
@@ -35,7 +35,7 @@ def quality(shipped: nn.Module, precision: str, compared: Compared) -> Quality |
 
 
 def sentence(found: Quality, precision: str) -> str:
-    """In a line, for people."""
+    """The same as one line for people."""
     if found.sqnr is None:
         return f"{precision} changes no output"
     if not found.tensors:
@@ -48,7 +48,7 @@ def sentence(found: Quality, precision: str) -> str:
 
 
 def sqnr(exact: NDArray[Any], approximate: NDArray[Any]) -> float | None:
-    """Signal to quantisation noise, in decibels; None where nothing was lost."""
+    """The signal to quantisation noise ratio in decibels; None where nothing was lost, or there is no signal."""
     signal = np.square(exact, dtype=np.float64).sum()
     noise = np.square(np.subtract(exact, approximate, dtype=np.float64)).sum()
     return float(10 * np.log10(signal / noise)) if noise and signal else None

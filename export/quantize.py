@@ -1,4 +1,4 @@
-"""Weights in fewer bits, the same for every target: what a file stores, and the network that it then holds.
+"""Weights in fewer bits, in the same way for every target: what a file stores, and the network that it then computes.
 
 int8 is symmetric, with a scale per row of the first dimension (a convolution's or linear layer's output
 channel), so that a pruned weight stays exactly zero. Scales lie on a grid of 256: a byte each in a file.
@@ -27,22 +27,23 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "fp16", "int8", "int4", "palette4"]
 FOUR_BITS = ("int4", "palette4")
 LARGEST = 127
-"""Of an int8 code; −128 is left out, as the range is symmetric."""
+"""The largest int8 code. −128 is never used, as the range is symmetric."""
 LARGEST_INT4 = 7
+"""The largest int4 code. −8 is never used, as the range is symmetric."""
 SCALES = np.geomspace(2.0**-14, 65504 / LARGEST, 256).astype(np.float16)
-"""Every scale there is: from fp16's smallest normal number up to where int8 covers the whole of fp16.
+"""Every scale that a file can have: from fp16's smallest normal number up to where int8 covers the whole of fp16.
 
 Steps of 6.5% cost a quarter of a decibel on average. Fp16 holds each exactly, and fp32 each product with a code.
 """
 _ROW = 8
-"""Weights that a row must have for a scale of its own to be worth its byte."""
+"""How many weights a row must have for a scale of its own to be worth a byte."""
 _LONG_ROW = 64
-"""Weights that a row must have to be stored in four bits."""
+"""How many weights a row must have to be stored in four bits."""
 _BLOCK = 64
-"""Surviving weights, or more, that share a scale of int4, where the row has that many: with fewer, of normal weights,
-a decibel gained takes more bits of scales than it would take of weights."""
+"""How many surviving weights share a scale of int4, at least, where the row has that many. With fewer of them, and
+normally distributed weights, a decibel takes more bits of scales than of weights."""
 _DECIBELS = 6.02
-"""Of signal over noise that a bit per weight is worth: 20 log₁₀ 2."""
+"""The signal-to-noise ratio that one more bit per weight is worth: 20 log₁₀ 2."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,20 @@ class Stored:
     """A tensor as a file holds it."""
 
     values: NDArray[Any]
-    """As they are; or integer codes, of which 0 is zero: int8, int4 from −7 up, or places in `palette`."""
+    """The values themselves; or integer codes, of which 0 is zero: int8, int4 from −7 up, or indices into `palette`."""
     scale: NDArray[np.uint8] | None = None
-    """For codes: the place in SCALES of each scale, shape (rows, blocks of input channels, 1, …)."""
+    """For codes: the index into SCALES of each scale, shape (rows, blocks of input channels, 1, …)."""
     palette: NDArray[np.float16] | None = None
     kind: str = ""
-    """`int4` or `palette4`; for anything else the dtype says it."""
+    """`int4` or `palette4`; empty for anything else, which the dtype of `values` tells."""
 
     @property
     def bits(self) -> int:
-        """Of a value."""
+        """How many bits a value takes."""
         return 4 if self.kind in FOUR_BITS else 8 * self.values.itemsize
 
     def decoded(self) -> NDArray[Any]:
-        """The tensor that a runtime computes with: fp32, or what isn't float unchanged."""
+        """The tensor that a runtime computes with: in fp32, or unchanged where it has no floats."""
         values = self.values if self.palette is None else self.palette[self.values]
         if self.scale is not None:
             return values.astype(np.float32) * spread(SCALES[self.scale], values.shape).astype(np.float32)
@@ -73,23 +74,27 @@ class Stored:
 def stored(network: nn.Module, precision: str) -> dict[str, Stored]:
     """Every parameter and buffer of a network (`fold.deployable`'s) at a precision, by name.
 
-    At int8 and below, what has no rows long enough for a scale (biases, norms) is fp16. Raises UsageError for a weight
-    beyond the reach of the precision.
+    At int8 and below, tensors without rows long enough for a scale (biases, norms) are fp16. Raises UsageError for a
+    weight beyond the range of the precision.
     """
-    held = tensors(network)
-    first = next((name for name, tensor in held.items() if tensor.is_floating_point() and tensor.dim() > 1), None)
+    every = tensors(network)
+    first = next((name for name, tensor in every.items() if tensor.is_floating_point() and tensor.dim() > 1), None)
     return {
         name: store(name, tensor.numpy(), "int8" if name == first and precision in FOUR_BITS else precision)
-        for name, tensor in held.items()
+        for name, tensor in every.items()
     }
 
 
 def store(name: str, array: NDArray[Any], precision: str) -> Stored:
-    """One tensor at a precision; `name` is for the message. Raises as `stored` does."""
+    """One tensor at a precision. name: the tensor's, for the message. Raises as `stored` does."""
     if array.dtype != np.float32 or not array.ndim or not array.size or precision == "fp32":
         return Stored(array)
     if not (np.abs(array) <= np.finfo(np.float16).max).all():
-        raise UsageError(f"{name} has values beyond 65504, where {precision} ends: scale it down")
+        raise UsageError(
+            f"{name} has values beyond 65504, the largest that {precision} can store: scale it down",
+            code="out-of-range",
+            name=name,
+        )
     if precision in FOUR_BITS and array.ndim > 1 and array[0].size >= _LONG_ROW:
         if precision == "palette4":
             return _palette4(array)
@@ -101,10 +106,10 @@ def store(name: str, array: NDArray[Any], precision: str) -> Stored:
 
 
 def as_shipped(module: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> nn.Module:
-    """What a file of a network as it is trained computes, in fp32: batch norm folded, weights rounded.
+    """A network in fp32 that computes what a file of `module` computes: batch norm folded, weights rounded.
 
-    `inputs` are what it takes, one sample as a batch of one. The network itself at fp32, which rounds nothing.
-    Raises UsageError as `deployable` and `stored` do.
+    module: as it is trained; at fp32, which rounds nothing, it is returned itself. inputs: what it takes, one sample as
+    a batch of one. Raises UsageError as `deployable` and `stored` do.
     """
     if precision == "fp32":
         return module
@@ -112,8 +117,10 @@ def as_shipped(module: nn.Module, inputs: tuple[Tensor, ...], precision: str) ->
     return quantized(network, stored(network, precision))
 
 
-def quantized(network: nn.Module, held: dict[str, Stored]) -> nn.Module:
-    """The network that a file with these tensors holds, in fp32.
+def quantized(network: nn.Module, weights: dict[str, Stored]) -> nn.Module:
+    """A copy of the network in fp32, with the tensors that a file stores in place of its own.
+
+    weights: what `stored` returns for the same network.
 
     Raises AssertionError should a pruned weight have come back to life.
     """
@@ -122,14 +129,14 @@ def quantized(network: nn.Module, held: dict[str, Stored]) -> nn.Module:
     copied = copy.deepcopy(network)
     with torch.no_grad():
         for name, tensor in tensors(copied).items():
-            decoded = torch.from_numpy(np.array(held[name].decoded()))
+            decoded = torch.from_numpy(np.array(weights[name].decoded()))
             assert not ((tensor == 0) & (decoded != 0)).any(), f"{name} was pruned, and is no longer"
             tensor.copy_(decoded)
     return copied
 
 
 def spread(scale: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """A scale for each block, as one for each input channel: what broadcasts to a tensor of that shape."""
+    """Scales of blocks, repeated to one for each input channel: they broadcast to a tensor of that shape."""
     return np.repeat(scale, shape[1] // scale.shape[1], 1)
 
 
@@ -170,11 +177,11 @@ def _palette4(array: NDArray[np.float32]) -> Stored:
     return scaled if _noise(array, plain) > 10 ** (worth / 10) * _noise(array, scaled) else plain
 
 
-def _noise(array: NDArray[np.float32], held: Stored) -> float:
-    return float(np.square(array - held.decoded(), dtype=np.float64).sum())
+def _noise(array: NDArray[np.float32], tensor: Stored) -> float:
+    return float(np.square(array - tensor.decoded(), dtype=np.float64).sum())
 
 
 def _scales(needed: NDArray[Any]) -> NDArray[np.uint8]:
-    """The places of the smallest scales that are as large, or of the largest there is."""
+    """The indices into SCALES of the smallest scales that are at least as large as needed, or else of the largest."""
     found = np.searchsorted(SCALES.astype(np.float32), needed)
     return np.minimum(found, SCALES.size - 1).astype(np.uint8)

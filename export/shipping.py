@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dwindle.errors import UsageError
+from dwindle.errors import UsageError, one_line
 from dwindle.export.coreml.interface import Interface, Normalization
 from dwindle.export.fold import deployable
 from dwindle.export.quantize import as_shipped
-from dwindle.export.target import Calibrated, Target
+from dwindle.export.target import Target
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
     from dwindle.models.checked_task import CheckedTask
 
 SAMPLES = 256
-"""To calibrate on."""
+"""How many samples a target is calibrated on, unless another number is asked for."""
 
 
 def calibrated(
     target: Target, task: CheckedTask, samples: int | None = None, say: Callable[[str], None] = lambda line: None
 ) -> Target:
-    """The target, calibrated on up to `samples` (SAMPLES) of the task's training split where its precision takes that.
+    """The target, calibrated on the task's training split if it `calibrates`, and else as it is.
 
-    A task without `inputs` has only its example. `say` hears of it, and of the samples. Raises UsageError for a number
-    below 1, and for samples from which no range of activations follows.
+    samples: at most how many are used; None: SAMPLES. A task without `inputs` has only its example input. say: called
+    with a sentence about what was used. Raises UsageError for a number below 1, and for samples from which no range of
+    activations follows.
     """
     if samples is not None and samples < 1:
         raise UsageError(f"`calib_samples` is {samples}: give 1 or more", code="out-of-range", option="calib_samples")
-    if not isinstance(target, Calibrated) or not target.calibrates:
+    if not target.calibrates:
         return target
     real = tuple(tensor.cpu().float() for tensor in task.inputs("train"))
     spread = tuple(_spread(tensor, samples or SAMPLES) for tensor in real)
@@ -43,30 +44,36 @@ def calibrated(
     return target.calibrated(spread)
 
 
-def facing(
+def with_interface(
     target: Target,
     task: CheckedTask,
     image_input: bool,
     classes: str | None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Target:
-    """The target with an image input, normalised as the task's, and class labels, where it has such things.
+    """The target with an image input and class labels, if it `takes_interface`, and else as it is.
 
-    classes: a file with a label on each line, or "" for the names in the task's data; None: no labels. `say` hears
-    where the target has neither. Raises UsageError where the task or the file doesn't give what was asked for.
+    image_input: whether its files take images, which they normalise as the task does. classes: the path of a file with
+    a label on each line, or "" for the task's `class_names`; None: no labels. say: called with a sentence where the
+    target takes neither. Raises UsageError where the task or the file lacks what is needed.
     """
     if not image_input and classes is None:
         return target
-    face: Callable[[Interface], Target] | None = getattr(target, "facing", None)
-    if face is None:
-        say("has no image inputs and no class labels: they were left out")
+    if not target.takes_interface:
+        say("its files take neither images nor class labels: both were left out")
         return target
     image = None
     if image_input:
         if (moments := task.normalization) is None:
-            raise UsageError("an image input takes the task's `normalization`, and it has none")
+            raise UsageError(
+                "an image input needs the task's `normalization`, and the task has none: add it, or leave out "
+                "`image_input`",
+                code="missing-member",
+                option="image_input",
+                name="normalization",
+            )
         image = Normalization(*(tuple(float(value) for value in moment) for moment in moments))
-    return face(Interface(image, _labels(task, classes)))
+    return target.with_interface(Interface(image, _labels(task, classes)))
 
 
 def _labels(task: CheckedTask, classes: str | None) -> tuple[str, ...]:
@@ -74,58 +81,72 @@ def _labels(task: CheckedTask, classes: str | None) -> tuple[str, ...]:
         return ()
     if not classes:
         if (names := task.class_names) is None:
-            raise UsageError("the task has no `class_names`: give `classes` a file with a label on each line")
+            raise UsageError(
+                "the task has no `class_names`: give `classes` a file with a label on each line",
+                code="missing-member",
+                option="classes",
+                name="class_names",
+            )
         return names
     try:
         labels = tuple(line.strip() for line in Path(classes).read_text().splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"the class labels in {classes} cannot be read: {getattr(error, 'strerror', None) or error}"
+            f"the class labels in {classes} cannot be read ({one_line(error)}): give a file with a label on each line",
+            code="unreadable",
+            option="classes",
+            path=classes,
         ) from error
     if not labels:
-        raise UsageError(f"{classes} has no class labels: write one on each line")
+        raise UsageError(
+            f"{classes} has no class labels: write one on each line", code="empty", option="classes", path=classes
+        )
     return labels
 
 
 def as_file(target: Target, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-    """What a file of a network as it is trained computes, for batches of any size.
+    """A network that computes what the target's file of `module` computes, for batches of any size.
 
-    The network with its weights rounded, or where the target rounds activations too, the file itself, run sample by
-    sample. Raises as `deployable` and the target's `write` do.
+    module: as it is trained. The result is the same network with its weights rounded; or, where the target rounds
+    activations too, the file itself, run sample by sample. Raises as `deployable` and the target's `write` do.
     """
-    if not isinstance(target, Calibrated) or not target.calibrates:
+    if not target.calibrates:
         return as_shipped(module, inputs, target.precision)
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name, f"net{target.suffix}")
     target.write(deployable(module, inputs), inputs, path, pack=True)
 
     network = running(target, path)
-    network.folder = folder  # type: ignore[assignment]  # it is removed with the module
+    network.folder = folder  # type: ignore[assignment]  # removed together with the module
     return network
 
 
 def shipper(target: Target, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], nn.Module]:
-    """`as_file` for one network after the other. What it made of the weights seen last is kept: the network of the last
-    round is judged on validation and then on test, and writing a file that rounds activations takes a calibration."""
+    """A function that does what `as_file` does, and caches its last result.
+
+    The network of the last round is judged on validation and then on test, with the same weights, and to write a file
+    that rounds activations takes a calibration.
+    """
     import torch
 
-    seen: dict[str, Tensor] = {}
-    made: nn.Module | None = None
+    last: dict[str, Tensor] = {}
+    result: nn.Module | None = None
 
     def ships(module: nn.Module) -> nn.Module:
-        nonlocal made
-        held = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
-        if made is None or held.keys() != seen.keys() or not all(torch.equal(seen[name], held[name]) for name in held):
-            made = as_file(target, module, inputs)
-            seen.clear()
-            seen.update({name: tensor.clone() for name, tensor in held.items()})
-        return made
+        nonlocal result
+        state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+        same = state.keys() == last.keys() and all(torch.equal(last[name], state[name]) for name in state)
+        if result is None or not same:
+            result = as_file(target, module, inputs)
+            last.clear()
+            last.update({name: tensor.clone() for name, tensor in state.items()})
+        return result
 
     return ships
 
 
 def running(target: Target, path: Path) -> nn.Module:
-    """A file as a module, run sample by sample by its target's runtime, for batches of any size."""
+    """A module that runs a file by its target's runtime, sample by sample, for batches of any size."""
     from torch import from_numpy, nn
 
     class File(nn.Module):

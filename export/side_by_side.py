@@ -1,10 +1,12 @@
-"""Several targets of one checkpoint at once: a process for each, of which nothing is shared but what they import.
+"""Exporting one checkpoint to several targets at once, each in a process of its own.
 
-A converter's memory goes back when its process ends, and one that crashes takes no other target with it.
+The processes share nothing but the modules they import. A converter's memory is freed when its process ends, and one
+that crashes ends no other target's export.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -13,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -22,22 +24,25 @@ from typing import TYPE_CHECKING, Any
 from dwindle import errors
 from dwindle.errors import DwindleError
 from dwindle.export.options import ExportOptions
+from dwindle.imports import hidden
 
 if TYPE_CHECKING:
     from dwindle.models.trust import Trust
 
 _END = "\0"
-"""Begins a line that reports an error, as JSON: the target's index, the kind of error, its message, its members."""
+"""Begins a line of JSON that says what went wrong: the target's index, the class of the error, its fields."""
+_FIELDS = ("code", "option", "path", "name")
+"""The fields of a DwindleError beside its message."""
 _SHARED = (
     "torch.export._trace",
     "torchvision.models",
     "dwindle.models.tasks",
     "dwindle.models.build",
-    "dwindle.export.exporter",
+    "dwindle.export.one_target",
 )
-"""What every export imports, which takes seconds: once for all where processes fork."""
-_IDLE = {"coreml": ("coremltools", ("executorch", "sklearn", "torchao"))}
-"""By target, what it imports, and what that imports where it's there, for networks that dwindle doesn't hand it."""
+"""Modules that every export imports. That takes seconds, and happens once for all targets where processes fork."""
+_OPTIONAL = {"coreml": ("coremltools", ("executorch", "sklearn", "torchao"))}
+"""By target, the library it imports, and packages that this library imports where they are installed, unused here."""
 
 
 def run(
@@ -47,15 +52,18 @@ def run(
     threads: int | None = None,
     trust: Trust = False,
 ) -> None:
-    """Exports to each target that `options` names, side by side: as many at once as there are cores.
+    """Exports to each target that `options` names, as many at a time as there are cores.
 
-    threads: for each process; None: its share of the machine's cores. All go on to their ends; then the first
-    failure is raised, as what it was in its process, or DwindleError for a process that died.
+    progress: called with each line that an export reports. threads: of each process; None: its share of the machine's
+    cores. trust: whether the checkpoint's own code may run, as in `exporter.export`.
+
+    Every export runs to its end. Then the first failure is raised, as the class that it was in its process, or as
+    DwindleError for a process that died.
     """
     share = threads or max(1, (os.cpu_count() or 1) // len(options))
-    # The same places to look for a user's own modules as here.
+    # The user's own modules must be found there as they are here.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(share)}
-    # Not from this process, which may have threads, and a device: those don't survive a fork.
+    # A new process does the forking: this one may have threads or use a GPU, which do not survive a fork.
     allowed = trust if isinstance(trust, bool) else sorted(trust)
     command = [
         sys.executable,
@@ -76,15 +84,17 @@ def run(
         try:
             for line in process.stdout:
                 if line.startswith(_END):
-                    index, kind, message, members = json.loads(line.removeprefix(_END))
-                    failures[index] = getattr(errors, kind)(message, **members)
+                    index, kind, message, fields = json.loads(line.removeprefix(_END))
+                    failures[index] = getattr(errors, kind)(message, **fields)
                 else:
                     progress(line.rstrip("\n"))
         finally:
             process.stdout.close()
         if process.wait():
             chatter.seek(0)
-            raise DwindleError(f"the export ended with {process.returncode}: {_last(chatter.read())}")
+            raise DwindleError(
+                f"the export ended with {process.returncode}: {_last_line(chatter.read())}", code="process-died"
+            )
     if failures:
         raise failures[min(failures)]
 
@@ -92,7 +102,7 @@ def run(
 def main() -> int:
     """A process for each target; their progress on stdout."""
     options = json.loads(sys.argv[1])
-    forks = sys.platform == "linux"  # elsewhere libraries of the system's don't survive it
+    forks = sys.platform == "linux"  # on other systems, some of the system's libraries do not survive a fork
     if forks:
         for module in _SHARED:
             importlib.import_module(module)
@@ -111,48 +121,39 @@ def main() -> int:
         for index, process in enumerate(processes):
             process.join()
             if process.exitcode:
-                said = _last(chatter[index].read_text())
-                message = f"the export to {options[index][1]} ended with {process.exitcode}: {said}"
-                line = _END + json.dumps([index, DwindleError.__name__, message, {}]) + "\n"
-                print(line, end="", flush=True)  # in one piece: unbuffered, an end of its own may follow another's line
+                name, output = options[index][1], _last_line(chatter[index].read_text())
+                message = f"the export to {name} ended with {process.exitcode}: {output}"
+                line = _END + json.dumps(
+                    [index, DwindleError.__name__, message, {"code": "process-died", "name": name}]
+                )
+                print(line + "\n", end="", flush=True)  # as one write, so that another process's line cannot split it
     return 0
 
 
 def _one(index: int, given: tuple[tuple[str, str, dict[str, Any], Trust], Path]) -> None:
-    """One target in this process; only progress goes to what is stdout at the start."""
+    """One target's export in this process. Its progress goes to stdout, and all other output to a file."""
     (checkpoint, name, options, trust), chatter = given
     out = os.fdopen(os.dup(1), "w")
     with chatter.open("wb") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
-    gc.set_threshold(100_000, 50, 100)  # a process this short would spend a fifth of its time looking for garbage
-    if name in _IDLE:
-        _import_alone(*_IDLE[name])
-    from dwindle.export.exporter import export_one
+    gc.set_threshold(100_000, 50, 100)  # by default, garbage collection would take a fifth of so short a process
+    if name in _OPTIONAL:
+        module, unused = _OPTIONAL[name]
+        with hidden(*unused), contextlib.suppress(ImportError):  # the target says it where the library is missing
+            importlib.import_module(module)
+    from dwindle.export.one_target import export_one
 
     try:
         export_one(checkpoint, name, ExportOptions(**options), lambda line: print(line, file=out, flush=True), trust)
     except DwindleError as error:
-        known = next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
-        members = {"code": error.code, "option": error.option, "path": error.path, "name": error.name}
-        print(_END + json.dumps([index, known, str(error), members], default=str), file=out, flush=True)
+        known = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+        fields = {name: str(value) for name in _FIELDS if (value := getattr(error, name)) is not None}
+        print(_END + json.dumps([index, known.__name__, str(error), fields]), file=out, flush=True)
 
 
-def _import_alone(module: str, without: Sequence[str]) -> None:
-    """Imports a module as if others, that were not imported yet, weren't installed."""
-    hidden = [name for name in without if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: importing it raises ImportError
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        pass  # whoever needs it says so
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
-def _last(said: str) -> str:
-    return (said.strip().splitlines() or ["nothing was said"])[-1]
+def _last_line(output: str) -> str:
+    return (output.strip().splitlines() or ["it printed nothing"])[-1]
 
 
 if __name__ == "__main__":

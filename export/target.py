@@ -2,126 +2,243 @@
 
 from __future__ import annotations
 
+import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dwindle import registry
 from dwindle.errors import UsageError
+from dwindle.export.zeros import Effects
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from dwindle.export.coreml.interface import Interface
+    from dwindle.manifest import Breakdown
+
 GROUP = "dwindle.targets"
+_REQUIRED = ("name", "suffix", "precisions", "packages")
+"""Class attributes that have no default."""
 
 
-class Target(Protocol):
-    """A file format. Third parties add one through the entry-point group `dwindle.targets`."""
+class Target(ABC):
+    """A file format at one precision: how a network is written to it, measured, read back and run.
 
-    name: str
-    suffix: str
-    precisions: tuple[str, ...]
-    """What it can store weights in (`export.quantize`); the first is its default. Its class takes one of them."""
+    A third party adds a target by one subclass, registered through the entry-point group `dwindle.targets`:
+
+        [project.entry-points."dwindle.targets"]
+        mine = "package.module:Mine"
+
+    The subclass sets `name`, `suffix`, `precisions` and `packages` and implements the abstract methods. Everything else
+    has a default. dwindle creates it as `Mine(precision, min_os)`.
+    """
+
+    name: ClassVar[str]
+    """What `--target` calls it."""
+    suffix: ClassVar[str]
+    """The ending of its files' names, with the dot."""
+    precisions: ClassVar[tuple[str, ...]]
+    """What it can store weights in (`export.quantize`). The first is its default."""
+    packages: ClassVar[tuple[str, ...]]
+    """The distributions that write and run its files. The manifest records their versions."""
+    systems: ClassVar[tuple[str, ...]] = ()
+    """The earliest operating systems that its files can be written for. Empty: its files do not depend on one."""
+    zstd: ClassVar[bool] = False
+    """Whether an export also writes the file compressed by Zstandard, for an app that unpacks it at its first start."""
+    effects: ClassVar[Effects] = Effects()
+    """What each kind of pruning changes about size and speed, with grounds and sources."""
+    takes_interface: ClassVar[bool] = False
+    """Whether its files can take images and answer with class labels. If so, it overrides `with_interface`."""
+
     precision: str
-    """The one that it was made for."""
-    arithmetic: str
-    """What its runtime computes in, whatever weights are stored in: `fp32`, `fp16`, or `int8` where it is `Calibrated`.
-    Parity's tolerance follows."""
-    packs_zeros: bool
-    """Whether a pruned weight makes the file smaller."""
-    packages: tuple[str, ...]
-    """The distributions that make and run its files: the manifest records their versions."""
+    """What this target stores weights in."""
+    min_os: str | None
+    """The earliest system that must load the files; None where `systems` is empty."""
+    samples: tuple[Tensor, ...] | None = None
+    """The inputs that it was calibrated on, batched; None before, and where `calibrates` is false."""
 
+    def __init__(self, precision: str | None = None, min_os: str | None = None) -> None:
+        """precision: one of `precisions`; None: the first. min_os: one of `systems`; None: the target's own choice."""
+        self.precision = precision or self.precisions[0]
+        self.min_os = min_os
+
+    @property
+    def arithmetic(self) -> str:
+        """What its runtime computes in, whatever weights are stored in: `fp32` or `fp16`, or `int8` where it
+        `calibrates`. The tolerance of parity follows from it."""
+        return "fp32"
+
+    @property
+    def note(self) -> str | None:
+        """A sentence for the user about this precision and system, such as a form of storage that an old system lacks;
+        None: there is nothing to say."""
+        return None
+
+    @property
+    def stand_in(self) -> str | None:
+        """What runs its files on this machine in place of its own runtime, in words; None: its own runtime does."""
+        return None
+
+    @property
+    def packs_zeros(self) -> bool:
+        """Whether a pruned weight makes the file smaller."""
+        return self.effects.weights.smaller
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it rounds activations too at this precision, and therefore has to see real inputs first. If so, it
+        overrides `calibrated` and `as_stored`."""
+        return False
+
+    def calibrated(self, samples: tuple[Tensor, ...]) -> Target:
+        """The same target with the ranges of activations that `samples` (batched) lead to in each network it writes.
+
+        Raises UsageError for samples from which no range follows.
+        """
+        return self
+
+    def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
+        """The network that a file of `network` (what `fold.deployable` returns) stores, in PyTorch.
+
+        activations: False: its weights rounded as in the file, under the names of `network`. True: activations rounded
+        as well, for a batch of one; the same where the target does not round them. Raises as `write` does.
+        """
+        from dwindle.export.quantize import quantized, stored
+
+        return quantized(network, stored(network, self.precision))
+
+    def with_interface(self, interface: Interface) -> Target:
+        """The same target, whose files take and answer what `interface` says.
+
+        Raises UsageError where `takes_interface` is false, which is the default.
+        """
+        raise UsageError(
+            f"{self.name} files take neither images nor class labels: export to coreml",
+            code="no-interface",
+            name=self.name,
+        )
+
+    def breakdown(self, path: Path) -> Breakdown | None:
+        """What the bytes of a file that this target wrote are spent on; None: it cannot tell, which is the default."""
+        return None
+
+    @abstractmethod
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
-        """Writes `module` (what `fold.deployable` returns), its batch that of `inputs`.
+        """Writes a network (what `fold.deployable` returns) to `path`, for the batch size of `inputs`.
 
-        Returns the encoding in words. With `pack` off, zeros are stored like any weight, as other tools expect.
-        Raises UsageError for a network that the format cannot hold.
+        pack: False stores zeros like any other weight, as other tools expect. Returns how weights are encoded, in
+        words, such as `bitmask + fp16 survivors`. Raises UsageError for a network that the format cannot hold.
         """
 
+    @abstractmethod
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
-        """A function from a module of the same architecture to the bytes its packed file would have.
+        """A function from a network of the same architecture to the bytes that its packed file would have.
 
         Both are networks as they are trained: batch norm not folded, on any device, their zeros explicit.
         """
 
+    @abstractmethod
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
         """The file's output for each sample of `inputs` (any number of them), by its own runtime.
 
-        Raises RuntimeUnavailable where that isn't on this machine.
+        Raises RuntimeUnavailable where that runtime is not on this machine.
         """
 
+    @abstractmethod
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         """Each tensor that can be read back from the file, as its runtime will see it, by its name in `module`.
 
-        module: what was written. Its names are read, never its values. Every packed weight must be there.
-        """
-
-
-@runtime_checkable
-class Calibrated(Protocol):
-    """What a target is besides, if at some precision it rounds activations too, and so has to see real ones first."""
-
-    calibrates: bool
-    """Whether it does at the precision that it was made for. If not, none of the other members is used."""
-    samples: tuple[Tensor, ...] | None
-    """What it was calibrated on, batched; None before."""
-
-    def calibrated(self, samples: tuple[Tensor, ...]) -> Target:
-        """The same target, which sees what `samples` (batched) make of each network that it writes.
-
-        Raises UsageError for samples from which no range of activations follows.
-        """
-
-    def held(self, network: nn.Module, *, activations: bool) -> nn.Module:
-        """The network that a file of `network` (what `fold.deployable` returns) holds, in torch.
-
-        activations: as the file computes, all rounding included, for a batch of one; else only with its weights
-        rounded, under the names of `network`. Raises as `write` does.
+        module: what was written. Its names and shapes are read, never its values. Every packed weight must be there.
         """
 
 
 def load(name: str, precision: str | None = None, min_os: str | None = None) -> Target:
-    """The target of that name at a precision, by default its own; raises UsageError for one that isn't there.
+    """The target of that name at a precision, by default its first one.
 
-    min_os: the earliest system that must load its files, for a target that has `systems` to choose from.
+    min_os: the earliest system that must load its files; ignored by a target without `systems`. Raises UsageError for
+    an unknown name, precision or system, and for a registered object that is no Target.
     """
-    kind: Any = registry.resolve(GROUP, name, "target")
+    kind = _kind(name)
     if precision is not None and precision not in kind.precisions:
-        raise UsageError(f"{name} has no precision {precision!r}: it stores {' or '.join(kind.precisions)}")
-    options = {}
-    if min_os is not None and (systems := getattr(kind, "systems", ())):
-        if min_os not in systems:
-            raise UsageError(f"{name} has no system {min_os!r}: it writes for {', '.join(systems)}")
-        options["min_os"] = min_os
-    target: Target = kind(precision or kind.precisions[0], **options)
-    return target
+        raise UsageError(
+            f"`precision` {precision!r} is unknown to {name}: give {' or '.join(kind.precisions)}",
+            code="unknown-precision",
+            option="precision",
+            name=name,
+        )
+    if min_os is not None and kind.systems and min_os not in kind.systems:
+        raise UsageError(
+            f"`min_os` {min_os!r} is unknown to {name}: give {' or '.join(kind.systems)}",
+            code="unknown-system",
+            option="min_os",
+            name=name,
+        )
+    return kind(precision, min_os if kind.systems else None)
+
+
+def _kind(name: str) -> type[Target]:
+    """The class registered as `name`. Raises UsageError for what is not a complete subclass of Target."""
+    kind: Any = registry.resolve(GROUP, name, "target")
+    reason = ""
+    if not (inspect.isclass(kind) and issubclass(kind, Target)):
+        reason = "it is not a subclass of dwindle.export.target.Target"
+    elif missing := sorted({*kind.__abstractmethods__, *(member for member in _REQUIRED if member not in dir(kind))}):
+        reason = f"it lacks {', '.join(missing)}"
+    if reason:
+        raise UsageError(
+            f"target {name!r} cannot be used, because {reason}: mend or remove the package that registers it",
+            code="not-a-target",
+            option="target",
+            name=name,
+        )
+    found: type[Target] = kind
+    return found
 
 
 DELEGATES = {"xnnpack": "executorch", "coreml": "executorch-coreml"}
-"""What an ExecuTorch file may give its work to, and the target that writes such."""
+"""What an ExecuTorch file can delegate its work to, and the target that writes such files."""
 
 
 def delegated(names: Sequence[str], delegate: str | None) -> list[str]:
-    """Names of targets with ExecuTorch's for that delegate. Raises UsageError for an unknown one, or of no target."""
+    """The names of targets, with ExecuTorch's replaced by the one for that delegate.
+
+    Raises UsageError for an unknown delegate, and for one without ExecuTorch among the targets.
+    """
     if delegate is None:
         return list(names)
     if delegate not in DELEGATES:
-        raise UsageError(registry.unknown("delegate", delegate, list(DELEGATES)))
+        raise UsageError(
+            registry.unknown("delegate", delegate, list(DELEGATES)),
+            code="unknown-name",
+            option="delegate",
+            name=delegate,
+        )
     if DELEGATES["xnnpack"] not in names:
-        raise UsageError("--delegate says what an ExecuTorch file gives its work to: give --target executorch with it")
+        raise UsageError(
+            "`delegate` says what an ExecuTorch file delegates its work to: add executorch to `target`",
+            code="unused-option",
+            option="delegate",
+        )
     return [DELEGATES[delegate] if name == DELEGATES["xnnpack"] else name for name in names]
 
 
-def require_used(asked: Sequence[Target], min_os: str | None, calib_samples: int | None) -> None:
+def require_used(targets: Sequence[Target], min_os: str | None, calib_samples: int | None) -> None:
     """Raises UsageError for an option of `export` that none of these targets has a use for."""
-    if min_os is not None and not any(getattr(target, "systems", ()) for target in asked):
-        raise UsageError("--min-os says which system's Core ML a file is for: give --target coreml with it")
-    if calib_samples is not None and not any(isinstance(target, Calibrated) and target.calibrates for target in asked):
+    if min_os is not None and not any(target.systems for target in targets):
         raise UsageError(
-            "--calib-samples set the ranges of activations that are rounded: give --target executorch --precision int8 "
-            "with them"
+            "`min_os` says which system's Core ML a file is for: add coreml to `target`",
+            code="unused-option",
+            option="min_os",
+        )
+    if calib_samples is not None and not any(target.calibrates for target in targets):
+        raise UsageError(
+            "`calib_samples` is how many samples set the ranges of rounded activations: export to executorch with "
+            "`precision` int8",
+            code="unused-option",
+            option="calib_samples",
         )
 
 

@@ -15,7 +15,6 @@ from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
 from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.bench.views.chart import frontier
 from dwindle.bench.views.cost_words import cost_cells, legend
-from dwindle.bench.views.parts import parts
 from dwindle.bench.views.wording import (
     answers,
     cells,
@@ -90,7 +89,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "manifests": {manifest.target: manifest for _, manifest in exported},
         "largest": max((row.artifact.bytes for row in rows), default=1),
         "bars": _once_per_file(rows),
-        "parts": _parts(opened.path, rows),
+        "parts": _parts(exported),
         "answers": answers(rows),
         "layers": left,
         "widest": max((layer.before[0] for layer in left), default=1),
@@ -172,17 +171,13 @@ def _once_per_file(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     return [(target, [files[target, role] for role in (DENSE, COMPRESSED)]) for target in targets]
 
 
-def _parts(root: Path, rows: list[Row]) -> dict[str, list[tuple[str, int, float]]]:
-    """What each target's compressed file consists of, where that is known: (part, bytes, share of the file)."""
-    found = {}
-    for row in rows:
-        if (
-            row.role == COMPRESSED
-            and row.target not in found
-            and (known := parts(row.target, root / row.artifact.path))
-        ):
-            found[row.target] = [(name, size, size / row.artifact.bytes) for name, size in asdict(known).items()]
-    return found
+def _parts(exported: list[tuple[Path, Manifest]]) -> dict[str, list[tuple[str, int, float]]]:
+    """What each target's compressed file consists of, where its manifest says: (part, bytes, share of the file)."""
+    return {
+        manifest.target: [(name, size, size / manifest.file.bytes) for name, size in asdict(manifest.breakdown).items()]
+        for _, manifest in exported
+        if manifest.breakdown
+    }
 
 
 def _code(said: str) -> Markup:

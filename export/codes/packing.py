@@ -1,6 +1,6 @@
-"""Which code each tensor of a file takes: the one of fewest bytes, for all tensors together.
+"""Choosing how each tensor of a file is encoded, so that all tensors together take the fewest bytes.
 
-Tensors of one code are packed into one string, so each code that is used costs its own part of the graph once.
+Tensors of one code are packed into one string, so that the graph pays once for each code that is used.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Array = NDArray[Any]
 
 
 _PART = 30
-"""Bytes of a graph for taking a tensor from its string, roughly."""
+"""About how many bytes of a graph take a tensor out of its string."""
 
 
 class Code(NamedTuple):
-    """How tensors lie in a file. Those of one code and one type of value share a call of it."""
+    """How tensors are encoded in a file. Those of one code and one type of value share one call of its function."""
 
     kind: str
     """`plain` (a tensor by itself), `dense` (all values in one string), `rice` or `pairs` (2:4)."""
     values: str
-    """`fp32`, `fp16`, `int8`, `int4`, `palette4`; of what is stored as it came, the dtype's name."""
+    """`fp32`, `fp16`, `int8`, `int4`, `palette4`; the dtype's name for tensors that are stored unchanged."""
     k: int = 0
     """The parameter of `rice`; 0 is a bit mask."""
     block: int = 1
-    """Values that survive or go together."""
+    """How many values are pruned together."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Form:
     """Bytes: of mask and survivors, and about what the graph takes for this tensor."""
 
 
-def forms(held: Stored, *, pack: bool) -> dict[Code, Form]:
-    """Every form worth a thought for a tensor, by its code. Without `pack`, only those that keep zeros."""
-    array, values = held.values, _values(held)
+def forms(tensor: Stored, *, pack: bool) -> dict[Code, Form]:
+    """Every form worth considering for a tensor, by its code. Without `pack`, only those that store zeros."""
+    array, values = tensor.values, _values(tensor)
     none = np.zeros(0, np.intp)
     kind = "plain" if array.dtype not in (np.float16, np.int8) else "dense"
-    size = array.size * held.bits / 8 + _PART * (kind == "dense")
+    size = array.size * tensor.bits / 8 + _PART * (kind == "dense")
     plain = Form(Code(kind, values), array.reshape(-1, 1), none, None, size)
     found = {plain.code: plain}
     if not pack or (kind == "plain" and (array.dtype != np.float32 or not array.ndim or not array.size)):
@@ -64,12 +64,12 @@ def forms(held: Stored, *, pack: bool) -> dict[Code, Form]:
         blocks = flat.reshape(-1, block)
         alive = blocks.any(1) if block > 1 else blocks[:, 0] != 0
         positions = np.flatnonzero(alive)
-        payload = positions.size * block * held.bits / 8
+        payload = positions.size * block * tensor.bits / 8
         for k, bits in enumerate(rice.bits(positions)):
             form = Form(Code("rice", values, k, block), blocks, positions, turn, payload + bits / 8 + _PART)
             if form.code not in found or form.size < found[form.code].size:
                 found[form.code] = form
-    if pairs := _pairs(held):
+    if pairs := _pairs(tensor):
         found[pairs.code] = pairs
     return found
 
@@ -78,7 +78,7 @@ def choose(tensors: Mapping[str, Mapping[Code, Form]], overhead: Callable[[froze
     """A form for each tensor, so that all take about the fewest bytes.
 
     overhead: what the graph takes for codes that are used. Starts with each tensor's smallest form and drops one
-    code after the other while that pays, those saving most first.
+    code after the other while that makes the file smaller, the one that saves most first.
     """
 
     def best(allowed: frozenset[Code]) -> dict[str, Form]:
@@ -131,12 +131,12 @@ def _orders(array: Array) -> Iterable[tuple[tuple[int, int, int] | None, int, Ar
             yield (turned.shape[0], turned.shape[1], turned.shape[2]), block, flat
 
 
-def _values(held: Stored) -> str:
-    return held.kind or {"float32": "fp32", "float16": "fp16"}.get(held.values.dtype.name, held.values.dtype.name)
+def _values(tensor: Stored) -> str:
+    return tensor.kind or {"float32": "fp32", "float16": "fp16"}.get(tensor.values.dtype.name, tensor.values.dtype.name)
 
 
-def _pairs(held: Stored) -> Form | None:
-    array = held.values
+def _pairs(tensor: Stored) -> Form | None:
+    array = tensor.values
     if array.ndim < 2 or array.shape[1] % 4:
         return None
     turned = array.reshape(*array.shape[:2], -1).transpose(0, 2, 1)
@@ -144,9 +144,9 @@ def _pairs(held: Stored) -> Form | None:
     if not two_of_four.fits(groups != 0):
         return None
     codes, positions = two_of_four.encode(groups != 0)
-    size = codes.size + positions.size * held.bits / 8 + _PART
+    size = codes.size + positions.size * tensor.bits / 8 + _PART
     return Form(
-        Code("pairs", _values(held)),
+        Code("pairs", _values(tensor)),
         groups.reshape(-1, 1),
         positions,
         (turned.shape[0], turned.shape[1], turned.shape[2]),

@@ -1,4 +1,4 @@
-"""Values as a Core ML program holds them: small ones in the program itself, others in its weight file.
+"""Encoding values for a Core ML program: small ones go into the program itself, others into its weight file.
 
 Formats: `mlmodel/format/MIL.proto` and `MILBlob/Blob/StorageFormat.hpp` in the coremltools repository.
 """
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from coremltools.proto.MIL_pb2 import Value, ValueType
 
 LINE = 64
-"""Alignment of the weight file, and the size of its header and of each blob's record."""
+"""The alignment of the weight file in bytes, and the size of its header and of each blob's record."""
 INLINE = 10
-"""Tensors of fewer elements lie in the program itself."""
+"""Tensors of fewer elements are written into the program itself."""
 _TYPES = {
     "float16": (10, 1),
     "float32": (11, 2),
@@ -36,18 +36,18 @@ _TYPES = {
 A boolean is `uint1`, eight to a byte, the first in the lowest bits; of four bits there are two to a byte.
 """
 _BITS = {"bool": 1, "int4": 4, "uint4": 4}
-"""Of the types that are less than a byte."""
+"""How many bits an element takes, for the types that take less than a byte."""
 
 
 class WeightFile:
-    """weight.bin as it grows: a header, then for each blob a record and its data, each at the start of a line."""
+    """Builds the content of weight.bin: a header, then for each blob a record and its data, each aligned to LINE."""
 
     def __init__(self) -> None:
         self._content = bytearray(LINE)
         self._blobs = 0
 
     def add(self, array: NDArray[Any]) -> int:
-        """Appends a tensor; the offset of its record, by which the program refers to it."""
+        """Appends a tensor, and returns the offset of its record, by which the program refers to it."""
         self._blobs += 1
         self._content += bytes(-len(self._content) % LINE)
         offset = len(self._content)
@@ -73,7 +73,7 @@ def packed(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def tensor_type(dtype: np.dtype[Any], shape: tuple[int, ...]) -> ValueType:
-    """The type of a tensor."""
+    """The protobuf that states a tensor's element type and shape."""
     from coremltools.proto.MIL_pb2 import ValueType
 
     made = ValueType()
@@ -85,7 +85,7 @@ def tensor_type(dtype: np.dtype[Any], shape: tuple[int, ...]) -> ValueType:
 
 
 def value(array: NDArray[Any], file: WeightFile) -> Value:
-    """A constant, in the program or appended to the weight file."""
+    """The protobuf of a constant: with its values inside, or appended to the weight file."""
     from coremltools.proto.MIL_pb2 import Value
 
     made = Value(type=tensor_type(array.dtype, array.shape))

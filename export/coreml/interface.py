@@ -1,8 +1,8 @@
 """What a Core ML model takes and answers with: plain arrays, or an image, and scores by class.
 
-An image's pixels, 0 to 255, are normalised in the program itself, channel by channel: the one scale that Core ML has
-for an image holds no standard deviation per channel. What the network itself takes is in the model's metadata, so
-that whoever runs the file on the network's own inputs (`pixels`) need not be told.
+An image's pixels, 0 to 255, are normalised in the program itself, channel by channel, because Core ML's own scale of an
+image cannot hold a standard deviation for each channel. Mean and deviation are in the model's metadata too, so that the
+file can be run on the network's own inputs, which `pixels` turns back into an image.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _GREY, _RGB = 10, 20
 """`ImageFeatureType.ColorSpace` in coremltools' FeatureTypes.proto."""
 _MEAN, _STD = "dwindle.mean", "dwindle.std"
 _OFF = 1e-2
-"""Grey levels from a whole one that fp32 may leave of one that was normalised."""
+"""How far from a whole grey level a normalised one may be in fp32 when it is turned back."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """What was taken from each channel of an image's pixels, and what it was divided by, on the scale 0 to 255."""
+    """The mean and deviation by which each channel of an image's pixels is normalised, on the scale 0 to 255."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -38,12 +38,12 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Interface:
-    """How a model meets the app."""
+    """What a model takes from an app and answers with."""
 
     image: Normalization | None = None
-    """With it the input is an image: grey or RGB, by its channels."""
+    """If given, the input is an image, grey or RGB by its number of channels, and the file normalises it."""
     classes: tuple[str, ...] = ()
-    """With them the model is a classifier: it answers with the scores by class, and the class of the largest."""
+    """If given, the model answers with a score for each of these classes, and the class of the largest score."""
 
     def check(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Raises UsageError where the network's inputs are no image, or its outputs not a score per class."""
@@ -52,22 +52,39 @@ class Interface:
         if self.image:
             shapes = [tuple(tensor.shape) for tensor in inputs]
             if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] not in (1, 3):
-                raise UsageError(f"an image input is (1, 1 or 3, height, width), and the network takes {shapes}")
+                raise UsageError(
+                    f"an image input has shape (1, 1 or 3, height, width), but the network takes {shapes}",
+                    code="not-an-image",
+                    option="image_input",
+                )
             if shapes[0][1] != len(self.image.mean):
-                raise UsageError(f"the image has {shapes[0][1]} channels, and {len(self.image.mean)} are normalised")
+                raise UsageError(
+                    f"the network takes {shapes[0][1]} channels, the task's `normalization` has {len(self.image.mean)}",
+                    code="wrong-channels",
+                    option="image_input",
+                    name="normalization",
+                )
         if self.classes:
             if twice := {name for name in self.classes if self.classes.count(name) > 1}:
-                raise UsageError(f"class labels must differ, and there is more than one {min(twice)!r}")
+                raise UsageError(
+                    f"class labels must differ, and {min(twice)!r} stands there more than once",
+                    code="duplicate-label",
+                    option="classes",
+                    name=min(twice),
+                )
             with torch.no_grad():
                 shape = tuple(network(*inputs).shape)
             if shape != (1, len(self.classes)):
+                answer = f"{shape[1]} scores" if len(shape) == 2 else f"a tensor of shape {shape}"
                 raise UsageError(
-                    f"class labels name a score each: there are {len(self.classes)}, and the network answers with "
-                    f"{shape[1] if len(shape) == 2 else f'a tensor of shape {shape}'}"
+                    f"there are {len(self.classes)} class labels, but the network answers with {answer}: give as many "
+                    "labels as scores",
+                    code="wrong-label-count",
+                    option="classes",
                 )
 
     def normalizing(self, network: nn.Module) -> nn.Module:
-        """The network, made to take pixels where its input is an image."""
+        """A network that takes pixels and normalises them, where the input is an image; else the network itself."""
         if self.image is None:
             return network
         import torch
@@ -79,7 +96,7 @@ class Interface:
         return copied
 
     def describe(self, model: Model) -> None:
-        """Says in a converted model, in place, that its input is an image."""
+        """Marks the input of a converted model as an image, in place, where it is one."""
         if self.image is None:
             return
         kind = model.description.input[0].type
@@ -90,20 +107,23 @@ class Interface:
             model.description.metadata.userDefined[key] = json.dumps(moment)
 
 
-PLAIN = Interface()
+ARRAYS_ONLY = Interface()
 
 
 def pixels(model: Model, array: NDArray[Any]) -> NDArray[np.float32]:
-    """What a file takes for an input of its network's: pixels if that is an image, else the input itself.
+    """The pixels that a file takes in place of its network's input, if it takes an image; else the input itself.
 
-    Raises UsageError for an input that comes of no image of whole grey levels.
+    Raises UsageError for an input that is not a normalised image of whole grey levels.
     """
-    held = model.description.metadata.userDefined
-    if _MEAN not in held:
+    metadata = model.description.metadata.userDefined
+    if _MEAN not in metadata:
         return array
-    mean, std = (np.array(json.loads(held[key]), np.float64)[:, None, None] for key in (_MEAN, _STD))
+    mean, std = (np.array(json.loads(metadata[key]), np.float64)[:, None, None] for key in (_MEAN, _STD))
     levels = array * std + mean
     whole = np.rint(levels).clip(0, 255)
     if np.abs(levels - whole).max() > _OFF:
-        raise UsageError("the model takes images, and a sample is none: it has values between or beyond grey levels")
+        raise UsageError(
+            "the model takes images, and a sample is not one: it has values between or beyond the grey levels 0 to 255",
+            code="not-an-image",
+        )
     return whole.astype(np.float32)

@@ -122,7 +122,7 @@ def scatter(
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
-    # That the file's type of it is another is `mil_torch`'s affair, as it is for every result.
+    # `mil_torch` turns the result into the type that the file declares, as it does for every operation.
     if dtype == "bool":
         return x != 0
     return x.float() if dtype.startswith("fp") else x.long()

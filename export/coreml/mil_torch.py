@@ -62,14 +62,14 @@ class Interpreter:
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        held = dict(self._constants)
+        values = dict(self._constants)
         for declared, value in zip(self._inputs, inputs, strict=True):
-            held[declared.name] = _as_declared(value, declared, "input")
+            values[declared.name] = _as_declared(value, declared, "input")
         for step in self._steps:
-            made = step.run(**{parameter: _look_up(names, held) for parameter, names in step.reads.items()})
+            made = step.run(**{parameter: _look_up(names, values) for parameter, names in step.reads.items()})
             for declared, value in zip(step.outputs, made if isinstance(made, tuple) else (made,), strict=True):
-                held[declared.name] = _as_declared(value, declared, step.kind)
-        return [held[name] for name in self._outputs]
+                values[declared.name] = _as_declared(value, declared, step.kind)
+        return [values[name] for name in self._outputs]
 
 
 def _step(operation: Operation, package: str) -> _Step:
@@ -91,8 +91,8 @@ def _step(operation: Operation, package: str) -> _Step:
     return _Step(operation.type, run, reads, list(operation.outputs))
 
 
-def _look_up(names: str | list[str], held: Mapping[str, Any]) -> Any:
-    return [held[name] for name in names] if isinstance(names, list) else held[names]
+def _look_up(names: str | list[str], values: Mapping[str, Any]) -> Any:
+    return [values[name] for name in names] if isinstance(names, list) else values[names]
 
 
 def _tensor(array: Any) -> Tensor:

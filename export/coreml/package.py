@@ -1,4 +1,4 @@
-"""Writing a Core ML package: a program's constants laid down anew, each in the form that takes fewest bytes."""
+"""Writing a Core ML package: each constant of a program is encoded in the form that takes the fewest bytes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _FROM_IOS_18 = 9
 def package(
     model: Model, weights: Mapping[str, NDArray[Any]], codes: Mapping[str, Stored], *, pack: bool
 ) -> tuple[dict[str, bytes], str]:
-    """The files of an .mlpackage, by their paths in it: `model` with these constants, by output name; and how most of
-    the weights lie in it, in words.
+    """The files of an .mlpackage, by their paths in it, and how most of its weights are encoded, in words.
 
-    codes: the codes of those that have such. Without `pack` no form is one for zeros.
+    model: the program. weights: the constants to write into it, by the name of the output that each becomes. codes: the
+    integer codes of those that have any. Without `pack`, no form packs zeros.
     """
     filled = type(model)()
     filled.CopyFrom(model)

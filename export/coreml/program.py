@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dwindle.errors import UsageError
+from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
-from dwindle.export.coreml.interface import PLAIN, Interface
+from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface
 from dwindle.export.coreml.read import WEIGHTS, constants, main_block, operations
 from dwindle.export.coreml.views import without_what_core_ml_lacks
-from dwindle.export.fold import distinct, reason, short_names, tensors, trace
+from dwindle.export.fold import distinct, short_names, tensors, trace
 from dwindle.export.quantize import Stored
 from dwindle.export.quiet import quiet
 
@@ -37,28 +35,34 @@ class Program:
 
     model: Model
     weights: dict[str, NDArray[Any]]
-    """By the name that operations read: what the weight file holds, and the network's smaller tensors."""
+    """The weight file's constants and the network's smaller tensors, by the name under which operations read them."""
     sources: dict[str, str]
-    """Which tensor of the network each of these is, where it is one unchanged."""
+    """The name of the network's tensor for each of `weights` that is one unchanged."""
     complete: bool
-    """Whether every tensor that the network reads is among them, so that others can take their places."""
+    """Whether every tensor that the network reads is among them, so that they can be replaced by another network's."""
 
-    def filled(self, held: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
+    def filled(self, tensors: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
         """The program's weights, in fp16, with those of another network of the same architecture in their places.
 
-        Raises UsageError for a weight beyond the reach of fp16.
+        tensors: that network's, by name. Raises UsageError for a weight beyond fp16's range.
         """
         values = {}
         for name in self.sources.values():
-            values[name] = held[name].decoded().astype(np.float16) + np.float16(0)
+            values[name] = tensors[name].decoded().astype(np.float16) + np.float16(0)
             if not np.isfinite(values[name]).all():
-                raise UsageError(f"{name} has values beyond 65504, where fp16 and so Core ML ends: scale it down")
+                raise UsageError(
+                    f"{name} has values beyond 65504, the largest of fp16, in which Core ML computes: scale it down",
+                    code="out-of-range",
+                    name=name,
+                )
         return {name: values[self.sources[name]] if name in self.sources else own for name, own in self.weights.items()}
 
 
 @once
-def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface = PLAIN) -> Program:
-    """An fp16 program for a system (`iOS16`, and so macOS 13, `iOS17`, `iOS18`) and later ones, to be filled.
+def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface = ARRAYS_ONLY) -> Program:
+    """An fp16 program of a network's architecture, for `Program.filled`.
+
+    min_os: `iOS16` (which includes macOS 13), `iOS17` or `iOS18`: the program runs there and on later systems.
 
     Raises UsageError for an interface that the network cannot have, and where it cannot be traced or has an operator
     that Core ML lacks.
@@ -67,14 +71,19 @@ def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interfa
 
 
 def convert_as_is(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface) -> Program:
-    """The same for a network some of whose constants coremltools computes from weights: they keep these values."""
+    """As `convert`, for a network some of whose constants coremltools computes from weights: the program keeps them."""
     interface.check(network, inputs)
     program = trace(interface.normalizing(network), inputs)
     try:
         with quiet():
             model, blobs = _converted(program, min_os, interface)
     except Exception as error:
-        raise UsageError(f"{type(network).__name__} cannot be written as Core ML: {reason(error)}") from error
+        name = type(network).__name__
+        raise UsageError(
+            f"{name} cannot be written as Core ML: {one_line(error, root_cause=True)}",
+            code="not-convertible",
+            name=name,
+        ) from error
     found = constants(model, blobs)
     sources, complete = _sources(found, program, network)
     in_file = {
@@ -104,19 +113,17 @@ def half(network: nn.Module) -> dict[str, NDArray[np.float16]]:
 
 def _converted(program: ExportedProgram, min_os: str, interface: Interface) -> tuple[Model, bytes]:
     import coremltools
-    from tqdm import tqdm  # type: ignore[import-untyped]
 
     passes = coremltools.PassPipeline()
     # Two weights that happen to be equal now need not be so in the network that takes their places.
     passes.remove_passes({"common::const_deduplication"})
-    with patch.object(tqdm, "__init__", partialmethod(tqdm.__init__, disable=True)):
-        converted = coremltools.convert(
-            without_what_core_ml_lacks(program.run_decompositions({})),
-            minimum_deployment_target=coremltools.target[min_os],
-            pass_pipeline=passes,
-            skip_model_load=True,
-            classifier_config=coremltools.ClassifierConfig(list(interface.classes)) if interface.classes else None,
-        )
+    converted = coremltools.convert(
+        without_what_core_ml_lacks(program.run_decompositions({})),
+        minimum_deployment_target=coremltools.target[min_os],
+        pass_pipeline=passes,
+        skip_model_load=True,
+        classifier_config=coremltools.ClassifierConfig(list(interface.classes)) if interface.classes else None,
+    )
     model = converted.get_spec()
     model.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
     interface.describe(model)
@@ -127,7 +134,7 @@ def _converted(program: ExportedProgram, min_os: str, interface: Interface) -> t
 def _sources(
     found: Mapping[str, NDArray[Any]], program: ExportedProgram, network: nn.Module
 ) -> tuple[dict[str, str], bool]:
-    """Which constants are tensors of the network unchanged, and whether all that it reads are among them."""
+    """The network's tensor for each constant that is one unchanged, and whether all that it reads are among them."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     read = {node.name: names[node.name] for node in program.graph.nodes if node.name in names and node.users}
@@ -143,7 +150,7 @@ def _sources(
 
 
 def _share_settings(block: Block, keep: set[str]) -> None:
-    """Merges equal constants in place, such as the strides of every convolution; those in `keep` stay."""
+    """Merges equal constants, such as the strides of all convolutions, in place; those in `keep` are not merged."""
     first: dict[bytes, str] = {}
     merged: dict[str, str] = {}
     spare = []
@@ -160,7 +167,7 @@ def _share_settings(block: Block, keep: set[str]) -> None:
 
 
 def _rename(block: Block, names: dict[str, str], start: int) -> None:
-    """Gives every inner value of a block a name of a few bytes, in place; `names` grows by what it gave."""
+    """Gives every inner value of a block a name of a few bytes, in place, and adds the new names to `names`."""
     kept = set(block.outputs)
     for operation in operations(block):
         for output in operation.outputs:
@@ -173,7 +180,7 @@ def _rename(block: Block, names: dict[str, str], start: int) -> None:
 
 
 def _refer(block: Block, names: Mapping[str, str]) -> None:
-    """Lets everything that reads a value of a block read it by another name."""
+    """Renames, in place, the values that the operations of a block read."""
     for operation in operations(block):
         for argument in operation.inputs.values():
             for binding in argument.arguments:

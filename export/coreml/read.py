@@ -10,6 +10,7 @@ import math
 import struct
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from dwindle.export.codes import bitmask
 from dwindle.export.quiet import quiet
+from dwindle.files import raw_bytes
+from dwindle.manifest import Breakdown
 
 if TYPE_CHECKING:
     from coremltools.proto.MIL_pb2 import Block, Operation, Value
@@ -48,32 +51,73 @@ _NUMPY = {
     35: "u1",
     37: "?",
 }
-"""MIL.proto's DataType for the types that one array element holds."""
+"""The NumPy type for each of MIL.proto's DataTypes that can be read."""
 _FOUR_BITS = (25, 35)
-"""int4 and uint4, two to a byte."""
+"""MIL.proto's numbers of int4 and uint4, of which a byte holds two."""
 _UINT1 = 37
-"""Eight to a byte."""
+"""MIL.proto's number of uint1, of which a byte holds eight."""
 
 
 def weights(package: Path) -> dict[str, NDArray[Any]]:
     """Every numeric constant of a package's program, packed ones decoded, by the name its operations read.
 
-    Raises ValueError where the package is damaged or holds an encoding that dwindle doesn't write.
+    Raises ValueError where the package is damaged or has an encoding that dwindle does not write.
     """
     return read(package)[1]
 
 
 def read(package: Path) -> tuple[Model, dict[str, NDArray[Any]]]:
     """A package's program, and its `weights`."""
-    with quiet():
-        from coremltools.proto.Model_pb2 import Model
-    model = Model()
+    with _damage_named(package):
+        model, blobs = _parsed(package)
+        return model, constants(model, blobs)
+
+
+_MASKS = ("mask", "data_mask", "indices_mask")
+"""The parts of encoded constants that say which weights survive."""
+
+
+def breakdown(package: Path) -> Breakdown:
+    """What a package's bytes are spent on. Constants within the program count with the graph.
+
+    Raises ValueError where the package is damaged.
+    """
+    mask = values = 0
+    with _damage_named(package):
+        model, blobs = _parsed(package)
+        for operation in operations(main_block(model)):
+            for key, value in _values(operation):
+                if value.WhichOneof("value") == "blobFileValue":
+                    size, _ = _record(blobs, value.blobFileValue.offset)
+                    mask, values = (mask + size, values) if key in _MASKS else (mask, values + size)
+        return Breakdown.of(raw_bytes(package), mask=mask, values=values, graph=(package / MODEL).stat().st_size)
+
+
+@contextmanager
+def _damage_named(package: Path) -> Iterator[None]:
+    """Raises ValueError, with the package's name, for whatever a parser makes of a damaged one."""
     try:
-        model.ParseFromString((package / MODEL).read_bytes())
-        file = package / WEIGHTS
-        return model, constants(model, file.read_bytes() if file.exists() else b"")
+        yield
     except Exception as error:
         raise ValueError(f"{package.name} cannot be read ({error})") from error
+
+
+def _parsed(package: Path) -> tuple[Model, bytes]:
+    """A package's program, and the content of its weight file."""
+    with quiet():
+        from coremltools.proto.Model_pb2 import Model
+    model, file = Model(), package / WEIGHTS
+    model.ParseFromString((package / MODEL).read_bytes())
+    return model, file.read_bytes() if file.exists() else b""
+
+
+def _values(operation: Operation) -> Iterator[tuple[str, Value]]:
+    """The constants that an operation itself states: attributes up to iOS 17, inputs from then on."""
+    yield from operation.attributes.items()
+    for key, argument in operation.inputs.items():
+        for binding in argument.arguments:
+            if binding.HasField("value"):
+                yield key, binding.value
 
 
 def constants(model: Model, blobs: bytes) -> dict[str, NDArray[Any]]:
@@ -216,7 +260,15 @@ def _four_bits(packed: Array, count: int, dtype: np.dtype[Any]) -> Array:
 
 
 def _blob(blobs: bytes, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    sentinel, _, size, start, _ = RECORD.unpack_from(blobs, offset)
-    if sentinel != SENTINEL or size != math.prod(shape) * dtype.itemsize or start + size > len(blobs):
-        raise ValueError(f"its weight file holds no tensor of shape {shape} at byte {offset}")
+    size, start = _record(blobs, offset)
+    if size != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"its weight file has no tensor of shape {shape} at byte {offset}")
     return np.frombuffer(blobs, dtype, math.prod(shape), start).reshape(shape)
+
+
+def _record(blobs: bytes, offset: int) -> tuple[int, int]:
+    """The bytes of a tensor in the weight file, and where they start, from the record at `offset`."""
+    sentinel, _, size, start, _ = RECORD.unpack_from(blobs, offset)
+    if sentinel != SENTINEL or start + size > len(blobs):
+        raise ValueError(f"its weight file has no tensor at byte {offset}")
+    return size, start

@@ -1,4 +1,4 @@
-"""What Core ML's graph cannot hold of PyTorch's, and need not: aliases, and views of more than five dimensions.
+"""Rewriting what Core ML's graph cannot express of PyTorch's: aliases, and views of more than five dimensions.
 
 A vision transformer cuts feature maps into windows by a view of six dimensions, [batch, rows, height, columns, width,
 channels], which it permutes and views again. A file's batch is one: without the dimensions of one, five are left.
@@ -23,9 +23,9 @@ SAME = (aten.clone.default, aten.contiguous.default)
 
 
 def without_what_core_ml_lacks(program: ExportedProgram) -> ExportedProgram:
-    """The program, its graph changed in place: the same numbers at every output.
+    """Rewrites a program's graph in place to compute the same without aliases and with at most five dimensions.
 
-    A view that cannot do with five dimensions stays, for coremltools to name.
+    A view that needs more than five dimensions stays, and coremltools names it when it refuses it.
     """
     graph = program.graph_module.graph
     for node in list(graph.nodes):
@@ -44,7 +44,7 @@ def without_what_core_ml_lacks(program: ExportedProgram) -> ExportedProgram:
 
 
 def _axes(node: Node, kept: dict[Node, list[int]]) -> list[int] | None:
-    """Which dimensions a node's value keeps; None where it keeps all."""
+    """The dimensions that are left of a node's value when some of size one are dropped; None where none is dropped."""
     source: Any = node.args[0] if node.args else None
     if node.target in VIEWS:
         shape = node.meta["val"].shape
@@ -59,7 +59,7 @@ def _axes(node: Node, kept: dict[Node, list[int]]) -> list[int] | None:
 
 
 def _order(node: Node) -> list[int] | None:
-    """The dimensions of its input in the order of its output, where a node is a permutation."""
+    """The order in which a permutation's output has the dimensions of its input; None for any other node."""
     rank = node.meta["val"].dim() if isinstance(node.meta.get("val"), torch.Tensor) else 0
     arguments: tuple[Any, ...] = node.args
     if node.target is aten.permute.default:

@@ -14,14 +14,17 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
-from dwindle.errors import RuntimeUnavailable, UsageError
+from dwindle.errors import RuntimeUnavailable, UsageError, one_line
 from dwindle.export.coreml.read import MODEL
+from dwindle.export.coreml.read import breakdown as package_breakdown
 from dwindle.export.coreml.target import CoreML
-from dwindle.export.fold import deployable, reason, trace
+from dwindle.export.fold import deployable, trace
+from dwindle.export.patch import replaced
 from dwindle.export.quiet import quiet
-from dwindle.export.target import one_by_one
+from dwindle.export.target import Target, one_by_one
+from dwindle.files import raw_bytes
+from dwindle.manifest import Breakdown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +32,12 @@ if TYPE_CHECKING:
 
 _BACKEND = "CoreMLBackend"
 _HELPER = "executorch.backends.apple.coreml.executorchcoreml"
-"""Native code of ExecuTorch's wheel, that puts a folder into bytes and takes it out again."""
+"""The native module of ExecuTorch's wheel that turns a folder into bytes and back."""
 _ROOT, _PACKAGE, _METADATA = "lowered_module", "model.mlpackage", "metadata.json"
 """Paths that the delegate looks for (backends/apple/coreml/compiler/coreml_preprocess.py)."""
 
 
-class ExecuTorchCoreML:
+class ExecuTorchCoreML(Target):
     """A .pte program that is one call of Core ML."""
 
     name = "executorch-coreml"
@@ -42,14 +45,18 @@ class ExecuTorchCoreML:
     precisions = CoreML.precisions
     systems = CoreML.systems
     arithmetic = CoreML.arithmetic
-    packs_zeros = True
+    effects = CoreML.effects
     packages = ("torch", "executorch", "coremltools")
 
-    def __init__(self, precision: str = precisions[0], min_os: str | None = None) -> None:
+    def __init__(self, precision: str | None = None, min_os: str | None = None) -> None:
         if not find_spec("executorch") or not find_spec(_HELPER):
-            raise RuntimeUnavailable("the installed executorch has no Core ML delegate: pip install executorch")
-        self.precision = precision
+            raise RuntimeUnavailable(
+                "the installed executorch has no Core ML delegate: pip install executorch",
+                code="not-installed",
+                name="executorch",
+            )
         self.package = CoreML(precision, min_os)
+        super().__init__(precision, self.package.min_os)
 
     @property
     def note(self) -> str | None:
@@ -68,7 +75,7 @@ class ExecuTorchCoreML:
 
     @property
     def stand_in(self) -> str | None:
-        """What runs its files here, where Core ML isn't."""
+        """What runs its files on a machine without Core ML; None on a Mac."""
         return self.package.stand_in
 
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
@@ -76,7 +83,7 @@ class ExecuTorchCoreML:
         return one_by_one(lambda sample: infer(sample)[0], inputs)
 
     def loaded(self, path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-        """As Core ML's target has it: the package in the file, run by itself."""
+        """As `CoreML.loaded`, for the package in the file."""
         with _unpacked(path) as package:
             return self.package.loaded(package)
 
@@ -84,9 +91,18 @@ class ExecuTorchCoreML:
         with _unpacked(path) as package:
             return self.package.decode(package, module)
 
+    def breakdown(self, path: Path) -> Breakdown:
+        """That of the package in the file; the program around it counts with the rest."""
+        with _unpacked(path) as package:
+            inner = package_breakdown(package)
+        return Breakdown.of(raw_bytes(path), mask=inner.mask, values=inner.values, graph=inner.graph)
+
 
 def _program(network: nn.Module, inputs: tuple[Tensor, ...], package: bytes, min_os: str) -> bytes:
-    """A .pte that gives everything to Core ML. Raises UsageError for a network of which Core ML takes but a part."""
+    """A .pte that delegates a whole network to Core ML.
+
+    package: what Core ML is given, as `_folded` makes it. Raises UsageError where Core ML takes only a part of it.
+    """
     program, name = trace(network, inputs), type(network).__name__
     try:
         with quiet():
@@ -100,19 +116,27 @@ def _program(network: nn.Module, inputs: tuple[Tensor, ...], package: bytes, min
                 minimum_deployment_target=coremltools.target[min_os],
                 compute_precision=coremltools.precision.FLOAT16,
             )
-            instead = staticmethod(lambda *given: PreprocessResult(processed_bytes=package))
-            with patch.object(CoreMLBackend, "preprocess", instead):
+            write_ours = staticmethod(lambda *_: PreprocessResult(processed_bytes=package))
+            with replaced(CoreMLBackend, "preprocess", write_ours):
                 lowered = to_edge_transform_and_lower(program, partitioner=[CoreMLPartitioner(compile_specs=specs)])
             content = bytes(lowered.to_executorch().buffer)
     except Exception as error:
-        raise UsageError(f"{name} cannot be written as ExecuTorch for Core ML: {reason(error)}") from error
-    if (left := _outside(_plan(content)[0])) is not None:
-        raise UsageError(f"Core ML takes but a part of {name}, without {left}: --delegate xnnpack takes all of it")
+        raise UsageError(
+            f"{name} cannot be written as ExecuTorch for Core ML: {one_line(error, root_cause=True)}",
+            code="not-convertible",
+            name=name,
+        ) from error
+    if (operators := _outside(_plan(content)[0])) is not None:
+        raise UsageError(
+            f"Core ML cannot run all of {name}, as it lacks {operators}: give `delegate` xnnpack, which runs all of it",
+            code="partly-delegated",
+            name=operators,
+        )
     return content
 
 
 def _plan(content: bytes) -> tuple[Any, Any]:
-    """The one plan of a .pte, and the file that it is in."""
+    """The execution plan of a .pte, of which there is one, and the parsed file."""
     with quiet():
         from executorch.exir._serialize._program import deserialize_pte_binary
 
@@ -122,11 +146,11 @@ def _plan(content: bytes) -> tuple[Any, Any]:
 
 
 def _outside(plan: Any) -> str | None:
-    """What a plan does besides its one call of Core ML, in words; None where that is all."""
+    """The operators that a plan runs besides its one call of Core ML, in words; None where it runs no others."""
     (chain,) = plan.chains
     if [delegate.id for delegate in plan.delegates] == [_BACKEND] and len(chain.instructions) == 1:
         return None
-    return ", ".join(operator.name for operator in plan.operators) or "what lies between"
+    return ", ".join(operator.name for operator in plan.operators) or "the steps between two calls"
 
 
 @contextmanager
@@ -137,14 +161,14 @@ def _unpacked(path: Path) -> Iterator[Path]:
     """
     try:
         plan, file = _plan(path.read_bytes())
-        if left := _outside(plan):
-            raise ValueError(f"it computes {left} outside of Core ML")
-        held = bytes(file.program.backend_delegate_data[plan.delegates[0].processed.index].data)
+        if operators := _outside(plan):
+            raise ValueError(f"it computes {operators} outside of Core ML")
+        flattened = bytes(file.program.backend_delegate_data[plan.delegates[0].processed.index].data)
         folder = tempfile.TemporaryDirectory()
-        if not _native().unflatten_directory_contents(held, folder.name):
+        if not _native().unflatten_directory_contents(flattened, folder.name):
             raise ValueError("its package is damaged")
     except Exception as error:  # the parser asserts, or reads beyond the end
-        raise ValueError(f"{path.name} is no .pte of Core ML that can be read ({error})") from error
+        raise ValueError(f"{path.name} is not a .pte file for Core ML that dwindle can read ({error})") from error
     with folder:
         yield Path(folder.name, _ROOT, _PACKAGE)
 

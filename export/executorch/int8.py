@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dwindle.errors import UsageError
-from dwindle.export.fold import reason, tensors, trace
+from dwindle.errors import UsageError, one_line
+from dwindle.export.fold import tensors, trace
 from dwindle.export.quantize import SCALES
 from dwindle.export.quiet import quiet
 
@@ -33,7 +33,7 @@ class Quantized:
     """A network in int8."""
 
     program: GraphModule
-    """It computes as the file does, up to how results are rounded: ready to be lowered, for a batch of one."""
+    """The network as the file computes it, up to how results are rounded, ready to be lowered, for a batch of one."""
     weights_only: nn.Module
     """The network with weights and biases as the file stores them, its activations in fp32."""
 
@@ -52,21 +52,35 @@ def quantize(network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
             converted = _converted(traced, samples)
     except Exception as error:
         name = type(network).__name__
-        raise UsageError(f"{name} cannot be quantised for ExecuTorch: {reason(error)}") from error
+        raise UsageError(
+            f"{name} cannot be quantised for ExecuTorch: {one_line(error, root_cause=True)}",
+            code="not-convertible",
+            name=name,
+        ) from error
     return Quantized(converted, _with(network, _rounded(names, converted)))
 
 
 def check_samples(samples: tuple[Tensor, ...]) -> None:
-    """Raises UsageError for samples that no range follows from."""
+    """Raises UsageError for samples from which no range of activations follows."""
     if not samples or not all(len(tensor) for tensor in samples):
-        raise UsageError("there are no samples to calibrate int8 on: let the task's inputs('train') give some")
+        raise UsageError(
+            "there are no samples to calibrate int8 on: return some from the task's `inputs` of the training split",
+            code="no-samples",
+            name="inputs",
+        )
     for tensor in samples:
         if not tensor.isfinite().all():
-            raise UsageError("the samples to calibrate int8 on are not all finite: look at the task's inputs('train')")
+            raise UsageError(
+                "the samples to calibrate int8 on are not all finite: check the task's `inputs` of the training split",
+                code="not-finite",
+                name="inputs",
+            )
         if tensor.min() == tensor.max():
             raise UsageError(
-                f"the samples to calibrate int8 on are {float(tensor.min()):g} throughout, from which no range "
-                "follows: let the task's inputs('train') give real ones"
+                f"the samples to calibrate int8 on are all {float(tensor.min()):g}, from which no range of values "
+                "follows: return real ones from the task's `inputs` of the training split",
+                code="constant-samples",
+                name="inputs",
             )
 
 
@@ -111,18 +125,19 @@ class _Layer(NamedTuple):
     """A convolution or linear layer of a converted network."""
 
     weight: str
-    """Its name in the network, as the bias's."""
+    """The weight's name in the network."""
     bias: str | None
+    """The bias's name in the network; None: there is none."""
     decoded: Node
-    """Makes the weights of int8 codes."""
+    """The node that decodes the weights from int8 codes."""
     step: float | None
-    """Of what it reads; None: not quantised."""
+    """The scale of the layer's input; None: the input is not quantised."""
 
 
 def _names(traced: nn.Module) -> dict[str, list[str | None]]:
-    """The tensors of the network that each call reads beside its first argument, by the call's name.
+    """The names of the tensors that each call reads beside its first argument, by the call's name.
 
-    Taken before observers are put between.
+    This has to be found before observers are inserted between tensors and calls.
     """
     graph: Any = traced.graph
     return {
@@ -141,14 +156,14 @@ def _layers(names: dict[str, list[str | None]], converted: GraphModule) -> Itera
 
 
 def _rounded(names: dict[str, list[str | None]], converted: GraphModule) -> dict[str, Tensor]:
-    """What the file holds for each tensor that it rounds. A bias that layers round apart is not among them."""
+    """What the file stores for each tensor that it rounds, but for a bias that several layers round differently."""
     import torch
 
-    held: dict[str, Tensor] = {}
+    rounded: dict[str, Tensor] = {}
     apart = set()
     for layer in _layers(names, converted):
         codes, scale, zero, axis, low, high, dtype = (_value(argument, converted) for argument in layer.decoded.args)
-        held[layer.weight] = torch.ops.quantized_decomposed.dequantize_per_channel(
+        rounded[layer.weight] = torch.ops.quantized_decomposed.dequantize_per_channel(
             codes, scale, zero, axis, low, high, dtype
         )
         if layer.bias is None or layer.step is None:
@@ -157,23 +172,23 @@ def _rounded(names: dict[str, list[str | None]], converted: GraphModule) -> dict
         span = (scale * layer.step, zero * 0, 0, -_INT32, _INT32 - 1, torch.int32)
         bias = torch.ops.quantized_decomposed.quantize_per_channel(_value_of(layer.bias, converted), *span)
         bias = torch.ops.quantized_decomposed.dequantize_per_channel(bias, *span)
-        if layer.bias in held and not torch.equal(held[layer.bias], bias):
+        if layer.bias in rounded and not torch.equal(rounded[layer.bias], bias):
             apart.add(layer.bias)
-        held[layer.bias] = bias
-    return {name: tensor for name, tensor in held.items() if name not in apart}
+        rounded[layer.bias] = bias
+    return {name: tensor for name, tensor in rounded.items() if name not in apart}
 
 
-def _with(network: nn.Module, held: dict[str, Tensor]) -> nn.Module:
+def _with(network: nn.Module, rounded: dict[str, Tensor]) -> nn.Module:
     """A copy of the network with these tensors. Raises AssertionError should a pruned weight have come back to life."""
     import torch
 
     copied = copy.deepcopy(network)
     with torch.no_grad():
         for name, tensor in tensors(copied).items():
-            if name in held:
+            if name in rounded:
                 if tensor.dim() > 1:
-                    assert not ((tensor == 0) & (held[name] != 0)).any(), f"{name} was pruned, and is no longer"
-                tensor.copy_(held[name])
+                    assert not ((tensor == 0) & (rounded[name] != 0)).any(), f"{name} was pruned, and is no longer"
+                tensor.copy_(rounded[name])
     return copied
 
 

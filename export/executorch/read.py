@@ -1,7 +1,7 @@
-"""Reading the weights of a .pte file: of what it gave to XNNPACK, the filter and bias of every layer.
+"""Reading the weights of a .pte file: the filter and bias of every layer that it delegates to XNNPACK.
 
-A .pte has no names for them. It has debug handles, which number the calls of the traced network in their order, and
-so its layers are those of the network, one by one. Formats: `exir/schema.py` and
+A .pte has no names for them. It has debug handles, which number the calls of the traced network in their order, so that
+its layers can be matched with those of the network one by one. Formats: `exir/schema.py` and
 `backends/xnnpack/serialization/schema.fbs` in ExecuTorch.
 """
 
@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from dwindle.export.architecture import once
 from dwindle.export.fold import trace
 from dwindle.export.quiet import quiet
+from dwindle.manifest import Breakdown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,14 +43,14 @@ _CALLS = {
     "conv_transpose2d": "transposed",
     "linear": "linear",
 }
-"""ATen's names of the same."""
+"""ATen's names of the same operators."""
 _NUMPY = {
     "xnn_datatype_fp32": "<f4",
     "xnn_datatype_qcint8": "i1",
     "xnn_datatype_qcint32": "<i4",
 }
 _NONE = 2**32 - 1
-"""XNNPACK's id of a value that isn't there."""
+"""XNNPACK's id of an absent value."""
 
 
 class Layer(NamedTuple):
@@ -64,29 +66,27 @@ class Layer(NamedTuple):
 def weights(path: Path, network: nn.Module) -> dict[str, Array]:
     """The weights and biases in a .pte, by their names in the network that was written.
 
-    Layers that XNNPACK didn't take are not among them, nor any of their kind and shape, as which is which is then
-    unsaid. Raises ValueError where the file is damaged or in a form that dwindle doesn't write.
+    Layers that were not delegated to XNNPACK are not among them, nor are others of their kind and shape, as nothing
+    then tells which is which. Raises ValueError where the file is damaged or in a form that dwindle does not write.
     """
-    try:
-        inputs, graphs = _opened(path)
+    with _damage_named(path):
+        inputs, graphs = _graphs(_parsed(path.read_bytes()))
         found = sorted((layer for graph, data in graphs for layer in _layers(graph, data)), key=lambda one: one.place)
-    except Exception as error:  # the parsers assert, or read beyond the end
-        raise ValueError(f"{path.name} is no .pte that can be read ({error})") from error
     in_file, in_network = defaultdict(list), defaultdict(list)
     for layer in found:
         in_file[layer.kind, _core(layer.weight.shape)].append(layer)
     for kind, shape, names in _named(network, inputs):
         in_network[kind, _core(shape)].append((shape, names))
-    held: dict[str, list[Array]] = defaultdict(list)
+    copies: dict[str, list[Array]] = defaultdict(list)
     for key, called in in_network.items():
         if len(called) == len(in_file[key]):
             for (shape, (weight, bias)), layer in zip(called, in_file[key], strict=True):
                 if weight:
-                    held[weight].append(layer.weight.reshape(shape))
+                    copies[weight].append(layer.weight.reshape(shape))
                 if bias and layer.bias is not None:
-                    held[bias].append(layer.bias)
+                    copies[bias].append(layer.bias)
     # Layers may share a tensor, of which each then has a copy; biases that were rounded apart are no one tensor.
-    return {name: first for name, (first, *more) in held.items() if all(np.array_equal(first, own) for own in more)}
+    return {name: first for name, (first, *more) in copies.items() if all(np.array_equal(first, own) for own in more)}
 
 
 def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -98,7 +98,10 @@ def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _named(
     network: nn.Module, inputs: tuple[Tensor, ...]
 ) -> list[tuple[str, tuple[int, ...], tuple[str | None, str | None]]]:
-    """(kind, shape of the weight, (weight, bias)) of each layer called, in order; None: no tensor of the network's."""
+    """(kind, shape of the weight, names of (weight, bias)) of each layer that is called, in the order of calls.
+
+    A name is None where the operand is not a tensor of the network, or batch norm will be folded into it.
+    """
     found = []
     program = trace(network, inputs)
     names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
@@ -108,20 +111,56 @@ def _named(
             continue
         # XNNPACK folds a batch norm that dwindle didn't, and then holds other values.
         folded = any("batch_norm" in str(user.target) for user in node.users)
-        held = [names.get(getattr(argument, "name", "")) for argument in (*node.args[1:3], None)[:2]]
+        operands = [names.get(getattr(argument, "name", "")) for argument in (*node.args[1:3], None)[:2]]
         weight: Node = node.args[1]
-        found.append((_CALLS[call], tuple(weight.meta["val"].shape), (None, None) if folded else (held[0], held[1])))
+        found.append(
+            (_CALLS[call], tuple(weight.meta["val"].shape), (None, None) if folded else (operands[0], operands[1]))
+        )
     return found
 
 
-def _opened(path: Path) -> tuple[tuple[Tensor, ...], list[tuple[dict[str, Any], Callable[[int], bytes]]]]:
-    """Zeros in the shapes of the inputs; of each part that is XNNPACK's, its graph and what reads its constants."""
-    import torch
+def breakdown(path: Path) -> Breakdown:
+    """What a .pte's bytes are spent on: values are all constants, and the graph is the program and XNNPACK's graphs.
 
+    Raises ValueError where the file is damaged.
+    """
+    with _damage_named(path):
+        content = path.read_bytes()
+        file = _parsed(content)
+        with quiet():
+            from executorch.exir._serialize._program import _get_extended_header
+        header = _get_extended_header(content)
+        values = sum(len(bytes(buffer)) for buffer in (file.named_data.buffers if file.named_data else []))
+        graph = header.program_size if header else len(content)
+        if header:  # what XNNPACK was given lies after the program, as constants do
+            graph += sum(len(bytes(data.data)) for data in file.program.backend_delegate_data)
+            values += sum(len(bytes(buffer.storage)) for buffer in file.program.constant_buffer)
+        return Breakdown.of(len(content), mask=0, values=values, graph=graph)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Raises ValueError, with the file's name, for whatever the parsers make of a damaged one: they assert, or read
+    beyond its end."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path.name} is not a .pte file that dwindle can read ({error})") from error
+
+
+def _parsed(content: bytes) -> Any:
+    """A file as ExecuTorch's own parser has it: `program` and `named_data`."""
     with quiet():
         from executorch.exir._serialize._program import deserialize_pte_binary
 
-        file = deserialize_pte_binary(path.read_bytes())
+        return deserialize_pte_binary(content)
+
+
+def _graphs(file: Any) -> tuple[tuple[Tensor, ...], list[tuple[dict[str, Any], Callable[[int], bytes]]]]:
+    """Zeros in the shapes of a file's inputs; for each part delegated to XNNPACK, its graph and a function that reads
+    its constants."""
+    import torch
+
     (plan,) = file.program.execution_plan
     inputs = tuple(torch.zeros(plan.values[index].val.sizes) for index in plan.inputs)
     graphs = []
@@ -174,14 +213,14 @@ def _layers(graph: dict[str, Any], constant: Callable[[int], bytes]) -> Iterator
 
 def _decoded(tensor: dict[str, Any], scales: dict[str, Any] | None, constant: Callable[[int], bytes]) -> Array:
     """A constant as XNNPACK computes with it: its codes times their scales."""
-    held = np.frombuffer(constant(tensor["constant_buffer_idx"]), _NUMPY[tensor["datatype"]]).reshape(tensor["dims"])
+    codes = np.frombuffer(constant(tensor["constant_buffer_idx"]), _NUMPY[tensor["datatype"]]).reshape(tensor["dims"])
     if scales is None:
-        return held
+        return codes
     if "scale_buffer_idx" not in scales:
         raise ValueError("its weights have one scale per tensor")
-    along = [-1 if dimension == scales["channel_dim"] else 1 for dimension in range(held.ndim)]
+    along = [-1 if dimension == scales["channel_dim"] else 1 for dimension in range(codes.ndim)]
     scale = np.frombuffer(constant(scales["scale_buffer_idx"]), "<f4").reshape(along)
-    return np.asarray(held.astype(np.float32) * scale)
+    return np.asarray(codes.astype(np.float32) * scale)
 
 
 def _as_in_torch(kind: str, filters: Array, groups: int) -> Array:

@@ -1,12 +1,10 @@
 """ExecuTorch through the XNNPACK delegate, in fp32, or weights and activations in int8.
 
-The format has no sparse weights, so zeros cost what others do, until the file is compressed as a whole.
+The format has no sparse weights: a zero takes as many bytes as any other weight, until the whole file is compressed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,27 +13,45 @@ from dwindle.export.executorch.int8 import Quantized, check_samples, quantize
 from dwindle.export.executorch.program import lower, lowered
 from dwindle.export.fold import deployable, distinct, trace
 from dwindle.export.quiet import quiet
-from dwindle.export.target import one_by_one
+from dwindle.export.target import Target, one_by_one
+from dwindle.export.zeros import Effects, Speed, removed, stored_like_any
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from dwindle.manifest import Breakdown
 
-class ExecuTorch:
+_DENSE_KERNELS = Speed("CPU", False, "measured", "studies/demo/output.txt", "XNNPACK multiplies by zeros")
+
+
+class ExecuTorch(Target):
     """A .pte program, delegated to XNNPACK wherever that has the operator."""
 
     name = "executorch"
     suffix = ".pte"
     precisions = ("fp32", "int8")
-    packs_zeros = False
     packages = ("torch", "executorch", "torchao")
     zstd = True
-    """Whether an export has the file compressed beside it, for want of zeros packed in it."""
+    effects = Effects(
+        weights=stored_like_any(_DENSE_KERNELS),
+        n_of_m=stored_like_any(_DENSE_KERNELS),
+        channel=removed(
+            Speed(
+                "CPU",
+                faster=True,
+                basis="measured",
+                source="studies/channels/speed.md",
+                detail="1.96 to 1.99 times at half the multiply-accumulates with widths in multiples of 32",
+            )
+        ),
+    )
 
-    def __init__(self, precision: str = precisions[0], samples: tuple[Tensor, ...] | None = None) -> None:
+    def __init__(
+        self, precision: str | None = None, min_os: str | None = None, samples: tuple[Tensor, ...] | None = None
+    ) -> None:
         """samples: real inputs, batched, for the ranges of int8 activations; None: what `write` is given."""
-        self.precision = precision
+        super().__init__(precision, min_os)
         self.samples = samples
         self._last: tuple[nn.Module, Quantized] | None = None
 
@@ -49,9 +65,11 @@ class ExecuTorch:
 
     def calibrated(self, samples: tuple[Tensor, ...]) -> ExecuTorch:
         check_samples(samples)
-        return ExecuTorch(self.precision, samples)
+        return ExecuTorch(self.precision, samples=samples)
 
-    def held(self, network: nn.Module, *, activations: bool) -> nn.Module:
+    def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
+        if not self.calibrates:
+            return super().as_stored(network, activations=activations)
         assert self.samples is not None
         quantized = self._quantized(network, self.samples)
         return quantized.program if activations else quantized.weights_only
@@ -68,8 +86,8 @@ class ExecuTorch:
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         import torch
 
-        # The size follows from the shapes alone, except that lowering stores equal tensors once: those differ, and
-        # no trained network's file is larger. Which ranges int8 takes is none of its affair.
+        # The size follows from the shapes alone, except that lowering stores equal tensors once. Those of `distinct`
+        # all differ, and so no trained network's file is larger. The ranges of int8 do not change it.
         network = deployable(module, inputs)
         if self.calibrates:
             generator = torch.Generator().manual_seed(0)
@@ -82,8 +100,7 @@ class ExecuTorch:
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
         import torch
 
-        # Native code reports through sys.stderr on the processor, at the first call: loading is lazy.
-        with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        with quiet():  # the native code describes the processor on sys.stderr at the first call
             from executorch.extension.pybindings.portable_lib import _load_for_executorch, _unsafe_reset_threadpool
 
             _unsafe_reset_threadpool(1)
@@ -97,8 +114,13 @@ class ExecuTorch:
 
         return weights(path, module)
 
+    def breakdown(self, path: Path) -> Breakdown:
+        from dwindle.export.executorch.read import breakdown
+
+        return breakdown(path)
+
     def _quantized(self, network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
-        """Kept for the network seen last: calibrating takes as long as running all samples."""
+        """The network in int8. The last result is cached: a calibration takes as long as running all samples."""
         if self._last is None or self._last[0] is not network:
             self._last = network, quantize(network, samples)
         return self._last[1]

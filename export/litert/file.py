@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dwindle.export.litert import sparse
 from dwindle.export.litert.sparse import Sparse
+from dwindle.manifest import Breakdown
 
 Array = NDArray[Any]
 Model = Any
@@ -35,11 +36,11 @@ class Place(NamedTuple):
 
 
 def parse(content: bytes) -> Model:
-    """A file's tables; raises ValueError for what isn't one."""
+    """A file's tables, as the schema has them; raises ValueError for what is not a LiteRT file."""
     from ai_edge_litert import schema_py_generated as schema
 
     if content[4:8] != _IDENTIFIER:
-        raise ValueError("it is no LiteRT file")
+        raise ValueError("it is not a LiteRT file")
     return schema.ModelT.InitFromPackedBuf(content, 0)
 
 
@@ -47,11 +48,11 @@ def serialize(model: Model) -> bytes:
     """The file, with no more buffers than are used, which `model` is left with too."""
     import flatbuffers
 
-    held = [tensor for graph in model.subgraphs for tensor in graph.tensors] + list(model.metadata or [])
-    used = sorted({0} | {user.buffer for user in held})  # 0 is the empty one
+    users = [tensor for graph in model.subgraphs for tensor in graph.tensors] + list(model.metadata or [])
+    used = sorted({0} | {user.buffer for user in users})  # 0 is the empty one
     model.buffers = [_Aligned(_bytes(model.buffers[index])) for index in used]
     places = {index: place for place, index in enumerate(used)}
-    for user in held:
+    for user in users:
         user.buffer = places[user.buffer]
     builder = flatbuffers.Builder(1024 + sum(len(buffer.data) + 64 for buffer in model.buffers))
     builder.Finish(model.Pack(builder), _IDENTIFIER)
@@ -96,6 +97,21 @@ def constants(model: Model) -> dict[Place, tuple[str, Array]]:
             array = sparse.decode(_form(tensor, shape, values)) if tensor.sparsity else values.reshape(shape)
             found[Place(number, index)] = ((tensor.name or b"").decode(), array)
     return found
+
+
+def breakdown(content: bytes) -> Breakdown:
+    """What a file's bytes are spent on. The mask is the rows and places of sparse tensors, values are those of
+    tensors of two dimensions or more. Raises ValueError for what is not such a file."""
+    model = parse(content)
+    sizes = [len(_bytes(buffer)) for buffer in model.buffers]
+    mask = values = 0
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        if tensor.shape is not None and len(tensor.shape) > 1:
+            values += sizes[tensor.buffer]
+        for dimension in tensor.sparsity.dimMetadata if tensor.sparsity else ():
+            lists = (dimension.arraySegments, dimension.arrayIndices)
+            mask += sum(vector.values.nbytes for vector in lists if vector is not None)
+    return Breakdown.of(len(content), mask=mask, values=values, graph=len(content) - sum(sizes) - mask)
 
 
 def put(model: Model, place: Place, name: str, array: Array, *, pack: bool) -> bool:
@@ -173,6 +189,6 @@ def _form(tensor: Any, shape: tuple[int, ...], values: Array) -> Sparse:
     tables = tensor.sparsity
     *dense, last = tables.dimMetadata
     if tables.blockMap is not None or any(dimension.format for dimension in dense) or not last.format:
-        raise ValueError("it is sparse in another way than dwindle writes")
+        raise ValueError("it has a kind of sparse tensor that dwindle does not write")
     segments, indices = (np.asarray(vector.values) for vector in (last.arraySegments, last.arrayIndices))
     return Sparse(shape, tuple(int(axis) for axis in tables.traversalOrder), values, segments, indices)

@@ -1,8 +1,8 @@
 """A network as a LiteRT graph: converted once by litert-torch, then filled with any weights of its shapes.
 
-Weights are told by their values: what is converted has values that all differ. LiteRT puts channels last, so most
-weights lie in another order of their dimensions than the network's. A weight's name in the file, such as `_7.120`,
-says whose it is (`fold.short_names`) and where each of its dimensions, those of one left out, was.
+Weights are recognised in the converted file by their values, which are made to differ before. LiteRT puts channels
+last, so most weights have their dimensions in another order than the network's. A weight's name in the file, such as
+`_7.120`, says which tensor it is (`fold.short_names`) and the order of its dimensions, without those of size one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dwindle.errors import UsageError
+from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
-from dwindle.export.fold import distinct, reason, short_names, tensors
+from dwindle.export.fold import distinct, short_names, tensors
 from dwindle.export.litert import file
 from dwindle.export.litert.file import Place
 from dwindle.export.litert.rules import suit_sparse_kernels
@@ -31,12 +31,12 @@ Array = NDArray[Any]
 
 
 class Source(NamedTuple):
-    """Where a constant's values come from."""
+    """The tensor of the network that a constant is."""
 
     name: str
-    """The network's tensor."""
+    """The tensor's name in the network."""
     axes: tuple[int, ...]
-    """Of its dimensions larger than one, the order in which the file has them."""
+    """The order in which the file has those of its dimensions that are larger than one."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Graph:
     sources: dict[Place, Source]
     short: dict[str, str]
     complete: bool
-    """Whether all constants are the network's tensors, so that others can take their places."""
+    """Whether all constants are tensors of the network, so that they can be replaced by another network's."""
 
-    def filled(self, held: Mapping[str, Stored], *, pack: bool) -> tuple[bytes, bool]:
+    def filled(self, weights: Mapping[str, Stored], *, pack: bool) -> tuple[bytes, bool]:
         """The file with the tensors of another network of the same architecture, and whether any is sparse."""
         model = file.parse(self.content)
         packed = False
         shapes = {place: array.shape for place, (_, array) in file.constants(model).items()}
         for place, source in self.sources.items():
-            array = held[source.name].values.squeeze().transpose(source.axes).reshape(shapes[place])
+            array = weights[source.name].values.squeeze().transpose(source.axes).reshape(shapes[place])
             name = ".".join([self.short[source.name], "".join(map(str, source.axes))])
             packed |= file.put(model, place, name, np.ascontiguousarray(array), pack=pack)
         return file.serialize(model), packed
@@ -63,12 +63,12 @@ class Graph:
 
 @once
 def convert(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
-    """Raises UsageError where the network has an operator that LiteRT lacks."""
+    """The graph of a network's architecture. Raises UsageError where the network has an operator that LiteRT lacks."""
     return _found(distinct(network), inputs)
 
 
 def convert_as_is(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
-    """For a network some of whose constants the converter computes from weights: they keep the values they have."""
+    """As `convert`, for a network some of whose constants the converter computes from weights: the graph keeps them."""
     return _found(network, inputs)
 
 
@@ -77,7 +77,7 @@ def read(content: bytes, network: nn.Module) -> dict[str, Array]:
 
     network: its names and shapes are read, never its values. Raises ValueError for a damaged file.
     """
-    held = tensors(network)
+    expected = tensors(network)
     names = {short: name for name, short in short_names(network).items()}
     found: dict[str, Array] = {}
     for label, array in file.constants(file.parse(content)).values():
@@ -86,7 +86,7 @@ def read(content: bytes, network: nn.Module) -> dict[str, Array]:
             continue
         name = names[short]
         own = array.squeeze().transpose(np.argsort([int(axis) for axis in axes]))
-        own = np.ascontiguousarray(own).reshape(held[name].shape)
+        own = np.ascontiguousarray(own).reshape(expected[name].shape)
         if name in found and found[name].tobytes() != own.tobytes():
             raise ValueError(f"it has {name} twice, and differently")
         found[name] = own
@@ -114,13 +114,16 @@ def _converted(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
             finally:
                 litert_torch.config.show_progress = before
     except Exception as error:
-        raise UsageError(f"{type(network).__name__} cannot be written as LiteRT: {reason(error)}") from error
+        name = type(network).__name__
+        raise UsageError(
+            f"{name} cannot be written as LiteRT: {one_line(error, root_cause=True)}", code="not-convertible", name=name
+        ) from error
 
 
 def _sources(
     constants: Mapping[Place, tuple[str, Array]], floats: Mapping[str, Array]
 ) -> tuple[dict[Place, Source], bool]:
-    """Which constants are tensors of the network, and whether none of the others can come from one."""
+    """The constants that are tensors of the network, and whether none of the others can come from one."""
     alike: dict[tuple[int, float, float], list[str]] = {}
     for name, array in floats.items():
         alike.setdefault(_key(array), []).append(name)
@@ -153,7 +156,7 @@ def _orders(array: Array, constant: Array) -> Iterator[tuple[int, ...]]:
 
 
 def _strip(model: Any) -> None:
-    """Drops what no runtime reads, in place: inner names, and what only another converter would want."""
+    """Removes what no runtime reads, in place: inner names, and metadata for other converters."""
     for graph in model.subgraphs:
         outer = {*graph.inputs, *graph.outputs}
         for index, tensor in enumerate(graph.tensors):

@@ -1,4 +1,4 @@
-"""What XNNPACK asks of a graph before it runs it by sparse kernels, where the converter writes it another way."""
+"""Rewriting a converted graph so that XNNPACK runs it by sparse kernels, which take only some forms of a graph."""
 
 from __future__ import annotations
 

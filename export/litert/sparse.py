@@ -1,4 +1,4 @@
-"""Sparse tensors as LiteRT has them: all dimensions dense but the last that is walked, which lists its survivors.
+"""LiteRT's sparse tensors: all dimensions are dense but the last in order of traversal, which lists its survivors.
 
 Format: `SparsityParameters` of LiteRT's schema.fbs, with its example. Rows may run along the outputs or the inputs of a
 layer, whichever makes the shorter lists: XNNPACK makes its own form of either when it loads the file.
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Sparse:
-    """A tensor's survivors."""
+    """A sparse tensor: its surviving weights, and where they are."""
 
     shape: tuple[int, ...]
     order: tuple[int, ...]
-    """Its dimensions in the order they are walked; the last one is sparse."""
+    """Its dimensions in order of traversal. The last one is sparse."""
     values: NDArray[Any]
     segments: NDArray[Any]
-    """Where each row begins among the survivors, and where the last ends."""
+    """For each row the index of its first survivor, and after the last row the number of survivors."""
     indices: NDArray[Any]
-    """Each survivor's place in its row."""
+    """Each survivor's index in its row."""
 
     @property
     def nbytes(self) -> int:
@@ -60,6 +60,6 @@ def _encode(array: NDArray[Any], order: tuple[int, ...]) -> Sparse:
 
 
 def _shortest(numbers: NDArray[Any]) -> NDArray[Any]:
-    """In the smallest type that the format has for them."""
+    """The numbers in the smallest type that the format has for them."""
     largest = int(numbers.max(initial=0))
     return numbers.astype(np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32)

@@ -1,4 +1,4 @@
-"""Weights into an ONNX graph: the tensors of each code as one string, the calls that unpack it, and their parts."""
+"""Filling an ONNX graph with weights: the tensors of each code as one string, and the calls that unpack it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CODES = ("int8", *FOUR_BITS)
 _PALETTE = 16
 """Values of a palette. Places count from its end, from −16 to −1: `Look` adds 16 with each palette that begins."""
 _LOWEST = {"int4": -8, "palette4": -_PALETTE}
-"""The code that four zero bits stand for."""
+"""The smallest code of a precision, which four zero bits stand for."""
 _CALL = 110
-"""Bytes of a graph for unpacking one string, roughly."""
+"""About how many bytes of a graph unpack one string."""
 _AT_ONCE = 1 << 21
 """Weights in one string, well within int32 positions. Of 2¹⁸ to 2²¹ it made sessions fastest: what that takes is the
 memory of all that a session computes on the way, which onnxruntime keeps to its end, and time for each node."""
@@ -36,7 +36,7 @@ def fill(skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool) -> 
     """
     read = {name for node in skeleton.graph.node for name in node.input}
     read |= {output.name for output in skeleton.graph.output}
-    held = {name: tensor for name, tensor in weights.items() if name in read}
+    stored = {name: tensor for name, tensor in weights.items() if name in read}
     opset = next(opset.version for opset in skeleton.opset_import if opset.domain == "")
 
     def overhead(codes: frozenset[Code]) -> int:
@@ -46,30 +46,30 @@ def fill(skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool) -> 
         return _CALL * calls + definitions
 
     def model(pack: bool) -> tuple[ModelProto, str]:
-        plan = choose({name: forms(tensor, pack=pack) for name, tensor in held.items()}, overhead)
-        return _filled(skeleton, held, plan, opset), _words(plan, held)
+        plan = choose({name: forms(tensor, pack=pack) for name, tensor in stored.items()}, overhead)
+        return _filled(skeleton, stored, plan, opset), _words(plan, stored)
 
     # The choice reckons with rough figures: a network of a few hundred weights may be better off without.
     return min((model(own) for own in {pack, False}), key=lambda made: made[0].ByteSize())
 
 
-def _filled(skeleton: ModelProto, held: Mapping[str, Stored], plan: Mapping[str, Form], opset: int) -> ModelProto:
+def _filled(skeleton: ModelProto, stored: Mapping[str, Stored], plan: Mapping[str, Form], opset: int) -> ModelProto:
     model = ModelProto()
     model.CopyFrom(skeleton)
     rest = list(model.graph.node)
     del model.graph.node[:]  # what unpacks a weight comes before what reads it
-    scales = _scales(model.graph, held)
+    scales = _scales(model.graph, stored)
     strings: dict[Code, list[list[str]]] = {}
     for name, form in plan.items():
         if form.code.kind == "plain":
-            model.graph.initializer.append(from_array(held[name].values, name))
+            model.graph.initializer.append(from_array(stored[name].values, name))
             continue
         lists = strings.setdefault(form.code, [[]])
         if sum(plan[other].values.size for other in lists[-1]) + form.values.size > _AT_ONCE:
             lists.append([])
         lists[-1].append(name)
     for names in (names for lists in strings.values() for names in lists if names):
-        _string(model.graph, {name: plan[name] for name in names}, {name: held[name] for name in names}, scales)
+        _string(model.graph, {name: plan[name] for name in names}, {name: stored[name] for name in names}, scales)
     called = dict.fromkeys(node.op_type for node in model.graph.node if node.domain == DOMAIN)
     model.graph.node.extend(rest)
     if called:
@@ -79,20 +79,20 @@ def _filled(skeleton: ModelProto, held: Mapping[str, Stored], plan: Mapping[str,
 
 
 def _string(
-    graph: GraphProto, members: Mapping[str, Form], held: Mapping[str, Stored], scales: Mapping[str, str]
+    graph: GraphProto, members: Mapping[str, Form], stored: Mapping[str, Stored], scales: Mapping[str, str]
 ) -> None:
-    """The tensors of one code: their bytes, the calls that unpack them, and what makes each of its part.
+    """Adds the tensors of one code to a graph: their bytes, the calls that unpack them, and each tensor's part of it.
 
-    scales: by tensor, the names of theirs.
+    scales: the names of the tensors' scales in the graph, by tensor.
     """
     code, tag = next(iter(members.values())).code, next(iter(members))
-    palettes = [held[name].palette for name in members]
+    palettes = [stored[name].palette for name in members]
     flat = _unpacked(graph, code, list(members.values()), palettes, tag)
-    finished = {name for name in members if held[name].values.ndim == 1}
+    finished = {name for name in members if stored[name].values.ndim == 1}
     parts = {name: name if name in finished else f"{name}p" for name in members}
     _split(graph, flat, list(parts.values()), [form.values.size for form in members.values()])
-    for name in members.keys() - finished:
-        _part(graph, parts[name], name, members[name], held[name], scales.get(name))
+    for name in (name for name in members if name not in finished):
+        _part(graph, parts[name], name, members[name], stored[name], scales.get(name))
 
 
 def _unpacked(
@@ -137,9 +137,9 @@ def _unpacked(
 def _values(
     graph: GraphProto, code: Code, array: Array, palettes: Sequence[tuple[int, Array | None]], name: str
 ) -> None:
-    """Values as they are packed, under that name in the graph; a palette's in fp32.
+    """Adds packed values to a graph, so that they are read under `name`; those of palettes as fp32.
 
-    palettes: of the tensors that the values are of, and how many values each has.
+    palettes: for each tensor that the values belong to, how many of them there are and its palette.
     """
     if code.values not in FOUR_BITS:
         graph.initializer.append(from_array(array, name))
@@ -159,17 +159,17 @@ def _values(
         graph.node.append(call("View", [flat], name, s=list(array.shape)))
 
 
-def _part(graph: GraphProto, part: str, name: str, form: Form, held: Stored, scale: str | None) -> None:
+def _part(graph: GraphProto, part: str, name: str, form: Form, stored: Stored, scale: str | None) -> None:
     """The steps from a tensor's part of a string to the tensor. scale: the name of its scales."""
-    sizes = list(held.values.shape)
+    sizes = list(stored.values.shape)
     steps: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
     if form.turn is not None:
         steps.append(("Turn", (), {"t": list(form.turn), "s": sizes}))
-    if held.scale is not None:
+    if stored.scale is not None:
         assert scale is not None
-        blocks = [held.scale.size, sizes[1] // held.scale.shape[1], *sizes[2:]]
+        blocks = [stored.scale.size, sizes[1] // stored.scale.shape[1], *sizes[2:]]
         steps.append(("Scaled", (scale,), {"s": blocks}))
-        if held.scale.shape[1] > 1:
+        if stored.scale.shape[1] > 1:
             steps.append(("View", (), {"s": sizes}))
     for index, (step, others, attributes) in enumerate(steps or [("View", (), {"s": sizes})], start=1):
         made = name if index >= len(steps) else f"{name}{'ab'[index - 1]}"
@@ -177,11 +177,11 @@ def _part(graph: GraphProto, part: str, name: str, form: Form, held: Stored, sca
         part = made
 
 
-def _scales(graph: GraphProto, held: Mapping[str, Stored]) -> dict[str, str]:
-    """The names of the scales, those of tensors of equal rank as one string of bytes."""
+def _scales(graph: GraphProto, stored: Mapping[str, Stored]) -> dict[str, str]:
+    """Adds scales to a graph, those of tensors of equal rank as one string of bytes; their names, by tensor."""
     codes = {
         name: tensor.scale.reshape(-1, *[1] * (tensor.scale.ndim - 1))
-        for name, tensor in held.items()
+        for name, tensor in stored.items()
         if tensor.scale is not None
     }
     if not codes:
@@ -216,7 +216,7 @@ def _put(code: Code) -> str:
 
 
 def _functions(code: Code) -> tuple[str, ...]:
-    """What its tensors are unpacked by, all in all."""
+    """All functions that unpack tensors of a code."""
     part = ("View", "Scaled") if code.values == "palette4" else ("Scaled",) if code.values in CODES else ("View",)
     unpack = ("Nibbles", "Look") if code.values == "palette4" else ("Nibbles",) if code.values == "int4" else ()
     turn = ("Turn",) if code.block > 1 or code.kind == "pairs" else ()
@@ -228,9 +228,9 @@ def _functions(code: Code) -> tuple[str, ...]:
     }[code.kind]
 
 
-def _words(plan: Mapping[str, Form], held: Mapping[str, Stored]) -> str:
-    """As in `Golomb-Rice mask + int8 survivors`."""
-    largest = max(plan, key=lambda name: held[name].values.size, default=None)
+def _words(plan: Mapping[str, Form], stored: Mapping[str, Stored]) -> str:
+    """How most weights are encoded, as in `Golomb-Rice + int8 survivors`."""
+    largest = max(plan, key=lambda name: stored[name].values.size, default=None)
     values = plan[largest].code.values if largest else "fp32"
     codes = {form.code for form in plan.values()}
     masks = [

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
-from dwindle.errors import UsageError
+from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
-from dwindle.export.fold import reason, short_names, trace
+from dwindle.export.fold import short_names, trace
 from dwindle.export.quiet import quiet
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def skeleton(network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
         with quiet():
             model = _optimized(program, names)
     except Exception as error:
-        raise UsageError(f"{type(network).__name__} cannot be written as ONNX: {reason(error)}") from error
+        name = type(network).__name__
+        raise UsageError(
+            f"{name} cannot be written as ONNX: {one_line(error, root_cause=True)}", code="not-convertible", name=name
+        ) from error
     _shorten(model, set(names.values()))
     return model
 
@@ -117,6 +120,6 @@ def _drop_defaults(node: NodeProto, opset: int) -> None:
         default = schema[attribute.name].default_value
         return bool(default.type == attribute.type and onnx.helper.get_attribute_value(default) == value)
 
-    told = [attribute for attribute in node.attribute if not implied(attribute)]
+    stated = [attribute for attribute in node.attribute if not implied(attribute)]
     del node.attribute[:]
-    node.attribute.extend(told)
+    node.attribute.extend(stated)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from onnx.helper import get_attribute_value
 from onnx.numpy_helper import to_array
 
 from dwindle.export.codes import nibbles, rice, two_of_four
 from dwindle.export.onnx.unpack import DOMAIN, PUT
+from dwindle.manifest import Breakdown
 
 Array = NDArray[Any]
 
@@ -22,18 +23,42 @@ def tensors(model: ModelProto) -> dict[str, Array]:
 
     Raises ValueError where the parts of one do not belong together.
     """
-    held = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
-    whole = set(held)  # what may be split
+    found = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
+    whole = set(found)  # what may be split
     for node in model.graph.node:
-        inputs = [held[name] for name in node.input if name in held]
+        inputs = [found[name] for name in node.input if name in found]
         if node.domain == DOMAIN:
             attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
-            held[node.output[0]] = _DECODERS[node.op_type](*inputs, **attributes)
+            found[node.output[0]] = _DECODERS[node.op_type](*inputs, **attributes)
             whole |= {node.output[0]} if node.op_type in (*PUT, "Float", "Nibbles", "Look", "Scales") else set()
         elif node.op_type == "Split" and node.input[0] in whole:
             array, sizes = inputs
-            held |= zip(node.output, np.split(array, np.cumsum(sizes)[:-1]), strict=True)
-    return held
+            found |= zip(node.output, np.split(array, np.cumsum(sizes)[:-1]), strict=True)
+    return found
+
+
+_MASK_READERS = ("Ones", "Gaps", "Pairs")
+"""The functions whose constants say which weights survive."""
+
+
+def breakdown(model: ModelProto) -> Breakdown:
+    """What a model's bytes are spent on.
+
+    Values are what unpacking functions read, whole or in parts, and other tensors of two dimensions or more.
+    """
+    unpacking = [node for node in model.graph.node if node.domain == DOMAIN]
+    masks = {name for node in unpacking if node.op_type in _MASK_READERS for name in node.input}
+    packed = {name for node in unpacking for name in node.input}
+    packed |= {node.input[0] for node in model.graph.node if node.op_type == "Split"}
+    mask = values = initializers = 0
+    for tensor in model.graph.initializer:
+        initializers += tensor.ByteSize()
+        size = to_array(tensor).nbytes
+        if tensor.name in masks:
+            mask += size
+        elif tensor.name in packed or (len(tensor.dims) > 1 and tensor.data_type != TensorProto.INT64):
+            values += size
+    return Breakdown.of(model.ByteSize(), mask=mask, values=values, graph=model.ByteSize() - initializers)
 
 
 def _decode_ones(unary: Array, r: list[int], k: list[int]) -> Array:

@@ -8,26 +8,40 @@ from typing import TYPE_CHECKING
 
 from dwindle.export.fold import fold, foldable, short_names
 from dwindle.export.quantize import stored
-from dwindle.export.target import one_by_one
+from dwindle.export.target import Target, one_by_one
+from dwindle.export.zeros import Effect, Effects, Speed, removed
+from dwindle.onnx_session import infer, session
 
 if TYPE_CHECKING:
     import numpy as np
     from onnx import ModelProto
     from torch import Tensor, nn
 
+    from dwindle.manifest import Breakdown
 
-class Onnx:
+_UNPACKED = Speed(
+    "CPU",
+    faster=False,
+    basis="measured",
+    source="studies/packing/results.md",
+    detail="weights are unpacked when the session is created; inference takes .99 to 1.02 of the dense file's time",
+)
+
+
+class Onnx(Target):
     """Files for onnxruntime, or anything that reads stock ONNX: no custom operator, no external data."""
 
     name = "onnx"
     suffix = ".onnx"
     precisions = ("fp32", "fp16", "int8", "int4", "palette4")
-    arithmetic = "fp32"
-    packs_zeros = True
     packages = ("torch", "onnx", "onnxscript", "onnxruntime")
-
-    def __init__(self, precision: str = precisions[0]) -> None:
-        self.precision = precision
+    effects = Effects(
+        weights=Effect(True, "a Golomb-Rice code of the mask, and the surviving weights", (_UNPACKED,)),
+        n_of_m=Effect(True, "a code of the mask (base 6 for 2:4), and the surviving weights", (_UNPACKED,)),
+        channel=removed(
+            Speed("CPU", True, "measured", "studies/channels/speed.md", "2.0 times at half the multiply-accumulates")
+        ),
+    )
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         from dwindle.export.onnx.graph import skeleton
@@ -44,25 +58,28 @@ class Onnx:
         return lambda candidate: self._filled(graph, fold(candidate, pairs), pack=True)[0].ByteSize()
 
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        names = [value.name for value in session.get_inputs()]
-        return one_by_one(lambda sample: session.run(None, dict(zip(names, sample, strict=True)))[0], inputs)
+        run = infer(session(str(path)))
+        return one_by_one(lambda sample: run(sample)[0], inputs)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         import onnx
 
         from dwindle.export.onnx import read
 
-        held = read.tensors(onnx.load(path))
-        return {name: held[short] for name, short in short_names(module).items() if short in held}
+        found = read.tensors(onnx.load(path))
+        return {name: found[short] for name, short in short_names(module).items() if short in found}
+
+    def breakdown(self, path: Path) -> Breakdown:
+        import onnx
+
+        from dwindle.export.onnx import read
+
+        return read.breakdown(onnx.load(path))
 
     def _filled(self, skeleton: ModelProto, network: nn.Module, *, pack: bool) -> tuple[ModelProto, str]:
         from dwindle.export.onnx.fill import fill
 
         names = short_names(network)
-        return fill(skeleton, {names[name]: held for name, held in stored(network, self.precision).items()}, pack=pack)
+        return fill(
+            skeleton, {names[name]: tensor for name, tensor in stored(network, self.precision).items()}, pack=pack
+        )

@@ -112,11 +112,14 @@ class Branching(nn.Module):
 
 
 def test_what_torch_cannot_trace_is_refused_in_one_sentence() -> None:
-    with pytest.raises(UsageError, match=r"^torch.export cannot trace Branching: \w+: .*$"):
+    with pytest.raises(UsageError) as refused:
         deployable(Branching(), (torch.ones(1, 2),))
+    assert (refused.value.code, refused.value.name) == ("not-traceable", "Branching")
+    assert "\n" not in str(refused.value)
 
 
 def test_inputs_that_no_file_takes_are_refused() -> None:
     network = nn.Linear(2, 2).double()
-    with pytest.raises(UsageError, match=r"torch\.float64, and what ships computes in float32"):
+    with pytest.raises(UsageError) as refused:
         deployable(network, (torch.ones(1, 2, dtype=torch.float64),))
+    assert (refused.value.code, refused.value.name) == ("wrong-dtype", "example_inputs")

@@ -90,15 +90,17 @@ def test_one_weight_that_differs_is_found(written: Written, samples: Inputs, tmp
     place = content.index(weight.numpy().tobytes()) + 4 * int(weight.flatten().nonzero()[7])
     content[place] ^= 1  # the last bit of one fp32 weight
     (tmp_path / "net.pt2").write_bytes(content)
-    with pytest.raises(ParityFailed, match=r"net.pt2 (has other values in 1 of 9216 weights|.*cannot be read back)"):
+    with pytest.raises(ParityFailed) as failed:
         check(PyTorch(), tmp_path / "net.pt2", written.network, written.shipped, samples)
+    assert failed.value.code in ("weights-differ", "unreadable")
 
 
 @pytest.mark.parametrize("keep", [0, 5000, -1])
 def test_a_truncated_file_is_found(written: Written, samples: Inputs, tmp_path: Path, keep: int) -> None:
     (tmp_path / "net.pt2").write_bytes(written.net.read_bytes()[:keep])
-    with pytest.raises(ParityFailed, match=r"net.pt2 cannot be read back"):
+    with pytest.raises(ParityFailed) as failed:
         check(PyTorch(), tmp_path / "net.pt2", written.network, written.shipped, samples)
+    assert failed.value.code == "unreadable"
 
 
 class Bomb:
@@ -136,8 +138,10 @@ def test_a_pickle_is_never_loaded(
 
     evil = tmp_path / "net.pt2"
     _rewritten(written.net, evil, changed, {})
-    with pytest.raises(UsageError, match=r"net.pt2 has a part that would be executed, data/"):
+    with pytest.raises(UsageError) as refused:
         read(evil)
+    assert refused.value.code == "executable-part"
+    assert str(refused.value.name).startswith("data/")
     assert not Path("exploded").exists()
     with suppress(Exception):  # it goes off before torch finds that it isn't a tensor
         torch.export.load(evil)  # or else this test would prove nothing
@@ -147,5 +151,6 @@ def test_a_pickle_is_never_loaded(
 @pytest.mark.parametrize("name", ["data/aotinductor/model/lib.so", "data/constants/custom_obj_0", "extra/hook.py"])
 def test_nor_anything_else_that_dwindle_does_not_write(written: Written, tmp_path: Path, name: str) -> None:
     _rewritten(written.net, tmp_path / "net.pt2", lambda _, content: content, {name: b"\x7fELF"})
-    with pytest.raises(UsageError, match=rf"has a part that would be executed, {name}: "):
+    with pytest.raises(UsageError) as refused:
         read(tmp_path / "net.pt2")
+    assert (refused.value.code, refused.value.name) == ("executable-part", name)

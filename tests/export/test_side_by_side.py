@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dwindle.errors import CheckpointError, DwindleError, UsageError
+from dwindle.errors import CheckpointError, DwindleError, ParityFailed
 from dwindle.export import side_by_side
 from dwindle.export.options import ExportOptions
 
@@ -23,7 +23,7 @@ def export_one(checkpoint, name, options, progress, trust):
     progress(f"{name}: begins {checkpoint}")
     print("chatter")
     if name == "bad":
-        raise errors.CheckpointError("it is damaged")
+        raise errors.CheckpointError("it is damaged", code="damaged", path="net/masks", option="target", name="masks")
     if name == "own":
         raise Own("it differs")
     if name == "dead":
@@ -31,8 +31,8 @@ def export_one(checkpoint, name, options, progress, trust):
 
 # Nor is anything else there that an export imports: it takes seconds.
 heavy = ("torch.export._trace", "torchvision.models", "dwindle.models.tasks", "dwindle.models.build")
-sys.modules.update({name: ModuleType(name) for name in (*heavy, "dwindle.export.exporter")})
-sys.modules["dwindle.export.exporter"].export_one = export_one
+sys.modules.update({name: ModuleType(name) for name in (*heavy, "dwindle.export.one_target")})
+sys.modules["dwindle.export.one_target"].export_one = export_one
 """
 
 
@@ -50,17 +50,27 @@ def test_every_target_reports_its_progress() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "message"),
+    ("name", "kind", "message", "code"),
     [
-        ("bad", CheckpointError, "^it is damaged$"),
-        ("own", DwindleError, "^it differs$"),
-        ("dead", DwindleError, "^the export to dead ended with 1: no memory$"),
+        ("bad", CheckpointError, "it is damaged", "damaged"),
+        ("own", ParityFailed, "it differs", None),
+        ("dead", DwindleError, "the export to dead ended with 1: no memory", "process-died"),
     ],
 )
-def test_a_failure_comes_back_and_the_others_go_on(name: str, kind: type[DwindleError], message: str) -> None:
+def test_a_failure_comes_back_and_the_others_go_on(
+    name: str, kind: type[DwindleError], message: str, code: str | None
+) -> None:
     said: list[str] = []
-    with pytest.raises(kind, match=message) as failed:
+    with pytest.raises(DwindleError) as failed:
         side_by_side.run(Path("net"), {name: PLAIN, "two": PLAIN}, said.append)
+    assert type(failed.value) is kind
+    assert (str(failed.value), failed.value.code) == (message, code)
     assert failed.value.exit_code == (4 if name == "own" else 1)
     assert "two: begins net" in said
-    assert not isinstance(failed.value, UsageError)
+
+
+def test_the_fields_of_a_failure_come_back() -> None:
+    with pytest.raises(CheckpointError) as failed:
+        side_by_side.run(Path("net"), {"bad": PLAIN}, [].append)
+    assert failed.value.path == Path("net/masks")
+    assert (failed.value.option, failed.value.name) == ("target", "masks")

@@ -32,7 +32,7 @@ from dwindle.bench.rows import blank_rows, unmeasured
 from dwindle.bench.views.chart import frontier
 from dwindle.checkpoint import Checkpoint, Round, finish, start
 from dwindle.errors import DwindleError
-from dwindle.manifest import Manifest, manifests
+from dwindle.manifest import Breakdown, Manifest, manifests
 
 Export = Callable[..., Manifest]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -185,11 +185,14 @@ def test_cut_layers_show_both_widths(checkpoint: Checkpoint, nets: tuple[nn.Modu
     assert "10×512 whole 10 of 10" in text
 
 
-def test_what_a_file_consists_of_is_drawn_where_its_format_is_known(
+def test_what_a_file_consists_of_is_drawn_where_its_manifest_says(
     checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path]
 ) -> None:
-    export("onnx", *onnx_files)
-    export("unheard-of", *onnx_files)
+    manifest = export("onnx", *onnx_files)
+    values = 4 * (8 * 9 + 512 * 10)
+    breakdown = Breakdown.of(manifest.file.bytes, mask=0, values=values, graph=100)
+    replace(manifest, breakdown=breakdown).write(checkpoint.exports / "onnx")
+    export("older", *onnx_files)
     page = report(checkpoint)
     (drawn,) = re.findall(r'<div class="split">(.*?)</div>', page.read_text())
     shares = [float(share) for share in re.findall(r"width:([\d.]+)%", drawn)]

@@ -184,9 +184,9 @@ def test_sparse_four_bits_are_smaller_than_eight(
 @pytest.mark.parametrize("precision", FOUR_BITS)
 def test_what_a_system_lacks_is_said(precision: str) -> None:
     for system in ("iOS16", "iOS17"):
-        note = targets.load("coreml", precision, system).note  # type: ignore[attr-defined]
-        assert note.startswith(f"{system} holds no sparse {precision}: it is ")
-    assert targets.load("coreml", precision).note is None  # type: ignore[attr-defined]
+        note = targets.load("coreml", precision, system).note
+        assert str(note).startswith(f"{system} has no sparse form of {precision}: ")
+    assert targets.load("coreml", precision).note is None
 
 
 def test_a_package_whose_parts_do_not_belong_together_is_refused() -> None:

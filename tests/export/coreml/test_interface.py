@@ -13,7 +13,9 @@ from dwindle.export.coreml.read import MODEL, read
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.onnx.target import Onnx
 from dwindle.export.parity import check
-from dwindle.export.shipping import facing
+from dwindle.export.shipping import with_interface
+from dwindle.models.checked_task import CheckedTask
+from tests.tasks import PlainTask
 
 MEANS, STDS = (120.0, 110.0, 100.0), (60.0, 50.0, 70.0)
 LABELS = ("cat", "dog", "eel", "fox")
@@ -37,7 +39,7 @@ def normalised(pixels: Tensor) -> Tensor:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_goes_in_and_scores_by_class_come_out(channels: int, tmp_path: Path) -> None:
     net, inputs = network(channels), (normalised(images(channels)),)
-    target = CoreML().facing(Interface(Normalization(MEANS[:channels], STDS[:channels]), LABELS))
+    target = CoreML().with_interface(Interface(Normalization(MEANS[:channels], STDS[:channels]), LABELS))
     example = (inputs[0][:1],)
     target.write(net, example, tmp_path / "net.mlpackage", pack=True)
     parity = check(target, tmp_path / "net.mlpackage", net, net, inputs)
@@ -50,21 +52,25 @@ def test_an_image_goes_in_and_scores_by_class_come_out(channels: int, tmp_path: 
     assert image.ColorSpace.Name(image.colorSpace) == {1: "GRAYSCALE", 3: "RGB"}[channels]
     assert answers[model.description.predictedFeatureName].HasField("stringType")
     assert answers[model.description.predictedProbabilitiesName].dictionaryType.HasField("stringKeyType")
-    with pytest.raises(UsageError, match="a sample is none"):
+    with pytest.raises(UsageError) as refused:
         target.run(tmp_path / "net.mlpackage", (inputs[0] + 0.004,))
+    assert refused.value.code == "not-an-image"
     # The same program without the mean: what the comparison is there to find.
-    other = CoreML().facing(Interface(Normalization((0.0,) * channels, STDS[:channels]), LABELS))
+    other = CoreML().with_interface(Interface(Normalization((0.0,) * channels, STDS[:channels]), LABELS))
     other.write(net, example, tmp_path / "other.mlpackage", pack=True)
     wrong, _ = read(tmp_path / "other.mlpackage")
     wrong.description.metadata.userDefined["dwindle.mean"] = str(list(MEANS[:channels]))
     (tmp_path / "other.mlpackage" / MODEL).write_bytes(wrong.SerializeToString())
-    with pytest.raises(ParityFailed, match=r"other.mlpackage is off by "):
+    with pytest.raises(ParityFailed) as failed:
         check(other, tmp_path / "other.mlpackage", net, net, inputs)
+    assert (failed.value.code, failed.value.path) == ("outputs-differ", Path("other.mlpackage"))
 
 
 def test_an_image_is_described_as_coremltools_describes_one(tmp_path: Path) -> None:
     net, example = network(3), (normalised(images(3))[:1],)
-    CoreML().facing(Interface(Normalization(MEANS, STDS))).write(net, example, tmp_path / "net.mlpackage", pack=True)
+    CoreML().with_interface(Interface(Normalization(MEANS, STDS))).write(
+        net, example, tmp_path / "net.mlpackage", pack=True
+    )
     theirs = coremltools.convert(
         torch.jit.trace(net, example),
         inputs=[coremltools.ImageType("input", (1, 3, 6, 8))],
@@ -73,49 +79,55 @@ def test_an_image_is_described_as_coremltools_describes_one(tmp_path: Path) -> N
     ).get_spec()
     ours, _ = read(tmp_path / "net.mlpackage")
     assert ours.description.input[0] == theirs.description.input[0]
-    mine, other = (model.mlProgram.functions["main"].inputs[0].type for model in (ours, theirs))
-    assert mine == other
+    first, second = (model.mlProgram.functions["main"].inputs[0].type for model in (ours, theirs))
+    assert first == second
 
 
 @pytest.mark.parametrize(
-    ("interface", "words"),
+    ("interface", "code", "option", "name"),
     [
-        (Interface(Normalization((1.0,), (1.0,))), "the image has 3 channels, and 1 are normalised"),
-        (Interface(classes=LABELS[:3]), "there are 3, and the network answers with 4"),
-        (Interface(classes=("cat", "dog", "cat", "fox")), "there is more than one 'cat'"),
+        (Interface(Normalization((1.0,), (1.0,))), "wrong-channels", "image_input", "normalization"),
+        (Interface(classes=LABELS[:3]), "wrong-label-count", "classes", None),
+        (Interface(classes=("cat", "dog", "cat", "fox")), "duplicate-label", "classes", "cat"),
     ],
 )
-def test_what_does_not_fit_the_network_is_refused(interface: Interface, words: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=words):
-        CoreML().facing(interface).write(network(3), (images(3)[:1],), tmp_path / "net.mlpackage", pack=True)
+def test_what_does_not_fit_the_network_is_refused(
+    interface: Interface, code: str, option: str, name: str | None, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        CoreML().with_interface(interface).write(network(3), (images(3)[:1],), tmp_path / "net.mlpackage", pack=True)
+    assert (refused.value.code, refused.value.option, refused.value.name) == (code, option, name)
 
 
-class Task:
+class Task(PlainTask):
     normalization = (torch.tensor(MEANS), torch.tensor(STDS))
     class_names = LABELS
 
 
 def test_labels_and_moments_come_from_the_task_or_a_file(tmp_path: Path) -> None:
-    target = facing(CoreML(), Task(), True, "")
+    target = with_interface(CoreML(), CheckedTask(Task()), True, "")
     assert isinstance(target, CoreML)
     assert target.interface == Interface(Normalization(MEANS, STDS), LABELS)
     (tmp_path / "labels").write_text("ape\n bee \n\n")
-    target = facing(CoreML(), Task(), False, str(tmp_path / "labels"))
+    target = with_interface(CoreML(), CheckedTask(Task()), False, str(tmp_path / "labels"))
     assert isinstance(target, CoreML)
     assert target.interface == Interface(None, ("ape", "bee"))
-    assert facing(CoreML(), Task(), False, None).interface == Interface()
+    plain = CoreML()
+    assert with_interface(plain, CheckedTask(Task()), False, None) is plain
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     said: list[str] = []
-    assert isinstance(facing(Onnx(), Task(), True, "", said.append), Onnx)
-    assert said == ["has no image inputs and no class labels: they were left out"]
+    assert isinstance(with_interface(Onnx(), CheckedTask(Task()), True, "", said.append), Onnx)
+    assert said == ["its files take neither images nor class labels: both were left out"]
     (tmp_path / "labels").write_text("\n")
-    for task, image, classes, words in (
-        (object(), True, None, "takes the task's `normalization`, and it has none"),
-        (object(), False, "", "the task has no `class_names`"),
-        (Task(), False, str(tmp_path / "none"), "cannot be read"),
-        (Task(), False, str(tmp_path / "labels"), "has no class labels"),
+    for task, image, classes, code, option, name in (
+        (PlainTask(), True, None, "missing-member", "image_input", "normalization"),
+        (PlainTask(), False, "", "missing-member", "classes", "class_names"),
+        (Task(), False, str(tmp_path / "none"), "unreadable", "classes", None),
+        (Task(), False, str(tmp_path / "labels"), "empty", "classes", None),
     ):
-        with pytest.raises(UsageError, match=words):
-            facing(CoreML(), task, image, classes)
+        with pytest.raises(UsageError) as refused:
+            with_interface(CoreML(), CheckedTask(task), image, classes)
+        assert (refused.value.code, refused.value.option, refused.value.name) == (code, option, name)
+        assert refused.value.path == (Path(classes) if classes else None)

@@ -172,7 +172,7 @@ def test_a_damaged_package_is_refused(written: Written, tmp_path: Path) -> None:
     shutil.copytree(written.net, damaged)
     content = (damaged / WEIGHTS).read_bytes()
     (damaged / WEIGHTS).write_bytes(content[:-500])
-    with pytest.raises(ValueError, match=r"damaged.mlpackage cannot be read \(its weight file holds no tensor"):
+    with pytest.raises(ValueError, match=r"damaged.mlpackage cannot be read \(its weight file has no tensor"):
         weights(damaged)
     (damaged / WEIGHTS).write_bytes(content)
     (damaged / MODEL).write_bytes((damaged / MODEL).read_bytes()[:-10])
@@ -188,8 +188,9 @@ def test_the_file_computes_what_the_network_does(written: Written, samples: Inpu
 def test_a_weight_beyond_fp16_is_refused(network: nn.Module, example: Inputs, tmp_path: Path) -> None:
     shipped = deployable(network, example)
     shipped.classifier.bias.data[0] = 1e5
-    with pytest.raises(UsageError, match=r"^classifier.bias has values beyond 65504"):
+    with pytest.raises(UsageError) as refused:
         CoreML().write(shipped, example, tmp_path / "net.mlpackage", pack=True)
+    assert (refused.value.code, refused.value.name) == ("out-of-range", "classifier.bias")
     assert not (tmp_path / "net.mlpackage").exists()
 
 

@@ -17,6 +17,7 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from dwindle.export.onnx.fill import fill
 from dwindle.export.onnx.read import tensors
 from dwindle.export.quantize import Stored, store
+from dwindle.onnx_session import infer, session
 
 Evaluate = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
 
@@ -46,12 +47,8 @@ def packed(weights: list[np.ndarray], precision: str, *, pack: bool = True) -> t
 
 
 def in_onnxruntime(model: onnx.ModelProto, level: onnxruntime.GraphOptimizationLevel) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = level
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    return session.run(None, {"x": np.ones(1, np.float32)})[0]
+    run = infer(session(model.SerializeToString(), options={"graph_optimization_level": level}))
+    return run([np.ones(1, np.float32)])[0]
 
 
 def assert_holds(model: onnx.ModelProto, weights: list[np.ndarray], precision: str, by_reference: Evaluate) -> None:
@@ -184,11 +181,8 @@ def test_session_creation_leaves_nothing_of_the_unpacking(tmp_path: Path, precis
         sparse((64, 1, 3, 3), 1, generator),
         sparse((64,), 1, generator),
     ]
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3
     model, _ = packed(weights, precision)
-    onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    session(model.SerializeToString(), options={"optimized_model_filepath": str(tmp_path / "optimized.onnx")})
     assert [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node] == ["Mul"]
 
 

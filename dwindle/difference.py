@@ -1,0 +1,30 @@
+"""How far one array is from another, as parity and bench count it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Difference(NamedTuple):
+    """The largest difference between two arrays of one shape."""
+
+    absolute: float
+    """Infinite where either array has a NaN, so that no tolerance allows it."""
+    relative: float
+    """`absolute` over the largest absolute value of the reference; `absolute` itself where all of that is zero."""
+
+
+def difference(array: NDArray[Any], reference: NDArray[Any]) -> Difference:
+    """Compares an array with a reference of the same shape, not empty.
+
+    >>> difference(np.array([1.0, 2.5]), np.array([1.0, 2.0]))
+    Difference(absolute=0.5, relative=0.25)
+    """
+    absolute, largest = float(np.abs(array - reference).max()), float(np.abs(reference).max())
+    if math.isnan(absolute):
+        absolute = math.inf
+    return Difference(absolute, absolute / largest if 0 < largest < math.inf else absolute)

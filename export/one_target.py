@@ -1,0 +1,174 @@
+"""One target's export: a checkpoint's network and its dense original, written, proven equal and described."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dwindle
+from dwindle.checkpoint import Checkpoint
+from dwindle.errors import ParityFailed
+from dwindle.export import target as targets
+from dwindle.export.architecture import one_model
+from dwindle.export.auto import smallest
+from dwindle.export.fold import deployable
+from dwindle.export.options import ExportOptions
+from dwindle.export.parity import Compared, compare
+from dwindle.export.quality import quality, sentence
+from dwindle.export.shipping import as_file, calibrated, with_interface
+from dwindle.export.target import Target
+from dwindle.files import staged
+from dwindle.manifest import File, Manifest, written
+from dwindle.quantities import format_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dwindle.models.trust import Trust
+
+NO_PACKING = "none"
+PACKINGS = ("auto", NO_PACKING)
+"""How zeros are stored: as each target packs them, or like any other weight."""
+_ZSTD_LEVEL = 19
+"""Zstandard's compression level. Higher ones take more memory to decompress as well."""
+
+
+@one_model()
+def export_one(
+    checkpoint: Checkpoint | Path | str,
+    name: str,
+    options: ExportOptions,
+    progress: Callable[[str], None] | None = None,
+    trust: Trust = False,
+) -> Manifest:
+    """What `exporter.export` does for one target, in this process. Its arguments are those of `export`."""
+    from dwindle.models.build import restore, restore_dense
+    from dwindle.models.tasks import restore_task
+
+    say = progress or (lambda line: None)
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint.load(checkpoint)
+    task, net = restore_task(checkpoint, trust), restore(checkpoint, trust)
+    example = task.example_inputs()
+
+    def at(precision: str | None, say: Callable[[str], None]) -> Target:
+        return calibrated(targets.load(name, precision, options.min_os), task, options.calib_samples, say)
+
+    precision = options.precision
+    if options.max_drop is not None:
+        dense, possible = checkpoint.history[0].validation, targets.load(name).precisions
+        silent = {kind: at(kind, lambda line: None) for kind in possible}
+        precision = smallest(
+            {kind: target.packer(net, example)(net) for kind, target in silent.items()},
+            lambda kind: as_file(silent[kind], net, example),
+            task,
+            dense,
+            options.max_drop,
+            lambda line: say(f"{name}: {line}"),
+        )
+    target = at(precision, lambda line: say(f"{name}: {line}"))
+    target = with_interface(target, task, options.image_input, options.classes, lambda line: say(f"{name}: {line}"))
+    real = task.inputs("validation")
+    trained = {"net": net, "dense": restore_dense(checkpoint, trust)}
+    networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
+    return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress, options.packing)
+
+
+def export_networks(
+    networks: Mapping[str, tuple[nn.Module, nn.Module]],
+    example: tuple[Tensor, ...],
+    real: tuple[Tensor, ...],
+    folder: Path,
+    target: Target,
+    progress: Callable[[str], None] | None = None,
+    packing: str = PACKINGS[0],
+) -> Manifest:
+    """Writes one target's folder, and returns its manifest.
+
+    networks: by the names `net` and `dense`, each network as it was trained (in eval mode, on the CPU) and as it ships
+    (`fold.deployable`). example: an input of the networks, a batch of one. real: the inputs on which files are compared
+    with their networks. packing: as in `export`. Raises as `export` does.
+    """
+    say = progress or (lambda line: None)
+    roles = {"net": target, "dense": type(target)()}
+    packs = {"net": packing != NO_PACKING, "dense": False}
+    encodings: dict[str, str] = {}
+    download: Future[File] | None = None
+    found: dict[str, Compared] = {}
+    if target.note:
+        say(f"{target.name}: {target.note}")
+    with staged(folder, written(folder)) as scratch, ThreadPoolExecutor(1) as background:
+        scratch.mkdir()
+        for name, (module, shipped) in networks.items():
+            path = scratch / f"{name}{target.suffix}"
+            say(f"{target.name}: writing {path.name}")
+            encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
+            if name == "net" and target.zstd:
+                download = background.submit(_download, path)
+            try:
+                found[name] = compare(roles[name], path, module, shipped, real)
+            except ParityFailed as error:
+                rejected = _keep(path, folder)
+                raise ParityFailed(
+                    f"{target.name}: {error}; the file is kept as {rejected}",
+                    code=error.code,
+                    name=error.name,
+                    path=rejected,
+                ) from error
+        manifest = Manifest(
+            target=target.name,
+            precision=target.precision,
+            encoding=encodings["net"],
+            file=File.of(scratch / f"net{target.suffix}"),
+            dense=File.of(scratch / f"dense{target.suffix}"),
+            parity=found["net"].parity,
+            download=download.result() if download else None,
+            versions={"dwindle": dwindle.__version__, **{name: version(name) for name in target.packages}},
+            dense_precision=roles["dense"].precision,
+            packing=packing,
+            calibration_samples=len(target.samples[0]) if target.samples is not None else None,
+            breakdown=target.breakdown(scratch / f"net{target.suffix}"),
+            quality=quality(networks["net"][1], target.precision, found["net"]),
+        )
+        manifest.write(scratch)
+    say(f"{target.name}: {_summary(manifest)}")
+    if manifest.quality:
+        say(f"{target.name}: {sentence(manifest.quality, manifest.precision)}")
+    return manifest
+
+
+def _download(path: Path) -> File:
+    """Compresses a file by Zstandard, into a file beside it, for a download that the app decompresses."""
+    import zstandard
+
+    content = path.read_bytes()
+    packed = path.with_name(f"{path.name}.zst")
+    packed.write_bytes(zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress(content))
+    if zstandard.decompress(packed.read_bytes()) != content:
+        raise ParityFailed(f"{packed.name} does not decompress to {path.name}", code="not-equal", path=packed)
+    return File.of(packed)
+
+
+def _keep(path: Path, folder: Path) -> Path:
+    """Moves a file that failed parity to `folder`, under a name that nothing takes for an export; its new path."""
+    rejected = folder / f"{path.name}.rejected"
+    folder.mkdir(parents=True, exist_ok=True)
+    if rejected.is_dir():
+        shutil.rmtree(rejected)
+    shutil.move(path, rejected)
+    return rejected
+
+
+def _summary(manifest: Manifest) -> str:
+    sizes = f"{format_bytes(manifest.file.bytes)}, dense {format_bytes(manifest.dense.bytes)}"
+    if manifest.download:
+        sizes += f"; {format_bytes(manifest.download.bytes)} to download as {manifest.download.name}"
+    parity = manifest.parity
+    if parity.relative is None:
+        return f"{sizes}; {parity.not_run}"
+    by = f", run by {parity.run_by}" if parity.run_by else ""
+    return f"{sizes}; within {parity.relative:.1e} of the checkpoint over {parity.samples} samples{by}"

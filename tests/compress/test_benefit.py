@@ -1,0 +1,29 @@
+"""What a granularity brings is what the target says of it."""
+
+from __future__ import annotations
+
+from dwindle.compress.benefit import benefit, choose
+from dwindle.export import target as targets
+
+
+def test_single_weights_make_a_file_smaller_where_zeros_are_packed_and_nowhere_else() -> None:
+    assert benefit("weights", targets.load("onnx")).smaller
+    assert not benefit("weights", targets.load("executorch")).smaller
+    found = benefit("channel", targets.load("executorch"))
+    assert found.smaller
+    assert found.effect.speed("CPU").faster
+
+
+def test_a_benefit_says_on_what_grounds() -> None:
+    dense = benefit("weights", targets.load("executorch")).sentence()
+    assert dense.startswith("not smaller (zeros are stored like any other weight); not faster on the CPU (measured, ")
+    apple = benefit("weights", targets.load("coreml")).sentence()
+    assert "faster on the NPU (vendor, Apple's coremltools guide" in apple
+    assert "1.63 ms dense and 1.23, 1.05 and 0.86 ms" in apple
+    assert benefit("channel", targets.load("pytorch")).sentence().endswith("whether it is faster was not measured")
+
+
+def test_auto_takes_what_makes_the_file_fit() -> None:
+    assert choose("onnx", True, macs=False)[0] == "unstructured"
+    assert choose("executorch", False, macs=False)[0] == "channel"
+    assert choose("onnx", True, macs=True)[0] == "channel"

@@ -1,0 +1,123 @@
+"""The contract of a target: what a third party has to implement, and what it gets by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwindle import registry
+from dwindle.errors import UsageError
+from dwindle.export import target as targets
+from dwindle.export.coreml.interface import Interface
+from dwindle.export.fold import deployable
+from dwindle.export.one_target import export_networks
+from dwindle.export.parity import check
+from dwindle.export.target import Target
+from dwindle.manifest import Manifest
+
+OURS = ["coreml", "executorch", "executorch-coreml", "litert", "onnx", "pytorch"]
+EXAMPLE = (torch.zeros(1, 4),)
+
+
+class Raw(Target):
+    """The least that a target can be: the tensors of a linear layer one after the other."""
+
+    name = "raw"
+    suffix = ".raw"
+    precisions = ("fp32", "fp16")
+    packages = ("numpy",)
+
+    def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
+        module = self.as_stored(module, activations=False)
+        path.write_bytes(b"".join(tensor.numpy().tobytes() for tensor in module.parameters()))
+        return f"dense {self.precision}"
+
+    def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
+        return lambda candidate: 4 * sum(tensor.numel() for tensor in candidate.parameters())
+
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+        values = np.fromfile(path, np.float32)
+        weight, bias = values[:-2].reshape(2, 4), values[-2:]
+        return inputs[0].numpy() @ weight.T + bias
+
+    def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
+        values = np.fromfile(path, np.float32)
+        return {"weight": values[:-2].reshape(2, 4), "bias": values[-2:]}
+
+
+def registered(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    monkeypatch.setattr(registry, "resolve", lambda group, name, what: kind)
+
+
+@pytest.mark.parametrize("precision", Raw.precisions)
+def test_the_least_target_exports_with_all_defaults(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered(monkeypatch, Raw)
+    target = targets.load("raw", precision, "iOS18")  # of no use to it, but perhaps to another target
+    assert (target.precision, target.min_os, target.arithmetic) == (precision, None, "fp32")
+    assert not any((target.packs_zeros, target.calibrates, target.zstd, target.systems, target.takes_interface))
+    assert (target.note, target.stand_in, target.samples) == (None, None, None)
+    network = nn.Linear(4, 2).eval()
+    shipped, real = deployable(network, EXAMPLE), (torch.randn(5, 4),)
+    networks = {"net": (network, shipped), "dense": (network, shipped)}
+    manifest = export_networks(networks, EXAMPLE, real, tmp_path / "raw", target)
+    assert manifest.parity.weights_equal == 2
+    assert manifest.breakdown is None
+    assert manifest == Manifest.read(tmp_path / "raw")
+    assert check(target, tmp_path / "raw" / "net.raw", network, shipped, real).samples == 5
+
+
+def test_the_least_target_takes_no_interface() -> None:
+    with pytest.raises(UsageError) as refused:
+        Raw().with_interface(Interface())
+    assert (refused.value.code, refused.value.name) == ("no-interface", "raw")
+
+
+def test_a_precision_that_is_unknown_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered(monkeypatch, Raw)
+    with pytest.raises(UsageError) as refused:
+        targets.load("raw", "int8")
+    assert (refused.value.code, refused.value.option, refused.value.name) == ("unknown-precision", "precision", "raw")
+    assert "fp32 or fp16" in str(refused.value)
+
+
+class Incomplete(Target):
+    name = "incomplete"
+    suffix = ".x"
+    packages = ()
+
+    def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (object, "it is not a subclass of dwindle.export.target.Target"),
+        (len, "it is not a subclass of dwindle.export.target.Target"),
+        (Raw(), "it is not a subclass of dwindle.export.target.Target"),
+        (Incomplete, "it lacks decode, packer, precisions, run"),
+    ],
+)
+def test_what_is_no_target_is_refused_in_a_sentence(kind: Any, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered(monkeypatch, kind)
+    with pytest.raises(UsageError) as refused:
+        targets.load("theirs")
+    assert (refused.value.code, refused.value.option, refused.value.name) == ("not-a-target", "target", "theirs")
+    assert reason in str(refused.value)
+
+
+def test_every_target_of_ours_is_one() -> None:
+    assert registry.names(targets.GROUP) == OURS
+    for name in OURS:
+        kind = registry.resolve(targets.GROUP, name, "target")
+        assert issubclass(kind, Target)
+        assert kind.name == name
+        assert not kind.__abstractmethods__
