@@ -19,6 +19,7 @@ from dwindle.compress.calibrate.least_squares import DAMPING, solve
 from dwindle.compress.calibrate.lockstep import Lockstep, lockstep
 from dwindle.compress.calibrate.moments import Moments
 from dwindle.compress.calibrate.products import Product, product
+from dwindle.compress.calibrate.samples import spread
 from dwindle.compress.calibrate.survey import survey
 from dwindle.compress.recalibrate import norms
 from dwindle.errors import DwindleError, UsageError
@@ -98,13 +99,11 @@ def reconstruct(
         )
     if samples < 2:
         raise UsageError(f"{samples} calibration sample: give hundreds")
-    spread = torch.linspace(0, samples - 1, min(SURVEYED, samples)).long()
-    found = survey(dense, tuple(tensor[spread.to(tensor.device)] for tensor in inputs))
+    found = survey(dense, spread(inputs, SURVEYED))
     notes = list(found.notes)
     if (fit := _fitting(found.largest)) < samples and inputs[0].device.type == "cpu":
         notes.append(f"{fit:,} of {samples:,} calibration samples are used: more would not fit in memory")
-        chosen = torch.linspace(0, samples - 1, fit).long()
-        inputs, samples = tuple(tensor[chosen] for tensor in inputs), fit
+        inputs, samples = spread(inputs, fit), fit
     count = min(math.ceil(samples * found.largest / BATCH), samples // 2)
     batches = list(zip(*(tensor.tensor_split(count) for tensor in inputs), strict=True))
     own = dict(compressed.named_modules())

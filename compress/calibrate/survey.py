@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from dwindle.compress.calibrate.products import product
 from dwindle.compress.masks import prunable
-from dwindle.errors import DwindleError, UsageError
-from dwindle.models.factory import one_line
+from dwindle.errors import DwindleError, UsageError, one_line
 
 WIDEST = 16384
 """Inputs of a layer, at most: their Gram matrix takes 2.1 GB in float64, and its Cholesky factor as much again."""
