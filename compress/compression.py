@@ -18,7 +18,7 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.compress.amc.allocate import allocate
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.budget import Solver
-from dwindle.compress.masks import unnamed
+from dwindle.compress.masks import masks_of_zeros, unnamed
 from dwindle.compress.network import Network
 from dwindle.compress.recalibrate import can_recalibrate, norms
 from dwindle.compress.request import Request
@@ -96,6 +96,17 @@ def prepare(request: Request) -> Prepared:
             option="recalibrate",
             name="inputs",
         )
+    if request.calib_samples and not can_recalibrate(task):
+        raise UsageError(
+            f"`method` {request.method} solves weights on real inputs, and the task has no `inputs`: add them",
+            code="missing-member",
+            option="method",
+            name="inputs",
+        )
+    if request.calib_samples and ranks.world() > 1:
+        raise UsageError(
+            f"`method` {request.method} works in one process: run it without torchrun", code="conflict", option="method"
+        )
     if request.weights is not None:
         load_pretrained(model, Path(request.weights))
     if wrong := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
@@ -110,7 +121,10 @@ def prepare(request: Request) -> Prepared:
     size_of(model)  # what the target can't take is known before anything is trained
     solvers = tuple(Solver(budget, pruning, size_of, request.target) for pruning, budget in resolved.phases)
     for solver in solvers:
-        solver.check_feasible(network)
+        if resolved.method.keep:
+            masks_of_zeros(model)
+        else:
+            solver.check_feasible(network)
     return Prepared(resolved, task, spec, network, solvers)
 
 
@@ -155,6 +169,7 @@ def _compress(
         request.rounds,
         bool(request.recalibrate),
         request.gradual,
+        request.calib_samples,
         save_every=60 * request.save_every,
         pretrained=request.weights is not None,
     )

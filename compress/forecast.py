@@ -72,6 +72,8 @@ def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
     whole = ready.task.steps
     trained = request.weights is not None
     steps = whole and (0 if trained else whole) + rounds * math.ceil(whole * (1 - ready.resolved.method.start))
+    if not ready.resolved.method.retrains:
+        rounds, steps = len(ready.solvers), 0
     inputs, sizes, benefits = ready.task.example_inputs(), [], []
     for name in on or (request.target,):
         target = targets.load(name)
@@ -90,8 +92,8 @@ def _seconds(ready: Prepared, steps: int | None) -> float | None:
 
     The median step: the first ones also allocate, and have kernels compiled for their shapes.
     """
-    if steps is None:
-        return None
+    if not steps:
+        return None if steps is None else 0.0
     ends: list[float] = []
 
     def on_step(loss: float) -> None:

@@ -8,7 +8,10 @@ Renda et al. 2020, §3. After pruning a network that was trained for the whole s
 - *the lottery ticket* (Frankle & Carbin 2019) is weight rewinding to the very start;
 - *fine-tuning* goes on from the final state for as long, at the schedule's last learning rate;
 - *AMC* (He et al. 2018) is about what to prune, not how to retrain: an agent chooses each layer's share, and
-  retraining is LR rewinding.
+  retraining is LR rewinding;
+- *calibration* does not retrain: `dwindle.compress.calibrate` solves the surviving weights by least squares, for a few
+  hundred samples without labels, and trains nothing;
+- *keep* takes a network that comes with zeros as it is: they become its masks, and nothing is pruned or trained.
 """
 
 from __future__ import annotations
@@ -31,6 +34,15 @@ class Method:
     """Whether the learning rate stays at the schedule's last value throughout."""
     search: bool = False
     """Whether each layer's share is searched for first (`dwindle.compress.amc`)."""
+    samples: int | None = None
+    """For a method that solves the surviving weights instead of retraining: on how many samples, unless told."""
+    keep: bool = False
+    """Whether the zeros that the network came with are all that is pruned."""
+
+    @property
+    def retrains(self) -> bool:
+        """Whether a pruned network is trained at all."""
+        return self.samples is None and not self.keep
 
 
 METHODS = {
@@ -39,6 +51,8 @@ METHODS = {
     "lottery-ticket": Method(start=0.0, restore=True),
     "finetune": Method(start=0.0, last_lr=True),
     "amc": Method(start=0.0, search=True),
+    "calibrate": Method(start=0.0, samples=1024),
+    "keep": Method(start=0.0, keep=True),
 }
 
 
@@ -58,6 +72,10 @@ def method(name: str, rewind_to: float | None = None) -> Method:
             f"`rewind_to` is {rewind_to}: give a fraction from 0 (the whole schedule) up to, not including, 1",
             code="out-of-range",
             option="rewind_to",
+        )
+    if not found.retrains:
+        raise UsageError(
+            f"`method` {name} does not retrain: leave out `rewind_to`", code="conflict", option="rewind_to"
         )
     if name == "lottery-ticket" and rewind_to:
         raise UsageError(

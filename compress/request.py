@@ -158,7 +158,8 @@ class Request:
         metavar="NAME",
         group=PRUNING,
         help="How a pruned network is retrained: lr-rewind, weight-rewind, lottery-ticket or finetune; or amc, which "
-        "first searches for the density of each layer.",
+        "first searches for the density of each layer. Without training: calibrate solves the surviving weights of "
+        "`weights` by least squares, and keep takes the zeros in `weights` as they are.",
     )
     rewind_to: float | None = option(
         None,
@@ -200,6 +201,13 @@ class Request:
         group=PRUNING,
         help="The number of allocations that the agent of `method` amc tries.",
         unset="150",
+    )
+    calib_samples: int | None = option(
+        None,
+        kind=INTEGER,
+        group=PRUNING,
+        help="The number of training samples, whose labels are not used, that `method` calibrate solves weights on.",
+        unset="1024",
     )
     weights: str | None = option(
         None,

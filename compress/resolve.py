@@ -24,10 +24,13 @@ from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.files import sha256
+from dwindle.models.spec import TRAINING, TaskSpec
 from dwindle.options import options
 from dwindle.quantities import parse_bytes, parse_macs
 
 Phase = tuple[Granularity, Budget]
+KEEP = Budget(density=1.0)
+"""Of a network that is kept as it is: any meets it."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,15 @@ class Resolved:
         """What a checkpoint records and a resumed run must repeat; model and task are added once they are built."""
         request = self.request
         values = {each.name: getattr(request, each.name) for each in options(Request) if each.recorded}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | {
+        recorded = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | {
             "recalibrate": request.recalibrate or None,  # runs begun before there was this option can be resumed
             "prune_per_round": request.prune_per_round if request.rounds is None else None,
             # The content, not the path: the same weights may lie elsewhere when the run is resumed.
             "weights": sha256(Path(request.weights)) if request.weights is not None else None,
         }
+        if request.calib_samples is None:  # runs begun before there was this option can be resumed
+            del recorded["calib_samples"]
+        return recorded
 
 
 def resolve(request: Request) -> Resolved:
@@ -73,6 +79,8 @@ def resolve(request: Request) -> Resolved:
     _check_method(request, retraining, task)
     target = targets.load(request.target, request.precision)
     name, why = request.granularity, "as asked"
+    if retraining.keep:
+        name, why = "unstructured", "the zeros that the weights came with"
     if name == "auto":
         name, why = choose(request.target, target.packs_zeros, macs=request.macs is not None)
     full = replace(
@@ -84,16 +92,17 @@ def resolve(request: Request) -> Resolved:
         size=parse_bytes(request.size) if isinstance(request.size, str) else request.size,
         macs=parse_macs(request.macs) if isinstance(request.macs, str) else request.macs,
     )
-    phases = _phases(full, name)
+    phases = ((granularity(name, load_score("magnitude"), Layers()), KEEP),) if retraining.keep else _phases(full, name)
     if request.gradual and phases[-1][0].kind != "weights":
         raise _conflict("gradual", f"`granularity` {name} prunes before it retrains: leave out `gradual`")
     search = _search(full, phases) if retraining.search else None
     full = replace(
         full,
         size=phases[-1][1].size,
-        density=phases[-1][1].density,
+        density=None if retraining.keep else phases[-1][1].density,
         macs=phases[0][1].macs,
         episodes=search.episodes if search else None,
+        calib_samples=request.calib_samples or retraining.samples,
     )
     return Resolved(full, phases, retraining, preset, search, f"granularity {name}: {why}", task)
 
@@ -118,6 +127,8 @@ def _check_ranges(request: Request) -> None:
     require(0 <= request.layer_floor < 1, "layer_floor", "give a share from 0 (no floor) up to, not including, 1")
     require(request.save_every >= 0, "save_every", "give minutes, or 0 to save after every step")
     require(request.align >= 1, "align", "give 1 or more; 8 suits most kernels, and 1 allows any width")
+    count = request.calib_samples
+    require(count is None or count >= 2, "calib_samples", "give 2 or more, better hundreds")
     require(0 <= request.gradual <= 1, "gradual", "give a share from 0 to 1; 0.5 prunes over half of each retraining")
     if drop is not None and request.rounds is not None:
         raise _conflict("rounds", "`max_drop` finds the number of rounds by itself: leave out `rounds`")
@@ -130,6 +141,10 @@ def _check_method(request: Request, retraining: Method, task: Mapping[str, Any])
         raise _conflict(
             "gradual", f"`method` {name} prunes before it retrains: leave out `gradual`, or use `method` lr-rewind"
         )
+    if not retraining.retrains:
+        _check_untrained(request, retraining)
+    if request.calib_samples is not None and retraining.samples is None:
+        raise _conflict("calib_samples", f"`method` {name} solves no weights on samples: leave out `calib_samples`")
     if request.episodes is not None and not retraining.search:
         raise _conflict("episodes", f"`method` {name} has no `episodes`, which are AMC's: leave them out")
     if request.weights is not None and retraining.restore:
@@ -144,6 +159,29 @@ def _check_method(request: Request, retraining: Method, task: Mapping[str, Any])
             f"`method` {name} keeps the last learning rate of the schedule, which is 0 for a cosine such as `recipe` "
             "best has: give `schedule` step",
         )
+
+
+def _check_untrained(request: Request, retraining: Method) -> None:
+    """What methods that train nothing can't do without, or can't be combined with."""
+    name = request.method
+    if request.weights is None:
+        raise UsageError(
+            f"`method` {name} trains nothing: give the trained network's `weights`",
+            code="missing-option",
+            option="weights",
+        )
+    defaults = {each.name: each.default for each in options(Request)}
+    trained = ["recipe", "gradual", "rounds", "recalibrate"]
+    if retraining.keep:
+        trained += ["size", "density", "macs", "max_drop", "granularity", "score", "include", "exclude"]
+    if retraining.keep or request.max_drop is None:
+        trained.append("prune_per_round")
+    given = [each for each in trained if getattr(request, each) != defaults[each]]
+    if isinstance(request.task, Mapping) and "data" in request.task:
+        given += [each.name for each in options(TaskSpec) if each.group == TRAINING and each.name in request.task]
+    if given:
+        why = "keeps the network as it is" if retraining.keep else "trains nothing"
+        raise _conflict(given[0], f"`method` {name} {why}: leave out `{given[0]}`")
 
 
 def _phases(request: Request, name: str) -> tuple[Phase, ...]:

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dwindle.checkpoint import (
     PARTIAL,
     ROUND,
@@ -26,8 +28,12 @@ from dwindle.checkpoint import (
 from dwindle.compress import state
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.budget import Solver
+from dwindle.compress.calibrate.prune import prune
+from dwindle.compress.calibrate.reconstruct import Layer
+from dwindle.compress.calibrate.samples import spread
 from dwindle.compress.channels import carry
 from dwindle.compress.gradual import Ramp
+from dwindle.compress.masks import masks_of_zeros
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
 from dwindle.compress.recalibrate import can_recalibrate, norms, recalibrate_by
@@ -36,7 +42,9 @@ from dwindle.compress.watcher import Watcher
 from dwindle.documents import parse
 from dwindle.errors import BudgetMissed, UsageError
 from dwindle.models import ranks
+from dwindle.models.build import loaded
 from dwindle.quantities import format_names
+from dwindle.sealed import read_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +68,8 @@ class PruningSettings:
     """Whether each training ends by recalibrating batch norm (`dwindle.compress.recalibrate`)."""
     gradual: float = 0.0
     """The share of a retraining's steps over which its weights are pruned; 0: all at once, before the first step."""
+    calib_samples: int | None = None
+    """The number of samples that surviving weights are solved on, instead of being retrained; None: retrained."""
     save_every: float = 300.0
     """Seconds between saves within a round."""
     pretrained: bool = False
@@ -101,6 +111,8 @@ class IterativePruning:
             history = self._report((*history, self._train(history, progress)))
         if not history:
             history = self._report((self._judge_pretrained() if self.settings.pretrained else self._train(()),))
+        if self.settings.method.keep and len(history) == 1:
+            history = self._report((*history, self._keep(history)))
         for solver in self.solvers:
             allocated = self.allocated(solver) if solver.excess(self.network) > 1 else solver
             while allocated.excess(self.network) > 1:
@@ -144,6 +156,8 @@ class IterativePruning:
 
     def _round(self, solver: Solver, to: float, history: tuple[Round, ...]) -> tuple[Round, ...] | None:
         """Prunes to the share `to` and retrains; returns None where nothing more can be pruned."""
+        if self.settings.calib_samples:
+            return self._calibrate(solver, to, history, self.settings.calib_samples)
         ramp, before = self._ramp(solver, to), self.network.emptied
         if ramp is None and not self._prune(solver, to):
             return None
@@ -157,6 +171,37 @@ class IterativePruning:
         if fell and not self.settings.recalibrate and norms(self.network.model) and can_recalibrate(self.task):
             self._note_what_batch_norm_costs(record)
         return self._report((*history, record))
+
+    def _calibrate(
+        self, solver: Solver, to: float, history: tuple[Round, ...], samples: int
+    ) -> tuple[Round, ...] | None:
+        """Prunes to the share `to` and solves the surviving weights, without training; returns None where nothing more
+        can be pruned."""
+        began, index = time.monotonic(), len(history)
+        if solver.granularity.share(solver.shrunk(self.network, to)) >= solver.granularity.share(self.network):
+            return None
+        with torch.random.fork_rng(devices=[]):
+            folder = dense_round(self.folder)
+            dense = loaded(self.build_dense(), read_tensors(folder, "weights"), folder)
+
+        def on_layer(done: int, total: int, layer: Layer) -> None:
+            self.watcher.step(index, done, total, layer.after)
+
+        inputs = spread(self.task.training_inputs(), samples)
+        if solver.budget.allowance:  # each round is a small step itself
+            found = prune(self.network, dense, solver.granularity, to, inputs, steps=1, on_layer=on_layer)
+        else:
+            final = solver.largest_share
+            found = prune(self.network, dense, solver.granularity, to, inputs, final=final, on_layer=on_layer)
+        self.watcher.note(f"the surviving weights were solved on {found.samples:,} samples, without their labels")
+        for sentence in found.notes:
+            self.watcher.note(sentence)
+        return self._report((*history, self._finish(history, None, began, {})))
+
+    def _keep(self, history: tuple[Round, ...]) -> Round:
+        """Returns the round of a network that comes pruned: its zeros become its masks."""
+        self.network.masks = masks_of_zeros(self.network.model)
+        return self._finish(history, None, time.monotonic(), {})
 
     def _note_what_batch_norm_costs(self, record: Round) -> None:
         """Says so where accuracy fell only because batch norm's running statistics do not fit the pruned network."""
@@ -197,6 +242,8 @@ class IterativePruning:
         It depends on the network and the number of rounds alone, so that a resumed run chooses the same.
         """
         share = solver.granularity.share(self.network)
+        if self.settings.calib_samples:
+            return solver.largest_share(self.network)
         if self.settings.rounds is None:
             step = share * (1 - self.settings.prune_per_round)
             # A budget just past the step is worth going straight to: a round costs a whole retraining.
@@ -215,6 +262,9 @@ class IterativePruning:
             return done + 1  # only validation will tell
         for solver in self.solvers:
             if solver.excess(self.network) > 1:
+                if self.settings.calib_samples:
+                    done += 1
+                    continue
                 ratio = solver.largest_share(self.network) / solver.granularity.share(self.network)
                 done += max(1, math.ceil(math.log(max(ratio, 1e-6)) / rate - 0.25))
         return done

@@ -33,6 +33,7 @@ def requested(origin: Mapping[str, Any]) -> Request:
         "score": default_score(recipe, method),
         "recalibrate": recipe.recalibrate,
         "rewind_to": method.start,
+        "calib_samples": method.samples,
     }
     values = {name: value for name, value in values.items() if name not in implied or value != implied[name]}
     if "weights" in values:

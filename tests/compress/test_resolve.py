@@ -91,6 +91,18 @@ def test_every_default_is_filled_in() -> None:
         ({"method": "finetune", "gradual": 0.5}, "gradual", "conflict"),
         ({"density": None, "macs": 0.5, "granularity": "channel", "gradual": 0.5}, "gradual", "conflict"),
         ({"density": None, "granularity": "2:4", "gradual": 0.5}, "gradual", "conflict"),
+        ({"method": "calibrate"}, "weights", "missing-option"),
+        ({"method": "keep", "density": None}, "weights", "missing-option"),
+        ({"method": "calibrate", "weights": "net.pt", "rounds": 2}, "rounds", "conflict"),
+        ({"method": "calibrate", "weights": "net.pt", "gradual": 0.5}, "gradual", "conflict"),
+        ({"method": "calibrate", "weights": "net.pt", "recipe": "best"}, "recipe", "conflict"),
+        ({"method": "calibrate", "weights": "net.pt", "rewind_to": 0.5}, "rewind_to", "conflict"),
+        ({"method": "calibrate", "weights": "net.pt", "prune_per_round": 0.5}, "prune_per_round", "conflict"),
+        ({"method": "calibrate", "weights": "net.pt", "task": {"data": "digits", "epochs": 3}}, "epochs", "conflict"),
+        ({"method": "calibrate", "weights": "net.pt", "calib_samples": 1}, "calib_samples", "out-of-range"),
+        ({"calib_samples": 100}, "calib_samples", "conflict"),
+        ({"method": "keep", "weights": "net.pt"}, "density", "conflict"),
+        ({"method": "keep", "weights": "net.pt", "density": None, "exclude": ("conv",)}, "exclude", "conflict"),
         ({"method": "amc", "score": "lamp"}, "score", "conflict"),
         ({"method": "amc", "density": None, "max_drop": 1.0}, "max_drop", "conflict"),
         ({"method": "amc", "granularity": "2:4"}, "granularity", "conflict"),
@@ -101,7 +113,7 @@ def test_what_makes_no_sense_is_refused_with_the_option_at_fault(
     options: dict[str, Any], option: str | None, code: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
-        resolve(Request("zoo:resnet8", "digits", **{"density": 0.5, **options}))
+        resolve(Request("zoo:resnet8", **{"task": "digits", "density": 0.5, **options}))
     assert (refused.value.code, refused.value.option) == (code, option)
     assert "--" not in str(refused.value).replace("`dwindle gate --max-drop`", ""), "Python callers have no flags"
 

@@ -1,0 +1,240 @@
+"""A pruned network, solved: in the order of the forward pass, each layer's surviving weights are moved to where they
+best give the dense network's outputs from what the pruned network, solved so far, shows them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from dwindle.compress.calibrate.least_squares import DAMPING, solve
+from dwindle.compress.calibrate.lockstep import Lockstep, lockstep
+from dwindle.compress.calibrate.moments import Moments
+from dwindle.compress.calibrate.products import Product, product
+from dwindle.compress.calibrate.samples import spread
+from dwindle.compress.calibrate.survey import survey
+from dwindle.compress.recalibrate import norms
+from dwindle.errors import DwindleError, UsageError
+from dwindle.quantities import format_names
+
+if TYPE_CHECKING:
+    from dwindle.compress.network import Network
+
+SURVEYED = 64
+"""How many samples the survey sees."""
+BATCH = 2**23
+"""Numbers in a batch's largest input and output of a layer, at most: 32 MB in float32."""
+CHUNK = 2**22
+"""Numbers of a layer's inputs that are multiplied at a time, at most."""
+POSITIONS, FEWEST = 64, 2**14
+"""Of a layer's positions, as many are drawn as POSITIONS times its inputs, or FEWEST if that is more: beyond it,
+neighbouring pixels say the same again, and the moments' errors are below what damping makes of them."""
+HELD = 6
+"""How many times a sample's largest input and output the two networks hold on to between two layers, at most: their
+own, a shortcut's, and the outputs wanted."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What came of one layer."""
+
+    name: str
+    inputs: int
+    """Of each of its groups."""
+    positions: int
+    """That its least squares saw."""
+    before: float
+    """Squared error of its outputs under the mask, as a share of the dense ones' energy (about their mean, where a bias
+    or a batch norm makes up for that)."""
+    after: float
+    """The same once solved: never more."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What came of a network."""
+
+    layers: tuple[Layer, ...]
+    """In the order in which they ran."""
+    left: Mapping[str, str]
+    """The prunable weights that were not solved, by parameter name, and why."""
+    samples: int
+    """How many were used."""
+    notes: tuple[str, ...]
+    """What is worth saying that is no error, a sentence each."""
+
+
+@torch.no_grad()
+def reconstruct(
+    network: Network,
+    dense: nn.Module,
+    inputs: tuple[Tensor, ...],
+    *,
+    damping: float = DAMPING,
+    on_layer: Callable[[int, int, Layer], None] = lambda done, total, layer: None,
+) -> Reconstruction:
+    """Solves the surviving weights of `network.model` in place, under its masks and cuts, and takes the statistics of
+    its batch norms anew, each from the solved layers before it.
+
+    `dense`: the network as it was, whose outputs are wanted. `inputs`: samples, one tensor for each argument of the
+    models, (N, …), on the models' device; labels are not needed. `on_layer` hears of each layer: how many are done, of
+    how many.
+    The two networks run once on all samples. Where memory is short for that, fewer samples are taken, and it is said.
+    Raises UsageError where the samples aren't finite, are all the same or don't fit, DwindleError with the layer's name
+    where what it gives isn't finite.
+    """
+    compressed, samples = network.model, len(inputs[0])
+    if any(len(tensor) != samples for tensor in inputs):
+        raise UsageError(
+            f"the calibration inputs have {[len(tensor) for tensor in inputs]} samples: give as many of each"
+        )
+    if samples < 2:
+        raise UsageError(f"{samples} calibration sample: give hundreds")
+    found = survey(dense, spread(inputs, SURVEYED))
+    notes = list(found.notes)
+    if (fit := _fitting(found.largest)) < samples and inputs[0].device.type == "cpu":
+        notes.append(f"{fit:,} of {samples:,} calibration samples are used: more would not fit in memory")
+        inputs, samples = spread(inputs, fit), fit
+    count = min(math.ceil(samples * found.largest / BATCH), samples // 2)
+    batches = list(zip(*(tensor.tensor_split(count) for tensor in inputs), strict=True))
+    own = dict(compressed.named_modules())
+    left = {**found.left, **_unmatched(own, found.layers, network.kept)}
+    stops = {name: own[name] for name in found.layers if f"{name}.weight" not in left}
+    its_norms = set(norms(compressed))
+    settled = {name: module for name, module in own.items() if module in its_norms}
+    layers: list[Layer] = []
+    with (
+        lockstep(dense, batches, {name: dense.get_submodule(name) for name in stops}, "outputs") as wanted,
+        lockstep(compressed, batches, {**stops, **settled}, "inputs") as given,
+    ):
+        while (stop := given.advance()) is not None:
+            module = own[stop.name]
+            if isinstance(module, _BatchNorm):
+                take_statistics(module, stop.tensors)
+                continue
+            began = time.monotonic()
+            outputs = _outputs(wanted, stop.name, network.kept, module)
+            matrices = product(module)
+            assert matrices is not None
+            mask = network.masks.get(f"{stop.name}.weight")
+            step = _Step(stop.name, module, matrices, mask, stop.name in found.before_norm, damping, len(layers))
+            positions, before, after = step.solve(stop.tensors, outputs)
+            layers.append(Layer(stop.name, step.product.inputs, positions, before, after, time.monotonic() - began))
+            on_layer(len(layers), len(stops), layers[-1])
+        wanted.advance()
+    if few := [layer for layer in layers if layer.positions < layer.inputs]:
+        worst = max(few, key=lambda layer: layer.inputs / layer.positions)
+        notes.append(
+            f"{len(few)} layers have more inputs than the samples have positions ({worst.name}: {worst.inputs:,} and "
+            f"{worst.positions:,}), and stay near the weights they had: more calibration samples would help"
+        )
+    if left:
+        notes.append(f"not solved: {format_names(left, 3)} ({next(iter(left.values()))})")
+    return Reconstruction(tuple(layers), left, samples, tuple(notes))
+
+
+@torch.no_grad()
+def take_statistics(norm: _BatchNorm, batches: Sequence[Tensor]) -> None:
+    """Sets a batch norm's running statistics to those of its inputs, (N, channels, …), all batches taken as one."""
+    flat = [batch.transpose(0, 1).flatten(1).double() for batch in batches]
+    count = sum(part.shape[1] for part in flat)
+    mean = torch.stack([part.sum(1) for part in flat]).sum(0) / count
+    square = torch.stack([(part - mean[:, None]).square().sum(1) for part in flat]).sum(0)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(square / max(1, count - 1))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One layer's turn."""
+
+    name: str
+    module: nn.Module
+    product: Product
+    mask: Tensor | None
+    before_norm: bool
+    damping: float
+    seed: int
+    """Of the positions that are drawn."""
+
+    def solve(self, inputs: list[Tensor], outputs: list[Tensor]) -> tuple[int, float, float]:
+        """Solves the layer in place; returns how many positions it saw, and its error before and after."""
+        weight, bias = self.module.get_parameter("weight"), self.module._parameters["bias"]
+        rows = self.product.rows(weight)
+        mask = torch.ones_like(weight, dtype=torch.bool) if self.mask is None else self.mask.to(weight.device)
+        samples = sum(map(len, inputs))
+        moments = Moments.zeros(len(rows), rows.shape[2], rows.shape[1], weight.device)
+        for given, wanted in zip(inputs, outputs, strict=True):
+            self._add(moments, given, wanted, samples)
+        if not moments.finite:
+            raise DwindleError(
+                f"{self.name} is given, or gives, what is not finite for the calibration samples: mend its weights, or "
+                "the samples' scale",
+                code="not-finite",
+                name=self.name,
+            )
+        centred = bias is not None or self.before_norm
+        damping = self.damping + self.product.inputs / moments.count  # what few positions say is partly chance
+        solution = solve(moments.centred() if centred else moments, rows, self.product.rows(mask), damping)
+        weight.copy_(self.product.weight(solution.rows))
+        weight.mul_(mask)
+        if bias is not None:
+            bias.copy_(moments.bias(self.product.rows(weight)).flatten())
+        return moments.count, solution.before, solution.after
+
+    def _add(self, moments: Moments, inputs: Tensor, outputs: Tensor, samples: int) -> None:
+        """Adds a batch: its share of the positions that are to be drawn."""
+        there = self.product.positions(outputs)
+        enough = math.ceil(max(FEWEST, POSITIONS * self.product.inputs) * len(inputs) / samples)
+        if there > enough:
+            draw = torch.Generator().manual_seed(self.seed)
+            positions = torch.randperm(there, generator=draw)[:enough].sort().values.to(outputs.device)
+        else:
+            positions = torch.arange(there, device=outputs.device)
+        groups, width = moments.inner.shape[:2]
+        for part in positions.split(max(1, CHUNK // (groups * width))):
+            moments.add(self.product.gather_inputs(inputs, part), self.product.gather_outputs(outputs, part))
+
+
+def _unmatched(own: Mapping[str, nn.Module], layers: Sequence[str], kept: Mapping[str, Tensor]) -> dict[str, str]:
+    """Weights whose cuts don't say which of the dense layer's outputs are left, and why."""
+    return {
+        f"{name}.weight": "cuts of a grouped transposed convolution don't say which outputs are left"
+        for name in layers
+        if isinstance(layer := own[name], _ConvTransposeNd) and layer.groups > 1
+        if any(key.startswith(f"{name}.weight:") for key in kept)
+    }
+
+
+def _outputs(wanted: Lockstep, name: str, kept: Mapping[str, Tensor], module: nn.Module) -> list[Tensor]:
+    """The dense layer's outputs, of the channels that cuts left."""
+    stop = wanted.advance()
+    if stop is None or stop.name != name:
+        raise DwindleError(
+            f"the pruned network comes to {name} where the dense one comes to {stop.name if stop else 'its end'}: its "
+            "layers can't be calibrated one after the other",
+            code="data-dependent",
+        )
+    dim = 1 if isinstance(module, _ConvTransposeNd) else 0
+    channels = kept.get(f"{name}.weight:{dim}")
+    if channels is None:
+        return stop.tensors
+    along = -1 if isinstance(module, nn.Linear) else 1
+    return [tensor.index_select(along, channels.to(tensor.device)) for tensor in stop.tensors]
+
+
+def _fitting(largest: int) -> int:
+    """How many samples fit in half of the memory that is free."""
+    free: int = psutil.virtual_memory().available
+    return max(2, free // 2 // (HELD * 4 * max(1, largest)))

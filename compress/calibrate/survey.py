@@ -1,0 +1,172 @@
+"""What a network's forward pass is like, from one batch: which layers can be solved, in which order, and why others
+can't; and whether the samples are such as the network was trained on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dwindle.compress.calibrate.products import product
+from dwindle.compress.masks import prunable
+from dwindle.errors import DwindleError, UsageError, one_line
+
+WIDEST = 16384
+"""Inputs of a layer, at most: their Gram matrix takes 2.1 GB in float64, and its Cholesky factor as much again."""
+SHIFT, SCALE = 1.0, 4.0
+"""Samples are called unlike what the network was trained on where, over half of a batch norm's channels, the mean is
+off by more than SHIFT of its standard deviations, or the variance by more than a factor of SCALE. Samples of the
+training split, augmented or not, stay within a third of both."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """One forward pass, described."""
+
+    layers: tuple[str, ...]
+    """The layers that can be solved, in the order in which they run."""
+    left: dict[str, str]
+    """The prunable weights that can't, by parameter name, and why."""
+    before_norm: frozenset[str]
+    """The layers whose output goes straight into a batch norm, which takes away its mean and scale."""
+    largest: int
+    """Numbers per sample in the largest input and output of any module, together."""
+    notes: tuple[str, ...]
+
+
+def survey(model: nn.Module, batch: tuple[Tensor, ...]) -> Survey:
+    """Surveys `model`, in eval mode. `batch`: a few samples, one tensor for each argument, (N, …).
+
+    Raises UsageError where the samples aren't finite, are all the same or don't fit the model, DwindleError with the
+    layer's name where one makes what isn't finite of them.
+    """
+    for tensor in batch:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UsageError("the calibration samples hold numbers that are not finite: mend or remove them")
+    if len(batch[0]) > 1 and all(bool((tensor == tensor[:1]).all()) for tensor in batch):
+        raise UsageError(
+            "the calibration samples are all the same: give samples as different as those that the network will meet"
+        )
+    seen = _Seen()
+    _run(model, batch, seen)
+    weights = {id(weight): name for name, weight in prunable(model).items()}
+    owners = Counter(
+        id(parameter)
+        for module in model.modules()
+        for parameter in module._parameters.values()
+        if parameter is not None
+    )
+    layers: list[str] = []
+    left = dict.fromkeys(weights.values(), "the forward pass doesn't call its layer, but computes with it otherwise")
+    modules = {module: name for name, module in model.named_modules()}
+    for module, calls in seen.calls.items():
+        if id(module._parameters.get("weight")) not in weights:
+            continue
+        name, found = modules[module], product(module)
+        parameter = weights[id(module.weight)]
+        if found is None:
+            left[parameter] = f"{type(module).__name__} is no layer that multiplies its inputs by its weight"
+        elif owners[id(module.weight)] > 1:
+            left[parameter] = "several layers share it"
+        elif calls > 1:
+            left[parameter] = f"its layer is called {calls} times in one forward pass"
+        elif found.inputs > WIDEST:
+            left[parameter] = f"its layer has {found.inputs:,} inputs, and moments of at most {WIDEST:,} fit in memory"
+        else:
+            layers.append(name)
+            del left[parameter]
+    before_norm = frozenset(modules[module] for module in seen.before_norm)
+    return Survey(tuple(layers), left, before_norm, seen.largest, tuple(seen.notes(modules)))
+
+
+@dataclass
+class _Seen:
+    """What hooks saw of one forward pass."""
+
+    calls: Counter[nn.Module] = field(default_factory=Counter)
+    before_norm: set[nn.Module] = field(default_factory=set)
+    largest: int = 0
+    far: list[nn.Module] = field(default_factory=list)
+    last: tuple[nn.Module, Tensor] | None = None
+    """The last layer with a weight that ran, and its output."""
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and args:
+            if self.last is not None and self.last[1] is args[0]:
+                self.before_norm.add(self.last[0])
+            if module.running_mean is not None and _far(module, args[0]):
+                self.far.append(module)
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.calls[module] += 1
+        numbers = sum(tensor.numel() // max(1, len(tensor)) for tensor in (*args, output) if _is_batch(tensor))
+        self.largest = max(self.largest, numbers)
+        if isinstance(module._parameters.get("weight"), nn.Parameter) and _is_batch(output):
+            self.last = (module, output)
+
+    def notes(self, modules: dict[nn.Module, str]) -> list[str]:
+        if not self.far:
+            return []
+        return [
+            f"the samples are unlike what the network was trained on: their statistics at {modules[self.far[0]]} are "
+            "far from those that it holds, so give inputs normalised as in training"
+        ]
+
+
+def _run(model: nn.Module, batch: tuple[Tensor, ...], seen: _Seen) -> None:
+    names = {module: name or type(module).__name__ for name, module in model.named_modules()}
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and next(module.children(), None) is None and not output.isfinite().all():
+            raise DwindleError(
+                f"{names[module]} gives what is not finite for the calibration samples: mend its weights, or the "
+                "samples' scale",
+                code="not-finite",
+                name=names[module],
+            )
+        seen.leave(module, args, output)
+
+    handles = [
+        hook
+        for module in names
+        for hook in (module.register_forward_pre_hook(seen.enter), module.register_forward_hook(leave))
+    ]
+    modes = {part: part.training for part in model.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            model(*batch)
+    except DwindleError:
+        raise
+    except Exception as error:  # whatever a model makes of inputs that it can't take
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in batch)
+        raise UsageError(f"the model can't take the calibration samples, {shapes} ({one_line(error)})") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for handle in handles:
+            handle.remove()
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _is_batch(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.dim() > 0
+
+
+def _far(norm: nn.modules.batchnorm._BatchNorm, inputs: Tensor) -> bool:
+    """Whether the inputs' statistics are far from the norm's own; never for one that was not trained."""
+    if inputs.dim() < 2 or inputs.numel() // inputs.shape[1] < 32:
+        return False
+    over = tuple(dim for dim in range(inputs.dim()) if dim != 1)
+    variance, mean = torch.var_mean(inputs.float(), over)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    own = norm.running_var.float() + norm.eps
+    shift = (mean - norm.running_mean).abs() / own.sqrt()
+    scale = ((variance + norm.eps) / own).log().abs().exp()
+    return float(shift.median()) > SHIFT or float(scale.median()) > SCALE

@@ -1,0 +1,41 @@
+"""The dense networks of this study, trained once and kept in `build/studies`, which git ignores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dwindle.models.build import ModelSpec, build
+from dwindle.models.classify import ImageClassification
+from dwindle.models.tasks import make_task
+
+CACHE = Path(__file__).parents[2] / "build" / "studies" / "calibrate"
+EPOCHS = 5
+
+
+def task(seed: int) -> ImageClassification:
+    """Fashion-MNIST at 14x14, with a schedule of five epochs."""
+    data = "studies.rewinding.data:fashion_mnist_14"
+    made = make_task({"data": data, "crop": 1, "epochs": EPOCHS, "schedule": "cosine", "warmup": 0.1, "seed": seed})
+    assert isinstance(made, ImageClassification)
+    return made
+
+
+def dense(name: str, seed: int, its: ImageClassification) -> nn.Module:
+    """A network of the zoo, trained for `EPOCHS`, in eval mode; read from the cache where it has been trained before.
+
+    `name`: `zoo:resnet20`. `its`: what `task` made of the same seed.
+    """
+    torch.manual_seed(seed)
+    network = build(ModelSpec(name, its.classes, its.splits.shape))
+    kept = CACHE / f"{name.replace(':', '-')}-seed{seed}-epochs{EPOCHS}.safetensors"
+    if kept.exists():
+        network.load_state_dict(load_file(kept))
+    else:
+        its.fit(network, start=0.0, on_step=lambda _: None)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_file(network.state_dict(), kept)
+    return network.eval()

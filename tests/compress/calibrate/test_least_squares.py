@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dwindle.compress.calibrate.least_squares import solve
+from dwindle.compress.calibrate.moments import Moments
+
+
+def moments_of(inputs: Tensor, outputs: Tensor) -> Moments:
+    found = Moments.zeros(len(inputs), inputs.shape[2], outputs.shape[2])
+    for x, y in zip(inputs.split(50, 1), outputs.split(50, 1), strict=True):
+        found.add(x, y)
+    return found
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs, outputs, weights and a mask of one layer, in float64."""
+    groups, outputs, inputs = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 6))
+    random = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    given, weight = normal(groups, 120, inputs), normal(groups, outputs, inputs)
+    density = draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+    mask = torch.rand(weight.shape, generator=random) < density
+    wanted = given @ weight.transpose(1, 2) + 0.3 * normal(groups, 120, outputs) + normal(groups, 1, outputs)
+    return given, wanted, weight, mask
+
+
+@given(problems())
+@settings(deadline=None)
+def test_survivors_are_what_numpy_finds(problem: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    inputs, outputs, weight, mask = problem
+    found = solve(moments_of(inputs, outputs), weight, mask, damping=0.0).rows
+    assert not found[~mask].any()
+    for group, row in np.ndindex(*weight.shape[:2]):
+        kept = mask[group, row]
+        best = np.linalg.lstsq(inputs[group][:, kept].numpy(), outputs[group, :, row].numpy())[0]
+        np.testing.assert_allclose(found[group, row, kept].numpy(), best, rtol=1e-6, atol=1e-8)
+
+
+@given(problems())
+@settings(deadline=None)
+def test_the_errors_are_those_of_the_outputs_and_no_row_gets_worse(
+    problem: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
+    inputs, outputs, weight, mask = problem
+    moments = moments_of(inputs, outputs)
+    solution = solve(moments, weight, mask)
+    for rows, share in ((weight * mask, solution.before), (solution.rows, solution.after)):
+        error = (inputs @ rows.transpose(1, 2) - outputs).square()
+        torch.testing.assert_close(moments.error(rows), error.sum(1), rtol=1e-6, atol=1e-6)
+        assert abs(share - float(error.sum() / outputs.square().sum())) < 1e-9
+    assert bool((moments.error(solution.rows) <= moments.error(weight * mask) + 1e-9).all())
+
+
+@given(problems())
+@settings(deadline=None)
+def test_a_whole_mask_leaves_a_layer_whose_inputs_have_not_changed(
+    problem: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
+    inputs, _, weight, _ = problem
+    everything = torch.ones_like(weight, dtype=torch.bool)
+    found = solve(moments_of(inputs, inputs @ weight.transpose(1, 2)), weight, everything).rows
+    torch.testing.assert_close(found, weight)
+
+
+@given(problems())
+@settings(deadline=None)
+def test_a_bias_makes_up_for_the_means(problem: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    inputs, outputs, weight, mask = problem
+    moments = moments_of(inputs, outputs)
+    centred = moments_of(inputs - inputs.mean(1, keepdim=True), outputs - outputs.mean(1, keepdim=True))
+    torch.testing.assert_close(moments.centred().error(weight), centred.error(weight))
+    rows = solve(moments.centred(), weight, mask).rows
+    fitted = inputs @ rows.transpose(1, 2) + moments.bias(rows)[:, None]
+    torch.testing.assert_close(fitted.mean(1), outputs.mean(1))
+
+
+def test_what_inputs_say_nothing_of_stays_as_it_was() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(1, 40, 4)
+    inputs[..., 2] = 0
+    weight, mask = torch.randn(1, 3, 4), torch.tensor([True, False, True, True]).expand(1, 3, 4)
+    found = solve(moments_of(inputs, torch.randn(1, 40, 3)), weight, mask).rows
+    torch.testing.assert_close(found[..., 2].float(), weight[..., 2])
+    dead = solve(moments_of(torch.zeros(1, 40, 4), torch.randn(1, 40, 3)), weight, mask).rows
+    torch.testing.assert_close(dead.float(), weight * mask)
+
+
+def test_fewer_positions_than_inputs_are_damped() -> None:
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(1, 5, 50), torch.randn(1, 2, 50)
+    everything = torch.ones_like(weight, dtype=torch.bool)
+    found = solve(moments_of(inputs, torch.randn(1, 5, 2)), weight, everything)
+    assert found.after < 0.1 * found.before
+    assert float((found.rows - weight).norm()) < 2 * float(weight.norm())
+
+
+def test_rows_of_one_mask_share_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(1, 60, 5), torch.randn(1, 6, 5)
+    mask = torch.tensor([[True, True, False, True, False]]).expand(6, 5)[None]
+    factor, sizes = torch.linalg.cholesky_ex, []
+
+    def counted(square: Tensor) -> Any:
+        sizes.append(tuple(square.shape))
+        return factor(square)
+
+    monkeypatch.setattr("torch.linalg.cholesky_ex", counted)
+    solve(moments_of(inputs, torch.randn(1, 60, 6)), weight, mask)
+    assert sizes == [(3, 3)]

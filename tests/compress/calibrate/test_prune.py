@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from dwindle.compress.blocks import Blocks
+from dwindle.compress.calibrate.prune import prune
+from dwindle.compress.calibrate.reconstruct import Layer
+from dwindle.compress.channels import Channels
+from dwindle.compress.masks import masks_hold
+from dwindle.compress.n_of_m import NofM
+from dwindle.compress.network import Granularity, Network
+from dwindle.compress.recalibrate import recalibrate
+from dwindle.models.zoo import resnet8
+
+INPUTS = (torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
+
+
+@pytest.fixture
+def dense() -> nn.Module:
+    torch.manual_seed(0)
+    model = resnet8(num_classes=5, in_channels=1)
+    recalibrate(model, INPUTS)
+    return model.eval()
+
+
+def test_steps_end_where_one_step_does_and_nearer_to_the_dense_network(dense: nn.Module) -> None:
+    errors = []
+    for steps in (1, 4):
+        heard: list[tuple[int, int]] = []
+        network = Network(copy.deepcopy(dense))
+        prune(network, dense, Blocks(), 0.1, INPUTS, steps=steps, on_layer=partial(_note, heard))
+        assert network.density == pytest.approx(0.1, abs=1e-3)
+        assert masks_hold(network.model, network.masks)
+        assert heard == [(done + 1, 10 * steps) for done in range(10 * steps)]
+        with torch.no_grad():
+            errors.append(float((network.model(*INPUTS) - dense(*INPUTS)).square().mean()))
+    assert errors[1] < errors[0]
+
+
+def _note(heard: list[tuple[int, int]], done: int, total: int, layer: Layer) -> None:
+    heard.append((done, total))
+
+
+@pytest.mark.parametrize("granularity", [NofM(2, 4), Channels(align=8)])
+def test_steps_that_prune_nothing_are_passed_over(dense: nn.Module, granularity: Granularity) -> None:
+    network = Network(copy.deepcopy(dense), (INPUTS[0][:1],))
+    found = prune(network, dense, granularity, 0.5, INPUTS, steps=5)
+    assert granularity.share(network) <= 0.5
+    assert len(found.layers) == 10
+
+
+def test_everything_may_go(dense: nn.Module) -> None:
+    network = Network(copy.deepcopy(dense))
+    prune(network, dense, Blocks(), 0.0, INPUTS, steps=2)
+    assert network.density == 0.0
+    assert bool(network.model(*INPUTS).isfinite().all())

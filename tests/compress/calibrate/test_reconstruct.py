@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwindle.compress.blocks import Blocks
+from dwindle.compress.calibrate import reconstruct as module
+from dwindle.compress.calibrate.reconstruct import reconstruct, take_statistics
+from dwindle.compress.channels import Channels
+from dwindle.compress.masks import masks_hold
+from dwindle.compress.n_of_m import NofM
+from dwindle.compress.network import Granularity, Network
+from dwindle.compress.recalibrate import recalibrate
+from dwindle.errors import DwindleError, UsageError
+from dwindle.models.zoo import mobilenetv2, resnet8
+
+
+def samples(count: int = 96, size: int = 8) -> tuple[Tensor, ...]:
+    """Images with large and small structures, as photographs have them."""
+    random = torch.Generator().manual_seed(3)
+    coarse = torch.randn(count, 1, size // 4, size // 4, generator=random).repeat_interleave(4, 2)
+    return (coarse.repeat_interleave(4, 3) + 0.3 * torch.randn(count, 1, size, size, generator=random),)
+
+
+def fitted(model: nn.Module) -> nn.Module:
+    """With batch norm statistics such as a trained network has them."""
+    recalibrate(model, samples())
+    return model.eval()
+
+
+def autoencoder() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3, stride=2, padding=1, dilation=1), nn.ReLU(), nn.Conv2d(12, 12, 3, padding="same", groups=3),
+        nn.ReLU(), nn.ConvTranspose2d(12, 6, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 1, 1),
+    )  # fmt: skip
+
+
+class Transformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 16)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.block(self.embed(images[:, 0])).mean(1))
+        return logits
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "resnet8": lambda: resnet8(num_classes=5, in_channels=1),
+    "mobilenetv2": lambda: mobilenetv2(num_classes=5, in_channels=1),
+    "autoencoder": autoencoder,
+    "transformer": Transformer,
+}
+
+
+def pruned(dense: nn.Module, granularity: Granularity, share: float) -> Network:
+    network = Network(copy.deepcopy(dense), tuple(tensor[:1] for tensor in samples()))
+    granularity.shrink(network, share)
+    return network
+
+
+@torch.no_grad()
+def distance(model: nn.Module, dense: nn.Module) -> float:
+    """Of the outputs for samples that were not calibrated on, as a share of the dense ones' energy."""
+    held_out = tuple(tensor[64:] for tensor in samples())
+    wanted = dense.eval()(*held_out)
+    return float((model.eval()(*held_out) - wanted).square().sum() / wanted.square().sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    [*((name, Blocks()) for name in NETWORKS), ("resnet8", NofM(2, 4)), ("resnet8", Blocks(2, 1))],
+)
+def test_outputs_come_nearer_to_the_dense_networks(name: str, granularity: Granularity) -> None:
+    torch.manual_seed(0)
+    dense, inputs = fitted(NETWORKS[name]()), tuple(tensor[:64] for tensor in samples())
+    before = copy.deepcopy(dense.state_dict())
+    network = pruned(dense, granularity, 0.5)
+    plain = copy.deepcopy(network.model)
+    recalibrate(plain, inputs)
+    heard: list[tuple[int, int]] = []
+    found = reconstruct(network, dense, inputs, on_layer=lambda done, total, layer: heard.append((done, total)))
+    assert distance(network.model, dense) < 0.8 * distance(plain, dense)
+    assert masks_hold(network.model, network.masks)
+    assert heard == [(index + 1, len(found.layers)) for index in range(len(found.layers))]
+    assert all(layer.after <= layer.before for layer in found.layers)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet8"])
+def test_a_network_without_channels_comes_nearer_too(name: str) -> None:
+    torch.manual_seed(0)
+    dense, inputs = fitted(NETWORKS[name]()), tuple(tensor[:64] for tensor in samples())
+    network = pruned(dense, Channels(align=1), 0.6)
+    assert network.kept
+    plain = copy.deepcopy(network.model)
+    recalibrate(plain, inputs)
+    found = reconstruct(network, dense, inputs)
+    assert not found.left
+    assert distance(network.model, dense) < 0.8 * distance(plain, dense)
+
+
+def test_an_unpruned_network_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    dense = fitted(resnet8(num_classes=5, in_channels=1))
+    network = Network(copy.deepcopy(dense))
+    reconstruct(network, dense, samples())
+    for name, tensor in network.model.state_dict().items():
+        torch.testing.assert_close(tensor, dense.state_dict()[name], rtol=1e-2, atol=1e-3)
+
+
+def test_batches_give_what_one_batch_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    dense, inputs = fitted(resnet8(num_classes=5, in_channels=1)), samples()
+    whole, parts = pruned(dense, Blocks(), 0.3), pruned(dense, Blocks(), 0.3)
+    reconstruct(whole, dense, inputs)
+    monkeypatch.setattr(module, "BATCH", 40_000)
+    monkeypatch.setattr(module, "CHUNK", 5_000)
+    reconstruct(parts, dense, inputs)
+    for name, tensor in parts.model.state_dict().items():
+        torch.testing.assert_close(tensor, whole.model.state_dict()[name], rtol=1e-2, atol=1e-3)
+
+
+def test_statistics_are_those_of_one_recalibration() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(60, 3, 5, 5) * 4 + 2
+    mine, theirs = nn.BatchNorm2d(3), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    nn.init.dirac_(theirs[0].weight)
+    nn.init.zeros_(theirs[0].bias)
+    recalibrate(theirs, (inputs,))
+    take_statistics(mine, inputs.split(17))
+    torch.testing.assert_close(mine.running_mean, theirs[1].running_mean)
+    torch.testing.assert_close(mine.running_var, theirs[1].running_var)
+
+
+def test_a_draw_of_the_positions_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    dense, inputs = fitted(resnet8(num_classes=5, in_channels=1)), samples()
+    whole, drawn = pruned(dense, Blocks(), 0.3), pruned(dense, Blocks(), 0.3)
+    reconstruct(whole, dense, inputs)
+    monkeypatch.setattr(module, "FEWEST", 2_000)
+    monkeypatch.setattr(module, "POSITIONS", 8)
+    found = reconstruct(drawn, dense, inputs)
+    assert found.layers[0].positions < 96 * 8 * 8
+    assert distance(drawn.model, dense) < 1.3 * distance(whole.model, dense)
+
+
+def test_more_inputs_than_positions_are_said_and_do_no_harm() -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 5))
+    network, inputs = pruned(dense, Blocks(), 0.3), tuple(tensor[:32] for tensor in samples())
+    plain = copy.deepcopy(network.model)
+    found = reconstruct(network, dense, inputs)
+    assert any("1: 64 and 32" in note for note in found.notes)
+    assert distance(network.model, dense) < distance(plain, dense)
+
+
+def test_samples_that_do_not_fit_in_memory_are_left_out_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_fitting", lambda largest: 20)
+    torch.manual_seed(0)
+    dense = fitted(resnet8(num_classes=5, in_channels=1))
+    found = reconstruct(pruned(dense, Blocks(), 0.5), dense, samples())
+    assert found.samples == 20
+    assert any("20 of 96" in note for note in found.notes)
+
+
+def test_weights_that_cannot_be_solved_are_named() -> None:
+    torch.manual_seed(0)
+    dense = Transformer().eval()
+    found = reconstruct(pruned(dense, Blocks(), 0.5), dense, samples())
+    assert found.left.keys() == {"block.self_attn.in_proj_weight", "block.self_attn.out_proj.weight"}
+    assert [layer.name for layer in found.layers] == ["embed", "block.linear1", "block.linear2", "head"]
+    assert any("block.self_attn.in_proj" in note for note in found.notes)
+
+
+def test_the_layer_that_meets_what_is_not_finite_is_named() -> None:
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 5))
+    network = Network(copy.deepcopy(dense))
+    with torch.no_grad():
+        network.model.get_parameter("1.weight").fill_(float("inf"))
+    with pytest.raises(DwindleError) as failed:
+        reconstruct(network, dense, samples())
+    assert failed.value.name == "3"
+
+
+@pytest.mark.parametrize("inputs", [(torch.randn(1, 3),), (torch.randn(5, 3), torch.randn(4, 3)), (torch.ones(9, 3),)])
+def test_samples_that_are_too_few_or_the_same_are_refused(inputs: tuple[Tensor, ...]) -> None:
+    dense = nn.Linear(3, 2)
+    with pytest.raises(UsageError):
+        reconstruct(Network(copy.deepcopy(dense)), dense, inputs)

@@ -1,0 +1,172 @@
+"""Whole runs that train nothing: `method` calibrate and `method` keep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dwindle.compress import Request, compress, plan
+from dwindle.compress.masks import prunable
+from dwindle.compress.resolve import resolve
+from dwindle.compress.rounds import IterativePruning
+from dwindle.compress.watcher import Watcher
+from dwindle.errors import UsageError
+from dwindle.models.build import ModelSpec, build, restore
+from dwindle.models.classify import ImageClassification
+from dwindle.models.tasks import make_task
+from dwindle.origin import requested
+
+pytestmark = pytest.mark.usefixtures("one_model")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of weights of a ResNet-8 that knows the digits."""
+    torch.manual_seed(0)
+    task, model = make_task({"data": "digits", "epochs": 4, "seed": 0}), build(ModelSpec("zoo:resnet8", 10, (1, 8, 8)))
+    task.fit(model, start=0.0, on_step=lambda loss: None)
+    file = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    save_file(model.state_dict(), file)
+    return str(file)
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(self: ImageClassification, *model: object, **options: object) -> None:
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(ImageClassification, "fit", fit)
+
+
+class Listener(Watcher):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[tuple[int, int, int | None]] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def step(self, index: int, done: int, total: int | None, loss: float) -> None:
+        self.steps.append((index, done, total))
+
+
+@pytest.mark.usefixtures("no_training")
+def test_one_round_meets_the_budget_without_training(trained: str, tmp_path: Path) -> None:
+    heard = Listener()
+    request = Request("zoo:resnet8", "digits", size="60KB", method="calibrate", weights=trained, calib_samples=300)
+    done = compress(request, tmp_path / "net.dwindle", heard)
+    dense, pruned = done.history
+    assert pruned.bytes <= 60_000 < dense.bytes
+    assert pruned.loss is None
+    assert pruned.validation > dense.validation - 5
+    assert heard.steps == [(1, step + 1, 40) for step in range(40)]
+    assert any("300 samples" in note for note in heard.notes)
+    network = restore(done)
+    zeros = sum(int((weight == 0).sum()) for weight in prunable(network).values())
+    assert zeros >= (1 - pruned.density) * sum(weight.numel() for weight in prunable(network).values()) - 1
+    assert done.origin["calib_samples"] == 300
+
+
+@pytest.mark.usefixtures("no_training")
+def test_channels_go_without_training_too(trained: str, tmp_path: Path) -> None:
+    request = Request("zoo:resnet8", "digits", macs=0.6, align=4, method="calibrate", weights=trained)
+    done = compress(request, tmp_path / "net.dwindle")
+    assert done.history[-1].macs is not None
+    assert done.history[0].macs is not None
+    assert done.history[-1].macs <= 0.6 * done.history[0].macs
+    assert done.metrics["test"] > 60
+
+
+@pytest.mark.usefixtures("no_training")
+def test_as_far_as_validation_allows(trained: str, tmp_path: Path) -> None:
+    request = Request(
+        "zoo:resnet8", "digits", max_drop=2.0, prune_per_round=0.7, method="calibrate", weights=trained
+    )  # fmt: skip
+    done = compress(request, tmp_path / "net.dwindle")
+    assert done.history[-1].density < 0.4
+    assert done.history[-1].validation >= done.history[0].validation - 2
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(
+    trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request("zoo:resnet8", "digits", density=0.2, method="calibrate", weights=trained)
+    whole = compress(request, tmp_path / "whole.dwindle")
+    with monkeypatch.context() as patch:
+        patch.setattr(IterativePruning, "_calibrate", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            compress(request, tmp_path / "parts.dwindle")
+    parts = compress(request, tmp_path / "parts.dwindle")
+    assert len(parts.history) == 2
+    for name, tensor in restore(parts).state_dict().items():
+        torch.testing.assert_close(tensor, restore(whole).state_dict()[name], rtol=0, atol=0)
+
+
+def _interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_network_with_zeros_is_kept_as_it_is(trained: str, tmp_path: Path) -> None:
+    weights = load_file(trained)
+    weights["stage2.0.conv1.weight"][:, ::2] = 0
+    file = tmp_path / "pruned.safetensors"
+    save_file(weights, file)
+    done = compress(Request("zoo:resnet8", "digits", method="keep", weights=str(file)), tmp_path / "net.dwindle")
+    dense, kept = done.history
+    assert kept.validation == dense.validation
+    assert kept.density < 1 == dense.density
+    for name, tensor in restore(done).state_dict().items():
+        assert torch.equal(tensor, weights[name])
+    mask = load_file(tmp_path / "net.dwindle" / "masks.safetensors")
+    assert mask
+
+
+def test_to_keep_a_network_without_zeros_is_refused(trained: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        compress(Request("zoo:resnet8", "digits", method="keep", weights=trained), tmp_path / "net.dwindle")
+    assert refused.value.code == "no-zeros"
+    assert not (tmp_path / "net.dwindle").exists()
+
+
+def test_a_task_without_inputs_is_refused_before_anything_is_saved(
+    trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(ImageClassification, "inputs")
+    monkeypatch.delattr(ImageClassification, "training_inputs")
+    monkeypatch.setattr(ImageClassification, "example_inputs", lambda self: (torch.zeros(1, 1, 8, 8),))
+    request = Request("zoo:resnet8", "digits", density=0.5, method="calibrate", weights=trained)
+    with pytest.raises(UsageError) as refused:
+        compress(request, tmp_path / "net.dwindle")
+    assert refused.value.name == "inputs"
+    assert not (tmp_path / "net.dwindle").exists()
+
+
+def test_a_plan_takes_no_training(trained: str) -> None:
+    found = plan(Request("zoo:resnet8", "digits", density=0.2, method="calibrate", weights=trained))
+    assert (found.rounds, found.steps, found.seconds) == (1, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "calibrate", "density": 0.2}, {"method": "calibrate", "density": 0.2, "calib_samples": 64},
+     {"method": "keep"}],
+    ids=str,
+)  # fmt: skip
+def test_what_is_recorded_makes_the_same_request(options: dict[str, Any], trained: str) -> None:
+    asked = resolve(Request("zoo:resnet8", "digits", weights=trained, **options))
+    task = make_task(dict(asked.task_options)).origin
+    recorded = json.loads(json.dumps({"model": {"spec": "zoo:resnet8"}, "task": task, **asked.origin}))
+    again = requested(recorded)
+    assert again.weights == "FILE"
+    assert (again.method, again.density, again.calib_samples) == (
+        options["method"],
+        options.get("density"),
+        options.get("calib_samples"),
+    )
