@@ -210,4 +210,4 @@ def test_json_that_cannot_be_written_is_an_error() -> None:
 
 def test_names_may_have_spaces_between_them(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "nothing.dwindle", "--device", "host, browser:0"]) == 2
-    assert "'browser:0' is no browser" in capsys.readouterr().err
+    assert "'browser:0' is not the name of a device" in capsys.readouterr().err

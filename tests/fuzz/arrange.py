@@ -32,7 +32,7 @@ def origin() -> dict[str, Any]:
 
     task = make_task({"data": "digits"})
     request = Request(model=MODEL.spec, task={"data": "digits"}, size=50_000)
-    assert isinstance(task, ImageClassification)
+    assert isinstance(task.given, ImageClassification)
     whole = {"model": asdict(MODEL), "task": task.origin, **resolve(request).origin}
     return dict(json.loads(json.dumps(whole)))
 

@@ -178,7 +178,7 @@ def test_without_exports_the_frontier_is_there(checkpoint: Checkpoint) -> None:
 
 def test_cut_layers_show_both_widths(checkpoint: Checkpoint, nets: tuple[nn.Module, nn.Module]) -> None:
     slim = {name: tensor[:4] if name == "0.weight" else tensor for name, tensor in nets[1].state_dict().items()}
-    tensors = {"weights": slim, "dense": nets[0].state_dict()}
+    tensors = {"weights": slim, "dense": nets[0].state_dict(), "masks": {}}
     cut = finish(checkpoint, tensors, {"shapes": {"0.weight": [4, 1, 3, 3]}})
     text = read(report(cut))
     assert "8×1×3×3 4×1×3×3 4 of 8 50.0%" in text
