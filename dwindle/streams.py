@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from dwindle.errors import DwindleError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 STDERR = 2
 
@@ -14,12 +18,12 @@ STDERR = 2
 class _Lasting(io.FileIO):
     """The standard error's file. Once it can't be written, what is said there is lost, and nothing else."""
 
-    def write(self, data: bytes) -> int | None:  # type: ignore[override]
+    def write(self, data: Buffer, /) -> int:
         try:
             return super().write(data)
         except OSError:  # a pipe without a reader, a full disk
             _discard(self.fileno())
-            return len(data)
+            return memoryview(data).nbytes
 
 
 def protect() -> None:
@@ -36,8 +40,8 @@ def protect() -> None:
     if sys.stderr is None:
         sys.stderr = io.TextIOWrapper(_buffered(), encoding="utf-8", errors="backslashreplace", line_buffering=True)
     elif isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
-        kept = {"encoding": sys.stderr.encoding, "errors": "backslashreplace"}
-        sys.stderr = io.TextIOWrapper(_buffered(), line_buffering=True, **kept)
+        encoding = sys.stderr.encoding
+        sys.stderr = io.TextIOWrapper(_buffered(), encoding=encoding, errors="backslashreplace", line_buffering=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: help has signs that a Latin-1 terminal hasn't
 

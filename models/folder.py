@@ -262,7 +262,7 @@ def _eight_bits(image: Any, path: str) -> Any:
 
 
 def _digest(pixels: NDArray[np.uint8]) -> int:
-    return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(pixels.data, digest_size=8).digest(), "little")
 
 
 def _note_sameness(split: str, subset: Subset, digests: Digests) -> None:
