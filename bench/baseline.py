@@ -1,4 +1,4 @@
-"""What the files weighed and cost before: another branch's bench.json, or its whole checkpoint."""
+"""The sizes and costs that growth is counted from: another branch's bench.json, or its whole checkpoint."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from pathlib import Path
 from dwindle.bench.result import COMPRESSED, Bench, Row
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import CheckpointError, UsageError
+from dwindle.files import raw_bytes
 from dwindle.manifest import manifests
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The compressed files' figures, by target."""
+    """Figures of the compressed files of an earlier version, by target."""
 
     bytes: dict[str, int]
-    """Installed."""
+    """Installed size of each target's file, 1 or more."""
     cost: dict[str, float]
-    """ARM64 instructions of one inference, where they were counted."""
+    """ARM64 instructions that one inference of each target's file executes, of those where they were counted."""
 
 
 def network(checkpoint: Checkpoint) -> str:
-    """Which network a checkpoint is of, whatever it was compressed to: `zoo:resnet8 on digits`."""
+    """The network that a checkpoint is of, however far it was compressed, such as `zoo:resnet8 on digits`."""
     model, task = checkpoint.origin.get("model"), checkpoint.origin.get("task")
     spec = model.get("spec") if isinstance(model, dict) else model
     data = (task.get("data") or task.get("task")) if isinstance(task, dict) else task
@@ -33,18 +34,23 @@ def network(checkpoint: Checkpoint) -> str:
 def read_baseline(path: Path, of: Checkpoint) -> Baseline:
     """The figures at `path` (bench.json or a checkpoint), to hold those of `of` against.
 
-    Raises UsageError where there are none to be read, or they are another network's.
+    Raises UsageError where nothing can be read at `path`, or the figures are of another network.
     """
     if not path.exists():
-        raise UsageError(f"there is no baseline at {path}")
+        raise UsageError(f"there is no baseline at {path}", code="missing", option="baseline", path=path)
     try:
         name, found = _checkpoint(path) if path.is_dir() else _bench(path)
     except CheckpointError as error:
-        raise UsageError(f"the baseline can't be used: {error}") from error
+        message = f"the baseline can't be used: {error}"
+        raise UsageError(message, code=error.code, option="baseline", path=path) from error
     if name != network(of):
-        whose = f"of {name}" if name else "of nobody knows which network"
+        whose = f"is of {name}" if name else "doesn't say which network it is of"
         raise UsageError(
-            f"the baseline {path} is {whose}, and {of.path} of {network(of)}: give one of the same network"
+            f"the baseline {path} {whose}, and {of.path} is of {network(of)}: give a baseline of the same network",
+            code="other-network",
+            option="baseline",
+            path=path,
+            name=name,
         )
     return found
 
@@ -57,17 +63,21 @@ def _bench(path: Path) -> tuple[str, Baseline]:
 
 def _checkpoint(path: Path) -> tuple[str, Baseline]:
     opened = Checkpoint.load(path)
-    exported = [manifest for _, manifest in manifests(opened.exports)]
+    exported = manifests(opened.exports)
     cost: dict[str, float] = {}
     if opened.bench_path.exists():
         measured = Bench.load(opened.bench_path)
-        current = {manifest.target for manifest in exported if measured.describes(manifest)}
+        current = {manifest.target for _, manifest in exported if measured.describes(manifest)}
         cost = {target: count for target, count in costs(measured.rows).items() if target in current}
-    return network(opened), Baseline({manifest.target: manifest.file.bytes for manifest in exported}, cost)
+    sizes = {manifest.target: raw_bytes(folder / manifest.file.name) for folder, manifest in exported}
+    return network(opened), Baseline(sizes, cost)
 
 
 def costs(rows: Iterable[Row]) -> dict[str, float]:
-    """ARM64 instructions that one inference of each target's compressed file executes, where they were counted."""
+    """ARM64 instructions that one inference of each target's compressed file executes, where they were counted.
+
+    Of several counts of one file, the largest one is taken.
+    """
     found: dict[str, float] = {}
     for row in rows:
         if row.role == COMPRESSED and row.cost:

@@ -98,8 +98,8 @@ def _figures(opened: Checkpoint) -> Iterator[tuple[_Key, Value]]:
     if "test" in opened.metrics:
         yield ("accuracy", None, None), Value(opened.metrics["test"])
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
-    for _, manifest in manifests(opened.exports):
-        files = Files(manifest.target, manifest, measured, None)
+    for folder, manifest in manifests(opened.exports):
+        files = Files(manifest.target, folder, manifest, measured, None)
         yield ("size", manifest.target, None), Value(manifest.file.bytes)
         yield ("download", manifest.target, None), Value(manifest.fetched[0])
         for row in files.rows(COMPRESSED) if files.unmeasured is None else ():

@@ -13,7 +13,7 @@ from dwindle.bench.devices.sysroot import TARGETS
 from dwindle.bench.process import Worker, WorkerFailed
 from dwindle.bench.reference import apart, outputs
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Cost, Row, RuntimeUsed
-from dwindle.bench.rows import blank_rows, unmeasured
+from dwindle.bench.rows import blank_rows, untried
 from dwindle.bench.run import Progress
 from dwindle.bench.runtimes.runtime import all_runtimes
 from dwindle.checkpoint import Checkpoint
@@ -126,7 +126,7 @@ def earlier(opened: Checkpoint, exported: list[tuple[Path, Manifest]]) -> tuple[
         else:
             why = f"not measured on this machine yet: run `dwindle bench {shlex.quote(str(opened.path))}`"
             used = RuntimeUsed(TARGETS.get(manifest.target), None, 1)
-            rows += [unmeasured(replace(row, runtime=used), why) for row in blank]
+            rows += [untried(replace(row, runtime=used), why) for row in blank]
     return measured, rows
 
 

@@ -1,17 +1,22 @@
-"""What a target's file comes to, limit by limit: the figure and what it consists of, or why there is none."""
+"""Each limit's figure of a target's file, with what it consists of, or the reason why there is none.
+
+Sizes are taken from the disk, whatever a manifest or a bench.json says.
+"""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from dwindle.bench.baseline import Baseline, costs
 from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Row
+from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.manifest import Manifest
 
 Figure = tuple[float | None, str | None]
-"""What was measured, and what it consists of; or None and why it wasn't."""
+"""The figure and what it consists of; or None and the reason why it wasn't measured."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +24,17 @@ class Files:
     """One target's files, and all that is known of them."""
 
     target: str
+    folder: Path | None
+    """Where they lie, and the manifest beside them that vouches for them; both None where nothing is exported."""
     manifest: Manifest | None
     bench: Bench | None
     baseline: Baseline | None
     device: str | None = None
-    """Whose figures alone count, where it is not everyone's: see `dwindle.bench.devices.device`."""
+    """The one device whose figures count, by the name that `dwindle bench --device` has for it; None: every device."""
 
     @property
     def unmeasured(self) -> str | None:
-        """Why bench has nothing to say of these files, if it hasn't."""
+        """The reason why bench.json has no figures of these files; None where it has."""
         if self.manifest is None:
             return f"there is no {self.target} file: run `dwindle export --target {shlex.quote(self.target)}`"
         if self.bench is None:
@@ -46,7 +53,10 @@ class Files:
 
 
 def figures(limit: str, files: Files) -> list[tuple[str, Figure]]:
-    """What a limit of `dwindle.bench.limits.KINDS` applies to, each by its name."""
+    """The figures that one limit of `dwindle.bench.limits.KINDS` applies to, each by its name.
+
+    That is one, called as the limit is; of `max_growth` two, where the baseline has a cost to grow from.
+    """
     if limit != "max_growth":
         return [(limit, _FIGURES[limit](files))]
     grown = [("max_growth.size", _size_growth(files))]
@@ -56,68 +66,74 @@ def figures(limit: str, files: Files) -> list[tuple[str, Figure]]:
 
 
 def _size(files: Files) -> Figure:
-    return (files.manifest.file.bytes, None) if files.manifest else (None, files.unmeasured)
+    if not (files.folder and files.manifest):
+        return None, files.unmeasured
+    return raw_bytes(files.folder / files.manifest.file.name), None
 
 
 def _download(files: Files) -> Figure:
-    if not files.manifest:
+    if not (files.folder and files.manifest):
         return None, files.unmeasured
-    size, name = files.manifest.fetched
-    return size, f"as {name}, which the app unpacks" if name else None
+    deflated = deflated_bytes(files.folder / files.manifest.file.name)
+    packed = files.manifest.download
+    if packed and (size := raw_bytes(files.folder / packed.name)) < deflated:
+        return size, f"as {packed.name}, which the app unpacks"
+    return deflated, None
 
 
 def _drop(files: Files) -> Figure:
     dense = {row.runtime.place: row for row in files.rows(DENSE)}
 
     def of(row: Row) -> Figure:
-        baseline = dense[row.runtime.place]
+        baseline = dense.get(row.runtime.place)
+        if baseline is None:
+            return None, f"the dense file was not measured in {row.runtime.place}: run `dwindle bench` again"
         if not (row.accuracy and baseline.accuracy):
-            missing = baseline if row.accuracy else row
-            return None, missing.reasons.get("accuracy", "bench measured no accuracy")
+            return None, _reason(baseline if row.accuracy else row, "accuracy")
         before, after = baseline.accuracy.value, row.accuracy.value
         return before - after, f"{after:.2f} against {before:.2f} in {row.runtime.place}"
 
-    return _worst(files, of)
+    return _worst(files, "accuracy", of)
 
 
 def _accuracy(files: Files) -> Figure:
     def of(row: Row) -> Figure:
         if not row.accuracy:
-            return None, row.reasons.get("accuracy", "bench measured no accuracy")
+            return None, _reason(row, "accuracy")
         return row.accuracy.value, f"{row.accuracy.n} samples in {row.runtime.place}"
 
-    return _worst(files, of, least=True)
+    return _worst(files, "accuracy", of, least=True)
 
 
 def _ratio(files: Files) -> Figure:
-    """The upper end of the interval, unless one of the two files met noise in any runtime."""
+    """The upper end of the ratio's interval; none where a run of one of the two files was noisy in any runtime."""
     if why := _noise(files, DENSE, COMPRESSED):
         return None, why
 
     def of(row: Row) -> Figure:
         if not row.compare:
-            return None, row.reasons.get("compare", "bench measured no latency")
+            return None, _reason(row, "compare")
         return row.compare.ci95[1], f"{row.compare.ratio:.3f}, at most this by its 95% interval, in {row.runtime.place}"
 
-    return _worst(files, of)
+    return _worst(files, "compare", of)
 
 
 def _latency(files: Files) -> Figure:
-    """The upper end of the interval of one inference's time, unless it met noise."""
+    """The upper end of the interval of one inference's time in milliseconds; none where the run was noisy."""
     if why := _noise(files, COMPRESSED):
         return None, why
 
     def of(row: Row) -> Figure:
         if not (row.latency and row.latency.ci95 and row.latency.typical is not None):
-            return None, row.reasons.get("latency", "bench measured no latency: run `dwindle bench` again")
+            return None, _reason(row, "latency")
         shown = f"{row.latency.typical:.3f} ms, at most this by its 95% interval, in {row.runtime.place}"
         return row.latency.ci95[1], shown
 
-    return _worst(files, of)
+    return _worst(files, "latency", of)
 
 
 def _noise(files: Files, *roles: str) -> str | None:
-    """Which of the files' runs can't be believed, and why; None where all can."""
+    """The first noisy run of a file in one of these roles, with what was noisy; None where every run was quiet."""
     for row in (row for role in roles for row in files.rows(role)) if files.unmeasured is None else ():
         if row.noise and not row.noise.quiet:
             return f"the {row.role} file's run in {row.runtime.place} was noisy: {'; '.join(row.noise.reasons)}"
@@ -155,14 +171,23 @@ def _growth(
     return value / old - 1, f"{value:,.0f} {unit} against {old:,.0f}"
 
 
-def _worst(files: Files, of: Callable[[Row], Figure], *, least: bool = False) -> Figure:
-    """The worst figure among the runtimes that have one."""
+def _reason(row: Row, name: str) -> str:
+    """Why a row has no figure of that name."""
+    return row.reasons.get(name, f"bench.json has no {name} of it: run `dwindle bench` again")
+
+
+def _worst(files: Files, name: str, of: Callable[[Row], Figure], *, least: bool = False) -> Figure:
+    """The worst figure among the runtimes in which it was tried: none where one of them failed.
+
+    A runtime in which nobody tried to take the figure called `name` is passed over, unless there is no other.
+    """
     if files.unmeasured:
         return None, files.unmeasured
-    found = [of(row) for row in files.rows(COMPRESSED)]
+    rows = files.rows(COMPRESSED)
+    found = [of(row) for row in ([row for row in rows if name not in row.untried] or rows)]
     known = [(value, reason) for value, reason in found if value is not None]
-    if not known:
-        return None, "; ".join(dict.fromkeys(reason for _, reason in found if reason))
+    if len(known) < len(found):
+        return None, "; ".join(dict.fromkeys(reason for value, reason in found if value is None and reason))
     return (min if least else max)(known, key=lambda figure: figure[0])
 
 

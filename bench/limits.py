@@ -1,12 +1,12 @@
-"""Limits on what ships: from flags, or from the `[gate]` table of a TOML file.
+"""Limits on what ships, given as arguments or in the `[gate]` table of a TOML file.
 
-[gate]                  # of every target that is checked
+[gate]                  # for every target that is checked
 max_drop = 1.0
 
-[gate.onnx]             # of one, over those above
+[gate.onnx]             # for one target; these win over those above
 max_size = "100KB"
 
-[gate.device.browser]   # of what ran on one device, by the name that `dwindle bench --device` knows it by
+[gate.device.browser]   # for figures taken on one device, called as in `dwindle bench --device`
 max_latency = 20        # milliseconds
 """
 
@@ -25,7 +25,7 @@ from dwindle.quantities import parse_bytes, parse_count
 
 Quantity = int | float | str
 Limits = Mapping[str, float]
-"""By their names, in the units of KINDS."""
+"""The value of each limit by its name: bytes, points, instructions, a ratio or a share."""
 
 
 def _size(value: Quantity) -> float:
@@ -122,36 +122,40 @@ def quantity(name: str, value: Quantity) -> float:
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             number = kind.parse(value)
-        except (ValueError, OverflowError, UsageError):
+        except (ValueError, OverflowError, UsageError):  # a number of more than 308 digits overflows
             number = math.nan
     if not math.isfinite(number):
-        raise UsageError(f"{name} {value!r} is not {kind.wanted}")
+        raise UsageError(f"`{name}` {str(value)[:80]!r} is not {kind.wanted}", code="out-of-range", option=name)
     return number
 
 
 @dataclass(frozen=True)
 class LimitsFile:
-    """What a file says."""
+    """The limits that a TOML file sets."""
 
     shared: Limits
-    """Of every target."""
+    """Those on every target that is checked."""
     targets: dict[str, Limits]
-    """Each target's own."""
+    """Those on one target, by its name; they win over the shared ones."""
     devices: dict[str, Limits]
-    """Each device's."""
+    """Those on figures taken on one device, by its name."""
 
 
 def read_limits(path: Path) -> LimitsFile:
-    """Raises UsageError where the file can't be read, has no [gate], or has a key that is no limit."""
+    """Reads a file of limits.
+
+    Raises UsageError where the file can't be read, has no table [gate], or has a key that is no limit.
+    """
     gate = read_toml(path).get("gate")
     if not isinstance(gate, dict):
-        raise UsageError(f"{path} has no [gate] table")
+        raise UsageError(f"{path} has no [gate] table", code="no-table", option="limits", path=path)
     tables = {name: entry for name, entry in gate.items() if isinstance(entry, dict)}
     shared = {name: entry for name, entry in gate.items() if name not in tables}
     devices = tables.pop("device", {})
     for name, entry in devices.items():
         if not isinstance(entry, dict):
-            raise UsageError(f"{path}, [gate.device]: {name} is in no device's table: write [gate.device.browser], say")
+            message = f"{path}, [gate.device]: {name} belongs in one device's table, such as [gate.device.browser]"
+            raise UsageError(message, code="no-such-limit", option="limits", path=path, name=name)
     return LimitsFile(
         _table(path, "gate", shared, KINDS),
         {name: _table(path, f"gate.{name}", entry, KINDS) for name, entry in tables.items()},
@@ -163,12 +167,15 @@ def _table(path: Path, title: str, table: Mapping[str, Quantity], kinds: Mapping
     limits = {}
     for name, value in table.items():
         if name not in kinds and name in KINDS | DEVICE_KINDS:
-            where = "one device's, [gate.device.NAME]" if name in DEVICE_KINDS else "no device's, but [gate]'s"
-            raise UsageError(f"{path}, [{title}]: {name} is {where}")
+            where = "one device's table, [gate.device.NAME]" if name in DEVICE_KINDS else "[gate] or [gate.TARGET]"
+            message = f"{path}, [{title}]: {name} belongs in {where}"
+            raise UsageError(message, code="no-such-limit", option="limits", path=path, name=name)
         if name not in kinds:
-            raise UsageError(f"{path}, [{title}]: {registry.unknown('limit', name, list(kinds))}")
+            message = f"{path}, [{title}]: {registry.unknown('limit', name, list(kinds))}"
+            raise UsageError(message, code="unknown-name", option="limits", path=path, name=name)
         try:
             limits[name] = quantity(name, value)
         except UsageError as error:
-            raise UsageError(f"{path}, [{title}]: {error}") from error
+            message = f"{path}, [{title}]: {error}"
+            raise UsageError(message, code=error.code, option="limits", path=path, name=name) from error
     return limits

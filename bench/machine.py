@@ -29,7 +29,7 @@ def this_machine() -> Machine:
 def busy_here() -> Reading:
     """How busy this machine is now."""
     try:
-        pressure = Path("/proc/pressure/cpu").read_text()
+        pressure = Path("/proc/pressure/cpu").read_text(encoding="utf-8")
     except OSError:
         pressure = ""
     return reading(str(os.getloadavg()[0]), pressure)
@@ -46,7 +46,7 @@ def reading(loads: str, pressure: str) -> Reading:
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

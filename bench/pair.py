@@ -11,7 +11,7 @@ from dwindle.bench.machine import Reading, busy_here
 from dwindle.bench.measure import Samples, Surroundings, measure
 from dwindle.bench.process import PATIENCE, Worker, WorkerFailed
 from dwindle.bench.result import DENSE, Compare, Machine, Row, RuntimeUsed
-from dwindle.bench.rows import unmeasured
+from dwindle.bench.rows import failed, untried
 from dwindle.bench.run import Run
 from dwindle.bench.runtimes.runtime import Launcher
 from dwindle.bench.stats import estimator, milliseconds, noise, paired_ratio
@@ -47,10 +47,11 @@ def measured_pair(
     figure that is None has its reason. `also` adds to the row of a file what else its loaded worker tells.
     """
     used = RuntimeUsed(launcher.name, None, run.threads, device=place.device, machine=place.machine)
-    rows = [replace(row, runtime=used, reasons={**row.reasons, **place.never_known}) for row in blank]
+    never = place.never_known
+    rows = [replace(row, runtime=used, reasons={**row.reasons, **never}, untried=tuple(never)) for row in blank]
     if missing := launcher.check():
         run.progress(f"{used.place}: not measured, {missing}")
-        return [unmeasured(row, str(missing)) for row in rows]
+        return [untried(row, str(missing)) for row in rows]
     stand_in = launcher.stand_in()
     if not stand_in:
         run.progress(f"{used.place}: latency of {' and '.join(row.artifact.path for row in rows)}")
@@ -67,30 +68,30 @@ def measured_pair(
             rows = _with_latency(run, rows, starts, place)
     except RuntimeUnavailable as error:  # a device that is gone
         run.progress(str(error))
-        return [unmeasured(row, str(error)) for row in rows]
+        return [failed(row, str(error)) for row in rows]
     if stand_in:
         why = f"it was run by {stand_in}: only its answers mean something"
         untimed = dict.fromkeys(("latency", "compare", "memory_bytes", "noise"), why)
-        rows = [replace(row, reasons=row.reasons | untimed) for row in rows]
+        rows = [replace(row, reasons=row.reasons | untimed, untried=(*row.untried, *untimed)) for row in rows]
     return with_accuracy(run.task, rows, starts, run.sample, run.progress, also)
 
 
 def _with_latency(run: Run, rows: list[Row], starts: Starts, place: Place) -> list[Row]:
-    failed: dict[str, str] = {}
-    while live := [row.artifact.path for row in rows if row.artifact.path not in failed]:
+    lost: dict[str, str] = {}
+    while live := [row.artifact.path for row in rows if row.artifact.path not in lost]:
         try:
             living = {path: starts[path] for path in live}
             samples, surroundings = measure(living, run.sample, seed=run.seed, busy=place.busy)
             break
         except WorkerFailed as error:  # measured again without the file that failed
             run.progress(str(error))
-            failed[error.file.relative_to(run.root).as_posix()] = str(error)
+            lost[error.file.relative_to(run.root).as_posix()] = str(error)
     else:
         samples = {}
     dense = next(row.artifact.path for row in rows if row.role == DENSE)
     return [
-        unmeasured(row, failed[row.artifact.path])
-        if row.artifact.path in failed
+        failed(row, lost[row.artifact.path])
+        if row.artifact.path in lost
         else _timed(row, samples, surroundings, dense, run.seed, place.machine.cores if place.machine else None)
         for row in rows
     ]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from dwindle.documents import parse, read
+from dwindle.documents import Count, Range, Size, parse
 from dwindle.errors import CheckpointError
 from dwindle.files import write_json
 from dwindle.manifest import Manifest
+from dwindle.sealed import read_sealed_json, sealed_json
 
 SCHEMA = 1
 DENSE, COMPRESSED = "dense", "compressed"
+Positive = Annotated[float, Range(math.ulp(0.0))]
+"""A number above zero."""
+Points = Annotated[float, Range(0, 100)]
+"""A share of samples, in percent."""
 PORTABLE = "portable kernels"
 HOST = "host"
 """The machine that benches, among devices."""
@@ -26,10 +34,10 @@ class Artifact:
     sha256: str
     format: str
     """The target's name."""
-    bytes: int
+    bytes: Size
     """Installed size."""
-    deflated_bytes: int
-    fetched: tuple[int, str | None] | None = None
+    deflated_bytes: Size
+    fetched: tuple[Size, str | None] | None = None
     """What a device downloads, see Manifest; None of a dense file, and in an older bench.json: the file deflated."""
 
     @property
@@ -42,7 +50,7 @@ class RuntimeUsed:
     name: str | None
     """None where no registered runtime loads this format."""
     version: str | None
-    threads: int
+    threads: Annotated[int, Range(1)]
     through: str | None = None
     """Which of a runtime's ways ran the file: `native runner`, `Python bindings: …` and why, None for the only one."""
     device: str | None = None
@@ -64,18 +72,18 @@ class Latency:
     """In a fresh process, the library imported; median over processes, as is the next."""
     first: float
     """The first inference; where it compiles the file, that of the process that found nothing compiled yet."""
-    min: float
-    median: float | None
-    p95: float | None
-    cpu_min: float | None
+    min: Positive
+    median: Positive | None
+    p95: Positive | None
+    cpu_min: Annotated[float, Range(0)] | None
     """Of thread-CPU time, as is the next; None where there is no clock of it, in a browser."""
-    cpu_median: float | None
+    cpu_median: Positive | None
     processes: int
     loads: int
     """In each process."""
     iterations: int
     """Inferences after each load, that went into the figures."""
-    ci95: tuple[float, float] | None = None
+    ci95: tuple[float, Positive] | None = None
     """Of `typical`, from how processes, loads and runs differ; None in an older bench.json, or without `typical`."""
 
     @property
@@ -90,8 +98,8 @@ class Compare:
 
     baseline: str
     """Path of the dense file of the same target."""
-    ratio: float
-    ci95: tuple[float, float]
+    ratio: Positive
+    ci95: tuple[float, Positive]
     estimator: str
 
 
@@ -99,8 +107,8 @@ class Compare:
 class Share:
     """A share of samples, in points."""
 
-    value: float
-    interval: tuple[float, float]
+    value: Points
+    interval: tuple[Points, Points]
     """Wilson's 95% interval."""
 
 
@@ -110,9 +118,9 @@ class Accuracy:
 
     metric: str
     value: float
-    n: int
+    n: Annotated[int, Range(1)]
     """Samples that went through the file."""
-    interval: tuple[float, float] | None
+    interval: tuple[Points, Points] | None
     """Wilson's 95% interval; None for a metric that is no share of samples."""
     split: str
     top1: Share | None = None
@@ -185,9 +193,9 @@ class Noise:
 class Cost:
     """What one inference executes on an emulated ARM64 CPU: the same every time, and not a time."""
 
-    instructions: dict[str, int]
+    instructions: dict[str, Count]
     """By class: `all`, `load_store`, `simd` (of which `fmla` and `dot`), `int`, `branch`."""
-    ratio: float | None
+    ratio: Positive | None
     """Over those of the dense file of the same target; None for that file itself, or where it has no count."""
     macs: int
     """Multiply-accumulates executed."""
@@ -231,13 +239,13 @@ class Row:
     encoding: str
     artifact: Artifact
     runtime: RuntimeUsed
-    compression: float | None
+    compression: Positive | None
     """Compression ratio: bytes of the dense fp32 ONNX file over this file's."""
     latency: Latency | None = None
     compare: Compare | None = None
     accuracy: Accuracy | None = None
     agreement: Agreement | None = None
-    memory_bytes: int | None = None
+    memory_bytes: Count | None = None
     """Growth of the peak resident set from loading the file and running it once."""
     noise: Noise | None = None
     cost: Cost | None = None
@@ -247,6 +255,10 @@ class Row:
     """The slowest first; None where no profile was asked for, which is no reason to be told."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Why a figure is None, by its name (`latency`, `latency.median`, `accuracy`, …)."""
+    untried: tuple[str, ...] = ()
+    """The names of the figures that nobody tried to take in this runtime: it isn't installed here, another program
+    stood in for it, or its device doesn't tell them. A figure that is None and isn't one of these was tried, and
+    failed."""
 
 
 @dataclass(frozen=True)
@@ -274,20 +286,27 @@ class Bench:
     schema: int = SCHEMA
 
     def save(self, path: Path) -> None:
-        write_json(path, asdict(self))
+        """Writes bench.json with its seal; raises DwindleError where it can't be written."""
+        write_json(path, sealed_json(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> Bench:
-        """Reads bench.json; raises CheckpointError if it is damaged or of another schema."""
+        """Reads bench.json.
+
+        Raises CheckpointError if it is missing, damaged, altered since it was written, of another schema, or holds a
+        figure that nothing can have measured.
+        """
         again = "run `dwindle bench` again"
-        document = read(path, again)
-        if isinstance(document, dict) and document.get("schema", SCHEMA) != SCHEMA:
-            found = str(document["schema"])
-            raise CheckpointError(
-                f"{path} has schema {found:.40}, not {SCHEMA}: {again}", code="schema", path=path, name="schema"
-            )
-        bench: Bench = parse(cls, document, path, again)
-        return bench
+        document = read_sealed_json(path, again)
+        if (schema := document.get("schema")) != SCHEMA:
+            message = f"{path} has schema {schema!r:.20}, not {SCHEMA}: {again}"
+            raise CheckpointError(message, code="other-schema", path=path)
+        found: Bench = parse(cls, document, path, again)
+        for row in found.rows:
+            if odd := next(_implausible(row), None):
+                message = f"{path} says of {row.artifact.path} that {odd}, which can't be: {again}"
+                raise CheckpointError(message, code="implausible", path=path, name=row.artifact.path)
+        return found
 
     def find(self, target: str, role: str) -> tuple[Row, ...]:
         """A target's rows for the dense or the compressed file, one per runtime."""
@@ -300,3 +319,27 @@ class Bench:
             (found := self.find(manifest.target, role)) and {row.artifact.sha256 for row in found} == {sha256}
             for role, sha256 in hashes.items()
         )
+
+
+def _implausible(row: Row) -> Iterator[str]:
+    """What a row says that no measurement can have found, each in words that follow "that".
+
+    Each figure by itself is in its range already; this is how figures go together.
+    """
+    if row.role not in (DENSE, COMPRESSED):
+        yield f"its role is {row.role!r}"
+    if row.cost and row.cost.instructions.get("all", 0) < 1:
+        yield "an inference takes no instructions"
+    for what, interval in (
+        ("time", row.latency.ci95 if row.latency else None),
+        ("ratio", row.compare.ci95 if row.compare else None),
+        ("accuracy", row.accuracy.interval if row.accuracy else None),
+    ):
+        if interval and interval[0] > interval[1]:
+            yield f"the interval of its {what} ends before it begins"
+    if row.compare and row.compare.ratio > row.compare.ci95[1]:
+        yield "its ratio lies above the interval of it"
+    # What a metric that is no share of samples can come to isn't known.
+    share = row.accuracy if row.accuracy and (row.accuracy.metric == "accuracy" or row.accuracy.interval) else None
+    if share and not 0 <= share.value <= 100:
+        yield f"its {share.metric} is {share.value:g} points"

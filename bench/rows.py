@@ -41,7 +41,15 @@ def _precision(manifest: Manifest, role: str) -> str:
     return (role == DENSE and manifest.dense_precision) or manifest.precision
 
 
-def unmeasured(row: Row, reason: str) -> Row:
-    """The row with one reason for all that running the file would have told."""
-    names = ("latency", "compare", "accuracy", "agreement", "memory_bytes", "noise")
-    return replace(row, reasons={**row.reasons, **dict.fromkeys(names, reason)})
+FIGURES = ("latency", "compare", "accuracy", "agreement", "memory_bytes", "noise")
+"""All that running a file tells, by the names in `Row.reasons`."""
+
+
+def untried(row: Row, reason: str) -> Row:
+    """The row with one reason why nobody tried to run the file in this runtime."""
+    return replace(failed(row, reason), untried=FIGURES)
+
+
+def failed(row: Row, reason: str) -> Row:
+    """The row with one reason for all that running the file would have told, had the attempt gone well."""
+    return replace(row, reasons={**row.reasons, **dict.fromkeys(FIGURES, reason)})

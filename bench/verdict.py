@@ -1,7 +1,8 @@
-"""The gate: each limit on what ships is held, missed, or unmeasured, which is never a pass."""
+"""The gate: each limit on what ships holds, is missed, or has no figure, which is never a pass."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dwindle.bench.limits import KINDS, LimitsFile, Quantity, quantity, read_lim
 from dwindle.bench.result import Bench
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import BudgetMissed, RuntimeUnavailable, UsageError
-from dwindle.manifest import Manifest, manifests
+from dwindle.manifest import manifests
 from dwindle.quantities import within
 
 TARGETS = "dwindle.targets"
@@ -22,37 +23,39 @@ TARGETS = "dwindle.targets"
 
 @dataclass(frozen=True)
 class Check:
-    """One limit on one target's file."""
+    """The outcome of one limit on one target's file."""
 
     name: str
-    """A limit's, of `dwindle.bench.limits`; growth is checked as `max_growth.size` and `max_growth.cost`."""
+    """The limit's name in `dwindle.bench.limits`; growth is checked as `max_growth.size` and `max_growth.cost`."""
     target: str
     limit: float
     measured: float | None
     passed: bool
     reason: str | None
-    """Why there is no figure, or what it consists of."""
+    """What the figure consists of; where `measured` is None, why there is no figure."""
     device: str | None = None
-    """On which it holds, where it is a limit of one."""
+    """The device that the limit is about; None for a limit of no particular device."""
 
     @property
     def subject(self) -> str:
-        """`onnx`, `onnx on browser`."""
+        """What the limit is about, such as `onnx` or `onnx on browser`."""
         return f"{self.target} on {self.device}" if self.device else self.target
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found: a row for each limit that was checked."""
+    """The outcome of every limit that was checked."""
 
     rows: tuple[Check, ...]
 
     @property
     def passed(self) -> bool:
+        """Whether every limit holds; false where a figure is missing."""
         return all(row.passed for row in self.rows)
 
     @property
     def unmeasured(self) -> tuple[Check, ...]:
+        """The limits that have no figure."""
         return tuple(row for row in self.rows if row.measured is None)
 
     @property
@@ -77,7 +80,10 @@ def gate(
     baseline: Path | str | None = None,
     target: str | None = None,
 ) -> Verdict:
-    """Checks exported files against limits. Figures are bench's, in the worst of the runtimes that ran the file.
+    """Checks exported files against limits.
+
+    Sizes are taken from the files on the disk, which have to be those that their manifest describes. Accuracy, latency
+    and cost are bench's, in the worst of the runtimes; where one of them tried and failed, there is no figure.
 
     Args:
         max_size: installed bytes that the compressed file may have.
@@ -98,7 +104,7 @@ def gate(
             the file of limits and, for limits of no particular target, the one it was compressed for.
 
     Raises UsageError without a limit, for an unknown target or limit, and for a baseline of another network;
-    CheckpointError for damaged files.
+    CheckpointError for files or documents that are damaged, or were altered since they were written.
     """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
     given = {
@@ -120,7 +126,7 @@ def gate(
             message = f"{limits}: {name} counts instructions and no time: write max_cost in [gate] instead"
             raise UsageError(message, code="no-such-limit", option="limits", path=limits, name=name)
         devices[limited_on.url] = its
-    exported = {manifest.target: manifest for _, manifest in manifests(opened.exports)}
+    exported = {manifest.target: (folder, manifest) for folder, manifest in manifests(opened.exports)}
     if target is None:
         default = str(opened.origin.get("target", "onnx"))
         names = [*([default] if flags or shared or (devices and not own) else []), *own]
@@ -129,13 +135,14 @@ def gate(
     _require_known([*names, *own], exported)
     wanted = {name: {**shared, **own.get(name, {}), **flags} for name in names}
     if not any((*wanted.values(), *devices.values())):
-        flag = ", ".join(f"--{name.replace('_', '-')}" for name in KINDS)
-        raise UsageError(f"nothing to check: give one or more of {flag}, or --limits FILE.toml")
+        listed = ", ".join(f"`{name}`" for name in KINDS)
+        raise UsageError(f"there is nothing to check: give one or more of {listed}, or `limits`", code="no-limits")
     before = read_baseline(Path(baseline), opened) if baseline is not None else None
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     rows: list[Check] = []
     for name, its in wanted.items():
-        files = Files(name, exported.get(name), measured, before)
+        folder, manifest = exported.get(name, (None, None))
+        files = Files(name, folder, manifest, measured, before)
         rows += [_check(part, files, its[limit], figure) for limit in its for part, figure in figures(limit, files)]
         for device, limited in devices.items():
             there = replace(files, device=device)
@@ -153,8 +160,9 @@ def _check(name: str, files: Files, limit: float, figure: Figure) -> Check:
     return Check(name, files.target, limit, measured, holds, reason, files.device)
 
 
-def _require_known(names: list[str], exported: dict[str, Manifest]) -> None:
+def _require_known(names: list[str], exported: Collection[str]) -> None:
     known = {*registry.names(TARGETS), *exported}
     for name in names:
         if name not in known:
-            raise UsageError(registry.unknown("target", name, list(known)))
+            message = registry.unknown("target", name, list(known))
+            raise UsageError(message, code="unknown-name", option="target", name=name)

@@ -102,13 +102,13 @@ def _switches() -> int:
 def reset_peak(process: str = "self") -> None:
     """Brings a process's VmHWM down to what is resident now: importing a library may have peaked above it."""
     with contextlib.suppress(OSError):
-        Path(f"/proc/{process}/clear_refs").write_text("5")  # man proc_pid_clear_refs
+        Path(f"/proc/{process}/clear_refs").write_text("5", encoding="utf-8")  # man proc_pid_clear_refs
 
 
 def peak_bytes(process: str = "self") -> int | None:
     """VmHWM of a process; None where /proc isn't. (ru_maxrss won't do: it is inherited across exec.)"""
     try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

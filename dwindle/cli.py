@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dwindle import crash
+from dwindle import crash, streams
 from dwindle.errors import BudgetMissed, DwindleError
+from dwindle.foreign import console, printable, single_line
 from dwindle.grammar import Grammar
 from dwindle.options import as_flags, given
 
@@ -29,18 +29,17 @@ FIRST_RANK = RANK == "0"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: help has signs that a Latin-1 terminal hasn't
+    streams.protect()
     grammar = Grammar()
     try:
         arguments = grammar.parse(sys.argv[1:] if argv is None else list(argv))
     except DwindleError as error:
-        print(f"dwindle: {error}", file=sys.stderr)
+        print(f"dwindle: {single_line(str(error))}", file=sys.stderr)
         return error.exit_code
     try:
         return COMMANDS[arguments.command](arguments)
     except DwindleError as error:
-        sentence = as_flags(str(error), grammar.flags(arguments.command))
+        sentence = single_line(as_flags(str(error), grammar.flags(arguments.command)))
         print(f"dwindle: {sentence}" if FIRST_RANK else f"dwindle: rank {RANK}: {sentence}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -201,16 +200,16 @@ def _show(arguments: argparse.Namespace) -> int:
         made_by = command_line(found.origin, found.path.name)
         _print_json({**_facts(found), "command": made_by, "exports": listed, "damaged_exports": damaged})
         return 0
-    console = _page()
-    console.print(rounds_table(found.history, found.origin["target"]))
+    page = _page()
+    page.print(rounds_table(found.history, found.origin["target"]))
     if left := layers(found):
-        console.print(layers_table(left))
+        page.print(layers_table(left))
     if searched := allocation(found.path):
-        console.print(result_view(searched))
+        page.print(result_view(searched))
     for whole in found.pinned:
         _say("kept whole: {channels} of {of} channels of {layer}, {reason}".format(**whole))
     if exports:
-        console.print(shipped_table(exports))
+        page.print(shipped_table(exports))
     for sentence in (*damaged, *(line for export in exports for line in export.altered)):
         _say(f"warning: {sentence}")
     _say(f"made by: {' '.join(command_line(found.origin, found.path.name))}")
@@ -271,33 +270,24 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
 
 
 def _stderr() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=not FIRST_RANK)
+    return console(quiet=not FIRST_RANK)
 
 
 def _page() -> Console:
     """A console for tables, 80 columns wide at least, so that no figure is cut short on a narrow terminal."""
-    console = _stderr()
-    console.width = max(console.width, 80)
-    return console
+    page = _stderr()
+    page.width = max(page.width, 80)
+    return page
 
 
 def _say(sentence: str) -> None:
     if FIRST_RANK:
-        print(sentence, file=sys.stderr)
+        print(printable(sentence), file=sys.stderr)
 
 
 def _print_json(document: Any) -> None:
-    if not FIRST_RANK:
-        return
-    try:
-        print(json.dumps(document, indent=2, default=str), flush=True)
-    except BrokenPipeError:  # `| head` has read enough, which is no failure of the command's
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise DwindleError(f"cannot write to standard output: {error.strerror}") from error
+    if FIRST_RANK:
+        streams.print_document(json.dumps(document, indent=2, default=str))
 
 
 def _names(listed: str) -> list[str]:

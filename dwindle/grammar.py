@@ -11,6 +11,7 @@ from dwindle.bench.limits import KINDS
 from dwindle.compress.request import Request
 from dwindle.config import expand, keys
 from dwindle.export.options import ExportOptions
+from dwindle.foreign import single_line
 from dwindle.models.spec import TaskSpec
 from dwindle.options import add_options, as_flags
 
@@ -48,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="Show this help and exit.")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {single_line(message)} (see {self.prog} --help)\n")
 
 
 class Grammar:

@@ -208,5 +208,5 @@ def layers_table(left: Sequence[Layer]) -> Table:
         full, kept = (max(1, round(WIDTH * channels / widest)) for channels in (before, after))
         bar = Text("█" * kept).append("░" * (full - kept), style="dim")
         channels = f"{before} → {after}" if after != before else f"{before}"
-        table.add_row(layer.name, channels, bar, f"{layer.density:.1%}")
+        table.add_row(Text(layer.name), channels, bar, f"{layer.density:.1%}")
     return table

@@ -62,6 +62,7 @@ def shipped(exports: Path) -> tuple[list[Shipped], list[str]]:
 def shipped_table(found: Sequence[Shipped]) -> Table:
     """A row per export; `smaller` than the dense file beside it."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("export", "weights", "installed", "download", "smaller"):
@@ -72,5 +73,5 @@ def shipped_table(found: Sequence[Shipped]) -> Table:
         download = format_bytes(export.download) + (f" as {export.download_name}" if export.download_name else "")
         smaller = f"{export.dense_bytes / export.bytes:.1f}×"
         name = f"{export.path.parent.name}/{export.path.name}"
-        table.add_row(name, export.encoding, format_bytes(export.bytes), download, smaller)
+        table.add_row(Text(name), Text(export.encoding), format_bytes(export.bytes), Text(download), smaller)
     return table

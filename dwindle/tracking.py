@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dwindle.checkpoint import flattened
-from dwindle.errors import UsageError, one_line
+from dwindle.errors import DwindleError, UsageError, one_line
 from dwindle.registry import unknown_name
 
 
@@ -62,8 +62,14 @@ class JsonLines:
         self.path = path
 
     def begin(self, name: str, origin: Mapping[str, Any]) -> None:
-        self._mend()
-        self._append({"event": "begin", "name": name, "origin": origin})
+        """Raises DwindleError where the file can't be written, which is no fault of a tracker that was asked for."""
+        try:
+            self._mend()
+            self._append({"event": "begin", "name": name, "origin": origin})
+        except OSError as error:
+            raise DwindleError(
+                f"cannot write {self.path}: {error.strerror}", code="unwritable", path=self.path
+            ) from error
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         self._append({"event": "figures", "step": step, **figures})

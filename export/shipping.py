@@ -89,7 +89,7 @@ def _labels(task: CheckedTask, classes: str | None) -> tuple[str, ...]:
             )
         return names
     try:
-        labels = tuple(line.strip() for line in Path(classes).read_text().splitlines() if line.strip())
+        labels = tuple(line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the class labels in {classes} cannot be read ({one_line(error)}): give a file with a label on each line",

@@ -74,7 +74,7 @@ def run(
     ]
     failures: dict[int, DwindleError] = {}
     with (
-        tempfile.TemporaryFile("w+") as chatter,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as chatter,
         tempfile.TemporaryDirectory(prefix="dwindle-export-") as scratch,  # converters leave files behind
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=chatter, text=True, env={**environment, "TMPDIR": scratch}
@@ -121,7 +121,7 @@ def main() -> int:
         for index, process in enumerate(processes):
             process.join()
             if process.exitcode:
-                name, output = options[index][1], _last_line(chatter[index].read_text())
+                name, output = options[index][1], _last_line(chatter[index].read_text(encoding="utf-8"))
                 message = f"the export to {name} ended with {process.exitcode}: {output}"
                 line = _END + json.dumps(
                     [index, DwindleError.__name__, message, {"code": "process-died", "name": name}]

@@ -46,7 +46,7 @@ def _remembered(cache: Path) -> bool:
     """Returns the answer for this machine from `cache`; measures it and writes it there if there is none yet."""
     machine = f"{_cpu()}, torch {torch.__version__}"
     try:
-        known = dict(json.loads(cache.read_text()))
+        known = dict(json.loads(cache.read_text(encoding="utf-8")))
         if machine in known:
             return bool(known[machine]["gain"] >= GAIN)
     except (OSError, ValueError, TypeError, KeyError):
@@ -85,7 +85,7 @@ def measured_gain(repeats: int = 7) -> float:
 def _cpu() -> str:
     """Returns a key for this CPU: its model, and which bfloat16 instructions it has."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or platform.machine()
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)

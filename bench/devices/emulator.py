@@ -137,7 +137,11 @@ def _emulate(
         counts, answers, chatter = folder / "counts", folder / "answers", folder / "chatter"
         (folder / "requests").write_bytes(requests)
         plugin = ["-plugin", f"{build.counter()},out={counts}"]
-        with (folder / "requests").open() as stdin, answers.open("w") as stdout, chatter.open("w") as stderr:
+        with (
+            (folder / "requests").open(encoding="utf-8") as stdin,
+            answers.open("w", encoding="utf-8") as stdout,
+            chatter.open("w", encoding="utf-8") as stderr,
+        ):
             process = subprocess.Popen(
                 ends_with_us(sysroot.emulated(program, sysroot.root(), plugin)),
                 stdin=stdin,
@@ -182,7 +186,11 @@ def _watch(process: subprocess.Popen[bytes], counts: Path, deadline: float, prog
 
 def _readings(counts: Path) -> list[dict[str, int]]:
     try:
-        return [json.loads(line) for line in counts.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [
+            json.loads(line)
+            for line in counts.read_text(encoding="utf-8").splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
     except FileNotFoundError:
         return []
 
@@ -202,7 +210,9 @@ def _end(code: int) -> str:
 
 
 def _last_words(chatter: Path) -> str:
-    lines = [line.strip() for line in chatter.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [
+        line.strip() for line in chatter.read_text(errors="replace", encoding="utf-8").splitlines() if line.strip()
+    ]
     return f"; its last words: {'; '.join(lines[-3:])}" if lines else ""
 
 

@@ -90,14 +90,14 @@ class Host(Device):
 
     def _rows(self, run: Run) -> list[Row]:
         from dwindle.bench.pair import Place, measured_pair
-        from dwindle.bench.rows import unmeasured
+        from dwindle.bench.rows import untried
 
         runtimes, rows = self.runtimes(), []
         for blank in run.blank_pairs():
             target = blank[0].target
             fitting = [runtime for runtime in runtimes if runtime.target == target]
             if not fitting:
-                rows += [unmeasured(row, f"no runtime is registered for {target}") for row in blank]
+                rows += [untried(row, f"no runtime is registered for {target}") for row in blank]
             for runtime in fitting:
                 rows += measured_pair(run, runtime, blank, Place())
         return rows

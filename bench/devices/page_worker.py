@@ -141,7 +141,7 @@ def _unpacked(found: dict[str, Any]) -> np.ndarray:
 def _scheduled(process: str) -> tuple[int, int] | None:
     """For how long its main thread ran and waited to run, in nanoseconds (Documentation/scheduler/sched-stats.rst)."""
     try:
-        ran, waited, _ = Path(f"/proc/{process}/schedstat").read_text().split()
+        ran, waited, _ = Path(f"/proc/{process}/schedstat").read_text(encoding="utf-8").split()
     except (OSError, ValueError):
         return None
     return int(ran), int(waited)

@@ -56,7 +56,7 @@ def missing() -> Missing | None:
             f"pip install {error.name}",
         )
     try:
-        made = json.loads((root() / "setup.json").read_text())
+        made = json.loads((root() / "setup.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return Missing("the ARM64 emulation is not set up", SETUP)
     if made != wanted:
@@ -91,7 +91,7 @@ def setup(progress: Progress = lambda line: None) -> Path:
         variables = environment(scratch)
         del variables["PYTHONDONTWRITEBYTECODE"]
         _run(command, "the ARM64 emulation does not run on this machine", variables)
-        (scratch / "setup.json").write_text(json.dumps(_wanted()))
+        (scratch / "setup.json").write_text(json.dumps(_wanted()), encoding="utf-8")
     shutil.rmtree(downloads)
     progress(f"the ARM64 emulation is set up in {root()}")
     return root()
@@ -157,7 +157,7 @@ def _download_packages(folder: Path, progress: Progress) -> list[Path]:
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "status").touch()  # dpkg's, and empty: nothing is installed there yet
     (folder / "sources.list").write_text(
-        f"deb [arch=arm64 signed-by={_KEYRING}] http://deb.debian.org/debian {_RELEASE} main\n"
+        f"deb [arch=arm64 signed-by={_KEYRING}] http://deb.debian.org/debian {_RELEASE} main\n", encoding="utf-8"
     )
     (folder / "apt.conf").write_text(
         f"""#clear APT::Architectures;
@@ -175,7 +175,8 @@ Dir::Etc::SourceList "{folder}/sources.list";
 Dir::Etc::SourceParts "/dev/null";
 Dir::Etc::Preferences "/dev/null";
 Dir::Etc::PreferencesParts "/dev/null";
-"""
+""",
+        encoding="utf-8",
     )
     apt = ["apt-get", "--config-file", str(folder / "apt.conf"), "--quiet", "--yes"]
     failed = f"cannot download Debian's packages; {SETUP} goes on where this stopped"
@@ -216,7 +217,7 @@ def _pretend_cpu(sysroot: Path) -> None:
     for name, text in files.items():
         path = sysroot / "sys/devices/system/cpu" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        path.write_text(text + "\n", encoding="utf-8")
     fields = {
         "processor": "0",
         "BogoMIPS": "52.00",
@@ -229,7 +230,9 @@ def _pretend_cpu(sysroot: Path) -> None:
         "CPU revision": "1",
     }
     (sysroot / "proc").mkdir()
-    (sysroot / "proc/cpuinfo").write_text("".join(f"{key}\t: {value}\n" for key, value in fields.items()) + "\n")
+    (sysroot / "proc/cpuinfo").write_text(
+        "".join(f"{key}\t: {value}\n" for key, value in fields.items()) + "\n", encoding="utf-8"
+    )
 
 
 def _run(command: Sequence[str], failed: str, environment: dict[str, str] | None = None) -> None:

@@ -98,14 +98,14 @@ def setup(progress: Progress = lambda line: None) -> Path:
             for package in PACKAGES:
                 progress(f"downloading {package.name} {package.version}")
                 _fetch(npm, package, scratch / package.name)
-            (scratch / "setup.json").write_text(json.dumps(_wanted()))
+            (scratch / "setup.json").write_text(json.dumps(_wanted()), encoding="utf-8")
     progress(f"what runs files in a browser is in {root()}")
     return root()
 
 
 def _made() -> bool:
     try:
-        return bool(json.loads((root() / "setup.json").read_text()) == _wanted())
+        return bool(json.loads((root() / "setup.json").read_text(encoding="utf-8")) == _wanted())
     except (OSError, ValueError):
         return False
 

@@ -31,14 +31,18 @@ def diff_table(found: Diff) -> RenderableType:
     table.add_column("")
     short = Path(found.before).name, Path(found.after).name
     for title in (*(short if short[0] != short[1] else (found.before, found.after)), "change"):
-        table.add_column(title, justify="right", overflow="fold")
+        table.add_column(Text(title), justify="right", overflow="fold")
     for figure in found.figures:
-        table.add_row(_title(figure), _value(figure, figure.before), _value(figure, figure.after), _change(figure))
+        table.add_row(
+            Text(_title(figure)), _value(figure, figure.before), _value(figure, figure.after), _change(figure)
+        )
     for heading, changes in (("layers", found.layers), ("options", found.options)):
         if changes:
             table.add_row(Text(heading, style="bold"))
         for change in changes:
-            table.add_row(f"  {change.name}", _words(change.before), _words(change.after), _narrower(change))
+            table.add_row(
+                Text(f"  {change.name}"), *map(Text, map(_words, (change.before, change.after))), _narrower(change)
+            )
     notes = ["figures with a runtime are of the file on the test split; below them 95% intervals"]
     if found.networks[0] != found.networks[1]:
         notes.insert(0, f"these are different networks: {found.networks[0]}, and {found.networks[1]}")

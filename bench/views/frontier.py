@@ -40,7 +40,8 @@ def _facts(opened: Sequence[Checkpoint]) -> dict[str, Any]:
         for name, one in zip(names, opened, strict=True)
     ]
     order, counted = methods(series), in_bytes(series)
-    exported = [{manifest.target: manifest for _, manifest in manifests(one.exports)} for one in opened]
+    found = [manifests(one.exports) for one in opened]
+    exported = [{manifest.target: manifest for _, manifest in one} for one in found]
     return {
         "title": ", ".join(dict.fromkeys(network(one) for one in opened)),
         "methods": [
@@ -53,16 +54,19 @@ def _facts(opened: Sequence[Checkpoint]) -> dict[str, Any]:
         "series": series,
         "best": best(series),
         "targets": list(dict.fromkeys(target for own in exported for target in own)),
-        "files": [(one, own, _tested(path, own)) for one, own, path in zip(series, exported, opened, strict=True)],
+        "files": [
+            (one, own, _tested(path, files))
+            for one, own, files, path in zip(series, exported, found, opened, strict=True)
+        ],
     }
 
 
-def _tested(opened: Checkpoint, exported: dict[str, Manifest]) -> dict[str, str]:
-    """Test accuracy of each target's compressed file, where it was measured."""
+def _tested(opened: Checkpoint, exported: Sequence[tuple[Path, Manifest]]) -> dict[str, str]:
+    """The test accuracy of each target's compressed file, of those where it was measured."""
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     found = {
-        target: figures("min_accuracy", Files(target, manifest, measured, None))[0][1][0]
-        for target, manifest in exported.items()
+        manifest.target: figures("min_accuracy", Files(manifest.target, folder, manifest, measured, None))[0][1][0]
+        for folder, manifest in exported
     }
     return {target: f"{score:.2f}%" for target, score in found.items() if score is not None}
 

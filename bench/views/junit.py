@@ -8,6 +8,7 @@ from xml.etree import ElementTree as Xml
 from dwindle.bench.verdict import Verdict
 from dwindle.bench.views.wording import amount, limit_name, outcome
 from dwindle.files import staged
+from dwindle.foreign import xml
 
 
 def write_junit(verdict: Verdict, name: str, path: Path) -> None:
@@ -24,12 +25,12 @@ def write_junit(verdict: Verdict, name: str, path: Path) -> None:
         "time": "0",
     }
     suites = Xml.Element("testsuites", counts)
-    suite = Xml.SubElement(suites, "testsuite", {"name": f"dwindle gate {name}", **counts})
+    suite = Xml.SubElement(suites, "testsuite", {"name": xml(f"dwindle gate {name}"), **counts})
     for check, word in zip(verdict.rows, words, strict=True):
-        titles = {"classname": f"dwindle.gate.{check.subject}", "name": limit_name(check), "time": "0"}
+        titles = {"classname": xml(f"dwindle.gate.{check.subject}"), "name": limit_name(check), "time": "0"}
         case = Xml.SubElement(suite, "testcase", titles)
         measured = "not measured" if check.measured is None else amount(check, check.measured)
-        said = f"{measured}, allowed {amount(check, check.limit)}" + (f": {check.reason}" if check.reason else "")
+        said = xml(f"{measured}, allowed {amount(check, check.limit)}" + (f": {check.reason}" if check.reason else ""))
         if word == "pass":
             Xml.SubElement(case, "system-out").text = said
         else:

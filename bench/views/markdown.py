@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dwindle import foreign
 from dwindle.bench.verdict import Verdict
 from dwindle.bench.views.wording import ABSENT, amount, limit_name, outcome, sentence
 from dwindle.errors import DwindleError
@@ -21,13 +22,13 @@ def append_markdown(verdict: Verdict, name: str, path: Path) -> None:
         with path.open("a", encoding="utf-8") as summary:
             summary.write(markdown(verdict, name))
     except OSError as error:
-        raise DwindleError(f"cannot write {path}: {error.strerror}") from error
+        raise DwindleError(f"cannot write {path}: {error.strerror}", code="unwritable", path=path) from error
 
 
 def markdown(verdict: Verdict, name: str) -> str:
-    """The text, ending in a blank line."""
+    """A heading with `name`, the verdict in a sentence and a table with a row per limit; it ends in a blank line."""
     lines = [
-        f"### dwindle gate: {_cell(name)}",
+        f"### dwindle gate: {foreign.markdown(name)}",
         "",
         f"**{sentence(verdict).capitalize()}.**",
         "",
@@ -37,11 +38,5 @@ def markdown(verdict: Verdict, name: str) -> str:
     for check in verdict.rows:
         measured = ABSENT if check.measured is None else amount(check, check.measured)
         words = (_MARKS[outcome(check)], limit_name(check), check.subject, amount(check, check.limit), measured)
-        lines.append(f"| {' | '.join(map(_cell, (*words, check.reason or '')))} |")
+        lines.append(f"| {' | '.join(map(foreign.markdown, (*words, check.reason or '')))} |")
     return "\n".join([*lines, "", ""])
-
-
-def _cell(text: str) -> str:
-    """Safe within a table and read as it stands: no pipe ends it, no tag or line break opens in it."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return " ".join(escaped.split())

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from dwindle.bench.devices.registry import unreached
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
-from dwindle.bench.rows import blank_rows, unmeasured
+from dwindle.bench.rows import blank_rows, untried
 from dwindle.bench.views.chart import frontier
 from dwindle.bench.views.cost_words import cost_cells, legend
 from dwindle.bench.views.wording import (
@@ -115,7 +115,7 @@ def _rows(root: Path, exported: list[tuple[Path, Manifest]], measured: Bench | N
             rows += [row for row in measured.rows if row.target == manifest.target]
         else:
             why = "these files are newer than the last bench" if measured else "not benched yet"
-            rows += [unmeasured(row, f"{why}: run `dwindle bench {shlex.quote(str(root))}`") for row in blank]
+            rows += [untried(row, f"{why}: run `dwindle bench {shlex.quote(str(root))}`") for row in blank]
     return rows
 
 

@@ -74,7 +74,7 @@ def _operators(rows: tuple[Row, ...]) -> list[RenderableType]:
         for width in (6, 8, 14, 34):
             table.add_column(width=width, no_wrap=True, justify="right" if width < 10 else "left")
         for one in row.operators[:_OPERATORS]:
-            table.add_row(f"{one.share:.1%}", format_ms(one.ms), one.kind, Text(one.name, style="dim"))
+            table.add_row(f"{one.share:.1%}", format_ms(one.ms), Text(one.kind), Text(one.name, style="dim"))
         left = row.operators[_OPERATORS:]
         if left:
             table.add_row(f"{sum(one.share for one in left):.1%}", "", f"{len(left)} more", "")
@@ -133,8 +133,8 @@ def gate_table(verdict: Verdict) -> RenderableType:
         word = outcome(row)
         table.add_row(
             Text(word, style=_STYLES[word]),
-            limit_name(row),
-            row.subject,
+            Text(limit_name(row)),
+            Text(row.subject),
             amount(row, row.limit),
             ABSENT if row.measured is None else amount(row, row.measured),
         )

@@ -192,7 +192,7 @@ def _graph(delegate: bytes) -> dict[str, Any]:
         binary.write_bytes(delegate[header.flatbuffer_offset :][: header.flatbuffer_size])
         _flatbuffer._flatc_decompile(folder, str(schema), str(binary))
         # A bound that an activation doesn't have is `inf`, which is no JSON.
-        text = re.sub(r'(?<=": )(-?)inf\b', r"\1Infinity", binary.with_suffix(".json").read_text())
+        text = re.sub(r'(?<=": )(-?)inf\b', r"\1Infinity", binary.with_suffix(".json").read_text(encoding="utf-8"))
     graph: dict[str, Any] = json.loads(text)
     return graph
 

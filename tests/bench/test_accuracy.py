@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dwindle.bench.accuracy import EXAMPLES, Judged, agreement, judge, with_accuracy
 from dwindle.bench.process import Worker
 from dwindle.bench.result import Artifact, Row, RuntimeUsed
-from dwindle.bench.rows import unmeasured
+from dwindle.bench.rows import failed
 from dwindle.models.checked_task import CheckedTask
 from dwindle.task import Task
 from tests.tasks import PlainTask
@@ -233,7 +233,7 @@ def fails(_: Tensor) -> Tensor:
 def row(role: str, *, runs: bool = True) -> Row:
     artifact = Artifact(f"{role}.onnx", role, "onnx", 1, 1)
     made = Row("onnx", role, "fp32", "dense", artifact, RuntimeUsed("r", "1", 1), 1.0)
-    return made if runs else unmeasured(made, "it crashed")
+    return made if runs else failed(made, "it crashed")
 
 
 def filled(task: Task, dense: object, compressed: object, *, runs: bool = True) -> list[Row]:

@@ -1,20 +1,24 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dwindle.bench import Bench, gate
+from dwindle.bench import Bench, gate, report
+from dwindle.bench.baseline import read_baseline
 from dwindle.bench.limits import KINDS
 from dwindle.bench.result import COMPRESSED, DENSE, Accuracy, Compare, Cost, Latency, Machine, Noise, Row, RuntimeUsed
-from dwindle.bench.rows import blank_rows, unmeasured
+from dwindle.bench.rows import blank_rows, failed, untried
 from dwindle.bench.verdict import Check
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
-from dwindle.errors import CheckpointError, UsageError
+from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.grammar import Grammar
 from dwindle.manifest import Manifest, manifests
+from dwindle.sealed import sealed_json
 
 Export = Callable[..., Manifest]
 Save = Callable[..., None]
@@ -40,7 +44,7 @@ def benched(checkpoint: Checkpoint, manifest: Manifest) -> Save:
                 for row, value in zip(pair, values, strict=True):
                     row = replace(row, runtime=RuntimeUsed(runtime, "1", 1))
                     found = value and Accuracy("accuracy", value, 1000, None, "test")
-                    filled = replace(row, accuracy=found) if found else unmeasured(row, "no such hardware")
+                    filled = replace(row, accuracy=found) if found else untried(row, "no such hardware")
                     rows.append(change(filled))
         machine = Machine("cpu", 2, "Linux")
         Bench(tuple(rows), machine, 0, "2026-01-01T00:00:00+00:00", "0.1.0", NETWORK).save(checkpoint.bench_path)
@@ -163,33 +167,116 @@ def test_the_target_it_was_compressed_for_is_the_default(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "fields"),
     [
-        ({}, "nothing to check: give one or more of --max-size"),
-        ({"max_size": 0}, r"max_size 0 is not a size"),
-        ({"max_drop": -1.0}, r"max_drop -1\.0 is not a drop"),
-        ({"max_drop": float("nan")}, "not a drop"),
-        ({"max_size": 1, "target": "onxn"}, "unknown target 'onxn': did you mean 'onnx'"),
-        ({"max_size": 1, "target": "onnx,"}, "unknown target ''"),
+        ({}, ("no-limits", None, None)),
+        ({"max_size": 0}, ("out-of-range", "max_size", None)),
+        ({"max_drop": -1.0}, ("out-of-range", "max_drop", None)),
+        ({"max_drop": float("nan")}, ("out-of-range", "max_drop", None)),
+        ({"max_size": 1, "target": "onxn"}, ("unknown-name", "target", "onxn")),
+        ({"max_size": 1, "target": "onnx,"}, ("unknown-name", "target", "")),
     ],
 )
-def test_a_request_that_makes_no_sense(checkpoint: Checkpoint, arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_a_request_that_makes_no_sense(
+    checkpoint: Checkpoint, arguments: dict[str, object], fields: tuple[str, str | None, str | None]
+) -> None:
+    with pytest.raises(UsageError) as raised:
         gate(checkpoint, **arguments)  # type: ignore[arg-type]
+    assert (raised.value.code, raised.value.option, raised.value.name) == fields
 
 
 def test_an_emulation_has_no_times_to_limit(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "budget.toml"
     path.write_text("[gate.device.arm64]\nmax_latency = 5")
-    with pytest.raises(UsageError, match=r"budget\.toml: arm64 counts instructions and no time: write max_cost"):
+    with pytest.raises(UsageError) as raised:
         gate(checkpoint, limits=path)
+    assert (raised.value.code, raised.value.path, raised.value.name) == ("no-such-limit", path, "arm64")
+
+
+def edited(path: Path, change: Callable[[Any], None], *, sealed: bool) -> None:
+    """Changes a sealed document, by hand or with a seal of its own."""
+    document = json.loads(path.read_text())
+    change(document)
+    if sealed:
+        del document["sha256"]
+        document = sealed_json(document)
+    path.write_text(json.dumps(document))
+
+
+def test_one_digit_changed_by_hand_is_named(checkpoint: Checkpoint, benched: Save) -> None:
+    benched(onnxruntime=(97.3, 96.3))
+    manifest, bench_json = checkpoint.exports / "onnx/manifest.json", checkpoint.bench_path
+    for path, change in (
+        (manifest, lambda document: document["file"].update(bytes=1_000)),
+        (bench_json, lambda document: document["rows"][1]["accuracy"].update(value=97.3)),
+        (bench_json, lambda document: document.pop("sha256")),
+    ):
+        before = path.read_bytes()
+        edited(path, change, sealed=False)
+        with pytest.raises(CheckpointError) as raised:
+            gate(checkpoint, max_size=10_000, max_drop=0.5)
+        assert raised.value.code in ("altered", "unsealed")
+        assert raised.value.path == path
+        path.write_bytes(before)
+    assert gate(checkpoint, max_size=10_000, max_drop=0.5).exit_code == 3
+
+
+def test_sizes_are_the_disks_even_where_a_manifest_was_sealed_again(checkpoint: Checkpoint, benched: Save) -> None:
+    benched(onnxruntime=(97.3, 96.3))
+    honest = one(checkpoint, max_download=10_000).measured
+    manifest = checkpoint.exports / "onnx/manifest.json"
+    edited(manifest, lambda found: found["file"].update(deflated_bytes=1), sealed=True)
+    assert one(checkpoint, max_download=10_000).measured == honest
+    edited(manifest, lambda found: found["file"].update(bytes=10), sealed=True)
+    with pytest.raises(CheckpointError) as raised:
+        gate(checkpoint, max_size=10_999)
+    assert raised.value.code == "altered"
+
+
+@pytest.mark.parametrize("accuracy", [1e9, -1.0, 100.1])
+def test_an_accuracy_that_no_file_has_is_refused(checkpoint: Checkpoint, benched: Save, accuracy: float) -> None:
+    benched(onnxruntime=(97.3, 96.3))
+    edited(checkpoint.bench_path, lambda found: found["rows"][1]["accuracy"].update(value=accuracy), sealed=True)
+    with pytest.raises(CheckpointError) as raised:
+        gate(checkpoint, max_drop=1.0)
+    assert (raised.value.code, raised.value.name) == ("implausible", "exports/onnx/net.onnx")
+
+
+def test_a_copied_folder_decides_nothing(checkpoint: Checkpoint, benched: Save) -> None:
+    benched(onnxruntime=(97.3, 96.3))
+    copy = checkpoint.exports / "onnx.bak"
+    shutil.copytree(checkpoint.exports / "onnx", copy)
+    for ask in (
+        lambda: gate(checkpoint, max_size="30KB"),
+        lambda: report(checkpoint),
+        lambda: read_baseline(checkpoint.path, checkpoint),
+    ):
+        with pytest.raises(DwindleError) as raised:
+            ask()
+        assert raised.value.code == "misplaced-export"
+        assert str(copy) in str(raised.value)
+
+
+def test_a_runtime_that_ran_and_failed_is_unmeasured(checkpoint: Checkpoint, benched: Save) -> None:
+    """Even where a board has figures of the same file."""
+
+    def crashed(row: Row) -> Row:
+        row = timed(True, 0.75)(row)
+        if row.role == DENSE or row.runtime.name == "board":
+            return row
+        return failed(replace(row, accuracy=None, compare=None), "it crashed")
+
+    benched(here=(97.0, 97.0), board=(97.0, 97.0), change=crashed)
+    for limit in ({"max_drop": 50.0}, {"min_accuracy": 1}, {"max_ratio": 5}):
+        assert unmeasured_reason(checkpoint, **limit) == "it crashed"
 
 
 def test_damage_is_an_error_not_a_verdict(checkpoint: Checkpoint, benched: Save) -> None:
     benched(onnxruntime=(97.0, 97.0))
     checkpoint.bench_path.write_text("{")
-    with pytest.raises(CheckpointError, match=r"bench\.json is damaged"):
+    with pytest.raises(CheckpointError) as raised:
         gate(checkpoint, max_drop=1.0)
+    assert (raised.value.code, raised.value.path) == ("damaged", checkpoint.bench_path)
     (checkpoint.exports / "onnx" / "net.onnx").write_bytes(b"altered")
     with pytest.raises(CheckpointError, match="not the file its manifest describes"):
         gate(checkpoint, max_size=1)
@@ -234,7 +321,7 @@ def test_a_noisy_run_measures_no_ratio(checkpoint: Checkpoint, benched: Save) ->
     reason = unmeasured_reason(checkpoint, max_ratio=5.0)
     assert "was noisy: load average 9.0 on 2 cores" in reason
     benched(onnxruntime=(97.0, 97.0))
-    assert "no latency" in unmeasured_reason(checkpoint, max_ratio=5.0)
+    assert "has no compare" in unmeasured_reason(checkpoint, max_ratio=5.0)
 
 
 def costing(instructions: int) -> Callable[[Row], Row]:
@@ -257,8 +344,9 @@ def test_growth_is_over_a_bench_or_a_checkpoint(checkpoint: Checkpoint, benched:
     for row in earlier["rows"]:
         row["artifact"]["bytes"] //= 2 if row["role"] == DENSE else 1
         row["artifact"]["bytes"] -= 1_000  # 11,000 against 10,000
+    del earlier["sha256"]
     baseline = tmp_path / "main.json"
-    baseline.write_text(json.dumps(earlier))
+    baseline.write_text(json.dumps(sealed_json(earlier)))
     assert one(checkpoint, max_growth="10%", baseline=baseline).measured == pytest.approx(0.1)
     assert one(checkpoint, max_growth=0.1, baseline=baseline).passed
     missed = one(checkpoint, max_growth=0.09, baseline=baseline)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -76,17 +78,20 @@ def test_an_image_size_crops_about_the_centre_and_scales(tmp_path: Path) -> None
 def test_sizes_that_differ_are_refused(tmp_path: Path) -> None:
     _fill(tmp_path / "cat", 2)
     _fill(tmp_path / "dog", 2, size=(9, 9))
-    with pytest.raises(UsageError, match=r"dog/000\.png is 9x9 pixels and \S*cat/000\.png is 6x4: give an image size"):
+    with pytest.raises(UsageError, match=r"dog/000\.png is 9x9 pixels and \S*cat/000\.png is 6x4") as raised:
         load(str(tmp_path))
+    assert (raised.value.code, raised.value.option) == ("sizes-differ", "image_size")
 
 
 def test_one_class_or_no_pixels_are_refused(tmp_path: Path) -> None:
     _fill(tmp_path / "cat", 20)
-    with pytest.raises(UsageError, match="one class folder, cat: give two or more"):
+    with pytest.raises(UsageError) as raised:
         load(str(tmp_path))
+    assert (raised.value.code, raised.value.name) == ("one-class", "cat")
     for size in (0, -3):
-        with pytest.raises(UsageError, match=f"an image size of {size} pixels"):
+        with pytest.raises(UsageError) as raised:
             load(str(tmp_path), image_size=size)
+        assert (raised.value.code, raised.value.option) == ("out-of-range", "image_size")
 
 
 def test_grey_and_colour_together_are_read_as_colour(tmp_path: Path) -> None:
@@ -104,8 +109,9 @@ def test_what_is_not_an_image_is_named(tmp_path: Path, cut: bool) -> None:
         Image.fromarray(noise).save(tmp_path / f"cat/{index}.png")
     spoilt = tmp_path / "cat/2.png"
     spoilt.write_bytes(spoilt.read_bytes()[:1500] if cut else b"not a picture")
-    with pytest.raises(UsageError, match=r"cat/2\.png can't be read as an image") as caught:
+    with pytest.raises(UsageError) as caught:
         load(str(tmp_path))
+    assert (caught.value.code, caught.value.path) == ("unreadable", spoilt)
     assert "\n" not in str(caught.value)
 
 
@@ -129,8 +135,9 @@ def test_more_than_half_the_memory_is_mapped_from_a_file(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10))
     _fill(tmp_path / "data/cat", 1, first=50)
-    with pytest.raises(UsageError, match=r"has 10 B left to decode them to: give a smaller image size"):
+    with pytest.raises(UsageError) as raised:
         load(str(tmp_path / "data"))
+    assert raised.value.code == "disk-full"
 
 
 def _batches_are_the_same(memory: Splits, mapped: Splits) -> None:
@@ -146,19 +153,20 @@ def _batches_are_the_same(memory: Splits, mapped: Splits) -> None:
 
 
 def test_folders_without_classes_or_images(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="isn't a folder of class folders"):
-        load(str(tmp_path))
-    (tmp_path / "cat").mkdir()
-    with pytest.raises(UsageError, match="isn't a folder of class folders with images in each"):
-        load(str(tmp_path))
+    for make in (lambda: None, (tmp_path / ".git").mkdir, (tmp_path / "cat").mkdir):
+        make()
+        with pytest.raises(UsageError) as raised:
+            load(str(tmp_path))
+        assert (raised.value.code, raised.value.path) == ("no-images", tmp_path)
 
 
 def test_splits_must_have_the_same_classes(tmp_path: Path) -> None:
     _fill(tmp_path / "train/cat", 3)
     _fill(tmp_path / "train/dog", 3)
     _fill(tmp_path / "test/cat", 3)
-    with pytest.raises(UsageError, match=r"differ in class folders \(dog\)"):
+    with pytest.raises(UsageError) as raised:
         load(str(tmp_path))
+    assert (raised.value.code, raised.value.name) == ("classes-differ", "dog")
 
 
 def test_too_few_to_split(tmp_path: Path) -> None:
@@ -166,3 +174,121 @@ def test_too_few_to_split(tmp_path: Path) -> None:
         _fill(tmp_path / name, 1)
     with pytest.raises(UsageError, match="the validation split is empty"):
         load(str(tmp_path))
+
+
+def _two(folder: Path, image: Image.Image, suffix: str = "png", **saved: Any) -> torch.Tensor:
+    """The image as it comes out of a folder that has it among others of its kind: (channels, height, width)."""
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for index in range(4):
+            image.save(folder / name / f"{index}.{suffix}", **saved)
+    return load(str(folder)).train.images[0]
+
+
+RAMP = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_rescaled(tmp_path: Path, suffix: str) -> None:
+    found = _two(tmp_path, Image.fromarray(RAMP.astype(np.uint16) * 257), suffix)
+    assert torch.equal(found, torch.from_numpy(RAMP)[None])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_known_range_are_refused(tmp_path: Path, dtype: type) -> None:
+    with pytest.raises(UsageError) as raised:
+        _two(tmp_path, Image.fromarray((RAMP.astype(np.float64) * 1e6).astype(dtype)), "tif")
+    assert raised.value.code == "unknown-range"
+    assert str(raised.value.path).endswith(".tif")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_drawing_in_the_alpha_channel_lies_on_white(tmp_path: Path, mode: str) -> None:
+    black = Image.new(mode, (6, 4), 0)
+    black.putalpha(Image.fromarray(RAMP))
+    found = _two(tmp_path, black)
+    assert torch.equal(found, torch.from_numpy(255 - RAMP).expand(3, -1, -1))
+
+
+def test_what_is_opaque_is_as_it_was(tmp_path: Path) -> None:
+    noise = np.random.RandomState(0).randint(0, 256, (4, 6, 4)).astype(np.uint8)
+    noise[..., 3] = 255
+    found = _two(tmp_path, Image.fromarray(noise))
+    assert torch.equal(found, torch.from_numpy(noise[..., :3]).permute(2, 0, 1))
+
+
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).T,
+    8: np.rot90,
+}
+"""EXIF 2.32, section 4.6.4 A: where the stored rows and columns belong."""
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_a_camera_noted_as_rotated_is_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.stack([RAMP] * 3, axis=-1))
+    kept = {"lossless": True} if suffix == "webp" else {}
+    found = _two(tmp_path, picture, suffix, exif=exif, **kept)
+    expected = UPRIGHT[orientation](RAMP)
+    assert found.shape == (3, *expected.shape)
+    assert np.array_equal(found[0].numpy(), expected)
+
+
+def _notes(caplog: pytest.LogCaptureFixture) -> list[str]:
+    said = [record.getMessage() for record in caplog.records if record.name == "dwindle.models.folder"]
+    caplog.clear()
+    return said
+
+
+def _noise(folder: Path, count: int, seed: int) -> None:
+    random = np.random.RandomState(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        Image.fromarray(random.randint(0, 256, (4, 6)).astype(np.uint8)).save(folder / f"{seed}-{index}.png")
+
+
+def test_what_is_odd_is_said_and_clean_data_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for seed, name in enumerate(("train/cat", "train/dog", "val/cat", "val/dog", "test/cat", "test/dog")):
+        _noise(tmp_path / name, 6, seed)
+    clean = load(str(tmp_path))
+    assert _notes(caplog) == []
+
+    (tmp_path / "train/.thumbnails").mkdir()
+    (tmp_path / "train/cat/.checkpoints").mkdir()
+    for name in (".thumbnails/a.png", "cat/.checkpoints/a.png", "cat/._0.png"):
+        shutil.copy(tmp_path / "train/cat/0-0.png", tmp_path / "train" / name)
+    assert load(str(tmp_path)).fingerprint == clean.fingerprint, "what is hidden is no class and no image"
+    assert _notes(caplog) == []
+
+    for name in ("a.gif", "b.gif", "c.HEIC", "notes"):
+        (tmp_path / "train/cat" / name).write_text("")
+    assert load(str(tmp_path)).fingerprint == clean.fingerprint
+    (said,) = _notes(caplog)
+    assert "4 files" in said
+    assert "2 with .gif" in said
+    assert "1 with .heic" in said
+
+    for name in ("a.gif", "b.gif", "c.HEIC", "notes"):
+        (tmp_path / "train/cat" / name).unlink()
+    shutil.copy(tmp_path / "train/cat/0-3.png", tmp_path / "test/dog/again.png")
+    load(str(tmp_path))
+    (said,) = _notes(caplog)
+    assert "1 of 13 images of the test split" in said
+    assert "train/cat/0-3.png" in said
+    assert "test/dog/again.png" in said
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_set_with_nothing_to_tell_apart_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, flat: bool) -> None:
+    _two(tmp_path, Image.new("L", (6, 4), 255) if flat else Image.fromarray(RAMP))
+    said = [note for note in _notes(caplog) if "nothing tells them apart" in note]
+    assert len(said) == 3, "each split has two images or more"

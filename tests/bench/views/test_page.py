@@ -28,7 +28,7 @@ from dwindle.bench.result import (
     Row,
     RuntimeUsed,
 )
-from dwindle.bench.rows import blank_rows, unmeasured
+from dwindle.bench.rows import blank_rows, untried
 from dwindle.bench.views.chart import frontier
 from dwindle.checkpoint import Checkpoint, Round, finish, start
 from dwindle.errors import DwindleError
@@ -84,7 +84,7 @@ def read(page: Path) -> str:
 def measured(row: Row) -> Row:
     """As if bench had run: what it really measures is test_stage's affair."""
     if row.target == "coreml":
-        return unmeasured(row, "Core ML runs on Apple's systems only, and this is not a Mac")
+        return untried(row, "Core ML runs on Apple's systems only, and this is not a Mac")
     dense = row.role == DENSE
     return replace(
         row,

@@ -18,7 +18,7 @@ from dwindle.bench.result import (
     RuntimeUsed,
     Share,
 )
-from dwindle.bench.rows import unmeasured
+from dwindle.bench.rows import untried
 from dwindle.bench.verdict import Check, Verdict
 from dwindle.bench.views.table import bench_table, gate_table
 from dwindle.bench.views.wording import format_ms, gaps, signed
@@ -54,7 +54,7 @@ def shown(renderable: Any, width: int = 200) -> str:
 
 
 def test_the_bench_table_has_every_headline() -> None:
-    missing = unmeasured(replace(COMPRESSED, target="coreml", latency=None, compare=None, accuracy=None), "no Mac")
+    missing = untried(replace(COMPRESSED, target="coreml", latency=None, compare=None, accuracy=None), "no Mac")
     text = shown(bench_table(Bench((DENSE, COMPRESSED, missing), Machine("CPU", 2, "Linux"), 0, "now", "0.1")))
     line, below = text.split("  compressed")[1].splitlines()[:2]
     assert line.split() == ["28.9", "KB", "25.0", "KB", "11.4×", "96.30", "−0.70", "205", "µs", "1.012"]
@@ -111,9 +111,9 @@ def test_figures_read_well() -> None:
 
 
 def test_a_reason_is_said_once_for_all_that_share_it() -> None:
-    rows = [unmeasured(row, "no Mac") for row in (DENSE, COMPRESSED)]
+    rows = [untried(row, "no Mac") for row in (DENSE, COMPRESSED)]
     ((files, figures, reason),) = gaps(rows)
     assert (files, reason) == ("onnx", "no Mac")
     assert figures == "latency, accuracy, memory, noise, latency ratio, agreement"
-    ((files, _, _),) = gaps([unmeasured(COMPRESSED, "no Mac")])
+    ((files, _, _),) = gaps([untried(COMPRESSED, "no Mac")])
     assert files == "onnx compressed"
