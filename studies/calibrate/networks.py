@@ -20,8 +20,8 @@ def task(seed: int) -> ImageClassification:
     """Fashion-MNIST at 14x14, with a schedule of five epochs."""
     data = "studies.rewinding.data:fashion_mnist_14"
     made = make_task({"data": data, "crop": 1, "epochs": EPOCHS, "schedule": "cosine", "warmup": 0.1, "seed": seed})
-    assert isinstance(made, ImageClassification)
-    return made
+    assert isinstance(made.given, ImageClassification)
+    return made.given
 
 
 def dense(name: str, seed: int, its: ImageClassification) -> nn.Module:

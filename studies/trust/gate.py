@@ -150,7 +150,7 @@ def _try(root: Path, draw: random.Random, label: str, counts: Counts) -> None:
 
 def _ask(root: Path, limits: dict[str, float], label: str, counts: Counts, allowed: Callable[[], bool]) -> None:
     """Each limit by itself, so that one which passes isn't hidden by another which doesn't."""
-    asked = [{name: limit} for name, limit in limits.items()] or [{"limits": root / LIMITS}]
+    asked: list[dict[str, Any]] = [{name: limit} for name, limit in limits.items()] or [{"limits": root / LIMITS}]
     for each in asked:
         given: dict[str, Any] = {**each, **({"baseline": root / BASELINE} if "max_growth" in each else {})}
         try:

@@ -21,6 +21,7 @@ from unittest import mock
 import torch
 
 import dwindle
+from studies.trust import gate
 from tests.fuzz import arrange, belongings, documents, interruptions, races, ways
 
 HERE = Path(__file__).parent
@@ -94,7 +95,17 @@ def one_instant(quick: bool) -> Row:
     return "two starts at one instant: both or neither held the lock", found.trials, found.both + found.odd + found.lost
 
 
-# The gate's counts (wrong passes) are added here as another such function.
+def wrong_passes(quick: bool) -> Row:
+    """Damaged and forged documents, and what the gate says of them."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        counts = gate.count(200 if quick else 3000)
+    return (
+        "forged documents at the gate: a wrong pass or a traceback",
+        counts.cases,
+        len(counts.wrong + counts.tracebacks),
+    )
+
+
 STUDIES: tuple[Callable[[bool], Row], ...] = (
     code_from_a_checkpoint,
     files_of_the_users,
@@ -102,6 +113,7 @@ STUDIES: tuple[Callable[[bool], Row], ...] = (
     lambda quick: interrupted(quick, False),
     one_instant,
     damaged_documents,
+    wrong_passes,
 )
 
 

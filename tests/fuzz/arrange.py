@@ -14,7 +14,7 @@ import torch
 from dwindle import checkpoint as store
 from dwindle.bench.machine import this_machine
 from dwindle.bench.result import Bench
-from dwindle.bench.rows import blank_rows, unmeasured
+from dwindle.bench.rows import blank_rows, untried
 from dwindle.checkpoint import Checkpoint, Round, pack_masks
 from dwindle.manifest import File, Manifest, Parity, manifests
 from dwindle.models.build import ModelSpec, build
@@ -67,7 +67,7 @@ def finished(path: Path) -> Checkpoint:
     _export(path / "exports/onnx", weights)
     found = Checkpoint.load(path)
     exported = manifests(found.exports)
-    rows = [unmeasured(row, "it was not run") for pair in blank_rows(path, exported) for row in pair]
+    rows = [untried(row, "it was not run") for pair in blank_rows(path, exported) for row in pair]
     Bench(tuple(rows), this_machine(), 0, "2026-01-01T00:00:00+00:00", "0", "zoo:resnet8 on digits").save(
         found.bench_path
     )

@@ -153,8 +153,8 @@ def _batches_are_the_same(memory: Splits, mapped: Splits) -> None:
 
 
 def test_folders_without_classes_or_images(tmp_path: Path) -> None:
-    for make in (lambda: None, (tmp_path / ".git").mkdir, (tmp_path / "cat").mkdir):
-        make()
+    for folder in (tmp_path, tmp_path / ".git", tmp_path / "cat"):
+        folder.mkdir(exist_ok=True)
         with pytest.raises(UsageError) as raised:
             load(str(tmp_path))
         assert (raised.value.code, raised.value.path) == ("no-images", tmp_path)
