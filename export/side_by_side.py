@@ -133,7 +133,7 @@ def main() -> int:
 def _one(index: int, given: tuple[tuple[str, str, dict[str, Any], Trust], Path]) -> None:
     """One target's export in this process. Its progress goes to stdout, and all other output to a file."""
     (checkpoint, name, options, trust), chatter = given
-    out = os.fdopen(os.dup(1), "w")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     with chatter.open("wb") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished, exported checkpoint, made while nobody read what was said of it."""
     folder = tmp_path_factory.mktemp("streams")
     (folder / "mine.py").write_text(NET)
-    for command in (COMPRESS, ["export", "net.dwindle"]):
+    for command in (COMPRESS, ["export", "net.dwindle", "--model", "mine:tiny"]):
         process = subprocess.Popen(line(command), cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
         assert process.stderr is not None
         process.stderr.close()
