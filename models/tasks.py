@@ -30,7 +30,7 @@ def make_task(spec: Mapping[str, Any]) -> CheckedTask:
     Raises UsageError for an option that doesn't exist or a factory that doesn't make a `dwindle.Task`.
 
         >>> make_task({"data": "digits", "epochs": 3}).steps
-        57
+        48
     """
     options = {key: value for key, value in spec.items() if value is not None}
     if "task" in options:
