@@ -1,4 +1,4 @@
-"""Where a run's figures go besides the screen: `history.jsonl` always, and whatever tracker is asked for.
+"""Where a run's figures go besides the screen: `history.jsonl` always, and whatever tracker is given.
 
 The horizontal axis counts thousandths of a round, so that it goes on where a resumed run does and lies alike
 under every method: the dense training is 0 to 1000, the first retraining 1000 to 2000.
