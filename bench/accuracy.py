@@ -54,10 +54,11 @@ def with_accuracy(
     progress: Callable[[str], None],
     also: Callable[[Row, Worker], Row] = lambda row, worker: row,
 ) -> list[Row]:
-    """The rows of a dense file and of others beside it, in one runtime, with their accuracy and agreement.
+    """Adds accuracy and agreement to the rows of a dense file and of others beside it, in one runtime.
 
-    `starts` begin a worker on each file, by its path; `sample` is what it is loaded with, and `also` what else it is
-    asked. A row that says already why it has no accuracy is left as it is: its file doesn't run.
+    starts: what starts a worker on each file, by its path. sample: what the files are loaded with. also: adds what
+    else a loaded worker tells to the file's row. A row that already has a reason for lacking accuracy is left as it
+    is, since its file doesn't run.
     """
     done, judged = list(rows), dict[str, Judged]()
     for index, row in enumerate(rows):
@@ -89,7 +90,7 @@ def with_accuracy(
 
 
 def judge(task: CheckedTask, worker: Worker) -> Judged:
-    """The task's metric on the test split, every sample sent through the loaded file.
+    """Evaluates the task on the test split, with every sample sent through the loaded file.
 
     Raises WorkerFailed if the worker dies, and whatever the task's `evaluate` raises.
     """
@@ -119,14 +120,14 @@ def judge(task: CheckedTask, worker: Worker) -> Judged:
 
 
 def agreement(file: Judged, dense: Judged, baseline: str) -> tuple[Agreement | None, str]:
-    """How a file's classes compare with the dense file's at `baseline` (its path); else why they can't be."""
-    mine, theirs = file.answers, dense.answers
-    if mine is None or theirs is None:
-        return None, (dense if mine else file).missing["agreement"]
-    if mine.inputs != theirs.inputs:
+    """Compares a file's classes with the dense file's, whose path is `baseline`; or None and why that can't be done."""
+    answers, reference = file.answers, dense.answers
+    if answers is None or reference is None:
+        return None, (dense if answers else file).missing["agreement"]
+    if answers.inputs != reference.inputs:
         return None, "the task fed the two files different samples, or in another order"
-    same = mine.classes == theirs.classes
-    lost, won = int((theirs.right & ~mine.right).sum()), int((mine.right & ~theirs.right).sum())
+    same = answers.classes == reference.classes
+    lost, won = int((reference.right & ~answers.right).sum()), int((answers.right & ~reference.right).sum())
     changed = np.flatnonzero(~same)
     share, test = _share(same), McNemar(lost, won, mcnemar(lost, won))
     examples = tuple(int(index) for index in changed[:EXAMPLES])
@@ -134,7 +135,7 @@ def agreement(file: Judged, dense: Judged, baseline: str) -> tuple[Agreement | N
 
 
 def _labels(task: CheckedTask, seen: _Seen) -> tuple[np.ndarray | None, str]:
-    """The split's labels, if they belong to outputs that are class scores; else why not."""
+    """The test split's labels where the outputs are class scores for them; or None and why they are not."""
     found = task.labels("test")
     if found is None:
         return None, "the task has no `labels` (see dwindle/task.py)"
@@ -152,7 +153,7 @@ def _share(hits: np.ndarray) -> Share:
 
 
 def _interval(value: float, n: int) -> tuple[float, float] | None:
-    """Wilson's interval in points; None unless the metric is a whole number of the n samples, in percent."""
+    """Wilson's interval in points; None unless the metric is the percentage of a whole number of the n samples."""
     successes = round(value / 100 * n)
     if not n or not 0 <= successes <= n or abs(100 * successes / n - value) > 1e-3:
         return None
@@ -161,12 +162,12 @@ def _interval(value: float, n: int) -> tuple[float, float] | None:
 
 
 class _Seen:
-    """What has passed through a file: of each sample its best classes, and a digest of the inputs."""
+    """A record of what has passed through a file: the best classes of each sample, and a digest of the inputs."""
 
     def __init__(self) -> None:
         self.samples = 0
         self.scores = -1
-        """Width of every output so far; 0 once one wasn't a single row."""
+        """The width of every output so far; 0 once one wasn't a single row."""
         self.ranked: list[np.ndarray] = []
         """(1, up to TOP) class indices per sample, the largest score first."""
         self.digest = blake2b(digest_size=16)
@@ -184,7 +185,7 @@ class _Seen:
 
 
 def _as_module(worker: Worker) -> tuple[nn.Module, _Seen]:
-    """The worker as a module that a task can evaluate, and what passes through it."""
+    """The worker as a module that a task can evaluate, and the record of what passes through it."""
     import torch
     from torch import Tensor, nn
 

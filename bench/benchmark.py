@@ -44,22 +44,26 @@ def bench(
 ) -> Bench:
     """Measures size, accuracy and latency of every exported file, compressed and dense, and saves bench.json.
 
+        >>> measured = bench("net.dwindle", devices=["host", "arm64"])
+        >>> [(row.artifact.path, row.accuracy.value) for row in measured.rows if row.accuracy]
+
     Args:
         checkpoint: an opened checkpoint, or its path.
         devices: where to measure, by names such as `host`, `arm64`, `browser:4` or `ssh://pi@board`;
             `dwindle bench --help` lists them all. What an earlier bench of the same files found on others is kept.
         sparse: count ExecuTorch files with XNNPACK's sparse kernels too, on `arm64`.
         profile: add the time of each operator of the compressed files, on `host`.
-        threads: how many one inference may use, 1 or more.
+        threads: how many threads one inference may use, 1 or more.
         seed: fixes the order of turns and the bootstrap.
         trust: the specs (`package.module:factory`) of code that the checkpoint may name and have run, or True for any.
             Data sets and folders need no trust.
-        progress: is told in a line what is being measured.
+        progress: called with a line that says what is being measured.
 
     A runtime that isn't here, or dies, leaves its figures None with the reason in `Row.reasons`; the others go on.
 
-    Raises UsageError where nothing is exported, for an unknown device, and for options that can't be; CheckpointError
-    for a file that isn't its manifest's; RuntimeUnavailable where a device can't be reached or isn't set up.
+    Raises UsageError where nothing is exported, for an unknown device, and for options that have no effect;
+    CheckpointError for a file that its manifest does not describe; RuntimeUnavailable where a device can't be reached
+    or isn't set up.
     """
     from dwindle.models.tasks import restore_task
 
@@ -100,13 +104,13 @@ def bench(
 
 
 def _reached(names: Iterable[str]) -> list[Device]:
-    """The devices of these names, each once, this machine first: others add to its rows."""
+    """The devices of these names, each once, this machine first, since others add to its rows."""
     devices = {device.url: device for device in map(reach, names)}
     return sorted(devices.values(), key=lambda device: device.url != HOST)
 
 
 def _before(opened: Checkpoint, run: Run) -> Bench:
-    """What an earlier bench found of the files that are there now, or blank rows; this machine's rows come first."""
+    """The rows of an earlier bench for the files that are there now, or blank ones; this machine's come first."""
     measured, rows = earlier(opened, run.exported)
     here = [row for row in rows if not row.runtime.device]
     others = [row for row in rows if row.runtime.device]

@@ -70,7 +70,7 @@ def counter() -> Path:
 
 
 def libraries(package: Path) -> list[Path]:
-    """What a runner needs beside it on another machine, apart from the C++ library that every Linux has."""
+    """The libraries that a runner needs beside it on another machine, apart from the C++ library of every Linux."""
     return [package / "lib" / f"lib{name}.so" for name in _LIBRARIES]
 
 
@@ -89,8 +89,8 @@ def _compiled(name: str, compiler: str, sources: Sequence[Path], flags: Sequence
     if not shutil.which(compiler):
         reason = f"{compiler} is not installed, and the native {name} is compiled with it"
         raise Missing(reason, f"apt-get install {compiler}").error()
-    asked = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    key = hashlib.sha256("\0".join([asked.stdout, *flags]).encode())
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    key = hashlib.sha256("\0".join([version.stdout, *flags]).encode())
     for file in sorted(NATIVE.iterdir()):  # headers too
         key.update(file.read_bytes() if file.is_file() else b"")
     program = user_cache() / "native" / key.hexdigest()[:16] / name

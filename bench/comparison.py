@@ -23,18 +23,18 @@ class Value:
 
     value: float
     interval: Interval | None = None
-    """95%."""
+    """The 95% interval."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of both; None where it wasn't measured."""
+    """One figure of both checkpoints; a value is None where it wasn't measured."""
 
     name: str
     """`size`, `download` (bytes), `accuracy` (points), `ratio` (time over the dense file's), `cost` (ARM64
     instructions), `density` (share), `macs`."""
     target: str | None
-    """None for a figure of the network itself."""
+    """The export target of the file; None for a figure of the network itself."""
     runtime: str | None
     before: Value | None
     after: Value | None
@@ -51,7 +51,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Diff:
-    """What differs between two checkpoints: their figures, the densities of their layers, and their options."""
+    """What differs between two checkpoints: their figures, the shapes of their layers, and their options.
+
+    `diff` makes it.
+    """
 
     before: str
     """The path of the first checkpoint."""
@@ -65,7 +68,13 @@ class Diff:
 
 
 def diff(before: Checkpoint | Path | str, after: Checkpoint | Path | str) -> Diff:
-    """What differs between two checkpoints; raises CheckpointError for damaged files."""
+    """Compares two checkpoints, opened or given by their paths.
+
+        >>> found = diff("before.dwindle", "after.dwindle")
+        >>> [(figure.target, figure.before, figure.after) for figure in found.figures if figure.name == "size"]
+
+    Raises CheckpointError for damaged files.
+    """
     a, b = (given if isinstance(given, Checkpoint) else Checkpoint.load(given) for given in (before, after))
     figures_a, figures_b = dict(_figures(a)), dict(_figures(b))
     keys = sorted(figures_a.keys() | figures_b.keys(), key=_rank)
@@ -89,7 +98,7 @@ def _rank(key: _Key) -> tuple[int, str, str]:
 
 
 def _figures(opened: Checkpoint) -> Iterator[tuple[_Key, Value]]:
-    """By name, target and runtime."""
+    """The figures of a checkpoint, by name, target and runtime."""
     if opened.history:
         last = opened.history[-1]
         yield ("density", None, None), Value(last.density)

@@ -60,8 +60,8 @@ def lacking(findings: list[Finding]) -> RuntimeUnavailable | None:
 def setup(device: str, progress: Progress) -> Path:
     """Prepares this machine for a device, by the beginning of its names, and returns the folder that was made.
 
-    Raises UsageError for one that needs no preparation, RuntimeUnavailable naming what is missing for it, DwindleError
-    where a download fails.
+    Raises UsageError for a device that needs no preparation, RuntimeUnavailable naming what is missing for it,
+    DwindleError where a download fails.
     """
     able = [kind.scheme for kind in device_kinds() if kind.setup_downloads]
     if device not in able:
@@ -139,11 +139,11 @@ def _runtime(runtime: Runtime) -> Finding:
     if missing := runtime.check():
         return Finding("runtime", runtime.name, None, missing.reason, missing.command)
     code = f"from dwindle.bench.runtimes.runtime import load; print(load({runtime.name!r}).version())"
-    asked = subprocess.run(python_code(code), capture_output=True, text=True, check=False)
-    if asked.returncode:
-        said = asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"]
+    ran = subprocess.run(python_code(code), capture_output=True, text=True, check=False)
+    if ran.returncode:
+        said = ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"]
         return Finding("runtime", runtime.name, None, f"it cannot be imported: {said[-1]}")
-    number = asked.stdout.strip().splitlines()[-1]
+    number = ran.stdout.strip().splitlines()[-1]
     through = runtime.launch(Path("net"), 1).through
     found = f"{number} for {runtime.target} files"
     return Finding("runtime", runtime.name, f"{found}, {through}" if through else found)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PYTHON = (sys.executable, "-P")
-"""-P: a folder of the user's that is named like one of our modules must not come first."""
+"""This Python with -P, so that a folder of the user's that is named like a module of dwindle does not come first."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Launch:
     command: list[str]
     """A program that answers on standard output what `dwindle.bench.worker` describes."""
     through: str | None = None
-    """Which of a runtime's several ways this is, and why it is not the first choice; None where there is one way."""
+    """Which of several ways to run the file this is, and why not the first choice; None where there is one way."""
     patience: float | None = None
     """Seconds that one answer may take, where that isn't `dwindle.bench.process.PATIENCE`."""
 

@@ -1,8 +1,8 @@
 """Times several files at once, in turns, so that whatever disturbs one disturbs them all.
 
 A round loads every file anew and then gives each a few slices of time in random order; after a few rounds
-the processes are replaced. Turns, because on a shared machine anything else compares a file with the
-machine's mood. Anew, because where code, weights and buffers happen to land in memory moves a file's speed
+the processes are replaced. Turns, because on a shared machine anything else compares what the
+machine was doing meanwhile. Anew, because where code, weights and buffers happen to land in memory moves a file's speed
 by about 1% for as long as they lie there: slices of one load agree to 0.1% and are wrong together, so an
 honest interval takes many loads and several processes.
 """
@@ -47,7 +47,7 @@ class Samples:
     """The timed inferences of one file."""
 
     loaded: tuple[Loaded, ...]
-    """What each process said of its first load."""
+    """What each process reported of its first load."""
     wall: np.ndarray
     """Nanoseconds, shape (processes, loads, iterations)."""
     cpu: np.ndarray | None

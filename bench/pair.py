@@ -23,7 +23,7 @@ class Place:
     """Where files are measured; by default, this machine."""
 
     device: str | None = None
-    """Its name, as `--device` has it; None for this machine."""
+    """The device's name, as `--device` has it; None for this machine."""
     machine: Machine | None = None
     busy: Callable[[], Reading] = busy_here
     never_known: Mapping[str, str] = field(default_factory=dict)
@@ -44,7 +44,7 @@ def measured_pair(
     """The rows of one target's files, filled in by one runtime.
 
     Where something else than the runtime itself runs the files, they have no times. Where it can't run, or dies, every
-    figure that is None has its reason. `also` adds to the row of a file what else its loaded worker tells.
+    figure that is None has its reason. `also` adds to the row of a file what else its loaded worker reports.
     """
     used = RuntimeUsed(launcher.name, None, run.threads, device=place.device, machine=place.machine)
     never = place.never_known

@@ -26,7 +26,7 @@ PATIENCE = 180.0
 
 
 def ends_with_us(command: Sequence[str]) -> list[str]:
-    """The command, run so that its process ends when this one does, even by a signal that nobody can catch.
+    """Changes a command so that its process ends when this one does, even if this one is killed.
 
     On Linux, by util-linux's `setpriv`, which becomes the command (PR_SET_PDEATHSIG, prctl(2)); as it is elsewhere.
     """
@@ -35,7 +35,7 @@ def ends_with_us(command: Sequence[str]) -> list[str]:
 
 
 class WorkerFailed(DwindleError):
-    """A runtime refused a file, ended while it was asked something, or did not answer in time.
+    """A runtime refused a file, ended during a request, or did not answer in time.
 
     Its `code` is `refused`, `ended` or `hung`.
     """

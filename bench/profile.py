@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 SECONDS = 1.0
 """How long the inferences that are averaged take together."""
 FEWEST, MOST = 5, 200
-"""How many those are, at least and at most."""
+"""The fewest and the most inferences that are averaged."""
 
 
 def with_profile(rows: list[Row], root: Path, sample: list[np.ndarray], progress: Progress) -> list[Row]:
-    """The rows, to which those of compressed files that were timed add their operators, or why there are none."""
+    """Adds operators to the rows of compressed files that were timed, or the reason why there are none."""
     profilers = {runtime.name for runtime in all_runtimes() if runtime.profiles}
     found = []
     for row in rows:

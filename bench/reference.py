@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from dwindle.models.checked_task import CheckedTask
 
 SAMPLES = 16
-"""Of the test split, whose outputs are compared."""
+"""How many samples of the test split have their outputs compared."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """This machine, as what the files on a device are compared with."""
+    """The outputs of files on this machine, with which those on a device are compared."""
 
     root: Path
     inputs: list[list[np.ndarray]]
@@ -67,8 +67,8 @@ def outputs(start: Callable[[], Worker], inputs: list[list[np.ndarray]]) -> list
 
 def apart(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
     """The largest difference between two lists of outputs, over the largest of ours; infinite where one has a NaN."""
-    differences = [float(np.abs(mine - other).max()) for mine, other in zip(ours, theirs, strict=True)]
-    largest = max(float(np.abs(mine).max()) for mine in ours)
+    differences = [float(np.abs(our - other).max()) for our, other in zip(ours, theirs, strict=True)]
+    largest = max(float(np.abs(our).max()) for our in ours)
     worst = max(np.inf if np.isnan(difference) else difference for difference in differences)
     return worst / largest if largest else worst
 

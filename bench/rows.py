@@ -10,7 +10,7 @@ from dwindle.manifest import Manifest
 
 
 def blank_rows(root: Path, exported: list[tuple[Path, Manifest]]) -> list[tuple[Row, Row]]:
-    """Each target's dense and compressed file as its manifest has it, nothing measured; `root` holds all."""
+    """Each target's dense and compressed file as its manifest has it, nothing measured; `root` is the checkpoint."""
     fp32_onnx = (m.dense.bytes for _, m in exported if (m.target, _precision(m, DENSE)) == ("onnx", "fp32"))
     reference = next(fp32_onnx, None)
 
@@ -42,7 +42,7 @@ def _precision(manifest: Manifest, role: str) -> str:
 
 
 FIGURES = ("latency", "compare", "accuracy", "agreement", "memory_bytes", "noise")
-"""All that running a file tells, by the names in `Row.reasons`."""
+"""The figures that running a file gives, by their names in `Row.reasons`."""
 
 
 def untried(row: Row, reason: str) -> Row:
@@ -51,5 +51,5 @@ def untried(row: Row, reason: str) -> Row:
 
 
 def failed(row: Row, reason: str) -> Row:
-    """The row with one reason for all that running the file would have told, had the attempt gone well."""
+    """The row with one reason for every figure that a successful run of the file would have given."""
     return replace(row, reasons={**row.reasons, **dict.fromkeys(FIGURES, reason)})

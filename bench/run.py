@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from dwindle.models.checked_task import CheckedTask
 
 Progress = Callable[[str], None]
-"""Is told in a line what is being done."""
+"""Called with a line that says what is being done."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every device is given to measure."""
+    """What `bench` hands to every device: the files, and how to measure them."""
 
     root: Path
     """The checkpoint's folder."""
@@ -35,9 +35,9 @@ class Run:
     """Multiply-accumulates of the network's layers, by the role of the file: DENSE and COMPRESSED."""
     task: CheckedTask
     threads: int
-    """How many one inference may use."""
+    """How many threads one inference may use."""
     seed: int
-    """Fixes the order of turns and the bootstrap."""
+    """The seed of the order of turns and of the bootstrap."""
     sparse: bool
     """Whether to count with sparse kernels too, where a device's `options` name that."""
     profile: bool

@@ -12,23 +12,23 @@ from dwindle.bench.measure import Samples, Surroundings
 from dwindle.bench.result import Latency, Noise
 
 BETWEEN_RUNS = 0.02
-"""By what share runs differ (95%) beyond what any of them can see, on the machine of `studies/latency/repeats.md`: all
-within one agrees, and the next finds the memory or the clock another. Without it intervals held the truth in 23 of 40
-repeats there, with it in 29."""
+"""The share by which runs differ (95%) beyond what each of them can see, on the machine of
+`studies/latency/repeats.md`: the times of one run agree, and the next run finds memory or clock in another state.
+Without it intervals held the truth in 23 of 40 repeats there, with it in 29."""
 _ESTIMATOR = "median over rounds of the ratio of {}; 95%: bootstrap over processes and rounds, and ±2% between runs"
 _NO_CPU_CLOCK = "a page has no clock of its thread's CPU time: wall time counts instead"
 _MANY_THREADS = "of several threads, none's CPU time is that of an inference: wall time counts instead"
 _ACCELERATED = "the thread waits while the {} computes: wall time counts instead"
 QUIET_CPU_SHARE = 0.95
-"""Below it, wall time is mostly a measure of who else wanted the CPU."""
+"""The least share of its time that a thread must have had the CPU: below, wall time measures who else wanted it."""
 QUIET_DRIFT = 0.05
 QUIET_PRESSURE = 0.25
 QUIET_SWITCHES = 500.0
-"""Per second. An idle desktop's daemons cause some 100."""
+"""The most involuntary context switches per second. An idle desktop's daemons cause some 100."""
 
 
 def noise(samples: Samples, surroundings: Surroundings, cores: int | None = None) -> Noise:
-    """Judges one file's samples; `cores` are this machine's unless given."""
+    """Judges how noisy one file's samples are; `cores` are this machine's unless given."""
     cores = cores or os.cpu_count() or 1
     wall_seconds = samples.wall.sum() / 1e9
     share = _cpu_share(samples)
@@ -94,7 +94,7 @@ def paired_ratio(
 
 
 def _interval(figures: np.ndarray, seed: int, resamples: int = 4000) -> tuple[float, float]:
-    """95% interval of the median of figures, shape (processes, rounds)."""
+    """The 95% interval of the median of figures, shape (processes, rounds)."""
     processes, rounds = figures.shape
     draw = np.random.default_rng(seed).integers
     outer = draw(0, processes, (resamples, processes, 1))
@@ -114,7 +114,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """Two-sided p of the exact test that either is as likely, given how many samples changed sides."""
+    """Two-sided p of McNemar's exact test, given how many samples changed sides each way."""
     from scipy.stats import binomtest
 
     return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
@@ -128,8 +128,11 @@ def estimator(samples: Samples) -> str:
 
 
 def _typical(samples: Samples) -> np.ndarray:
-    """Each round's time, shape (processes, loads): what others took of it can be told in thread-CPU time only, so of
-    wall time it is the least, unless a throttle interrupts at will, and the least is what it missed."""
+    """Each round's typical time, shape (processes, loads).
+
+    It is the median of thread-CPU time, from which what other processes took is absent. Of wall time it is the least,
+    except under a throttle, whose interruptions the least time would have missed: then it is the median.
+    """
     if samples.cpu is None and not _throttled(samples):
         return np.asarray(samples.wall.min(axis=2))
     return np.asarray(np.median(samples.own, axis=2))

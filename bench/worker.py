@@ -92,7 +92,7 @@ class Session:
 
 
 def _switches() -> int:
-    """How often the kernel took the CPU from this thread, which did not ask to wait."""
+    """How often the kernel took the CPU from this thread, counted in involuntary context switches."""
     import resource
 
     who = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # macOS has no per-thread count

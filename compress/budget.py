@@ -79,7 +79,7 @@ class Solver:
     def largest_share(self, network: Network) -> float:
         """Returns the largest share that meets the budget, within SLACK of the limit where the granularity allows.
 
-        Brent's method on excess against share, which grows almost linearly: a handful of asks.
+        Brent's method on excess against share, which grows almost linearly: a handful of evaluations.
         """
         met = {0.0}
 

@@ -52,7 +52,7 @@ class Channels:
     def shrink(self, network: Network, share: float) -> Keep | None:
         """Cuts in place until at most `share` of the dense network's is left, or as far as alignment lets it.
 
-        Proves the cut: raises ParityFailed if the smaller network computes anything else. Returns what was kept.
+        Checks the cut: raises ParityFailed if the smaller network computes anything else. Returns what was kept.
         """
         found = find_groups(network.model, network.inputs)
         scores, whole = self.score(found, network.model), self.whole(network.model)

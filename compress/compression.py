@@ -133,8 +133,13 @@ def compress(
 ) -> Checkpoint:
     """Trains the model, then prunes and retrains it until the budget holds, and returns the checkpoint.
 
-    `out` is where it goes. If an unfinished one made with the same options is there, it is resumed; a
-    finished one is returned as it is. Its figures go to `out`/history.jsonl and to `trackers`.
+        >>> net = compress(Request("zoo:resnet8", task="digits", size="25KB"), "net.dwindle")
+        >>> net.history[-1].bytes <= 25_000
+        True
+
+    out: the folder of the checkpoint. An unfinished one that was made with the same options is resumed; a finished one
+    is returned as it is. watcher: what the progress is reported to. trackers: what figures are sent to, besides
+    `out`/history.jsonl.
 
     Raises UsageError for a request that makes no sense, BudgetMissed if the budget cannot be reached, and
     DwindleError if training diverges or `out` cannot be written; the rounds finished by then stay saved.

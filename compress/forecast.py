@@ -26,13 +26,17 @@ class Bytes:
 
     target: str
     dense: int
-    """Before compression."""
+    """The size before compression."""
     compressed: int
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What `compress` would do with a request."""
+    """What `compress` would do with a request; `plan` makes it.
+
+    >>> plan(Request("zoo:resnet8", task="digits", size="25KB")).rounds
+    13
+    """
 
     share: float
     """The share of the prunable weights or channels that the budget leaves, estimated on the untrained weights."""
@@ -43,13 +47,16 @@ class Forecast:
     seconds: float | None
     """The time of all trainings on this machine, from a short measured warm-up; evaluation is not counted."""
     bytes: tuple[Bytes, ...]
-    """The file of each target asked for."""
+    """The sizes of each target's file, for the targets that were asked about."""
     benefits: tuple[Benefit, ...]
     """Whether the granularity makes the file smaller or faster, for each of the same targets."""
 
 
 def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
     """Forecasts what `compress` would do with a request, in seconds instead of its whole training.
+
+        >>> plan(Request("zoo:resnet8", task="digits", size="25KB"), on=("onnx", "coreml")).bytes
+        (Bytes(target='onnx', dense=310520, compressed=24870), Bytes(target='coreml', dense=163657, compressed=30584))
 
     on: the names of the targets whose files are counted; by default the request's own.
     Raises what `compress` would raise before it trains.

@@ -232,7 +232,7 @@ class Request:
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
-    """The request that a command line made, of whose options some are TaskSpec's.
+    """Makes the request of a parsed command line, whose options are those of Request and TaskSpec.
 
     Raises UsageError where it doesn't say, or says twice, what to train on.
     """

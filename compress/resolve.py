@@ -38,7 +38,7 @@ class Resolved:
     """A request that makes sense, with everything that follows from it."""
 
     request: Request
-    """As it was given, with every default that depends on other options filled in."""
+    """The request as it was given, with every default that depends on other options filled in."""
     phases: tuple[Phase, ...]
     """What is pruned, in order, and down to what."""
     method: Method
@@ -48,7 +48,7 @@ class Resolved:
     choice: str
     """The granularity and why it was chosen, in words."""
     task_options: Mapping[str, Any]
-    """Keywords of `dwindle.models.make_task`."""
+    """The options from which `dwindle.models.make_task` makes the task."""
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def resolve(request: Request) -> Resolved:
     task = _task_options(request, preset, retraining)
     _check_method(request, retraining, task)
     target = targets.load(request.target, request.precision)
-    name, why = request.granularity, "as asked"
+    name, why = request.granularity, "as requested"
     if retraining.keep:
         name, why = "unstructured", "the zeros that the weights came with"
     if name == "auto":
@@ -135,7 +135,7 @@ def _check_ranges(request: Request) -> None:
 
 
 def _check_method(request: Request, retraining: Method, task: Mapping[str, Any]) -> None:
-    """What some methods can't be combined with."""
+    """Raises UsageError for options that the method can't be combined with."""
     name = request.method
     if request.gradual and (retraining.search or retraining.restore or retraining.last_lr):
         raise _conflict(

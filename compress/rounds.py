@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from dwindle.models.checked_task import CheckedTask
 
 SHARP_FALL = 5.0
-"""Points of validation: after a round that loses as many, it is checked whether batch norm is to blame."""
+"""After a round that loses this many points of validation, it is checked whether batch norm is to blame."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class IterativePruning:
     network: Network
     task: CheckedTask
     solvers: tuple[Solver, ...]
-    """One for each granularity, in the order in which they prune: channels before blocks or single weights."""
+    """A solver for each granularity, in the order in which they prune: channels before blocks or single weights."""
     settings: PruningSettings
     watcher: Watcher
     build_dense: Callable[[], nn.Module]
@@ -204,7 +204,7 @@ class IterativePruning:
         return self._finish(history, None, time.monotonic(), {})
 
     def _note_what_batch_norm_costs(self, record: Round) -> None:
-        """Says so where accuracy fell only because batch norm's running statistics do not fit the pruned network."""
+        """Notes where accuracy fell only because batch norm's running statistics do not fit the pruned network."""
         recalibrated = copy.deepcopy(self.network.model)
         recalibrate_by(self.task, recalibrated)
         validation = self.task.evaluate(self.as_shipped(recalibrated), "validation")
@@ -215,7 +215,7 @@ class IterativePruning:
             )
 
     def _ramp(self, solver: Solver, to: float) -> Ramp | None:
-        """How a gradual retraining prunes; None where pruning comes before it, or there is nothing to prune."""
+        """The ramp of a gradual retraining; None where all is pruned before it, or there is nothing to prune."""
         steps = round(self.settings.gradual * (self.task.steps or 0) * (1 - self.settings.method.start))
         if solver.granularity.kind != "weights" or not steps:
             return None

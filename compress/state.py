@@ -66,7 +66,7 @@ def restore(
 
 
 REWIND = "rewind_"
-"""What the names of the files begin with that hold the state to rewind to."""
+"""The beginning of the names of files that hold the state to rewind to."""
 
 
 def capture_rewind(network: Network, task: CheckedTask) -> State:

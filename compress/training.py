@@ -52,18 +52,18 @@ class Training:
     """The training of one round. `run` trains `network` in place, from `progress` on where it was interrupted."""
 
     index: int
-    """The round's: 0 is the dense training."""
+    """The index of the round; 0 is the dense training."""
     network: Network
     task: CheckedTask
     method: Method
     solver: Solver
-    """What a gradual round prunes by."""
+    """The solver by which a gradual round prunes."""
     watcher: Watcher
     progress: Progress
     rewind_step: int | None
     """The step whose state weight rewinding will go back to; None where nothing goes back to this training."""
     rewind: state.State
-    """That state, once training has passed the step; empty before."""
+    """The state at `rewind_step`, once training has passed that step; empty before."""
     save: Callable[[Progress, state.State], None]
     """Saves the training as it is, with the state to rewind to."""
     save_every: float
@@ -78,7 +78,7 @@ class Training:
     def run(self) -> None:
         """Trains to the end of the schedule.
 
-        Raises DwindleError where `fit` fails or the loss is no number any more, UsageError where `fit` does not do
+        Raises DwindleError where `fit` fails or the loss is not finite, UsageError where `fit` does not do
         what `dwindle.Task` says.
         """
         saved = f"; round {self.index - 1} is saved, and the same command resumes from it" if self.index else ""

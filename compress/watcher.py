@@ -16,22 +16,25 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """Is called as a run goes on. This one ignores all of it; the command line's draws it on the terminal."""
+    """Receives the progress of a run. This one ignores it; subclasses draw it on a terminal or send it to trackers."""
 
     def begin(self, history: tuple[Round, ...], rounds: int) -> None:
-        """The run starts, or resumes after `history`; about `rounds` rounds follow the dense training."""
+        """Called when the run starts, or resumes after `history`; about `rounds` rounds follow the dense training."""
 
     def step(self, index: int, done: int, total: int | None, loss: float) -> None:
-        """Round `index` has done `done` of `total` optimizer steps; `total` is None where it is unknown."""
+        """Called when round `index` has done `done` of `total` optimizer steps; `total` is None where it is unknown."""
 
     def finished(self, record: Round, rounds: int) -> None:
-        """A round is trained, judged and saved; `rounds` is as in `begin`, estimated anew."""
+        """Called when a round is trained, judged and saved; `rounds` is as in `begin`, estimated anew."""
 
     def search(self, judged: int, rewards: Sequence[float], settings: Settings) -> None:
-        """AMC has judged `judged` of `settings.allocations`; `rewards` are those of its agent's episodes so far."""
+        """Called when AMC has judged another allocation.
+
+        judged: how many of `settings.allocations` are judged. rewards: those of the agent's episodes so far.
+        """
 
     def allocation(self, result: Result) -> None:
-        """AMC's search is finished, now or before this run was interrupted."""
+        """Called when AMC's search is finished, or was finished before this run was interrupted."""
 
     def note(self, sentence: str) -> None:
         """Receives a sentence that the user should read and that is no error."""

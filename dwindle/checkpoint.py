@@ -58,10 +58,10 @@ class Round:
     bytes: Size | None
     """Size of the file the budget's target would ship; None without a byte budget."""
     validation: float
-    """The task's metric on the validation split, in points: of the dense network as it is, and then of what will ship,
-    its weights rounded to the precision asked for."""
+    """The task's metric on the validation split, in points. The dense network is judged as it is, later rounds as they
+    will ship, with weights rounded to the requested precision."""
     loss: float | None
-    """Mean training loss over the round's last 50 steps; None where it took none, the network having come trained."""
+    """Mean training loss over the round's last 50 steps; None where the network came trained and none were taken."""
     seconds: Annotated[float, Range(0)]
     macs: Count | None = None
     """Multiply-accumulates of one inference, masked weights included."""
@@ -69,7 +69,7 @@ class Round:
 
 @dataclass(frozen=True)
 class _Pinned:
-    """What channel pruning had to leave whole: `channels` of a layer's `of`, and why."""
+    """Channels that pruning could not remove: `channels` of the `of` channels of a layer, and why."""
 
     layer: str
     channels: Count
@@ -102,7 +102,7 @@ class _SavedRound:
 
 @dataclass(frozen=True)
 class _PartialRound:
-    """round.json of a round under way, without its seal."""
+    """round.json of an unfinished round, without its seal."""
 
     index: Count
     files: dict[FileName, str]
@@ -124,26 +124,33 @@ class _Structure:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A compressed network, or one on its way. Open one with `Checkpoint.load`."""
+    """A network on disk, compressed or still being compressed. Tensors are read when they are first used.
+
+    >>> net = Checkpoint.load("net.dwindle")
+    >>> format_share(round(net.history[-1].density, 3)), round(net.metrics["test"], 2)
+    ('5.6%', 98.89)
+    >>> net.masks["conv.weight"].shape
+    torch.Size([16, 1, 3, 3])
+    """
 
     path: Path
     origin: dict[str, Any]
-    """What made it: model, task and every option. A resumed run must have the same."""
+    """The model, the task and every option that made it. A resumed run must have the same."""
     done: bool
     history: tuple[Round, ...]
     metrics: dict[str, float]
-    """`dense_test`, `test`: the metric before and after, on the split that nothing was tuned on."""
+    """The task's metric in points on the test split, which nothing was tuned on: `dense_test` before, `test` after."""
     versions: dict[str, str]
-    """Of the packages, and the state of the user's own code (`code PACKAGE.MODULE:FACTORY`), when the run began."""
+    """The versions of packages, and the state of the user's own code (`code PACKAGE.MODULE:FACTORY`), when the run
+    began."""
     pinned: tuple[dict[str, Any], ...] = ()
-    """What channel pruning had to leave whole, and why."""
+    """The channels that pruning could not remove, and why."""
 
     @classmethod
     def load(cls, path: Path | str) -> Checkpoint:
-        """Opens and verifies a checkpoint.
+        """Opens the checkpoint in the folder `path`, and checks the hash of every file that it vouches for.
 
-        Raises CheckpointError if it is missing, corrupt (the file whose hash differs is named) or of a
-        newer schema.
+        Raises CheckpointError if it is missing, damaged (the file whose hash differs is named) or of another schema.
         """
         path = Path(path)
         document = read_document(path)
@@ -167,7 +174,7 @@ class Checkpoint:
         )
 
     def require_done(self) -> Checkpoint:
-        """Itself; raises UsageError while its compression is unfinished."""
+        """Returns this checkpoint; raises UsageError while its compression is unfinished."""
         if not self.done:
             raise UsageError(
                 f"{self.path} is unfinished: run the same `dwindle compress` again to resume it",
@@ -177,7 +184,7 @@ class Checkpoint:
         return self
 
     def require_figures(self) -> Checkpoint:
-        """Itself; raises CheckpointError naming what it lacks of the figures that every compression leaves."""
+        """Returns this checkpoint; raises CheckpointError naming the figures of a compression that it lacks."""
         there: dict[str, Any] = {"origin.target": self.origin.get("target")}
         if self.done:
             ends = self.history[:1] + self.history[-1:]
@@ -235,7 +242,7 @@ class Checkpoint:
 
 
 def read_document(path: Path) -> _Document:
-    """checkpoint.json of a checkpoint, its own seal checked, the files it vouches for not looked at.
+    """Reads checkpoint.json and checks its own seal, but not the files that it vouches for.
 
     Raises CheckpointError where it is missing, damaged or of another schema.
     """
@@ -263,7 +270,7 @@ def read_document(path: Path) -> _Document:
 
 
 def read_structure(value: Any, file: Path) -> dict[str, Any]:
-    """What surgery left of an architecture, checked against the form that `models.structure` writes.
+    """Checks a description of what surgery left against the form that `models.structure` writes, and returns it.
 
     Raises CheckpointError naming the `file` and the field.
     """
@@ -274,10 +281,10 @@ def read_structure(value: Any, file: Path) -> dict[str, Any]:
 def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = None) -> Checkpoint:
     """Begins a checkpoint at `path`, or opens the one there to resume it. `code` goes into its versions.
 
-    To be called while `locked(path)` is held, so that no other run begins there at the same time.
+    Call it while `locked(path)` is held, so that no other run begins there at the same time. A run that ended before
+    it saved anything is replaced, whatever its options were.
     Raises UsageError if `path` exists and is something else, or was made with other options (which are
-    named), and DwindleError if it cannot be written. Of a run that ended before anything was saved nothing is lost,
-    and other options take its place.
+    named), and DwindleError if it cannot be written.
     """
     fresh = Checkpoint(path, origin, False, (), {}, {**_versions(), **(code or {})})
     for name in (*_OWN, *_OWN_FOLDERS):
@@ -333,8 +340,10 @@ def begun(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps every other run out of a checkpoint, whose folder is made if it isn't there; the system lets go of it when
-    this process ends, however it does. A folder that is still empty by the end is removed.
+    """Locks a checkpoint's folder, which is made if it isn't there, against every other run.
+
+    The system releases the lock when this process ends, even if it is killed. A folder that is still empty at the end
+    is removed.
 
     Raises UsageError where another run holds it, or a file is there, and DwindleError where it cannot be written.
     """
@@ -417,10 +426,10 @@ def save_round(
     *,
     keep: int | None = None,
 ) -> None:
-    """Saves one round's whole state at once, then drops those that nothing needs now.
+    """Saves the whole state of one round at once, then deletes the rounds that are no longer needed.
 
-    `before` is the history up to this round; it is saved with it. What stays are round 0, which is the dense network,
-    the last two, and `keep`, if that is still to be gone back to.
+    before: the history up to this round, which is saved with it. keep: a round to keep beside round 0, which is the
+    dense network, and the last two.
     """
     document = {"history": [asdict(entry) for entry in (*before, record)], "structure": structure}
     _seal_round(_round_folder(path, record.index), document, tensors)
@@ -431,7 +440,7 @@ def save_round(
 
 
 def save_partial(path: Path, index: int, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
-    """Saves the state of a round under way, in place of the one saved before it."""
+    """Saves the state of an unfinished round, in place of the one saved before it."""
     _seal_round(path / ROUNDS / PARTIAL, {**document, "index": index}, tensors)
 
 
@@ -442,7 +451,7 @@ def _seal_round(folder: Path, document: dict[str, Any], tensors: Mapping[str, Te
 
 
 def partial_round(path: Path, index: int) -> tuple[dict[str, Any], Path] | None:
-    """The saved state of round `index` (its document, the folder of its tensors), if it was cut off midway."""
+    """The saved state of round `index` (its document, the folder of its tensors) if it was interrupted, else None."""
     folder = path / ROUNDS / PARTIAL
     if not (folder / ROUND).exists():
         return None
@@ -485,7 +494,7 @@ def finish(checkpoint: Checkpoint, tensors: Mapping[str, Tensors], structure: di
 
 
 def _clear(path: Path) -> None:
-    """Removes what a finished run needs no more, and the scratch of writes that were killed; nothing else."""
+    """Removes what a finished run no longer needs, and what killed writes left behind; nothing else."""
     rounds = path / ROUNDS
     for folder in (*_saved(path).values(), rounds / PARTIAL):
         sweep(rounds)
@@ -495,7 +504,7 @@ def _clear(path: Path) -> None:
 
 
 def pack_masks(masks: Tensors) -> dict[str, Tensor]:
-    """A bit per weight, first weight in the lowest bit; the shape is that of the weight of the same name."""
+    """Packs masks into a bit per weight, the first weight in the lowest bit; their shapes are not kept."""
     import numpy as np
     import torch
 
@@ -506,7 +515,7 @@ def pack_masks(masks: Tensors) -> dict[str, Tensor]:
 
 
 def unpack_masks(packed: Tensors, weights: Tensors, file: Path | None = None) -> dict[str, Tensor]:
-    """Inverse of `pack_masks`, given tensors that have the masks' names and shapes.
+    """Undoes `pack_masks`, given tensors that have the masks' names and shapes.
 
     Raises CheckpointError, with the `file` they came from, for a mask without a weight or of another length.
     """

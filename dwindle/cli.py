@@ -83,7 +83,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> Request:
-    """The request that the arguments make, checked before anything is begun."""
+    """Makes the request from the arguments, and checks it before anything starts."""
     from dwindle.compress.request import request_of
     from dwindle.compress.resolve import resolve
 
@@ -108,7 +108,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _trust(arguments: argparse.Namespace) -> bool | list[str]:
-    """The code that a checkpoint may name: what is named here too, or any."""
+    """The code that the checkpoint may run: the specs that the command line names too, or any."""
     named = [spec for spec in (arguments.model, arguments.task, arguments.data) if spec is not None]
     return True if arguments.trust else named
 
@@ -274,7 +274,7 @@ def _stderr() -> Console:
 
 
 def _page() -> Console:
-    """A console for tables, 80 columns wide at least, so that no figure is cut short on a narrow terminal."""
+    """Makes a console for tables, at least 80 columns wide, so that a narrow terminal cuts no figure short."""
     page = _stderr()
     page.width = max(page.width, 80)
     return page

@@ -16,11 +16,11 @@ _NOT_IN_A_FILE = ("config", "help", "json")
 
 
 def expand(argv: Sequence[str], command: argparse.ArgumentParser, ignored: Collection[str] = frozenset()) -> list[str]:
-    """`argv` (a command and its options) with the file's options in the place of `--config FILE`, before all others.
+    """Replaces `--config FILE` in `argv` (a command and its options) by the file's options, before all others.
 
     The keys of the file are the long names of the options that `command` has, without their dashes, and those of its
-    positional arguments. One file may serve several commands: keys in `ignored`, which another command has, are passed
-    over. Raises UsageError for a file that can't be read, or has a key or a value that is no option.
+    positional arguments. One file may serve several commands: keys in `ignored`, which another command has, are
+    ignored. Raises UsageError for a file that can't be read, and for an unknown key or a value of the wrong type.
     """
     name, *rest = argv
     places = [i for i, word in enumerate(rest) if word == FLAG or word.startswith(f"{FLAG}=")]
@@ -64,7 +64,7 @@ def keys(command: argparse.ArgumentParser) -> Mapping[str, argparse.Action]:
 
 
 def _words(path: Path, name: str, entry: Any, action: argparse.Action) -> list[str]:
-    """What gives an option this value on the command line."""
+    """The words that give an option this value on the command line."""
     flag = f"--{name}"
     if isinstance(action, argparse.BooleanOptionalAction):
         if isinstance(entry, bool):

@@ -1,4 +1,4 @@
-"""The last handler of the command line: an exception that nobody foresaw becomes a sentence and a file."""
+"""The last handler of the command line: an unexpected exception becomes one sentence and a file with its traceback."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 
 DEBUG = "DWINDLE_DEBUG"
-"""With this environment variable at `1`, the trace is printed too."""
+"""If this environment variable is `1`, the traceback is printed too."""
 
 
 def sentence(error: BaseException) -> str:
     """One sentence about an exception that is no DwindleError, for standard error.
 
-    What the system refuses (a path, a permission, memory) is said as it is. For anything else, which is a fault of
-    dwindle's own or of a package it calls, the trace goes into a file of the temporary folder, which the sentence
-    names. With `DWINDLE_DEBUG=1` the trace comes before the sentence.
+    An error of the operating system (a path, a permission, memory) is reported as it is. Anything else is a fault of
+    dwindle or of a package that it calls: the traceback is written to a file in the temporary folder, which the
+    sentence names. With `DWINDLE_DEBUG=1` the traceback is printed before the sentence.
     """
     trace = "".join(traceback.format_exception(error))
     shown = trace if os.environ.get(DEBUG) == "1" else ""

@@ -1,7 +1,7 @@
 """Reading a JSON document that may be damaged or hostile into typed values, in one place.
 
 `read` makes plain values of a file, `parse` makes a dataclass of those by its annotations. Neither runs anything that
-the document names. What is wrong is a CheckpointError that carries the file (`path`) and the field (`name`).
+the document names. Whatever is wrong raises a CheckpointError that carries the file (`path`) and the field (`name`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAME_BYTES = 255
 
 @dataclass(frozen=True)
 class Range:
-    """An annotation: the smallest and the largest value that a number may have, both allowed.
+    """An annotation: the smallest and the largest value that a number may have, both inclusive.
 
     >>> parse(Annotated[int, Range(1)], 3, Path("a.json"))
     3
@@ -45,15 +45,15 @@ class PlainName:
 Share = Annotated[float, Range(0, 1)]
 """A part of a whole, from 0 to 1."""
 Count = Annotated[int, Range(0, 2**63 - 1)]
-"""How many there are of something, 0 or more."""
+"""A number of things, 0 or more."""
 Size = Annotated[int, Range(1, 2**63 - 1)]
-"""Bytes of something that isn't empty."""
+"""A number of bytes of something that isn't empty."""
 FileName = Annotated[str, PlainName()]
 """The name of a file or folder beside the document."""
 
 
 def read(path: Path, remedy: str = REMEDY) -> Any:
-    """The content of a JSON file as dicts, lists and plain values.
+    """Reads a JSON file into dicts, lists and plain values.
 
     `remedy` ends the message. Raises CheckpointError with the code `unreadable` where the file is missing or may not
     be read, and `damaged` where it isn't JSON in UTF-8, or holds NaN, an infinity, a number too long to be read,
@@ -73,7 +73,7 @@ def read(path: Path, remedy: str = REMEDY) -> Any:
 
 
 def parse(kind: type[T] | Any, value: Any, path: Path, remedy: str = REMEDY, within: str = "") -> Any:
-    """`value`, as `read` gives it, as the annotated type `kind`.
+    """Makes the annotated type `kind` of `value`, which `read` returned.
 
     `kind` is a dataclass of such types, a union, a tuple, a list, a mapping with names as keys, a Literal, bool, int,
     float, str, None, Any, or one of those with a Range or PlainName in an Annotated. JSON has one kind of number, so
@@ -229,7 +229,7 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _check_plain(value: Any, level: int = 0) -> None:
-    """Raises ValueError for what JSON's grammar allows and no document of ours holds."""
+    """Raises ValueError for values that JSON's grammar allows and no document of dwindle's holds."""
     if level > _DEEPEST:
         raise ValueError(f"it has more than {_DEEPEST} levels")
     if isinstance(value, float) and not math.isfinite(value):  # 1e999 is read as an infinity

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 
 class DwindleError(Exception):
-    """Something went wrong that the user can act on.
+    """Something went wrong that the user can act on. Exit code 1.
 
-    What a program needs to know of it are fields, so that the sentence may be reworded at any time:
+    What a program needs to know is in fields, so that the sentence may be reworded at any time:
 
         >>> error = UsageError("`seed` is -1: give 0 or more", code="out-of-range", option="seed")
         >>> error.code, error.option, error.exit_code
@@ -45,31 +45,31 @@ class DwindleError(Exception):
 
 
 class UsageError(DwindleError):
-    """The request itself cannot be served: an unknown name, a value out of range, data of the wrong shape."""
+    """The request itself cannot be served: an unknown name, a value out of range, wrong data. Exit code 2."""
 
     exit_code = 2
 
 
 class BudgetMissed(DwindleError):
-    """A limit of size, accuracy or latency does not hold."""
+    """A limit of size, accuracy or latency does not hold, or no pruning can reach a budget. Exit code 3."""
 
     exit_code = 3
 
 
 class ParityFailed(DwindleError):
-    """A file does not compute what the checkpoint it came from computes."""
+    """A file does not compute what the checkpoint it came from computes. Exit code 4."""
 
     exit_code = 4
 
 
 class RuntimeUnavailable(DwindleError):
-    """A figure was asked for that nothing on this machine can measure: never a pass."""
+    """A figure was requested that nothing on this machine can measure. Exit code 5, which is never a pass."""
 
     exit_code = 5
 
 
 class CheckpointError(DwindleError):
-    """A checkpoint is corrupt, truncated, or of a schema this version does not read."""
+    """A checkpoint is damaged, incomplete, or of a schema that this version does not read. Exit code 1."""
 
 
 def one_line(error: BaseException, *, root_cause: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Writes that either happen whole or not at all, and the hashes that tell them apart later."""
+"""Writes that happen whole or not at all, and hashes of what was written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ folder that it replaces, while that is out of the way."""
 
 
 class _Unwritable(DwindleError):
-    """What was to be written, and why it can't be."""
+    """A path cannot be written."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"cannot write {path}: {reason}", code="unwritable", path=path)
@@ -36,7 +36,7 @@ class _Unwritable(DwindleError):
 
 
 def everything(name: str) -> bool:
-    """For `staged`: a folder holds nothing but what dwindle wrote, whatever its name."""
+    """The `ours` of `staged` for a folder that dwindle wrote all of, whatever the name."""
     return True
 
 
@@ -46,8 +46,8 @@ def staged(path: Path, ours: Callable[[str], bool] = everything) -> Iterator[Pat
     when the block ends well, and is removed when it doesn't.
 
     A folder that replaces a folder keeps those of its entries whose name is not `ours`. The two are exchanged in one
-    step where the file system can do that; elsewhere an interruption between the two steps is made good, by
-    `sweep` if need be.
+    step where the file system can do that; elsewhere an interruption between the two steps is repaired, at the latest
+    by `sweep`.
 
     Raises DwindleError where the folder cannot be written; for a link, since what it leads to would be replaced; for a
     device or a pipe, such as /dev/stdout, whose place would be taken by a file; and where a file of the user's has
@@ -76,13 +76,13 @@ def staged(path: Path, ours: Callable[[str], bool] = everything) -> Iterator[Pat
 
 
 def require_writable(path: Path) -> None:
-    """Raises DwindleError where `staged` would: to ask before work whose result has nowhere else to go."""
+    """Raises DwindleError where `staged` would: call it before long work whose result could not be saved."""
     with _scratch(path):
         pass
 
 
 def refuse_link(path: Path) -> None:
-    """Raises UsageError where `path` is a symbolic link: what is written or removed there would be somebody else's."""
+    """Raises UsageError where `path` is a symbolic link, since what it leads to would be overwritten or removed."""
     if path.is_symlink():
         raise UsageError(
             f"{path} is a link, and what it leads to would be replaced: give that path itself, or remove the link",
@@ -92,7 +92,7 @@ def refuse_link(path: Path) -> None:
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Removes what writes that were killed left in `folder`, of `name` or of anything; never that of one at work."""
+    """Removes what killed writes (of `name`, or of anything) left in `folder`, and nothing of a write in progress."""
     import fcntl
 
     for scratch in folder.glob(f"{_SCRATCH}????????"):
@@ -127,7 +127,7 @@ def remove(folder: Path, names: tuple[str, ...]) -> None:
 
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that is gone in the end."""
+    """Makes a scratch folder beside `path` for the block, and removes it afterwards."""
     try:
         refuse_link(path)
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -149,7 +149,7 @@ def _scratch(path: Path) -> Iterator[Path]:
 
 
 def _locked(path: Path) -> tuple[Path, int]:
-    """A new scratch folder, and the lock on it, which the system lets go of when this process ends, however it does."""
+    """Makes a scratch folder and locks it; the system releases the lock when this process ends, even if killed."""
     import fcntl
 
     while True:
@@ -170,7 +170,7 @@ def _locked(path: Path) -> tuple[Path, int]:
 
 
 def _discard(scratch: Path, path: Path) -> None:
-    """Removes a scratch folder, after ending a replacement of the folder `path` that was cut off between its steps."""
+    """Removes a scratch folder, after finishing a replacement of the folder `path` that was interrupted midway."""
     old, new = scratch / _OLD, scratch / _NEW / path.name
     if old.is_dir() and not path.exists():
         (new if new.is_dir() else old).replace(path)  # the new one is whole by then
@@ -280,7 +280,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file that a user wrote; raises UsageError where it can't be read as that."""
+    """Reads a TOML file that a user wrote; raises UsageError where it can't be read as TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -290,7 +290,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def user_cache() -> Path:
-    """Where what can be had again at some cost is kept between runs: `$XDG_CACHE_HOME/dwindle`.
+    """The folder for results that are kept between runs and can be computed again: `$XDG_CACHE_HOME/dwindle`.
 
     Raises DwindleError where neither that variable nor a home folder is known.
     """
@@ -327,5 +327,5 @@ def raw_bytes(path: Path) -> int:
 
 
 def deflated_bytes(path: Path) -> int:
-    """Download size: what the app's zip makes of it, each file deflated at level 9."""
+    """Download size: the bytes of a file or folder in an app's zip, each file deflated at level 9."""
     return sum(len(zlib.compress(file.read_bytes(), 9)) for file in walk(path))

@@ -20,7 +20,7 @@ EXIT_CODES = """exit codes:
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Looks devices up when help is printed: to import all that are registered takes longer than to parse."""
+    """Adds the registered devices to the help when it is printed: importing all of them takes longer than parsing."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.dest not in ("device", "setup"):
@@ -36,7 +36,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Takes no abbreviated flags, and reports an error in a sentence instead of twenty lines of usage."""
+    """A parser that takes no abbreviated flags, and reports an error in a sentence instead of twenty lines of usage."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -84,10 +84,10 @@ class Grammar:
         return made
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """The arguments of a command line. `command` is the name of its command.
+        """Parses a command line; the result's `command` is the name of its command.
 
-        Exits with 2 for words that are none, as argparse does; raises UsageError for a configuration file that is
-        none.
+        Exits with 2 for an unknown option or a wrong value, as argparse does. Raises UsageError for a configuration
+        file that can't be used.
         """
         compress = self.commands["compress"]
         if argv[:1] in (["compress"], ["plan"]):

@@ -19,11 +19,11 @@ class Layer:
 
     name: str
     before: tuple[int, ...]
-    """Its dense shape, output channels first."""
+    """The shape of the dense tensor, output channels first."""
     after: tuple[int, ...]
-    """Its shape now."""
+    """The shape of the tensor now."""
     density: float
-    """Weights that are neither cut nor zero, over the dense ones."""
+    """The share of the dense tensor's weights that are neither cut nor zero."""
 
     @property
     def cut(self) -> bool:
@@ -31,7 +31,7 @@ class Layer:
 
 
 def layers(checkpoint: Checkpoint) -> list[Layer]:
-    """Every weight of two or more dimensions, in the model's order; empty until there are weights."""
+    """Every weight tensor of two or more dimensions, in the model's order; empty before there are weights."""
     after = _matrices(checkpoint, "weights")
     return [
         Layer(

@@ -1,5 +1,7 @@
-"""LiteRT's interpreter set up, once for all that run its files: export, bench, and the emulated ARM64 machine, where
-this file is read alone and imports nothing of dwindle's."""
+"""LiteRT set up in one way for all that run its files: export, bench, and the emulated ARM64 machine.
+
+The emulated machine reads this file alone: it imports nothing of dwindle.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def loaded(path: str, threads: int) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """A file ready to run: from an array per input, a batch of one, to one per output."""
+    """Loads a file, and returns a function from an array per input, a batch of one, to an array per output."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(path, num_threads=threads)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 SEARCH = -2
-"""Stands for the index of a round while AMC searches, so that the time left is measured anew."""
+"""The index of a round that stands for AMC's search, so that the remaining time is measured anew."""
 FLAGS = flags(Request)
 
 
@@ -169,7 +169,7 @@ COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")
 
 
 def row(record: Round, dense: Round) -> tuple[str, ...]:
-    """The cells of a round, one for each of COLUMNS."""
+    """The cells of one round in a table with COLUMNS."""
     smaller = f"{dense.bytes / record.bytes:.1f}×" if record.index and record.bytes and dense.bytes else ""
     change = f" ({record.validation - dense.validation:+.2f})".replace("-", "−") if record.index else ""
     return (

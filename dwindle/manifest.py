@@ -1,4 +1,4 @@
-"""The manifest beside an exported file: where export's knowledge of it ends and bench's begins."""
+"""The manifest beside an exported file: what export knows of the file and bench needs to know."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROLES = ("net.", "dense.")
 """What the names of exported files begin with."""
 _REMEDY = "run `dwindle export` again"
 _INFLATED = 1.1
-"""How much larger a file is whose weights were unpacked, at the least: packing that saves less isn't worth a word."""
+"""A file that is this many times larger than it was exported is taken for one whose weights were unpacked."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class File:
     name: FileName
     sha256: str
     bytes: Size
-    """Installed size."""
+    """Installed size in bytes."""
     deflated_bytes: Size
-    """Each file deflated at level 9, as an app store's zip does."""
+    """Download size in bytes: each file deflated at level 9, as an app store's zip does."""
 
     @classmethod
     def of(cls, path: Path) -> File:
@@ -39,21 +39,21 @@ class File:
 
 @dataclass(frozen=True)
 class Parity:
-    """How an exported file was compared with the network it came from. None: could not be run here."""
+    """How an exported file was compared with the network it came from. Figures are None where it can't be run here."""
 
     max_abs: Annotated[float, Range(0)] | None
     """Largest absolute difference of any output."""
     relative: Annotated[float, Range(0)] | None
-    """The same, over the largest absolute value of the reference's outputs."""
+    """`max_abs` over the largest absolute value of the reference's outputs."""
     tolerance: Annotated[float, Range(0)] | None
-    """What `relative` had to stay under, from the file's precision."""
+    """The most that `relative` was allowed to be, which follows from the file's precision."""
     top1_agreement: Share | None
-    """Share of samples whose largest output is the same one."""
+    """Share of samples whose largest output is the same in both."""
     samples: Count
     weights_equal: Count | None
     """Tensors read back from the file and found bit-equal; None where the format keeps them out of reach."""
     not_run: str | None = None
-    """Why the outputs were not compared, where they weren't."""
+    """Why the outputs were not compared; None where they were."""
     run_by: str | None = None
     """What ran the file, where that was not the format's own runtime."""
 
@@ -65,10 +65,10 @@ class Quality:
     sqnr: float | None
     """Signal to quantisation noise of the outputs, in decibels; None where they are equal."""
     top1_agreement: Share
-    """Share of samples whose largest output is the same one."""
+    """Share of samples whose largest output is the same in both."""
     samples: Count
     tensors: dict[str, float]
-    """The same ratio for each tensor that was changed, by its name in the network as it ships."""
+    """Signal to quantisation noise of each tensor that was changed, by its name in the network as it ships."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,12 @@ class Breakdown:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One target's export: the compressed network's file and, for comparison, the dense network's."""
+    """One target's export: the compressed network's file and, for comparison, the dense network's.
+
+    >>> manifest = Manifest.read(Path("net.dwindle/exports/onnx"))
+    >>> format_bytes(manifest.file.bytes), format_bytes(manifest.dense.bytes), manifest.parity.samples
+    ('24.9 KB', '311 KB', 64)
+    """
 
     target: str
     precision: str
@@ -108,14 +113,14 @@ class Manifest:
     parity: Parity
     versions: dict[str, str]
     dense_precision: str | None = None
-    """Of the dense file; None: the same."""
+    """The precision of the dense file; None where it is that of the compressed file."""
     quality: Quality | None = None
-    """None for a precision that keeps fp32 as it is."""
+    """What the precision cost; None for one that keeps fp32 as it is."""
     download: File | None = None
     """The file compressed as a whole, for an app that unpacks it when it first starts; None where zeros are packed in
     the file itself."""
     packing: str = "auto"
-    """`none` where it was asked that zeros be stored like any weight."""
+    """`none` where zeros were to be stored like any other weight, else `auto`."""
     calibration_samples: Count | None = None
     """How many samples set the ranges of activations; None where those aren't rounded."""
     breakdown: Breakdown | None = None
@@ -123,8 +128,10 @@ class Manifest:
 
     @property
     def fetched(self) -> tuple[int, str | None]:
-        """Bytes of the compressed file as a device downloads it: deflated, or compressed as a whole where that is
-        smaller, and then under which name."""
+        """The bytes of the compressed file that a device downloads, and the name of `download` where that is the file.
+
+        The name is None where the deflated file is smaller, or `download` is None.
+        """
         if self.download and self.download.bytes < self.file.deflated_bytes:
             return self.download.bytes, self.download.name
         return self.file.deflated_bytes, None
@@ -138,7 +145,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Reads a manifest and checks that the files are the ones it describes.
+        """Reads the manifest in `folder` and checks that the files are the ones it describes.
 
         Raises CheckpointError naming what is missing or altered.
         """
@@ -150,14 +157,14 @@ class Manifest:
 
     @classmethod
     def parsed(cls, folder: Path) -> Manifest:
-        """Reads a manifest without looking at its files; raises CheckpointError where it can't be."""
+        """Reads a manifest without looking at its files; raises CheckpointError where that fails."""
         path = folder / NAME
         manifest: Manifest = parse(cls, read_sealed_json(path, _REMEDY), path, _REMEDY)
         return manifest
 
 
 def written(folder: Path) -> Callable[[str], bool]:
-    """Whether a name in a target's folder is of something that an export wrote; all else there is the user's own."""
+    """A function that says of a name in a target's folder whether an export wrote it; all else is the user's own."""
     if not (folder / NAME).exists():
         return lambda name: name.startswith(_ROLES) and name.endswith(".rejected")
     try:
@@ -168,7 +175,7 @@ def written(folder: Path) -> Callable[[str], bool]:
 
 
 def altered(folder: Path, file: File) -> str | None:
-    """What has become of an exported file, in a sentence; None: it is as it was."""
+    """A sentence about how an exported file has changed since; None where it hasn't."""
     path = folder / file.name
     if not path.exists():
         return f"{path} is missing: {_REMEDY}"

@@ -30,7 +30,7 @@ class Kind:
     """How the text of an option becomes its value, and a value text: `read(write(value)) == value`."""
 
     read: Callable[[str], Any]
-    """Raises UsageError or ValueError for text that is no value of this kind."""
+    """Makes the value of a text; raises UsageError or ValueError for text that is no value of this kind."""
     write: Callable[[Any], str] = str
     metavar: str | None = None
 
@@ -43,9 +43,9 @@ SHARE = Kind(parse_share, format_share, "SHARE")
 SHARE_OR_ZERO = Kind(partial(parse_share, zero=True), format_share, "SHARE")
 MACS = Kind(parse_macs, format_macs, "MACS")
 SWITCH = Kind(bool)
-"""Has no text: `--name` turns it on and `--no-name` off."""
+"""A switch, which has no text: `--name` turns it on and `--no-name` off."""
 PATTERNS = Kind(str, metavar="PATTERN")
-"""One or more texts, a tuple as a value."""
+"""One or more texts; the value is a tuple."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,21 @@ class Option:
     """What is known of one option."""
 
     name: str
-    """The field's, and its key in Python."""
+    """The name of the dataclass field, which is the option's name in Python."""
     default: Any
-    """None for a required one, as for one that is left to something else."""
+    """The default value; None where the option is required, or where the default depends on other options."""
     help: str
     """A sentence that can be understood alone. It names other options as their fields, in backticks."""
     kind: Kind
     flag: str
-    """`--prune-per-round`; the name itself where it is positional."""
+    """The flag, such as `--prune-per-round`; the name itself where it is positional."""
     metavar: str | None
     group: str | None
     """The title of the group that help lists it in."""
     unset: str | None
-    """What it is where it isn't given, in words; None: its default as it would be written."""
+    """What holds where it isn't given, in words for its help; None: its default, as it would be written."""
     recorded: bool
-    """Whether a checkpoint records it: a resumed run must have the same."""
+    """Whether a checkpoint records it, so that a resumed run must have the same value."""
     bare: str | None
     """The value of a flag that is given without one; None where that is an error."""
     positional: bool
@@ -98,9 +98,9 @@ def option(
     bare: str | None = None,
     positional: bool = False,
 ) -> Any:
-    """A dataclass field that is an option; the arguments are the members of `Option`.
+    """Declares a dataclass field that is an option; the arguments are the members of `Option`.
 
-    flag: without its dashes, where it isn't the field's name.
+    flag: the flag without its dashes, where it isn't the field's name.
     """
     metadata = {
         "help": help,
@@ -117,7 +117,7 @@ def option(
 
 
 def options(declared: type) -> Iterator[Option]:
-    """The options of a dataclass, in the order of its fields; a field that isn't made by `option` is none."""
+    """The options of a dataclass, in the order of its fields; fields that `option` did not make are left out."""
     for each in fields(declared):
         if _KEY in each.metadata:
             yield _option(each)
@@ -201,12 +201,12 @@ def _text(each: Option, value: Any) -> str:
 
 
 def as_flags(sentence: str, flags: Mapping[str, str]) -> str:
-    """A sentence whose options, named as fields in backticks, are named as their flags: `` `size` `` as `--size`."""
+    """Replaces options that a sentence names as fields in backticks by their flags: `` `size` `` as `--size`."""
     return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), sentence)
 
 
 def _reader(kind: Kind) -> Callable[[str], Any]:
-    """The kind's own, such that argparse prints the sentence of what it raises."""
+    """The kind's `read`, in a form of which argparse prints the message of a UsageError."""
 
     def read(text: str) -> Any:
         try:

@@ -16,14 +16,14 @@ from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
 from dwindle.options import PATTERNS, options
 
 WEIGHTS = "FILE"
-"""Stands for the path of a file of weights, of which a checkpoint records the content's hash alone."""
+"""Stands for the path of a file of weights, since a checkpoint records only the hash of its content."""
 
 
 def requested(origin: Mapping[str, Any]) -> Request:
     """The request that makes a checkpoint of this origin: `resolve(requested(origin)).origin == origin`.
 
     Options that the recipe, the method or the data set would set to the same value are left unset. The path of
-    weights isn't recorded, and is WEIGHTS. Raises CheckpointError where a value is none that an option can have.
+    weights isn't recorded: WEIGHTS stands for it. Raises CheckpointError for a value that its option can't have.
     """
     values = _values(origin, Request)
     recipe = RECIPES.get(str(values.get("recipe")), PLAIN)
@@ -55,7 +55,7 @@ def requested(origin: Mapping[str, Any]) -> Request:
 def command_line(origin: Mapping[str, Any], out: Path | str) -> list[str]:
     """The command that makes a checkpoint of this origin in `out`, quoted for a shell, an option per entry.
 
-    Raises CheckpointError where a value is none that an option can have.
+    Raises CheckpointError for a value that its option can't have.
     """
     request = requested(origin)
     try:

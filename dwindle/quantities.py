@@ -59,7 +59,7 @@ def format_macs(macs: float) -> str:
 
 
 def _decimal(number: float) -> str:
-    """Without an exponent, and without a fraction where there is none."""
+    """Formats a number without an exponent, and without a fraction if it is whole."""
     text = f"{Decimal(repr(float(number))):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -71,7 +71,7 @@ def parse_count(text: str) -> float | None:
 
 
 def within(value: float, limit: float) -> bool:
-    """Whether a value is at most its limit, up to what subtracting leaves: 97.3 - 96.3 is not 1.0."""
+    """Whether a value is at most its limit, up to the rounding error of a subtraction: 97.3 - 96.3 is not 1.0."""
     return value <= limit + 1e-9
 
 
@@ -86,7 +86,7 @@ def format_bytes(size: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """`47 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Formats a time: `47 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -96,6 +96,6 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_names(names: Collection[str], most: int = 4) -> str:
-    """The first of them, in their order: `conv1, conv2 and 7 more`."""
+    """Joins the first few names, in their order: `conv1, conv2 and 7 more`."""
     listed = ", ".join(islice(names, most))
     return f"{listed} and {len(names) - most} more" if len(names) > most else listed

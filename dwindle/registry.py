@@ -15,7 +15,7 @@ def names(group: str) -> list[str]:
 
 
 def resolve(group: str, name: str, what: str) -> Any:
-    """The object registered as `name`; `what` says what it is, for the message.
+    """The object registered as `name`; `what` says what it is (`target`, `score`), for the message.
 
     Raises UsageError for an unknown name, with the nearest known one.
     """

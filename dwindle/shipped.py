@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shipped:
-    """An exported network."""
+    """One export of a checkpoint, and whether its files are still what was exported."""
 
     path: Path
     precision: str
     encoding: str
     bytes: int
-    """Installed, when it was exported."""
+    """Installed bytes of the compressed file when it was exported."""
     download: int
-    """Deflated, or compressed as a whole where that is smaller."""
+    """Bytes to download: the file deflated, or compressed as a whole where that is smaller."""
     download_name: str | None
-    """Of the file that is compressed as a whole, where that is what is downloaded."""
+    """The name of the file compressed as a whole, where that is what is downloaded; else None."""
     dense_bytes: int
-    """Of the dense file beside it, installed."""
+    """Installed bytes of the dense file beside it."""
     altered: tuple[str, ...]
     """A sentence for each file of this export that is no longer what was exported."""
 
@@ -60,7 +60,7 @@ def shipped(exports: Path) -> tuple[list[Shipped], list[str]]:
 
 
 def shipped_table(found: Sequence[Shipped]) -> Table:
-    """A row per export; `smaller` than the dense file beside it."""
+    """A table with a row per export, and how many times smaller it is than the dense file beside it."""
     from rich.table import Table
     from rich.text import Text
 

@@ -14,6 +14,15 @@ Split = Literal["train", "validation", "test"]
 class Task(Protocol):
     """A way to train a network and to judge it.
 
+        class Loop:
+            def fit(self, model, *, start, on_step): ...  # calls on_step(loss) after each optimizer.step()
+            def evaluate(self, model, split): ...
+            def example_inputs(self): ...
+
+        compress(Request("my_code:net", task={"task": "my_code:Loop"}, density=0.1), "net.dwindle")
+
+    `examples/plain_loop.py` is one that runs.
+
     `fit`, `evaluate` and `example_inputs` are required; `dwindle.models.checked_task` checks all that is listed here,
     and a name that is nearly one of these is refused as a misspelling.
 

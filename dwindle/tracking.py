@@ -1,4 +1,4 @@
-"""Where a run's figures go besides the screen: `history.jsonl` always, and whatever tracker is asked for.
+"""Where a run's figures go besides the screen: `history.jsonl` always, and whatever tracker is given.
 
 The horizontal axis counts thousandths of a round, so that it goes on where a resumed run does and lies alike
 under every method: the dense training is 0 to 1000, the first retraining 1000 to 2000.
@@ -21,22 +21,22 @@ from dwindle.registry import unknown_name
 
 
 class Tracker(Protocol):
-    """Takes figures as a run makes them. What it raises once training runs is noted, and it is asked no more."""
+    """Receives the figures of a run. One that raises once training runs is noted, and isn't called again."""
 
     def begin(self, name: str, origin: Mapping[str, Any]) -> None:
-        """A run begins, or goes on: then the rounds so far are logged again. `origin`: what makes it what it is."""
+        """Called when a run begins or resumes; the rounds so far are then logged again. origin: the run's options."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Figures by name at a step: `loss` while training; at a round's end what the checkpoint records of it."""
+        """Receives figures by name: `loss` while training, and at a round's end what the checkpoint records of it."""
 
     def end(self) -> None:
-        """The run has ended, well or not."""
+        """Called when the run has ended, well or not."""
 
 
 def tracker(spec: str) -> Tracker:
-    """`tensorboard:DIR`, `mlflow:URI` or `trackio:PROJECT`.
+    """Makes the tracker of a spec: `tensorboard:DIR`, `mlflow:URI` or `trackio:PROJECT`.
 
-    Raises UsageError for another, one without its place, or one whose extra isn't installed.
+    Raises UsageError for another kind, a spec without its place, or a kind whose extra isn't installed.
     """
     kind, _, place = spec.partition(":")
     if kind not in TRACKERS:
@@ -56,7 +56,7 @@ def tracker(spec: str) -> Tracker:
 
 
 class JsonLines:
-    """A line per entry, appended. What follows a `begin` is complete, so the last one is where to read from."""
+    """Appends a line per entry to a file. What follows a `begin` is complete: read from the last one on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,7 +78,7 @@ class JsonLines:
         self._append({"event": "end"})
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        """One write to the end of the file: a line is there whole, or what a full disk left of it is mended later."""
+        """Appends a line in one write: it is there whole, or what a full disk left of it is removed later."""
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}) + "\n"
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -93,7 +93,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files in a folder of the run's name."""
+    """Writes TensorBoard's event files to a folder named like the run."""
 
     PLACE = "DIR"
 
@@ -116,7 +116,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run in the experiment `dwindle` of a tracking server or folder; one that is resumed is a run of its own."""
+    """Logs to MLflow: a run in the experiment `dwindle` of a server or folder; a resumed run is another one there."""
 
     PLACE = "URI"
 
@@ -141,7 +141,7 @@ class MLflow:
 
 
 class Trackio:
-    """A run in a project of Hugging Face's local tracker."""
+    """Logs to a run in a project of Trackio, Hugging Face's local tracker."""
 
     PLACE = "PROJECT"
 

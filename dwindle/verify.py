@@ -1,6 +1,6 @@
-"""What of a checkpoint is whole: every byte of it, of its rounds, exports and measurements, is read and compared.
+"""Verifies a checkpoint: every byte of it, of its rounds, exports and measurements is read and compared with its hash.
 
-That all is whole means that nothing was damaged since it was written. It does not tell who wrote it: whoever changes a
+If all is whole, nothing was damaged since it was written. That says nothing about who wrote it: whoever changes a
 checkpoint can seal it again.
 """
 
@@ -31,17 +31,17 @@ class Part:
     """Its path in the checkpoint."""
     bytes: int
     damage: str | None
-    """What is wrong with it, in a sentence; None: it is whole."""
+    """What is wrong with it, in a sentence; None where it is whole."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` found."""
+    """What `verify` found in a checkpoint."""
 
     path: Path
     parts: tuple[Part, ...]
     others: tuple[str, ...]
-    """Files in the checkpoint's folder that dwindle has no hash of, such as a report: nothing is said about them."""
+    """Files in the checkpoint's folder that dwindle keeps no hash of, such as a report."""
 
     @property
     def whole(self) -> bool:
@@ -82,7 +82,7 @@ def verify(path: Path | str) -> Verified:
 
 
 def verify_table(found: Verified) -> Table:
-    """A row per part, and one for what nothing is known about."""
+    """A table with a row per part, and a row for each file without a hash."""
     from rich.table import Table
     from rich.text import Text
 
@@ -118,7 +118,7 @@ def _sealed(folder: Path, name: str, root: Path) -> Iterator[Part]:
 
 
 def _network(path: Path) -> Iterator[Part]:
-    """What can only be told from several files: that the masks fit the weights, and that nothing is missing."""
+    """Checks what takes several files: that the masks fit the weights, and that nothing is missing."""
     try:
         opened = Checkpoint.load(path)
     except CheckpointError as error:

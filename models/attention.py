@@ -132,8 +132,12 @@ def _windows(x: Tensor, rows: int, columns: int) -> Tensor:
 
 @dataclass(frozen=True)
 class StandIn:
-    """For a class: what takes its place, its projection to queries, keys and values, [3 * heads * head_dim, width],
-    the width that its attributes still tell, and the name of the one that counts heads."""
+    """A library's class of attention layers, and the class that stands in for it where heads are missing.
+
+    original: the library's class. slim: the class that stands in. projection: a layer's weight that makes queries,
+    keys and values, [3 * heads * head_dim, width]. width: the width that the layer's attributes tell. heads: the name
+    of the attribute that counts heads.
+    """
 
     original: type[nn.Module]
     slim: type[nn.Module]
@@ -171,8 +175,8 @@ def _heads(qkv: Tensor, dim: int) -> tuple[Tensor, ...]:
 
 def slim(module: nn.Module) -> None:
     """Brings the number of heads of an attention layer in line with its weights, in place: a layer with heads missing
-    becomes one of the class that stands in for its own. To be called while its attributes, and those of the layers
-    inside it, still tell the sizes it had.
+    becomes one of the class that stands in for its own. Call it while its attributes, and those of the layers inside
+    it, still tell the sizes it had.
 
     Layers of other classes, and layers with all they had, stay as they are.
     """

@@ -11,7 +11,7 @@ def crop_and_flip(images: Tensor, *, pad: int, flip: bool, generator: Generator 
     """Shifts each image by up to `pad` pixels each way (what enters is zero), mirrors half of them if `flip`.
 
     Shapes: (N, C, H, W) of any type, on the generator's device → the same. One gather: each output pixel's
-    source row and column follow from the image's draw. generator: None for the device's own.
+    source row and column follow from the image's draw. generator: what is drawn from; None: the device's own.
     """
     count, _, height, width = images.shape
     device = images.device

@@ -15,7 +15,7 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: float, tensors: Mapping[str, Tensor] | None = None) -> None:
-        """`tensors` is a saved average to go on from; None begins with the present weights."""
+        """Begins with the present weights, or with `tensors`, a saved average. decay: what an update leaves of it."""
         self.decay = decay
         self.live = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
         start = self.live if tensors is None else tensors

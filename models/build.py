@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What is needed to build a network again."""
+    """What is needed to build a network again.
+
+    >>> spec = ModelSpec("zoo:resnet8", classes=10, input_shape=(1, 8, 8))
+    >>> sum(weight.numel() for weight in dwindle.models.build.build(spec).parameters())
+    77754
+    """
 
     spec: str
     """`zoo:NAME`, `torchvision:NAME` or `package.module:factory`."""

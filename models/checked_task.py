@@ -109,7 +109,7 @@ class CheckedTask:
 
     def __init__(self, given: Task) -> None:
         self.given = given
-        """What the user wrote."""
+        """The user's own task."""
         own = [name for name in dir(given) if not name.startswith("_")]
         for name in REQUIRED:
             if not callable(self._member(name)):
@@ -221,7 +221,7 @@ class CheckedTask:
         return _batch("training_inputs", found)
 
     def labels(self, split: Split) -> Tensor | None:
-        """(N,): the class of each sample, in `evaluate`'s order; None where the task has no labels."""
+        """The class of each sample, (N,), in `evaluate`'s order; None where the task has no labels."""
         if not self.has("labels"):
             return None
         with users_code("labels", f" on the {split} split"):
@@ -229,33 +229,33 @@ class CheckedTask:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the scores of the classes stand for, in their order."""
+        """The names of the classes, in the order of the scores; None where the task has none."""
         found = self._value("class_names")
         return None if found is None else tuple(found)
 
     @property
     def normalization(self) -> tuple[Tensor, Tensor] | None:
-        """The mean and the standard deviation of each channel of an image, on the scale of 0 to 255."""
+        """The mean and the standard deviation of each channel of an image, from 0 to 255; None where unknown."""
         return self._value("normalization")  # type: ignore[no-any-return]
 
     @property
     def metric(self) -> str:
-        """The name of what `evaluate` returns."""
+        """The name of what `evaluate` returns; `accuracy` where the task has none."""
         return self._value("metric")  # type: ignore[no-any-return]
 
     @property
     def steps(self) -> int | None:
-        """How many optimizer steps the whole schedule has."""
+        """The number of optimizer steps of the whole schedule; None where the task doesn't say."""
         return self._value("steps")  # type: ignore[no-any-return]
 
     @property
     def classes(self) -> int | None:
-        """How many outputs a model of this task has."""
+        """The number of outputs of a model of this task; None where the task doesn't say."""
         return self._value("classes")  # type: ignore[no-any-return]
 
     @property
     def origin(self) -> Mapping[str, Any] | None:
-        """The options that `dwindle.models.tasks.make_task` makes the same task from."""
+        """The options from which `dwindle.models.tasks.make_task` makes the same task; None where the task has none."""
         return self._value("origin")  # type: ignore[no-any-return]
 
     def _member(self, name: str) -> Any:
@@ -293,9 +293,9 @@ class CheckedTask:
 
 @contextmanager
 def users_code(member: str, context: str = "") -> Iterator[None]:
-    """Around code of the task's `member`: what it raises becomes a DwindleError with the line that raised it.
+    """Runs code of the task's `member` in the block; what it raises becomes a DwindleError that names the line.
 
-    context: what the message adds, from a space or a semicolon on.
+    context: what the message adds, beginning with a space or a semicolon.
     """
     try:
         yield

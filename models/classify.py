@@ -31,10 +31,15 @@ SHOWN, NUMBERS = 2048, 2**25
 
 
 class ImageClassification:
-    """A `dwindle.task.Task` with all its optional members.
+    """The built-in task: a `dwindle.task.Task` with all its optional members.
 
-    It trains and judges on a GPU where there is one, and leaves the model where it was. Two runs of one spec on one
-    machine do the same arithmetic on a CPU.
+        >>> task = ImageClassification(TaskSpec("digits", epochs=3), datasets.load("digits"))
+        >>> task.steps, task.classes
+        (24, 10)
+
+    spec: the options. splits: the data, as `dwindle.models.datasets.load` returns it. The task trains and judges on a
+    GPU where there is one, and leaves the model where it was. Two runs of one spec on one machine do the same
+    arithmetic on a CPU.
     """
 
     def __init__(self, spec: TaskSpec, splits: Splits) -> None:
@@ -78,7 +83,7 @@ class ImageClassification:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What the logits stand for, in their order."""
+        """The names of the classes, in the order of the logits."""
         return self.splits.classes
 
     @property
@@ -89,7 +94,7 @@ class ImageClassification:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps in the whole schedule. The last batch of an epoch is left out if it isn't full."""
+        """The number of optimizer steps in the whole schedule. An epoch's last batch is left out unless full."""
         return self.spec.epochs * self._batches.per_epoch
 
     def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None], last_lr: bool = False) -> None:
@@ -310,7 +315,7 @@ def _on(device: torch.device, model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Every module in one mode, and each back in its own afterwards."""
+    """Puts every module into one mode for the block, and each back into its own afterwards."""
     before = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
     for module in before:
         module.training = training

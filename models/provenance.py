@@ -14,7 +14,7 @@ SECONDS = 5
 
 
 def code_state(spec: str) -> str:
-    """The file of `package.module:factory`: the start of its SHA-256, and git's commit where it is under git.
+    """The version of the file of `package.module:factory`: the start of its SHA-256, and git's commit if there is one.
 
     Raises UsageError where there is no such factory.
     """

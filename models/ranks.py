@@ -60,7 +60,7 @@ def rank() -> int:
 
 
 def world() -> int:
-    """How many ranks work together: 1 within what the first does alone (`broadcast_from_first`)."""
+    """The number of ranks that work together: 1 within what the first rank does alone (`broadcast_from_first`)."""
     return distributed.get_world_size() if distributed.is_initialized() and not _alone else 1
 
 

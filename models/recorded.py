@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 FIRST = 3
-"""Steps that run before one is recorded: libraries choose their kernels, and the optimizer makes its momentum."""
+"""How many steps run before one is recorded: libraries choose their kernels, and the optimizer makes its momentum."""
 
 Step = Callable[[Tensor, Tensor, "float | Tensor"], Tensor]
 """Trains on images and labels at a learning rate, and returns the loss."""
@@ -21,8 +21,8 @@ Step = Callable[[Tensor, Tensor, "float | Tensor"], Tensor]
 class Recorded:
     """A step on one GPU. Each replay runs the recorded kernels on new inputs, of the same shapes.
 
-    What the step decides in Python is decided once for all. A step that has to wait for a value from the GPU can't be
-    recorded, and runs as it is.
+    What the step decides in Python is decided once and for all. A step that has to wait for a value from the GPU can't
+    be recorded, and runs as it is.
     """
 
     def __init__(self, step: Step, device: torch.device) -> None:
@@ -46,7 +46,7 @@ class Recorded:
         return self.loss
 
     def _as_it_is(self, images: Tensor, labels: Tensor) -> Tensor:
-        """On the stream of the recording: autograd remembers which one a parameter's gradients are added up on."""
+        """Runs a step on the recording's stream, as autograd remembers which stream adds up a parameter's gradients."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             loss = self.step(images, labels, self.rate)

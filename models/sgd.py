@@ -12,7 +12,7 @@ from dwindle.errors import CheckpointError
 
 
 def sgd(model: nn.Module, *, lr: float, momentum: float, weight_decay: float, nesterov: bool) -> torch.optim.SGD:
-    """A fresh optimizer of the trainable parameters, its steps fused into one kernel where that is safe."""
+    """Makes an optimizer of the trainable parameters, its steps fused into one kernel where that is safe."""
     return torch.optim.SGD(
         _trainable(model),
         lr=lr,
@@ -30,7 +30,7 @@ def belongs(optimizer: torch.optim.Optimizer, model: nn.Module) -> bool:
 
 
 def momentum_of(optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """A copy of the momentum by its parameters' names; without those that have none yet."""
+    """A copy of the momentum by its parameters' names; parameters that have none yet are left out."""
     return {
         name: buffer.detach().clone()
         for group in optimizer.param_groups
@@ -58,9 +58,11 @@ def take_momentum(optimizer: torch.optim.SGD, model: nn.Module, momentum: Mappin
 
 @contextmanager
 def placed(model: nn.Module, optimizer: torch.optim.SGD, device: torch.device) -> Iterator[None]:
-    """Weights and momentum on `device`, in the layout that trains faster there; afterwards back where they were, in the
-    usual layout, since which kernel runs depends on it and a network must not evaluate otherwise once it has been saved
-    and loaded."""
+    """Moves weights and momentum to `device` for the block, in the layout that trains faster there.
+
+    Afterwards they are back where they were, in the usual layout: which kernel runs depends on it, and a network must
+    evaluate to the same figures once it has been saved and loaded.
+    """
     home = next(model.parameters()).device
 
     def place(where: torch.device, memory_format: torch.memory_format) -> None:
@@ -84,8 +86,11 @@ def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def _fusible(model: nn.Module) -> bool:
-    """The fused step walks through a parameter's memory and its momentum's from end to end, and checks nothing: of
-    a parameter that is a view with gaps it changes what isn't the parameter's (seen in torch 2.14, on the CPU)."""
+    """Whether the fused step is safe for every trainable parameter.
+
+    It walks through a parameter's memory and its momentum's from end to end, and checks nothing: of a parameter that
+    is a view with gaps it changes what isn't the parameter's (seen in torch 2.14, on the CPU).
+    """
     return all(
         parameter.device.type in ("cpu", "cuda")
         and (parameter.is_contiguous() or (parameter.dim() == 4 and _is_channels_last(parameter)))

@@ -16,9 +16,12 @@ TRAINING = "how to train"
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """Enough to make the built-in task anew. The optimizer's defaults are those of Renda et al. 2020 for CIFAR.
+    """The options of the built-in task. The optimizer's defaults are those of Renda et al. 2020 for CIFAR.
 
-    Raises UsageError for a value out of range.
+        >>> TaskSpec("fashion-mnist", epochs=30, schedule="cosine", augment=0.5)
+
+    The help of each option says what it means. `make_task` fills in what a data set wants. Raises UsageError for a
+    value out of range.
     """
 
     data: str = option(
@@ -123,7 +126,7 @@ class TaskSpec:
         group=TRAINING,
         unset="no average",
     )
-    """The average is what is judged, saved, pruned and trained on; the momentum stays that of the steps."""
+    """The average is what is judged, saved, pruned and trained further; the momentum stays that of the steps."""
     compile: bool = option(
         False,
         kind=SWITCH,
@@ -139,8 +142,8 @@ class TaskSpec:
         group=TRAINING,
     )
     seed: int = 0
-    """Of the order of samples, their augmentation and dropout; the initial weights are the model's affair. On the
-    command line this is the request's own seed."""
+    """The seed of the order of samples, their augmentation and dropout, but not of the initial weights. On the command
+    line it is that of the request."""
 
     def __post_init__(self) -> None:
         check(self.schedule, self.warmup)
@@ -173,4 +176,4 @@ DATA_SET_OPTIONS: dict[str, dict[str, Any]] = {
     },
     "fashion-mnist": {"epochs": 10, "schedule": "cosine", "warmup": 0.1, "crop": 2},
 }
-"""Where a data set wants something other than TaskSpec's own defaults."""
+"""The options of a data set that differ from TaskSpec's own defaults."""

@@ -17,13 +17,13 @@ from dwindle.quantities import format_names
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """All that is needed beside the description: every parameter and buffer by name, also those buffers that a
-    state_dict leaves out. A tensor with several names is listed once."""
+    """Every parameter and buffer by name, also buffers that a state_dict leaves out: what `rebuild` needs beside the
+    description. A tensor with several names is listed once."""
     return {name: tensor.detach() for name, tensor in _named(module).items()}
 
 
 def describe(module: nn.Module, fresh: nn.Module) -> dict[str, Any]:
-    """What became of `fresh`, for JSON, each part with only what differs:
+    """Describes how `module` differs from `fresh`, for JSON:
 
         attributes  {layer: {name: int or [int]}}
         shapes      {tensor: [int]}

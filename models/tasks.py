@@ -30,7 +30,7 @@ def make_task(spec: Mapping[str, Any]) -> CheckedTask:
     Raises UsageError for an option that doesn't exist or a factory that doesn't make a `dwindle.Task`.
 
         >>> make_task({"data": "digits", "epochs": 3}).steps
-        57
+        48
     """
     options = {key: value for key, value in spec.items() if value is not None}
     if "task" in options:
@@ -77,7 +77,7 @@ def restore_task(checkpoint: Checkpoint, trust: Trust = False) -> CheckedTask:
 
 def _users_own(spec: str, options: dict[str, Any]) -> CheckedTask:
     taken = parameters(load_factory(spec, "task"))
-    # A seed is offered to everyone; whatever else was asked for must not be dropped in silence.
+    # A seed is offered to everyone; any other option must not be ignored in silence.
     if ignored := sorted(options.keys() - taken - {"seed"}):
         raise UsageError(
             f"the task {spec!r} has no parameter {', '.join(ignored)}: leave that out, or add it to the factory",

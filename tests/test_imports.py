@@ -1,4 +1,4 @@
-"""No module of the package imports itself through others, be it inside of a function."""
+"""No module of the package imports itself through others, be it inside of a function, and rooms import one way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from pathlib import Path
 import dwindle
 
 PACKAGE = Path(dwindle.__file__).parent
+ROOMS = {
+    "models": {"models"},
+    "export": {"models", "export"},
+    "compress": {"models", "export", "compress"},
+    "bench": {"models", "bench"},
+}
+"""The rooms that each room may import. All of them may import the base, the modules of dwindle/ that are not FACE."""
+FACE = {"__main__", "cli", "demo", "grammar", "live", "origin", "verify"}
+"""The modules of dwindle/ itself that may import every room."""
+TO_FACE = {("bench.views.page", "origin")}
+"""What a room may import of the face: the report prints the command that makes a checkpoint."""
 
 
 def _files() -> dict[str, Path]:
@@ -68,3 +79,17 @@ def test_there_are_no_cycles() -> None:
     known = _files()
     graph = {name: set(_imported(path, known)) for name, path in known.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules of a cycle
+
+
+def test_rooms_import_one_way() -> None:
+    known, wrong = _files(), []
+    for name, path in known.items():
+        for other in _imported(path, known):
+            room, of = name.partition(".")[0], other.partition(".")[0]
+            if room in ROOMS:
+                fine = of in ROOMS[room] or (of not in ROOMS and (of not in FACE or (name, other) in TO_FACE))
+            else:
+                fine = room in FACE or (of not in ROOMS and of not in FACE)
+            if not fine:
+                wrong.append(f"{name} imports {other}")
+    assert not wrong

@@ -34,7 +34,7 @@ class Adb(Transport):
     """The one folder that adb's shell may both write and run programs in."""
 
     def command(self, words: Sequence[str], variables: Mapping[str, str] | None = None) -> list[str]:
-        """-T: no terminal, which would change bytes on their way."""
+        """The command runs with -T, without a terminal, which would change bytes in transit."""
         return [*self._adb, "shell", "-T", line(words, variables)]
 
     def run(self, words: Sequence[str], given: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
@@ -87,8 +87,8 @@ class AdbBoard(Board):
 
     @classmethod
     def found(cls) -> str:
-        asked = subprocess.run(["adb", "version"], capture_output=True, text=True, check=False)
-        number = asked.stdout.strip().splitlines()[:1]
+        answer = subprocess.run(["adb", "version"], capture_output=True, text=True, check=False)
+        number = answer.stdout.strip().splitlines()[:1]
         return f"{number[0] if number else 'adb'}: what `adb devices` lists is a device"
 
     @classmethod
@@ -102,7 +102,7 @@ class AdbBoard(Board):
 
 
 def _supplied(board: Board) -> Program:
-    """The user's own build of the runner: Android's C library isn't that of the wheel's libraries."""
+    """Installs the user's own build of the runner: the wheel's libraries need another C library than Android's."""
     path = os.environ.get(RUNNER)
     if not path:
         raise RuntimeUnavailable(

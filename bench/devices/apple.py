@@ -26,7 +26,7 @@ MAC = "mac"
 
 
 def connected(name: str) -> Any:
-    """coremltools' own `Device` of that name or UDID; raises RuntimeUnavailable where this Mac has no such one."""
+    """coremltools' own `Device` of that name or UDID; raises RuntimeUnavailable where this Mac has none."""
     from coremltools.models.ml_program.experimental.remote_device import Device, DeviceState
 
     here = [device for device in Device.get_devices() if device.state == DeviceState.CONNECTED]
@@ -95,5 +95,5 @@ class InCoreML(Launcher):
         return Apple.check()
 
     def launch(self, path: Path, threads: int) -> Launch:
-        """`threads` means nothing to Core ML, which schedules itself."""
+        """Starts the benchmarker. `threads` has no effect, since Core ML schedules itself."""
         return Launch(python_module("dwindle.bench.devices.apple_worker", self.device, str(path)))

@@ -90,7 +90,7 @@ def nanoseconds(milliseconds: list[float]) -> np.ndarray:
 
 
 def operator(info: Any) -> tuple[str, str, float, str] | None:
-    """An OperationExecutionInfo as `worker` tells an operator; None for what costs nothing, such as a constant."""
+    """An OperationExecutionInfo as `worker` reports an operator; None for what costs nothing, such as a constant."""
     if info.measurement.statistics is None:
         return None
     usage = info.compute_device_usage

@@ -1,4 +1,4 @@
-"""An emulated ARM64 CPU as a device: it counts the instructions of an inference, and has no times to tell."""
+"""An emulated ARM64 CPU as a device: it counts the instructions of an inference, and measures no times."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Arm64(Device):
         return replace(bench, rows=(*rows, *others))
 
     def failure(self, bench: Bench) -> DwindleError | None:
-        """What is wrong after costs were asked for: a file that has none, or computes something else there."""
+        """The error where a file has no cost, or computes something else there; None where all is well."""
         from dwindle.bench.cost import is_counted
 
         for row in bench.rows:

@@ -20,7 +20,7 @@ from dwindle.bench.result import Machine
 from dwindle.bench.runtimes.runtime import Launcher
 
 RUNTIMES = {"onnx": "onnxruntime-web", "litert": "litert.js"}
-"""By target: what runs its files in a page (see inference.html)."""
+"""The runtime that runs a target's files in a page (see inference.html), by target."""
 
 
 class Browser(Device):

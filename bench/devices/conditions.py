@@ -1,4 +1,4 @@
-"""What a board's speed depends on, asked of its kernel: clocks, temperatures, battery, which cores are fast."""
+"""What a board's speed depends on, as its kernel reports it: clocks, temperatures, battery, which cores are fast."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Cuda(Device):
         return self
 
     def runtimes(self) -> Sequence[OnCuda]:
-        """Those whose libraries are here: nobody expects of a GPU that it runs everything."""
+        """The runtimes whose libraries are installed; no row stands for the others."""
         return [runtime for runtime in every_runtime() if not runtime.check()]
 
 

@@ -35,7 +35,7 @@ class Device(ABC):
     """
 
     scheme: ClassVar[str]
-    """How its names begin, and its entry point's name: `ssh`."""
+    """The beginning of its names, and the name of its entry point: `ssh`."""
     usage: ClassVar[str]
     """How its names are written, for the command's help: `ssh://user@host[:port]`."""
     summary: ClassVar[str]
@@ -48,11 +48,11 @@ class Device(ABC):
     times: ClassVar[bool] = True
     """Whether it fills in rows of its own, with times. One that doesn't adds another figure to this machine's rows."""
     options: ClassVar[frozenset[str]] = frozenset()
-    """Those of `sparse` and `profile` that it heeds."""
+    """Which of the options `sparse` and `profile` it supports."""
     setup_downloads: ClassVar[str | None] = None
     """What `setup` downloads, for the command's help: `37 MB from npm`. None where there is nothing to set up."""
     never_known: ClassVar[Mapping[str, str]] = {}
-    """Figures of a row that it can't tell, and why, by their names in `Row.reasons`."""
+    """Why it can't measure some figures of a row, by their names in `Row.reasons`."""
 
     url: str
     """Its name in rows: what `--device` was given, in one spelling. The name of this machine is HOST."""
@@ -60,7 +60,7 @@ class Device(ABC):
     """What it is; known once it is entered."""
 
     def __init__(self, name: str) -> None:
-        """Raises UsageError where `name` is no name of such a device. Connects to nothing yet."""
+        """Raises UsageError where `name` is not the name of such a device. Connects to nothing yet."""
         if name != self.scheme:
             raise self.malformed(name, f"write `{self.scheme}`")
         self.url = name
@@ -73,7 +73,7 @@ class Device(ABC):
     @classmethod
     @abstractmethod
     def found(cls) -> str:
-        """What there is, with its versions, for `dwindle doctor`. Called where `check` finds nothing missing."""
+        """What is there, with its versions, for `dwindle doctor`. Called where `check` finds nothing missing."""
 
     @classmethod
     def incomplete(cls) -> Missing | None:
@@ -116,11 +116,11 @@ class Device(ABC):
         return busy_here()
 
     def runtimes(self) -> Sequence[Launcher]:
-        """What runs files there."""
+        """The runtimes that run files there."""
         return ()
 
     def measure(self, run: Run, bench: Bench) -> Bench:
-        """`bench` with what this device tells of the checkpoint's files; what it had told before is replaced.
+        """Returns `bench` with this device's figures of the checkpoint's files, in place of its earlier ones.
 
         Files that a runtime can't run, or dies on, have the reason in their rows; the others go on.
         """
@@ -128,8 +128,8 @@ class Device(ABC):
         return replace(bench, rows=(*others, *self._rows(run)))
 
     def failure(self, bench: Bench) -> DwindleError | None:
-        """What is wrong after this device was asked for: nothing was measured, a figure is missing, or a file's outputs
-        are not those of this machine. None where all is well."""
+        """The error where nothing was measured on this device, a figure is missing, or a file's outputs differ from
+        this machine's; None where all is well."""
         rows = [row for row in bench.rows if row.runtime.device == self.url]
         if not rows:
             takes = " or ".join(self.targets)

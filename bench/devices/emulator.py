@@ -80,7 +80,7 @@ def count(
         inputs: one array per input of the file, of its shapes and types.
         sparse: whether ExecuTorch's XNNPACK is to use its sparse kernels.
         time_limit: seconds after which the file counts as hung.
-        progress: is told in a line how far it is.
+        progress: called with a line that says how far it is.
 
     Raises RuntimeUnavailable where the emulation isn't set up, WorkerFailed where the file fails in it, and UsageError
     for another target and for sparse kernels of another runtime.
@@ -167,7 +167,7 @@ def _emulate(
 
 
 def _watch(process: subprocess.Popen[bytes], counts: Path, deadline: float, progress: Progress) -> None:
-    """Waits for the end, and says how far it is; raises TimeoutError at the deadline."""
+    """Waits for the program to end, and reports how far it is; raises TimeoutError at the deadline."""
     done = 0
     progress("starting")
     while True:
@@ -217,5 +217,5 @@ def _last_words(chatter: Path) -> str:
 
 
 def _emulator() -> str:
-    asked = subprocess.run(["qemu-aarch64", "--version"], capture_output=True, text=True, check=True)
-    return "qemu-user " + asked.stdout.split("version ")[1].split()[0]
+    answer = subprocess.run(["qemu-aarch64", "--version"], capture_output=True, text=True, check=True)
+    return "qemu-user " + answer.stdout.split("version ")[1].split()[0]

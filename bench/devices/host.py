@@ -1,4 +1,4 @@
-"""This machine as a device: every registered runtime, and beside its times what other devices add to its rows."""
+"""This machine as a device: times by every registered runtime, and the costs that other devices add to its rows."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Host(Device):
         return Bench((*rows, *others), self.machine, run.seed, made, dwindle.__version__, run.network)
 
     def failure(self, bench: Bench) -> DwindleError | None:
-        """Never one: a runtime that isn't installed here is no failure, and the rows say what was not measured."""
+        """Always None: a runtime that isn't installed here is no failure, and the rows say what was not measured."""
         return None
 
     def _rows(self, run: Run) -> list[Row]:

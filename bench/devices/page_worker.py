@@ -26,9 +26,9 @@ from dwindle.bench.worker import Answer, peak_bytes, reset_peak, serve
 
 _TYPES = {".html": "text/html", ".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
 _PHONE = "Pixel 7"
-"""Whose screen and identity the page sees. Its speed is this machine's."""
+"""The phone whose screen and identity the page sees. The speed is this machine's."""
 _SPIN_MS = 100
-# Nothing but the page, on loopback, can be asked for.
+# Nothing but the page, on loopback, can be requested.
 _ALONE = ("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-quic", "--disable-sync")
 
 
@@ -69,9 +69,9 @@ class Page:
 
     @cached_property
     def _process(self) -> str:
-        """The page's, which Chromium doesn't tell: of the processes that run pages the one that spins when it does."""
-        asked = self._browser_tools.send("SystemInfo.getProcessInfo")["processInfo"]
-        renderers = [str(process["id"]) for process in asked if process["type"] == "renderer"]
+        """The id of the page's process, which Chromium doesn't tell: it is the one that spins when the page does."""
+        found = self._browser_tools.send("SystemInfo.getProcessInfo")["processInfo"]
+        renderers = [str(process["id"]) for process in found if process["type"] == "renderer"]
         candidates = [name for name in renderers if not _shows_chromium_itself(name)]
         before = {name: _on_cpu(name) for name in candidates}
         self._call("spin", _SPIN_MS)
@@ -97,7 +97,7 @@ class Page:
 
 
 class _Server(ThreadingHTTPServer):
-    """The page, its packages and the file, with the headers that isolate it: else its clock has steps of 100 µs."""
+    """Serves the page, its packages and the file, with the headers that isolate it: else its clock has 100 µs steps."""
 
     daemon_threads = True
 
@@ -139,7 +139,7 @@ def _unpacked(found: dict[str, Any]) -> np.ndarray:
 
 
 def _scheduled(process: str) -> tuple[int, int] | None:
-    """For how long its main thread ran and waited to run, in nanoseconds (Documentation/scheduler/sched-stats.rst)."""
+    """The nanoseconds that a process's main thread ran and waited to run (Documentation/scheduler/sched-stats.rst)."""
     try:
         ran, waited, _ = Path(f"/proc/{process}/schedstat").read_text(encoding="utf-8").split()
     except (OSError, ValueError):
@@ -148,7 +148,7 @@ def _scheduled(process: str) -> tuple[int, int] | None:
 
 
 def _shows_chromium_itself(process: str) -> bool:
-    """Whether it runs a part of the browser's own face, which as that starts is as busy as a page that spins."""
+    """Whether a process runs a part of the browser's own interface, as busy at its start as a spinning page."""
     try:
         return b"--top-chrome-webui" in Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:

@@ -30,7 +30,7 @@ from dwindle.files import user_cache, write_json
 CLIENT = "qai-hub==0.56.0"
 SETUP = "dwindle doctor --setup qualcomm"
 RUNTIMES = {"onnx": "onnxruntime", "litert": "litert"}
-"""By target: what runs its files there."""
+"""The runtime that runs a target's files there, by target."""
 PATIENCE = 3600.0
 """Seconds that a job may wait for its phone, and take on it."""
 
@@ -41,7 +41,7 @@ def root() -> Path:
 
 
 class AIHub(Device):
-    """A phone of Qualcomm AI Hub's. Nothing of ours runs there but the file."""
+    """A phone of Qualcomm AI Hub's, on which nothing of dwindle's runs but the file."""
 
     scheme = "qualcomm"
     usage = "qualcomm://NAME"
@@ -93,7 +93,7 @@ class AIHub(Device):
         return self
 
     def busy(self) -> Reading:
-        """Nothing is known of it."""
+        """Unknown: AI Hub does not say how busy a phone is."""
         return Reading(math.nan, 0.0)
 
     def runtimes(self) -> Sequence[InAIHub]:
@@ -112,7 +112,7 @@ class InAIHub(Launcher):
         return AIHub.check()
 
     def launch(self, path: Path, threads: int) -> Launch:
-        """`threads` means nothing there: AI Hub chooses the unit and its threads."""
+        """Starts the client. `threads` has no effect: AI Hub chooses the unit and its threads."""
         from dwindle.bench import wire
 
         python, worker = root() / "bin" / "python", build.NATIVE / "aihub.py"

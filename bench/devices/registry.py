@@ -13,9 +13,9 @@ GROUP = "dwindle.devices"
 
 
 def reach(name: str) -> Device:
-    """The device of a name such as `host`, `browser:4` or `ssh://pi@board`, which entering it connects.
+    """The device of a name such as `host`, `browser:4` or `ssh://pi@board`. Entering it connects.
 
-    Raises UsageError for what is no name of one.
+    Raises UsageError for anything that is not the name of a device.
     """
     scheme = name.partition(":")[0]
     known = registry.names(GROUP)
@@ -25,9 +25,9 @@ def reach(name: str) -> Device:
 
 
 def device_kind(scheme: str) -> type[Device]:
-    """The class of the devices whose names begin so.
+    """The class of the devices whose names begin with `scheme`.
 
-    Raises UsageError for an unknown one, and for something that is registered and no subclass of Device.
+    Raises UsageError for an unknown scheme, and for a registered object that is not a subclass of Device.
     """
     return registry.resolve_class(GROUP, scheme, "device", Device)  # type: ignore[type-abstract]
 
@@ -39,7 +39,7 @@ def device_kinds() -> list[type[Device]]:
 
 
 def require_options(devices: Sequence[Device], **options: bool) -> None:
-    """Raises UsageError for an option that is set and that none of the devices heeds."""
+    """Raises UsageError for an option that is set and that none of the devices supports."""
     for option, given in options.items():
         if given and not any(option in device.options for device in devices):
             able = " or ".join(kind.usage for kind in device_kinds() if option in kind.options)
@@ -67,7 +67,7 @@ def setup_help() -> str:
 
 
 def unreached(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """What experimental devices would tell of files, in the form in which `wording.gaps` lists what is missing.
+    """What experimental devices would measure of files, in the form in which `wording.gaps` lists what is missing.
 
     That is one entry for each kind of device that runs any of the files and has no row of them.
     """

@@ -72,7 +72,7 @@ class Product(nn.Module):
         return y if bias is None else y + bias.view(-1, 1, 1)
 
     def _length(self, x: Tensor, side: int) -> int:
-        """Of a side of the output: torch.nn.Unfold's documentation has the formula."""
+        """The length of one side of the output, by the formula in torch.nn.Unfold's documentation."""
         stride, padding, dilation = (self.geometry[name][side] for name in ("stride", "padding", "dilation"))
         reach = dilation * (self.shape[2 + side] - 1) + 1
         return int((x.shape[2 + side] + 2 * padding - reach) // stride + 1)
@@ -93,7 +93,7 @@ def _fits(weight: Tensor) -> bool:
 
 
 def _matrix(weight: Tensor) -> Tensor:
-    """(outputs, inputs) with the input channels last, so that the four neighbours are of one place in the kernel."""
+    """A weight as (outputs, inputs), input channels last, so that four neighbours are of one place in the kernel."""
     return weight.detach().movedim(1, -1).reshape(weight.shape[0], -1).contiguous()
 
 

@@ -25,11 +25,11 @@ from dwindle.errors import RuntimeUnavailable
 
 # Never ask; notice within 20 seconds that the other side is gone, also where no packet says so (man ssh_config).
 _OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3")
-# A name beginning with a dash would be an option to some programs on the way.
+# A name beginning with a dash would be an option to some of the programs that it passes through.
 _NAME = r"(?!-)[\w.-]+"
 _ADDRESS = re.compile(rf"ssh://({_NAME}@)?({_NAME}|\[[0-9A-Fa-f:.]+\])(:\d{{1,5}})?/?")
 _OWN_FAILURE = 255
-"""ssh's exit code where it is not the command's."""
+"""The exit code of a failure of ssh itself, as opposed to the command's."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Ssh(Transport):
         return printed
 
     def put(self, files: Mapping[str, Path | bytes], folder: str) -> None:
-        """Sends them as a tar, which boards without sftp take too."""
+        """Copies files as a tar, which boards without sftp take too."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for name, source in files.items():
@@ -90,8 +90,8 @@ class SshBoard(Board):
 
     @classmethod
     def found(cls) -> str:
-        asked = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False)
-        return f"{asked.stderr.strip()}: any Linux machine that it logs in to without asking is a device"
+        answer = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False)
+        return f"{answer.stderr.strip()}: any Linux machine that it logs in to without asking is a device"
 
     def runtimes(self) -> Sequence[OnBoard]:
         return [

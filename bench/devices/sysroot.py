@@ -23,17 +23,17 @@ from dwindle.files import staged, user_cache
 
 SETUP = "dwindle doctor --setup arm64"
 CPU = "cortex-a76"
-"""Not qemu's own choice, which has SVE: phones mostly lack it, and it is ten times slower to emulate."""
+"""The emulated CPU. qemu's default has SVE, which most phones lack and which is ten times slower to emulate."""
 
 TARGETS = {"executorch": "executorch", "onnx": "onnxruntime", "litert": "litert"}
 """The runtime that runs a target's files there, by target."""
 
 _RELEASE, _PYTHON = "bookworm", "3.11"
-"""Whatever runs dwindle: the same code everywhere, so that counts compare between machines."""
+"""Fixed, whatever runs dwindle, so that the same code runs everywhere and counts compare between machines."""
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _PACKAGES = (f"python{_PYTHON}-minimal", f"libpython{_PYTHON}-stdlib", "libstdc++6", "libgomp1")
 _LITERT = "2.3.0"
-"""Taken where none is installed here: it alone needn't be."""
+"""The version of LiteRT where none is installed here; the other packages always are."""
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 _LAYOUT = 1
 """To be raised when what `setup` makes changes, so that older folders are made again."""
@@ -201,14 +201,14 @@ def _download_wheels(folder: Path, progress: Progress) -> list[Path]:
 
 
 def _unpack(wheel: Path, site: Path) -> None:
-    """Of executorch only what the runner links to: its Python half needs torch."""
+    """Unpacks a wheel; of executorch only what the runner links to, as its Python half needs torch."""
     kept = ("executorch/lib/", "executorch/include/") if wheel.name.startswith("executorch") else ""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site, [name for name in archive.namelist() if name.startswith(kept)])
 
 
 def _pretend_cpu(sysroot: Path) -> None:
-    """One Cortex-A76 in /proc and /sys, without which onnxruntime crashes or takes the host's CPU for its own.
+    """Writes one Cortex-A76 into /proc and /sys, without which onnxruntime crashes or takes the host's CPU for its own.
 
     Formats: the kernel's Documentation/ABI/testing/sysfs-devices-system-cpu and arch/arm64/kernel/cpuinfo.c.
     """

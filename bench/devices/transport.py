@@ -12,7 +12,7 @@ from dwindle.bench.missing import Missing
 from dwindle.errors import RuntimeUnavailable
 
 PATIENCE = 120.0
-"""Seconds for anything but measuring: 20 MB over a slow radio, say."""
+"""Seconds that anything but measuring may take, such as copying 20 MB over a slow radio."""
 
 
 class Transport(ABC):
@@ -50,7 +50,7 @@ def line(words: Sequence[str], variables: Mapping[str, str] | None) -> str:
 def ask(url: str, command: Sequence[str], given: bytes, what: str, package: str) -> tuple[int, str, list[str]]:
     """Runs a program that reaches the device `url`, with `given` on its standard input.
 
-    Returns its exit code, what it printed, and the lines on its standard error. `what` it was asked for is for the
+    Returns its exit code, what it printed, and the lines on its standard error. `what` says what it is to do, for the
     message, and `package` is Debian's that has the program. Raises RuntimeUnavailable where it isn't installed or
     doesn't answer in time.
     """

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 
-def asked(file: Path, device: Any) -> dict[str, Any]:
-    """What `submit_inference_job` is asked for."""
+def job_options(file: Path, device: Any) -> dict[str, Any]:
+    """The arguments of `submit_inference_job` for a file on a device."""
     return {"model": str(file), "device": device, "inputs": None, "name": f"dwindle {file.name}", "profile": True}
 
 
@@ -30,7 +30,7 @@ def profiled(file: Path, device: str) -> dict[str, Any]:
     """The job's summary, in microseconds and bytes."""
     import qai_hub
 
-    job = qai_hub.submit_inference_job(**asked(file, qai_hub.Device(device)))
+    job = qai_hub.submit_inference_job(**job_options(file, qai_hub.Device(device)))
     status = job.wait()
     if not status.success:
         raise RuntimeError(f"AI Hub's job {job.job_id} failed: {status.message}")
@@ -39,7 +39,7 @@ def profiled(file: Path, device: str) -> dict[str, Any]:
 
 
 def times_ns(summary: dict[str, Any]) -> np.ndarray:
-    """Of every inference; of the one that older summaries have."""
+    """The nanoseconds of every inference; of one, where an older summary has no more."""
     microseconds = summary.get("all_inference_times") or [summary["estimated_inference_time"]]
     return np.array(microseconds, np.int64) * 1000
 
@@ -78,7 +78,7 @@ def main() -> None:
                     answer = {"switches": 0}
                     arrays = [np.array(list(itertools.islice(dealt, header["iterations"])), np.int64)]
                 case other:
-                    raise ValueError(f"AI Hub is not asked to {other}")
+                    raise ValueError(f"AI Hub cannot serve the request {other}")
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         wire["send"](answers, answer, arrays)

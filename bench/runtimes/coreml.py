@@ -1,4 +1,4 @@
-"""Core ML files: by Apple's framework on a Mac, and elsewhere by export's interpreter, which has no times to tell."""
+"""Core ML files: by Apple's framework on a Mac, and elsewhere by export's interpreter, whose times mean nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CoreML(Runtime):
         return f"macOS {platform.mac_ver()[0]}, coremltools {coremltools.__version__}"
 
     def load(self, path: Path, threads: int) -> Infer:
-        """`threads` is for the interpreter: Core ML schedules itself, here on the CPU so that runs compare."""
+        """Loads a file. `threads` is for the interpreter: Core ML schedules itself, on the CPU so that runs compare."""
         import torch
 
         if self.stand_in():  # reads the file's messages by it: what it converts from would take five seconds to import

@@ -47,7 +47,7 @@ class Launcher(ABC):
         """
 
     def applies_to(self, path: Path) -> bool:
-        """Whether running this compressed file tells anything that the target's other runtimes don't."""
+        """Whether running this compressed file adds anything to what the target's other runtimes measure."""
         return True
 
     def stand_in(self) -> str | None:
@@ -60,7 +60,7 @@ class Runtime(Launcher):
     """A library of this machine, in a worker process per file. Third parties add one by a subclass and an entry point:
 
         [project.entry-points."dwindle.runtimes"]
-        mine = "my_package:Mine"
+        fast = "my_package:Fast"
 
     `check`, `version` and `load` are all that it needs; the rest has defaults. It is made without arguments.
     """
@@ -75,7 +75,7 @@ class Runtime(Launcher):
     """What computes instead of the CPU, so that wall time counts. An inference ends when the outputs are in the CPU's
     memory."""
     profiles: bool = False
-    """Whether `profile` is there."""
+    """Whether `profile` is implemented."""
 
     @abstractmethod
     def check(self) -> Missing | None:
@@ -119,7 +119,7 @@ class Runtime(Launcher):
 def load(name: str) -> Runtime:
     """The runtime registered under a name.
 
-    Raises UsageError for an unknown name, and for something that is registered and no subclass of Runtime.
+    Raises UsageError for an unknown name, and for a registered object that is not a subclass of Runtime.
     """
     return registry.resolve_class(GROUP, name, "runtime", Runtime)()  # type: ignore[type-abstract]
 

@@ -65,7 +65,7 @@ _OPERATORS = 8
 
 
 def _operators(rows: tuple[Row, ...]) -> list[RenderableType]:
-    """Where the time goes, if that was asked for."""
+    """The tables of the operators that take the time, of the rows that were profiled."""
     parts: list[RenderableType] = []
     for row in rows:
         if not row.operators:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DOCUMENT = "search.json"
 Watch = Callable[[int, Sequence[float], "Settings"], None]
-"""Is called after each allocation with how many of `Settings.allocations` are judged, the rewards of the agent's
+"""Called after each allocation with how many of `Settings.allocations` are judged, the rewards of the agent's
 episodes so far, and the settings; not for allocations that an interrupted search had judged."""
 
 
@@ -197,7 +197,7 @@ class _Rewards:
         self.result: Result | None = None
         self.known: dict[Kept, float] = {}
         self.judging = False
-        """Whether a reward was asked for that an interrupted search had not saved."""
+        """Whether a reward was needed that an interrupted search had not saved."""
         if document := _read(folder):
             if document.origin != self.origin:
                 raise UsageError(

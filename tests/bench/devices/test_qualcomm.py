@@ -93,7 +93,7 @@ def test_the_worker_runs_in_an_environment_of_its_own() -> None:
 
 def test_a_job_is_asked_for_a_profile_of_the_file() -> None:
     device = object()
-    assert aihub().asked(Path("exports/net.tflite"), device) == {
+    assert aihub().job_options(Path("exports/net.tflite"), device) == {
         "model": "exports/net.tflite", "device": device, "inputs": None, "name": "dwindle net.tflite", "profile": True,
     }  # fmt: skip
 
