@@ -22,7 +22,7 @@ import torch
 
 import dwindle
 from studies.trust import gate
-from tests.fuzz import arrange, belongings, documents, interruptions, races, ways
+from tests.fuzz import arrange, belongings, command_lines, documents, interruptions, races, ways
 
 HERE = Path(__file__).parent
 Row = tuple[str, int, int]
@@ -106,6 +106,14 @@ def wrong_passes(quick: bool) -> Row:
     )
 
 
+def wrong_command_lines(quick: bool) -> Row:
+    """Command lines that can't be meant, made from the parser's own options."""
+    lines = list(command_lines.wrong_lines())
+    with _folder():
+        amiss = sum(command_lines.refused(line) is not None for line in lines)
+    return "wrong command lines: not refused in one line with exit code 2", len(lines), amiss
+
+
 STUDIES: tuple[Callable[[bool], Row], ...] = (
     code_from_a_checkpoint,
     files_of_the_users,
@@ -114,6 +122,7 @@ STUDIES: tuple[Callable[[bool], Row], ...] = (
     one_instant,
     damaged_documents,
     wrong_passes,
+    wrong_command_lines,
 )
 
 
