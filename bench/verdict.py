@@ -82,6 +82,9 @@ def gate(
 ) -> Verdict:
     """Checks exported files against limits.
 
+        >>> gate("net.dwindle", max_size="25KB", max_drop=1.0).exit_code
+        0
+
     Sizes are taken from the files on the disk, which have to be those that their manifest describes. Accuracy, latency
     and cost are bench's, in the worst of the runtimes; where one of them tried and failed, there is no figure.
 

@@ -36,7 +36,10 @@ def export(
     The folder holds `net`, the compressed network with its zeros packed; `dense`, the network before pruning at the
     target's default precision; `manifest.json`; and where the target has `zstd`, `net` compressed as a whole (`.zst`).
 
-    options: how to write `net`. given: fields of ExportOptions that replace those of `options`, such as
+        >>> [manifest] = export("net.dwindle", ["coreml"], precision="int8", min_os="iOS18")
+
+    checkpoint: an opened checkpoint, or its path. names: the targets. progress: called with a line that says what is
+    being done. options: how to write `net`. given: fields of ExportOptions that replace those of `options`, such as
     `precision="int8"`; `precision="auto"` takes the smallest file that loses at most `max_drop` points of validation
     against the dense network. trust: the checkpoint's own model and task may be code of anybody's; give the specs
     (`package.module:factory`) that may run, or True for any. Built-in ones need no trust.

@@ -17,7 +17,10 @@ from dwindle.manifest import Manifest, manifests
 
 
 def frontier_report(checkpoints: Sequence[Checkpoint | Path | str], out: Path | str) -> Path:
-    """Writes the page about all of them to `out` and returns its path.
+    """Writes a page that compares several `checkpoints` of one task to `out`, and returns its path.
+
+        >>> frontier_report(["a.dwindle", "b.dwindle"], "frontier.html")
+        PosixPath('frontier.html')
 
     Raises UsageError where their accuracies are of different tasks or one has no rounds yet, CheckpointError for
     damaged files, DwindleError where `out` cannot be written.

@@ -35,7 +35,10 @@ from dwindle.quantities import format_bytes, format_seconds
 
 
 def report(checkpoint: Checkpoint | Path | str, out: Path | str | None = None) -> Path:
-    """Writes the page to `out` (default: report.html in the checkpoint) and returns its path.
+    """Writes a page about one checkpoint to `out` (default: report.html in it) and returns the page's path.
+
+        >>> report("net.dwindle")
+        PosixPath('net.dwindle/report.html')
 
     What has not been exported or measured yet is said on the page. Raises CheckpointError for damaged
     files and DwindleError where `out` cannot be written.

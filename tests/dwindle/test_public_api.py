@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,18 @@ def test_every_public_name_is_there_and_documented(package: str, name: str) -> N
         said = found.__doc__ or ""
         assert said.strip()
         assert not said.startswith(f"{name}(")  # which a dataclass without one is given
+
+
+FUNCTIONS = [each for each in PUBLIC if inspect.isfunction(getattr(importlib.import_module(each[0]), each[1]))]
+
+
+@pytest.mark.parametrize(("package", "name"), FUNCTIONS)
+def test_every_public_function_describes_its_arguments_errors_and_use(package: str, name: str) -> None:
+    function = getattr(importlib.import_module(package), name)
+    said = function.__doc__ or ""
+    assert [each for each in inspect.signature(function).parameters if not re.search(rf"\b{each}\b", said)] == []
+    assert "Raises" in said
+    assert f">>> {name}(" in said or f"= {name}(" in said
 
 
 @pytest.mark.parametrize("package", PACKAGES)
