@@ -9,7 +9,7 @@ SIDE_BY_SIDE := -n auto --dist worksteal
 # More options of pytest's, such as --no-skips.
 PYTEST :=
 
-.PHONY: demo test test-all everything study lint clean
+.PHONY: demo test test-all fuzz everything study lint clean
 
 demo: $(READY)
 	$(BIN)/dwindle demo
@@ -20,6 +20,11 @@ test: $(READY)
 # The slow tests too, and nothing skipped that could run: it stops at once where something is missing, and says what.
 test-all: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --no-skips $(PYTEST)
+
+# Mutated documents, forged figures, links, races and wrong command lines, as many as CI has two minutes for;
+# `$(BIN)/python -m studies.trust.run` tries more.
+fuzz: $(READY)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/fuzz $(PYTEST)
 
 # All that tests need and that takes no root: every extra, and what the devices arm64 and browser are made of.
 everything: $(EXTRAS)

@@ -33,16 +33,19 @@ class Kind:
     """Makes the value of a text; raises UsageError or ValueError for text that is no value of this kind."""
     write: Callable[[Any], str] = str
     metavar: str | None = None
+    holds: type | tuple[type, ...] = str
+    """What a value is once it is read, and so what a checkpoint records: a float may be recorded as an integer."""
 
 
+_NUMBERS = (int, float)
 TEXT = Kind(str)
-INTEGER = Kind(int, metavar="N")
-NUMBER = Kind(float, lambda value: repr(value).removesuffix(".0"), "X")
-SIZE = Kind(parse_bytes, metavar="SIZE")
-SHARE = Kind(parse_share, format_share, "SHARE")
-SHARE_OR_ZERO = Kind(partial(parse_share, zero=True), format_share, "SHARE")
-MACS = Kind(parse_macs, format_macs, "MACS")
-SWITCH = Kind(bool)
+INTEGER = Kind(int, metavar="N", holds=int)
+NUMBER = Kind(float, lambda value: repr(value).removesuffix(".0"), "X", _NUMBERS)
+SIZE = Kind(parse_bytes, metavar="SIZE", holds=int)
+SHARE = Kind(parse_share, format_share, "SHARE", _NUMBERS)
+SHARE_OR_ZERO = Kind(partial(parse_share, zero=True), format_share, "SHARE", _NUMBERS)
+MACS = Kind(parse_macs, format_macs, "MACS", _NUMBERS)
+SWITCH = Kind(bool, holds=bool)
 """A switch, which has no text: `--name` turns it on and `--no-name` off."""
 PATTERNS = Kind(str, metavar="PATTERN")
 """One or more texts; the value is a tuple."""

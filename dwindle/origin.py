@@ -78,7 +78,7 @@ def _values(recorded: Mapping[str, Any], declared: type) -> dict[str, Any]:
         if value is None or not each.recorded:
             continue  # None stands for an option that was left to its default
         items = value if each.kind is PATTERNS and isinstance(value, list) else [value]
-        if not all(isinstance(item, str | int | float) for item in items):
+        if not all(isinstance(item, each.kind.holds) for item in items):
             raise CheckpointError(
                 f"the checkpoint records {each.name} as {value!r:.40}: no option can have that", option=each.name
             )

@@ -30,7 +30,7 @@ from dwindle.checkpoint import Checkpoint, flattened, require_not_sealed
 from dwindle.files import staged
 from dwindle.layers import layers
 from dwindle.manifest import Manifest, manifests
-from dwindle.origin import command_line
+from dwindle.origin import command_line, requested
 from dwindle.quantities import format_bytes, format_seconds
 
 
@@ -78,13 +78,14 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
     exported = manifests(opened.exports)
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     rows = _rows(opened.path, exported, measured)
-    budget, left = opened.origin.get("size"), layers(opened)
+    size, left = requested(opened.origin).size, layers(opened)
+    budget = size if isinstance(size, int) else None
     return {
         "title": opened.path.name,
         "checkpoint": opened,
         "lead": _lead(opened),
         "summary": _summary(opened, rows),
-        "charts": [frontier(opened.history, budget, *size) for size in CHARTS] if opened.history else [],
+        "charts": [frontier(opened.history, budget, *extent) for extent in CHARTS] if opened.history else [],
         "rows": [(row, cells(row, rows), runtime_briefly(row)) for row in rows],
         "first": {id(row) for row in {(row.target, row.role): row for row in reversed(rows)}.values()},
         "machines": machines(rows),

@@ -14,19 +14,19 @@ import pytest
 from dwindle.errors import CheckpointError
 from studies.trust.gate import count
 
-CASES = 1_000
 
-
-def test_no_forgery_passes_and_none_is_a_traceback() -> None:
-    counts = count(CASES)
-    assert counts.cases == CASES
+@pytest.mark.parametrize("cases", [150, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_no_forgery_passes_and_none_is_a_traceback(cases: int) -> None:
+    counts = count(cases)
+    assert counts.cases == cases
     assert counts.wrong == []
     assert counts.tracebacks == []
-    assert counts.ended["refused"] > CASES
-    assert counts.ended["missed"] > CASES / 10
+    assert counts.ended["refused"] > cases
+    assert counts.ended["missed"] > cases / 10
     assert counts.ended["passed"], "or else a wrong pass could not be seen either"
 
 
+@pytest.mark.slow
 def test_a_gate_that_believes_unsealed_documents_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def unsealed(path: Path, remedy: str) -> dict[str, Any]:
         try:
@@ -43,6 +43,7 @@ def test_a_gate_that_believes_a_documents_sizes_is_seen(monkeypatch: pytest.Monk
     assert count(40).wrong
 
 
+@pytest.mark.slow
 def test_a_gate_that_believes_any_number_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dwindle.bench.result._implausible", lambda row: iter(()))
     assert count(300).wrong
