@@ -70,7 +70,7 @@ class Channels:
         prove(network.model, keep, network.inputs)
         network.model, network.kept = cut(network.model, keep), compose(network.kept, keep)
         network.masks = cut_tensors(network.masks, keep)
-        network.whole = found.whole
+        network.uncut = found.uncut
         return keep
 
     def _fewest(self, group: Group, found: Found, network: Network) -> int:

@@ -25,12 +25,12 @@ from dwindle.compress.request import Request
 from dwindle.compress.resolve import Resolved, resolve
 from dwindle.compress.rounds import IterativePruning, PruningSettings
 from dwindle.compress.size import Sizer
-from dwindle.compress.state import capture, structure_of
+from dwindle.compress.state import capture, cuts_of
 from dwindle.compress.watcher import Watcher, tracked
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.export.shipping import calibrated, shipper
-from dwindle.models import ranks
+from dwindle.models import numerics, ranks
 from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, loaded
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.pretrained import load_pretrained
@@ -160,9 +160,14 @@ def _compress(
     origin = _as_json({**_origin(spec, task, resolved), **resolved.origin})
     code = _code(resolved)
     ranks.broadcast_from_first(lambda: whole_run.enter_context(store.locked(out)))
-    run = ranks.broadcast_from_first(lambda: store.start(out, origin, code))
+    here = numerics.present()
+    run = ranks.broadcast_from_first(lambda: store.start(out, origin, code, here))
     if run.done:
         return run
+    begun = run.numerics or here
+    if changed := numerics.differences(begun, here, run.versions, store.versions()):
+        watcher.note(changed)
+    whole_run.enter_context(numerics.continued(begun, here))
     for name in [name for name, state in code.items() if run.versions.get(name) != state]:
         watcher.note(f"{name} has changed since this run began: {code[name]}, was {run.versions.get(name)}")
     watcher.note(resolved.choice)
@@ -196,10 +201,9 @@ def _compress(
         watching.result(metrics)
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
-    pinned = tuple(asdict(whole) for whole in network.whole)
-    done = replace(run, done=True, history=history, metrics=metrics, pinned=pinned)
-    structure = structure_of(network, build_dense)
-    return ranks.broadcast_from_first(lambda: store.finish(done, tensors, structure))
+    cuts = cuts_of(network, build_dense)
+    done = replace(run, done=True, history=history, metrics=metrics, uncut=cuts.uncut)
+    return ranks.broadcast_from_first(lambda: store.finish(done, tensors, cuts.structure))
 
 
 def _out_of_reach(model: nn.Module) -> str | None:

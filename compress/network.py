@@ -14,8 +14,8 @@ from dwindle.export.zeros import Kind
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dwindle.checkpoint import Uncut
     from dwindle.compress.surgery.cut import Keep
-    from dwindle.compress.surgery.groups import Whole
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Network:
     """Boolean, by parameter name, True where the weight survives; empty while nothing is masked."""
     kept: dict[str, Tensor] = field(default_factory=dict)
     """`NAME:DIM` → the indices that cuts left of the dense network's tensor; empty while nothing is cut."""
-    whole: tuple[Whole, ...] = ()
-    """The layers whose channels the last cut could not remove, and why."""
+    uncut: tuple[Uncut, ...] = ()
+    """What the last cut could not remove, and why."""
     dense_macs: int = 0
     dense_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from dwindle.checkpoint import (
     PARTIAL,
     ROUND,
+    Cuts,
     Round,
     dense_round,
     last_round,
@@ -105,9 +106,9 @@ class IterativePruning:
         history = self._resume()
         self.watcher.begin(history, self._rounds(history))
         if interrupted := ranks.broadcast_from_first(lambda: partial_round(self.folder, len(history))):
-            document, folder = interrupted
-            self._restore(folder, document["structure"])
-            progress = parse(Progress, document.get("progress"), folder / ROUND, within="progress")
+            saved, cuts, folder = interrupted
+            self._restore(folder, cuts)
+            progress = parse(Progress, saved, folder / ROUND, within="progress")
             history = self._report((*history, self._train(history, progress)))
         if not history:
             history = self._report((self._judge_pretrained() if self.settings.pretrained else self._train(()),))
@@ -297,9 +298,8 @@ class IterativePruning:
         return ranks.rank() == 0 and self.task.has("state_dict")
 
     def _save_partial(self, index: int, progress: Progress, rewind: state.State) -> None:
-        structure = state.structure_of(self.network, self.build_dense)
-        document = {"progress": asdict(progress), "structure": structure}
-        save_partial(self.folder, index, document, {**state.capture(self.network, self.task), **rewind})
+        cuts = state.cuts_of(self.network, self.build_dense)
+        save_partial(self.folder, index, asdict(progress), cuts, {**state.capture(self.network, self.task), **rewind})
 
     def _judge_pretrained(self) -> Round:
         """The dense round of a network that comes trained."""
@@ -320,10 +320,10 @@ class IterativePruning:
             macs=self.network.macs if self.network.inputs else None,
         )
         tensors = {**state.capture(self.network, self.task), **rewind}
-        structure = state.structure_of(self.network, self.build_dense)
+        cuts = state.cuts_of(self.network, self.build_dense)
         allowance = self.solvers[-1].budget.allowance
         best = allowance.best((*history, record)).index if allowance else None
-        ranks.broadcast_from_first(lambda: save_round(self.folder, record, history, structure, tensors, keep=best))
+        ranks.broadcast_from_first(lambda: save_round(self.folder, record, history, cuts, tensors, keep=best))
         return record
 
     def _report(self, history: tuple[Round, ...]) -> tuple[Round, ...]:
@@ -361,15 +361,15 @@ class IterativePruning:
         saved = ranks.broadcast_from_first(lambda: last_round(self.folder))
         if saved is None:
             return ()
-        history, structure, folder = saved
-        self._restore(folder, structure)
+        history, cuts, folder = saved
+        self._restore(folder, cuts)
         return history
 
     def _back_to(self, record: Round) -> None:
-        _, structure, folder = ranks.broadcast_from_first(lambda: read_round(self.folder, record.index))
-        self._restore(folder, structure)
+        _, cuts, folder = ranks.broadcast_from_first(lambda: read_round(self.folder, record.index))
+        self._restore(folder, cuts)
 
-    def _restore(self, folder: Path, structure: dict[str, Any]) -> None:
-        state.restore(self.network, self.task, folder, structure, self.build_dense)
+    def _restore(self, folder: Path, cuts: Cuts) -> None:
+        state.restore(self.network, self.task, folder, cuts, self.build_dense)
         if not self.task.has("load_state_dict"):
             self.watcher.note(self.task.without("load_state_dict"))

@@ -1,16 +1,20 @@
-"""The state of a run between two optimizer steps, as tensors: the network with its cuts and masks, the task's own
-state, and the random generator."""
+"""The state of a run between two optimizer steps: the network with its cuts and masks, the task's own state, and the
+random generators.
+
+`capture` takes it as tensors, and `cuts_of` what of it is no tensor; `restore` takes both. Whatever else a run depends
+on follows from its options and its history.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from dwindle.checkpoint import pack_masks, unpack_masks
+from dwindle.checkpoint import Cuts, pack_masks, unpack_masks
 from dwindle.compress.channels import cut_by
 from dwindle.compress.masks import mask_applier
 from dwindle.compress.network import Network
@@ -35,34 +39,51 @@ def capture(network: Network, task: CheckedTask) -> State:
         "masks": pack_masks(network.masks),
         "kept": network.kept,
         "task": task.state_dict(),
-        "generator": {"torch": torch.get_rng_state()},
+        "generator": _generators(),
     }
     return copy.deepcopy(state)
 
 
-def structure_of(network: Network, build_dense: Callable[[], nn.Module]) -> dict[str, Any]:
-    """Describes the architecture that cuts left of the dense network; empty where nothing was cut."""
+def cuts_of(network: Network, build_dense: Callable[[], nn.Module]) -> Cuts:
+    """Describes what cuts left of the dense network, and what they could not remove; empty where nothing was cut."""
+    if not network.kept:
+        return Cuts()
     with torch.random.fork_rng(devices=[]):  # how often a run is saved must not change what it draws
-        return describe(network.model, build_dense()) if network.kept else {}
+        return Cuts(describe(network.model, build_dense()), network.uncut)
 
 
 def restore(
     network: Network,
     task: CheckedTask,
     folder: Path,
-    structure: Mapping[str, Any],
+    cuts: Cuts,
     build_dense: Callable[[], nn.Module],
 ) -> None:
-    """Restores, in place, a state that `capture` took and that was saved in `folder`."""
+    """Restores, in place, a state that `capture` took and that was saved in `folder` beside its `cuts`."""
     weights = _read(folder, "weights")
-    if structure:
-        network.model = rebuild(structure, build_dense(), weights)
+    network.uncut = cuts.uncut
+    if cuts.structure:
+        network.model = rebuild(cuts.structure, build_dense(), weights)
+    elif network.kept:  # back to before the first cut
+        network.model = loaded(build_dense(), weights, folder / "weights.safetensors")
     else:
         loaded(network.model, weights, folder / "weights.safetensors")
     network.masks = unpack_masks(_read(folder, "masks"), weights, folder / "masks.safetensors")
     network.kept = _read(folder, "kept")
     task.load_state_dict(_read(folder, "task"), network.model)
-    torch.set_rng_state(_read(folder, "generator")["torch"])
+    _set_generators(_read(folder, "generator"))
+
+
+def _generators() -> dict[str, Tensor]:
+    """The states of PyTorch's generators: the CPU's, and that of the GPU in use, if one is."""
+    on_gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
+    return {"torch": torch.get_rng_state(), **on_gpu}
+
+
+def _set_generators(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 REWIND = "rewind_"

@@ -68,13 +68,41 @@ class Round:
 
 
 @dataclass(frozen=True)
-class _Pinned:
-    """Channels that pruning could not remove: `channels` of the `of` channels of a layer, and why."""
+class Uncut:
+    """Output channels that channel pruning could not remove: `channels` of the `of` that `layer` has, and why."""
 
     layer: str
     channels: Count
     of: Count
     reason: str
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What channel pruning made of the architecture. Empty where nothing was cut."""
+
+    structure: dict[str, Any] = field(default_factory=dict)
+    """How the network differs from one built afresh: see `dwindle.models.structure.describe`."""
+    uncut: tuple[Uncut, ...] = ()
+    """What the last cut could not remove."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What the last bits of a result depend on, beside its options and the versions of the packages."""
+
+    threads: Annotated[int, Range(1)]
+    """How many threads PyTorch shares an operation between."""
+    bf16: bool
+    """Whether training in bfloat16 is faster here, and so is used (`dwindle.models.precision`)."""
+    device: str
+    """What networks are trained on: `cpu` or `cuda`."""
+    processor: str
+    """The name of the CPU, or of the GPU that is trained on."""
+    kernels: str
+    """The instruction set that PyTorch's CPU kernels use here, such as `AVX512`."""
+    ranks: Annotated[int, Range(1)] = 1
+    """How many processes train together."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +115,9 @@ class _Document:
     history: tuple[Round, ...]
     metrics: dict[str, float]
     versions: dict[str, str]
-    pinned: tuple[_Pinned, ...]
+    pinned: tuple[Uncut, ...]
     files: dict[FileName, str]
+    numerics: Numerics | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +127,7 @@ class _SavedRound:
     history: tuple[Round, ...]
     structure: dict[str, Any]
     files: dict[FileName, str]
+    pinned: tuple[Uncut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +138,7 @@ class _PartialRound:
     files: dict[FileName, str]
     structure: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
+    pinned: tuple[Uncut, ...] = ()
 
 
 _Sizes = Count | tuple[Count, ...]
@@ -143,8 +174,11 @@ class Checkpoint:
     versions: dict[str, str]
     """The versions of packages, and the state of the user's own code (`code PACKAGE.MODULE:FACTORY`), when the run
     began."""
-    pinned: tuple[dict[str, Any], ...] = ()
-    """The channels that pruning could not remove, and why."""
+    uncut: tuple[Uncut, ...] = ()
+    """The channels that pruning could not remove, and why: `pinned` in checkpoint.json."""
+    numerics: Numerics | None = None
+    """What the run computed with when it began, and goes on with when it resumes; None where an older version of
+    dwindle began it."""
 
     @classmethod
     def load(cls, path: Path | str) -> Checkpoint:
@@ -170,7 +204,8 @@ class Checkpoint:
             history=document.history,
             metrics=document.metrics,
             versions=document.versions,
-            pinned=tuple(asdict(entry) for entry in document.pinned),
+            uncut=document.pinned,
+            numerics=document.numerics,
         )
 
     def require_done(self) -> Checkpoint:
@@ -237,7 +272,8 @@ class Checkpoint:
             "history": [asdict(entry) for entry in self.history],
             "metrics": self.metrics,
             "versions": self.versions,
-            "pinned": list(self.pinned),
+            "pinned": [asdict(entry) for entry in self.uncut],
+            "numerics": asdict(self.numerics) if self.numerics else None,
         }
 
 
@@ -278,28 +314,31 @@ def read_structure(value: Any, file: Path) -> dict[str, Any]:
     return dict(value)
 
 
-def start(path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = None) -> Checkpoint:
-    """Begins a checkpoint at `path`, or opens the one there to resume it. `code` goes into its versions.
+def start(
+    path: Path, origin: dict[str, Any], code: Mapping[str, str] | None = None, numerics: Numerics | None = None
+) -> Checkpoint:
+    """Begins a checkpoint at `path`, or opens the one there to resume it.
 
+    A new one records `code` among its versions, and `numerics`; the one there keeps what it recorded.
     Call it while `locked(path)` is held, so that no other run begins there at the same time. A run that ended before
     it saved anything is replaced, whatever its options were.
     Raises UsageError if `path` exists and is something else, or was made with other options (which are
     named), and DwindleError if it cannot be written.
     """
-    fresh = Checkpoint(path, origin, False, (), {}, {**_versions(), **(code or {})})
+    fresh = Checkpoint(path, origin, False, (), {}, {**versions(), **(code or {})}, numerics=numerics)
     for name in (*_OWN, *_OWN_FOLDERS):
         refuse_link(path / name)
     if (path / DOCUMENT).exists():
         found = Checkpoint.load(path)
+        if not (found.done or begun(path)):
+            seal(path, DOCUMENT, fresh._document(), {})
+            return fresh
         was, now = flattened(found.origin), flattened(origin)
         if differences := [
             f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(was.keys() | now.keys())
             if was.get(key) != now.get(key)
         ]:
-            if not (found.done or begun(path)):
-                seal(path, DOCUMENT, fresh._document(), {})
-                return fresh
             raise UsageError(
                 f"{path} was made with other options ({'; '.join(differences)}): repeat those to resume it, "
                 "or choose another -o",
@@ -421,7 +460,7 @@ def save_round(
     path: Path,
     record: Round,
     before: tuple[Round, ...],
-    structure: dict[str, Any],
+    cuts: Cuts,
     tensors: Mapping[str, Tensors],
     *,
     keep: int | None = None,
@@ -431,34 +470,38 @@ def save_round(
     before: the history up to this round, which is saved with it. keep: a round to keep beside round 0, which is the
     dense network, and the last two.
     """
-    document = {"history": [asdict(entry) for entry in (*before, record)], "structure": structure}
-    _seal_round(_round_folder(path, record.index), document, tensors)
+    document = {"history": [asdict(entry) for entry in (*before, record)]}
+    _seal_round(_round_folder(path, record.index), document, cuts, tensors)
     stay = {index for index in (0, record.index - 1, record.index, keep) if index is not None}
     for index, folder in _saved(path).items():
         if index not in stay:
             remove(folder, members(folder, ROUND))
 
 
-def save_partial(path: Path, index: int, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
+def save_partial(path: Path, index: int, progress: dict[str, Any], cuts: Cuts, tensors: Mapping[str, Tensors]) -> None:
     """Saves the state of an unfinished round, in place of the one saved before it."""
-    _seal_round(path / ROUNDS / PARTIAL, {**document, "index": index}, tensors)
+    _seal_round(path / ROUNDS / PARTIAL, {"index": index, "progress": progress}, cuts, tensors)
 
 
-def _seal_round(folder: Path, document: dict[str, Any], tensors: Mapping[str, Tensors]) -> None:
+def _seal_round(folder: Path, document: dict[str, Any], cuts: Cuts, tensors: Mapping[str, Tensors]) -> None:
+    kept = {"structure": cuts.structure, "pinned": [asdict(entry) for entry in cuts.uncut]}
     with staged(folder, members(folder, ROUND).__contains__) as scratch:
         scratch.mkdir()
-        seal(scratch, ROUND, document, tensors)
+        seal(scratch, ROUND, {**document, **kept}, tensors)
 
 
-def partial_round(path: Path, index: int) -> tuple[dict[str, Any], Path] | None:
-    """The saved state of round `index` (its document, the folder of its tensors) if it was interrupted, else None."""
+def _cuts(document: _SavedRound | _PartialRound, file: Path) -> Cuts:
+    return Cuts(read_structure(document.structure, file), document.pinned)
+
+
+def partial_round(path: Path, index: int) -> tuple[dict[str, Any], Cuts, Path] | None:
+    """The saved state of round `index` (its progress, its cuts, the folder of its tensors) if it was interrupted,
+    else None."""
     folder = path / ROUNDS / PARTIAL
     if not (folder / ROUND).exists():
         return None
-    document = unseal(folder, ROUND)
-    found: _PartialRound = parse(_PartialRound, document, folder / ROUND, _UPGRADE)
-    read_structure(found.structure, folder / ROUND)
-    return (document, folder) if found.index == index else None
+    found: _PartialRound = parse(_PartialRound, unseal(folder, ROUND), folder / ROUND, _UPGRADE)
+    return (found.progress, _cuts(found, folder / ROUND), folder) if found.index == index else None
 
 
 def _saved(path: Path) -> dict[int, Path]:
@@ -467,17 +510,17 @@ def _saved(path: Path) -> dict[int, Path]:
     return {int(file.parent.name): file.parent for file in found if re.fullmatch(r"[0-9]{3,9}", file.parent.name)}
 
 
-def last_round(path: Path) -> tuple[tuple[Round, ...], dict[str, Any], Path] | None:
-    """The newest saved round: the history up to it, its structure, the folder of its tensors. None before the first."""
+def last_round(path: Path) -> tuple[tuple[Round, ...], Cuts, Path] | None:
+    """The newest saved round: the history up to it, its cuts, the folder of its tensors. None before the first."""
     saved = _saved(path)
     return read_round(path, max(saved)) if saved else None
 
 
-def read_round(path: Path, index: int) -> tuple[tuple[Round, ...], dict[str, Any], Path]:
+def read_round(path: Path, index: int) -> tuple[tuple[Round, ...], Cuts, Path]:
     """A saved round, as `last_round` gives the newest. Raises CheckpointError where it is missing or damaged."""
     folder = _round_folder(path, index)
     document: _SavedRound = parse(_SavedRound, unseal(folder, ROUND), folder / ROUND, _UPGRADE)
-    return document.history, read_structure(document.structure, folder / ROUND), folder
+    return document.history, _cuts(document, folder / ROUND), folder
 
 
 def dense_round(path: Path) -> Path:
@@ -545,7 +588,8 @@ def _round_folder(path: Path, index: int) -> Path:
     return path / ROUNDS / f"{index:03d}"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that decide what a run computes, as they are here."""
     return {
         "dwindle": dwindle.__version__,
         "python": platform.python_version(),

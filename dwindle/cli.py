@@ -206,8 +206,8 @@ def _show(arguments: argparse.Namespace) -> int:
         page.print(layers_table(left))
     if searched := allocation(found.path):
         page.print(result_view(searched))
-    for whole in found.pinned:
-        _say("kept whole: {channels} of {of} channels of {layer}, {reason}".format(**whole))
+    for uncut in found.uncut:
+        _say(f"kept whole: {uncut.channels} of {uncut.of} channels of {uncut.layer}, {uncut.reason}")
     if exports:
         page.print(shipped_table(exports))
     for sentence in (*damaged, *(line for export in exports for line in export.altered)):

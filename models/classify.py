@@ -17,6 +17,7 @@ from dwindle.models import ranks, schedule, sgd
 from dwindle.models.average import Average
 from dwindle.models.batches import DROPOUT, Batches
 from dwindle.models.data import Splits
+from dwindle.models.numerics import training_device
 from dwindle.models.precision import bf16_gains
 from dwindle.models.recorded import Recorded, Step
 from dwindle.models.spec import TaskSpec as TaskSpec
@@ -120,7 +121,7 @@ class ImageClassification:
                 code="conflict",
                 option="schedule",
             )
-        device = _device()
+        device = training_device()
         if self.optimizer is None or not sgd.belongs(self.optimizer, model):
             self.optimizer = self._fresh_optimizer(model)
         began = min(round(start * self.steps), self.steps - 1)
@@ -161,7 +162,7 @@ class ImageClassification:
 
         `model` may be anything that makes logits of a batch of any size, such as a wrapper around a runtime.
         """
-        device, subset = _device(), self.splits[split]
+        device, subset = training_device(), self.splits[split]
         correct = 0
         batches = list(zip(subset.images.split(EVALUATION_BATCH), subset.labels.split(EVALUATION_BATCH), strict=True))
         with _mode(model, training=False), _on(device, model):
@@ -291,11 +292,6 @@ def learning_rate(spec: TaskSpec, step: int, steps: int) -> float:
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _device() -> torch.device:
-    """Returns the device to train on: this rank's GPU, or the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @contextmanager

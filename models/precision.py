@@ -8,6 +8,9 @@ import platform
 import re
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -19,6 +22,17 @@ from dwindle.files import user_cache, write_json
 OVERRIDE = "DWINDLE_BF16"
 GAIN = 1.1
 """How many times as fast as float32 bfloat16 must be: below that, its rounding isn't worth it."""
+_answer: ContextVar[bool | None] = ContextVar("bf16_answer", default=None)
+
+
+@contextmanager
+def answering(answer: bool) -> Iterator[None]:
+    """Makes `bf16_gains` give one answer for the block: all of a run, resumed or not, trains in one precision."""
+    before = _answer.set(answer)
+    try:
+        yield
+    finally:
+        _answer.reset(before)
 
 
 def bf16_gains(device: torch.device) -> bool:
@@ -27,8 +41,10 @@ def bf16_gains(device: torch.device) -> bool:
     A CPU is measured once (a fraction of a second) and the answer kept in the user's cache under its model
     and torch's version; where that can't be written the answer is False, since a new measurement in each
     process could change the arithmetic in the middle of a run. A GPU gains where it has bfloat16 units.
-    `DWINDLE_BF16=0` or `1` overrides all of it.
+    `DWINDLE_BF16=0` or `1` overrides all of it when a run begins; from then on the run keeps its answer.
     """
+    if (answer := _answer.get()) is not None:
+        return answer
     if (override := os.environ.get(OVERRIDE)) in ("0", "1"):
         return override == "1"
     if device.type == "cuda":
@@ -44,7 +60,7 @@ def bf16_gains(device: torch.device) -> bool:
 
 def _remembered(cache: Path) -> bool:
     """Returns the answer for this machine from `cache`; measures it and writes it there if there is none yet."""
-    machine = f"{_cpu()}, torch {torch.__version__}"
+    machine = f"{cpu_name()}, torch {torch.__version__}"
     try:
         known = dict(json.loads(cache.read_text(encoding="utf-8")))
         if machine in known:
@@ -82,8 +98,8 @@ def measured_gain(repeats: int = 7) -> float:
     return plain / reduced
 
 
-def _cpu() -> str:
-    """Returns a key for this CPU: its model, and which bfloat16 instructions it has."""
+def cpu_name() -> str:
+    """Returns this CPU's model, and which bfloat16 instructions it has."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

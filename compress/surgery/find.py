@@ -10,8 +10,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
+from dwindle.checkpoint import Uncut
 from dwindle.compress.surgery.exactness import difference
-from dwindle.compress.surgery.groups import Extent, Found, Group, Place, Product, Whole
+from dwindle.compress.surgery.groups import Extent, Found, Group, Place, Product
 from dwindle.compress.surgery.labels import Labels, Literal, compact, varying
 from dwindle.compress.surgery.rules import rule_of
 from dwindle.compress.surgery.trace import trace
@@ -55,7 +56,7 @@ def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Found:
                 labels.pin(literal.labels, f"the code of {name} cannot take fewer of its channels")
         adapted |= failing
     if not found.groups:
-        reasons = "; ".join(sorted({whole.reason for whole in found.whole}))
+        reasons = "; ".join(sorted({left.reason for left in found.uncut}))
         raise UsageError(f"no channel of this model can be removed ({reasons}): prune its weights instead")
     return found
 
@@ -137,7 +138,7 @@ class _Solved:
     def found(self, adapted: set[str]) -> Found:
         return Found(
             groups=tuple(self.groups),
-            whole=tuple(self._whole()),
+            uncut=tuple(self._uncut()),
             layers=tuple(
                 Product(cost.module, cost.each, tuple(self.extent(self.classes(factor)) for factor in cost.factors))
                 for cost in self.labels.costs
@@ -152,7 +153,7 @@ class _Solved:
         each = math.prod(size for dim, size in enumerate(tensor.shape) if dim not in dims)
         return Product(name, each, tuple(self.extent(self.bound[name, dim]) for dim in dims))
 
-    def _whole(self) -> Iterator[Whole]:
+    def _uncut(self) -> Iterator[Uncut]:
         """By layer, what of its outputs is in no group."""
         weights = {n: p for n, p in self.model.named_parameters() if p.dim() > 1 and n.endswith("weight")}
         made = {self.first[b.tensor]: b.labels for b in self.labels.bindings if b.writes}
@@ -160,7 +161,7 @@ class _Solved:
             layer = name.rpartition(".")[0]
             if name not in made:
                 if not any(tensor == name for tensor, _ in self.bound):
-                    yield Whole(layer, len(weight), len(weight), "the trace does not reach it")
+                    yield Uncut(layer, len(weight), len(weight), "the trace does not reach it")
                 continue
             classes = self.classes(made[name])
             stays = (classes == 0) | (self.spared[classes] > 0)
@@ -169,7 +170,7 @@ class _Solved:
                 reasons = [self.labels.pinned[i].reason for i in why.tolist() if i >= 0]
                 reasons += [_SPARED[i] for i in self.spared[classes].tolist() if i]
                 reason, _ = Counter(reasons or ["tied to channels that stay"]).most_common(1)[0]
-                yield Whole(layer, int(stays.sum()), len(classes), reason)
+                yield Uncut(layer, int(stays.sum()), len(classes), reason)
 
     def _attributes(self, literals: list[Literal]) -> dict[tuple[str, str], Extent]:
         """Integer attributes of a module with the value of a size in its code: taken to be that size, and tried."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dwindle.checkpoint import Uncut
 from dwindle.compress.surgery.cut import Keep, Slice
 
 
@@ -36,16 +37,6 @@ class Group:
     units: int
     channels: int
     places: tuple[Place, ...]
-
-
-@dataclass(frozen=True)
-class Whole:
-    """So many of a layer's output channels stay, and why."""
-
-    layer: str
-    channels: int
-    of: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ class Found:
     """
 
     groups: tuple[Group, ...]
-    whole: tuple[Whole, ...]
+    uncut: tuple[Uncut, ...]
     layers: tuple[Product, ...]
     tensors: tuple[Product, ...]
     sizes: dict[tuple[str, int], int]

@@ -61,7 +61,7 @@ def ours(name: str) -> Row:
     (keep, small), cut_s, cut_mb = _measured(surgery)
     error, proof_s, _ = _measured(lambda: prove(model, keep, example))
     whole: Counter[str] = Counter()
-    for entry in found.whole:
+    for entry in found.uncut:
         whole[entry.reason] += entry.channels
     return {
         **_left(model, small, example),
@@ -83,7 +83,7 @@ def torch_pruning(name: str) -> Row:
     import torch_pruning as tp
 
     model, example = build(name)
-    whole = find_groups(model, example).whole
+    whole = find_groups(model, example).uncut
     outputs = [model.get_submodule(entry.layer) for entry in whole if entry.reason == "an output of the model"]
     reference = build(name)[0]
     names = {module: layer for layer, module in model.named_modules() if isinstance(module, _PRUNED)}

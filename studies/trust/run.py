@@ -21,7 +21,7 @@ from unittest import mock
 import torch
 
 import dwindle
-from studies.trust import gate
+from studies.trust import gate, kills
 from tests.fuzz import arrange, belongings, command_lines, documents, interruptions, races, ways
 
 HERE = Path(__file__).parent
@@ -114,6 +114,15 @@ def wrong_command_lines(quick: bool) -> Row:
     return "wrong command lines: not refused in one line with exit code 2", len(lines), amiss
 
 
+def killed_runs(quick: bool) -> Row:
+    """SIGKILL in compressions of every kind, which the same command then resumes."""
+    found = kills.counted(1 if quick else 8)
+    for fault in found.faults:
+        print(fault, file=sys.stderr)
+    what = "kills of compressions, resumed: weights, masks, structure, metrics or `pinned` were others"
+    return what, found.kills, len(found.faults)
+
+
 STUDIES: tuple[Callable[[bool], Row], ...] = (
     code_from_a_checkpoint,
     files_of_the_users,
@@ -123,6 +132,7 @@ STUDIES: tuple[Callable[[bool], Row], ...] = (
     damaged_documents,
     wrong_passes,
     wrong_command_lines,
+    killed_runs,
 )
 
 

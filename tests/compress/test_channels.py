@@ -13,6 +13,7 @@ from dwindle.compress import Request, compress
 from dwindle.compress.channels import Channels, carry, compose, cut_by
 from dwindle.compress.network import Network
 from dwindle.compress.watcher import Watcher
+from dwindle.errors import BudgetMissed
 from dwindle.models.build import restore, restore_dense
 from dwindle.models.tasks import restore_task
 from dwindle.models.zoo import resnet8
@@ -36,6 +37,14 @@ def test_macs_are_met_and_fall_with_every_round(half: Checkpoint) -> None:
     assert not half.masks
 
 
+@pytest.mark.slow
+def test_no_channel_that_can_go_without_a_loss_leads_back_to_the_dense_network(tmp_path: Path) -> None:
+    request = Request("zoo:resnet8", {**DIGITS, "epochs": 6}, granularity="channel", max_drop=0.0, prune_per_round=0.9)
+    with pytest.raises(BudgetMissed) as raised:
+        compress(request, tmp_path / "net.dwindle")
+    assert raised.value.option == "max_drop"
+
+
 def test_the_slimmed_network_comes_back_bit_equal_and_trainable(half: Checkpoint) -> None:
     network, task = restore(half), restore_task(half)
     assert task.evaluate(network, "validation") == half.history[-1].validation
@@ -57,6 +66,8 @@ def test_a_killed_run_resumes_on_the_smaller_network(half: Checkpoint, tmp_path:
         compress(HALF, tmp_path / "net.dwindle", CutOff())
     resumed = compress(HALF, tmp_path / "net.dwindle")
     assert resumed.history[-1].validation == half.history[-1].validation
+    assert resumed.uncut == half.uncut
+    assert "classifier" in {left.layer for left in half.uncut}, "an output of the model can't be cut"
     assert all(torch.equal(value, half.weights[name]) for name, value in resumed.weights.items())
 
 

@@ -290,3 +290,32 @@ def test_shipped_weights_are_rounded_after_folding_and_pruned_ones_stay_zero(tmp
     zeros = [int((parameter == 0).sum()) for parameter in rounded.parameters() if parameter.shape == (10, 288)]
     assert zeros[0] >= 1440
     assert 1e-4 < float((rounded(x) - network(x)).abs().max()) < 0.1
+
+
+class Listening(Watcher):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+def test_a_resumed_run_goes_on_with_the_threads_and_the_precision_it_began_with(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setenv("DWINDLE_BF16", "1")
+    torch.set_num_threads(2)
+    try:
+        whole = compress(request(weights), tmp_path / "whole.dwindle")
+        with pytest.raises(KeyboardInterrupt):
+            compress(request(weights), tmp_path / "net.dwindle", Stop())
+    finally:
+        torch.set_num_threads(1)
+    monkeypatch.setenv("DWINDLE_BF16", "0")
+    listening = Listening()
+    resumed = compress(request(weights), tmp_path / "net.dwindle", listening)
+    assert all(torch.equal(value, whole.weights[name]) for name, value in resumed.weights.items())
+    assert resumed.numerics == whole.numerics
+    assert [note for note in listening.notes if "threads 2 (here 1)" in note and "bf16 on (here off)" in note]
+    assert torch.get_num_threads() == 1

@@ -26,7 +26,7 @@ ROUND = Round(index=0, density=1.0, bytes=100, validation=90.0, loss=0.1, second
 def finished(path: Path) -> Checkpoint:
     running = checkpoint.start(path, {"model": "m", "target": "onnx"})
     weights = {"w": torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 3.0]])}
-    checkpoint.save_round(path, ROUND, (), {}, {"weights": weights})
+    checkpoint.save_round(path, ROUND, (), checkpoint.Cuts(), {"weights": weights})
     done = dataclasses.replace(running, done=True, history=(ROUND,), metrics={"test": 90.0})
     tensors = {"weights": weights, "dense": weights, "masks": pack_masks({"w": weights["w"] != 0})}
     return checkpoint.finish(done, tensors, {})
@@ -52,7 +52,7 @@ def test_the_same_options_resume_and_others_are_named(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"model": "m", "seed": 0})
     assert not checkpoint.start(path, {"model": "m", "seed": 0}).done
-    checkpoint.save_partial(path, 0, {}, {})
+    checkpoint.save_partial(path, 0, {}, checkpoint.Cuts(), {})
     with pytest.raises(UsageError, match="seed was 0, is 1"):
         checkpoint.start(path, {"model": "m", "seed": 1})
 
@@ -60,7 +60,7 @@ def test_the_same_options_resume_and_others_are_named(tmp_path: Path) -> None:
 def test_of_a_task_only_what_differs_is_named(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"task": {"data": "digits", "epochs": 20}})
-    checkpoint.save_partial(path, 0, {}, {})
+    checkpoint.save_partial(path, 0, {}, checkpoint.Cuts(), {})
     with pytest.raises(UsageError, match=r"made with other options \(task\.epochs was 20, is 10\): repeat"):
         checkpoint.start(path, {"task": {"data": "digits", "epochs": 10}})
 
@@ -74,7 +74,7 @@ def test_where_nothing_was_saved_other_options_take_its_place(tmp_path: Path) ->
         assert refused.value.code == "locked"
         checkpoint.start(path, {"seed": 1})
     assert Checkpoint.load(path).origin == {"seed": 1}
-    checkpoint.save_partial(path, 0, {}, {})
+    checkpoint.save_partial(path, 0, {}, checkpoint.Cuts(), {})
     with pytest.raises(UsageError, match="seed was 1, is 2"):
         checkpoint.start(path, {"seed": 2})
 
@@ -125,7 +125,7 @@ def test_fields_of_a_later_version_are_one_sentence(tmp_path: Path, change: dict
 def test_so_are_those_of_a_saved_round(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"model": "m"})
-    checkpoint.save_round(path, ROUND, (), {}, {"weights": {"w": torch.ones(2)}})
+    checkpoint.save_round(path, ROUND, (), checkpoint.Cuts(), {"weights": {"w": torch.ones(2)}})
     folder = checkpoint.dense_round(path)
     seal(folder, "round.json", {**unseal(folder, "round.json"), **change}, {})
     with pytest.raises(CheckpointError, match=r"; use the dwindle that wrote it, or upgrade$") as refused:
@@ -144,7 +144,7 @@ def test_a_hash_mismatch_names_the_file(tmp_path: Path) -> None:
 def test_a_killed_final_write_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"model": "m"})
-    checkpoint.save_round(path, ROUND, (), {}, {"weights": {"w": torch.ones(2)}})
+    checkpoint.save_round(path, ROUND, (), checkpoint.Cuts(), {"weights": {"w": torch.ones(2)}})
     (path / "weights.safetensors").write_bytes(b"half a fi")  # what a kill between the files leaves
     assert not Checkpoint.load(path).done
     history, _, folder = checkpoint.last_round(path) or ((), {}, path)
@@ -154,7 +154,7 @@ def test_a_killed_final_write_leaves_a_run_that_resumes(tmp_path: Path) -> None:
 
 def test_a_run_killed_after_its_last_write_leaves_nothing_behind(tmp_path: Path) -> None:
     done = finished(tmp_path / "net.dwindle")
-    checkpoint.save_partial(done.path, 1, {}, {})
+    checkpoint.save_partial(done.path, 1, {}, checkpoint.Cuts(), {})
     scratch = done.path / ".dwindle-abcd_123"
     scratch.mkdir()
     (scratch / "for").write_text("weights.safetensors")
@@ -271,3 +271,30 @@ def test_no_output_goes_over_a_part_of_a_checkpoint(tmp_path: Path, name: str) -
     assert refused.value.code == "sealed"
     for fine in (path / "report.html", path / "own/report.html", tmp_path / "weights.safetensors"):
         checkpoint.require_not_sealed(fine)
+
+
+def test_rounds_and_documents_from_before_there_were_cuts_and_numerics_in_them_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "net.dwindle"
+    numerics = checkpoint.Numerics(1, False, "cpu", "a processor", "AVX2")
+    checkpoint.start(path, {"model": "m"}, numerics=numerics)
+    left = (checkpoint.Uncut("conv", 8, 16, "it is an output"),)
+    checkpoint.save_round(path, ROUND, (), checkpoint.Cuts(uncut=left), {"weights": {"w": torch.ones(2)}})
+    assert Checkpoint.load(path).numerics == numerics
+    _, cuts, folder = checkpoint.last_round(path) or ((), checkpoint.Cuts(), path)
+    assert cuts.uncut == left
+    for place, name, key in ((path, "checkpoint.json", "numerics"), (folder, "round.json", "pinned")):
+        document = unseal(place, name)
+        del document[key]
+        seal(place, name, document, {"weights": {"w": torch.ones(2)}} if place == folder else {})
+    assert Checkpoint.load(path).numerics is None
+    assert (checkpoint.last_round(path) or ((), None, path))[1] == checkpoint.Cuts()
+
+
+def test_a_run_that_saved_nothing_begins_anew_with_what_is_here_now(tmp_path: Path) -> None:
+    path = tmp_path / "net.dwindle"
+    then = checkpoint.Numerics(1, False, "cpu", "a processor", "AVX2")
+    checkpoint.start(path, {"seed": 0}, numerics=then)
+    now = dataclasses.replace(then, threads=2)
+    assert checkpoint.start(path, {"seed": 0}, numerics=now).numerics == now
+    checkpoint.save_partial(path, 0, {}, checkpoint.Cuts(), {})
+    assert checkpoint.start(path, {"seed": 0}, numerics=then).numerics == now

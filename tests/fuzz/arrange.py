@@ -15,7 +15,7 @@ from dwindle import checkpoint as store
 from dwindle.bench.machine import this_machine
 from dwindle.bench.result import Bench
 from dwindle.bench.rows import blank_rows, untried
-from dwindle.checkpoint import Checkpoint, Round, pack_masks
+from dwindle.checkpoint import Checkpoint, Cuts, Numerics, Round, Uncut, pack_masks
 from dwindle.manifest import File, Manifest, Parity, manifests
 from dwindle.models.build import ModelSpec, build
 from dwindle.models.classify import ImageClassification
@@ -23,6 +23,7 @@ from dwindle.models.structure import describe, tensors
 from dwindle.models.tasks import make_task
 
 MODEL = ModelSpec("zoo:resnet8", 10, (1, 8, 8))
+NUMERICS = Numerics(1, False, "cpu", "a processor", "AVX2")
 
 
 def origin() -> dict[str, Any]:
@@ -53,13 +54,13 @@ def finished(path: Path) -> Checkpoint:
         Round(index, density, size, 90.0 - index, 0.1, 1.0, 500_000)
         for index, (density, size) in enumerate([(1.0, 312_000), (0.5, 170_000)])
     )
-    begun = store.start(path, origin())
+    begun = store.start(path, origin(), numerics=NUMERICS)
     done = replace(
         begun,
         done=True,
         history=history,
         metrics={"test": 88.5, "dense_test": 89.0},
-        pinned=({"layer": "conv", "channels": 8, "of": 16, "reason": "it is added to another"},),
+        uncut=(Uncut("conv", 8, 16, "it is added to another"),),
     )
     structure = {"attributes": {}, "shapes": {}, "frozen": []}
     weights = tensors(model)
@@ -93,7 +94,7 @@ def _export(folder: Path, weights: dict[str, torch.Tensor]) -> None:
 def unfinished(path: Path) -> Checkpoint:
     """A checkpoint whose run was cut off within its second round."""
     model = build(MODEL)
-    begun = store.start(path, origin())
+    begun = store.start(path, origin(), numerics=NUMERICS)
     first = Round(0, 1.0, 312_000, 90.0, 0.1, 1.0, 500_000)
     state: dict[str, dict[str, torch.Tensor]] = {
         "weights": model.state_dict(),
@@ -102,9 +103,10 @@ def unfinished(path: Path) -> Checkpoint:
         "task": {},
         "generator": {"torch": torch.get_rng_state()},
     }
-    store.save_round(path, first, (), describe(model, model), state)
+    uncut = (Uncut("conv", 8, 16, "it is added to another"),)
+    store.save_round(path, first, (), Cuts(describe(model, model), uncut), state)
     progress = {"steps": 3, "seconds": 1.0, "losses": [2.0, 1.5], "ramp": None}
-    store.save_partial(path, 1, {"progress": progress, "structure": {}}, state)
+    store.save_partial(path, 1, progress, Cuts(uncut=uncut), state)
     return begun
 
 

@@ -49,7 +49,7 @@ def _rounds(net: Path) -> None:
     with store.locked(net):
         opened = store.start(net, Checkpoint.load(net).origin)
         for index in range(4):
-            store.save_round(net, replace(first, index=index), (), {}, {"weights": {}})
+            store.save_round(net, replace(first, index=index), (), store.Cuts(), {"weights": {}})
         store.finish(replace(opened, done=True, history=(first,)), {"weights": {}}, {})
 
 

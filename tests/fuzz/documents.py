@@ -269,8 +269,8 @@ def resume(fuzz: Fuzz, net: str) -> Ended:
     store.Checkpoint.load(path)
     store.last_round(path)
     if found := store.partial_round(path, 1):
-        document, folder = found
-        parse(Progress, document.get("progress"), folder / "round.json")
+        progress, _, folder = found
+        parse(Progress, progress, folder / "round.json")
         store.unpack_masks(read_tensors(folder, "masks"), read_tensors(folder, "weights"))
     return 0, ""
 

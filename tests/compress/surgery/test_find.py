@@ -59,7 +59,7 @@ def halved(found: Found) -> Keep:
 
 
 def reasons(found: Found) -> dict[str, str]:
-    return {whole.layer: whole.reason for whole in found.whole}
+    return {left.layer: left.reason for left in found.uncut}
 
 
 def test_the_input_and_the_outputs_stay() -> None:
