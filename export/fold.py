@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
 from dwindle.export.quiet import quiet
+from dwindle.models.inputs import row_major
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -121,7 +122,10 @@ def trace(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 
 
 def _detached(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).cpu().float().eval()
+    copied = copy.deepcopy(module).cpu().float().eval()
+    for tensor in tensors(copied).values():
+        tensor.data = row_major(tensor.data)  # a channels_last weight would make its outputs so too
+    return copied
 
 
 def _pair_ending_at(node: Node, program: ExportedProgram, network: nn.Module) -> Pair | None:

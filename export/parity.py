@@ -15,6 +15,7 @@ from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, Usage
 from dwindle.export.fold import tensors
 from dwindle.export.target import Target, one_by_one
 from dwindle.manifest import Parity
+from dwindle.models.inputs import as_fed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +75,7 @@ def compare(target: Target, path: Path, module: nn.Module, shipped: nn.Module, i
         )
     rounded = target.as_stored(shipped, activations=False)
     equal = _compare_weights(target, path, rounded, shipped)
-    samples = tuple(tensor[:SAMPLES].cpu().float() for tensor in inputs)
+    samples = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs)
     try:
         outputs = target.run(path, samples)
     except RuntimeUnavailable as error:
