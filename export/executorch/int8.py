@@ -69,6 +69,8 @@ def check_samples(samples: tuple[Tensor, ...]) -> None:
             name="inputs",
         )
     for tensor in samples:
+        if not tensor.is_floating_point():
+            continue  # token ids, say, which are not rounded
         if not tensor.isfinite().all():
             raise UsageError(
                 "the samples to calibrate int8 on are not all finite: check the task's `inputs` of the training split",
@@ -113,12 +115,13 @@ def _on_grid(weight: QuantizationSpec) -> QuantizationSpec:
 
     grid = torch.from_numpy(SCALES.astype(np.float32))
 
-    class OnGrid(PerChannelMinMaxObserver):
+    # torchao leaves a transposed convolution's channels where they are by `PerChannel` in the class's name.
+    class OnGridPerChannel(PerChannelMinMaxObserver):
         def calculate_qparams(self) -> tuple[Tensor, Tensor]:
             scale, zero = super().calculate_qparams()
             return grid[torch.searchsorted(grid, scale).clamp(max=len(grid) - 1)], zero
 
-    return replace(weight, observer_or_fake_quant_ctr=OnGrid.with_args(eps=float(grid[0])))
+    return replace(weight, observer_or_fake_quant_ctr=OnGridPerChannel.with_args(eps=float(grid[0])))
 
 
 class _Layer(NamedTuple):
