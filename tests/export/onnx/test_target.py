@@ -136,9 +136,9 @@ def test_a_recurrent_layers_zeros_are_packed(tmp_path: Path) -> None:
 def test_the_graph_is_lean(written: dict[float, Written]) -> None:
     model = onnx.load(written[0.05].path)
     payload = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    assert model.ByteSize() - payload < 3300
+    assert model.ByteSize() - payload < 3500
     assert not model.graph.value_info
-    assert not any(node.name or node.doc_string or node.metadata_props for node in model.graph.node)
+    assert not any(node.doc_string or node.metadata_props or len(node.name) > 2 for node in model.graph.node)
     assert [value.name for value in model.graph.input] == ["x"]
 
 
