@@ -20,6 +20,7 @@ from dwindle.export.options import ExportOptions
 from dwindle.export.parity import Compared, compare
 from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, with_interface
+from dwindle.export.steps import begin
 from dwindle.export.target import Target
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest, written
@@ -106,6 +107,7 @@ def export_networks(
         for name, (module, shipped) in networks.items():
             path = scratch / f"{name}{target.suffix}"
             say(f"{target.name}: writing {path.name}")
+            begin(f"writing {path.name}")
             encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
             if name == "net" and target.zstd:
                 download = background.submit(_download, path)

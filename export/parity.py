@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dwindle.difference import difference
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError, one_line
 from dwindle.export.fold import tensors
+from dwindle.export.steps import begin
 from dwindle.export.target import Target, one_by_one
 from dwindle.manifest import Parity
 from dwindle.models.inputs import as_fed
@@ -74,8 +75,10 @@ def compare(target: Target, path: Path, module: nn.Module, shipped: nn.Module, i
             name=target.name,
         )
     rounded = target.as_stored(shipped, activations=False)
+    begin(f"reading the weights back from {path.name}")
     equal = _compare_weights(target, path, rounded, shipped)
     samples = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs)
+    begin(f"running {path.name} in {target.stand_in or f'the runtime of {target.name}'}")
     try:
         outputs = target.run(path, samples)
     except RuntimeUnavailable as error:
@@ -93,6 +96,7 @@ def compare(target: Target, path: Path, module: nn.Module, shipped: nn.Module, i
         raise ParityFailed(
             f"{path.name} does not run: {one_line(error, root_cause=True)}", code="not-runnable", path=path
         ) from error
+    begin(f"comparing {path.name} with its network")
     reference = exact = outputs_of(module, samples)
     tolerance = TOLERANCE.get(target.arithmetic, 0.0)
     if target.precision != "fp32":
