@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
+from dwindle.export.blame import where
 from dwindle.export.quiet import quiet
 from dwindle.models.inputs import row_major
 
@@ -117,7 +118,9 @@ def trace(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     except Exception as error:  # torch.export raises whatever the model's own code raised
         name = type(network).__name__
         raise UsageError(
-            f"torch.export cannot trace {name}: {one_line(error, root_cause=True)}", code="not-traceable", name=name
+            f"torch.export cannot trace {name}{where(error)}: {one_line(error, root_cause=True)}",
+            code="not-traceable",
+            name=name,
         ) from error
 
 

@@ -17,7 +17,7 @@ from dwindle.export.architecture import one_model
 from dwindle.export.auto import smallest
 from dwindle.export.fold import deployable
 from dwindle.export.options import ExportOptions
-from dwindle.export.parity import Compared, compare
+from dwindle.export.parity import Compared, compare, require_finite
 from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, with_interface
 from dwindle.export.steps import begin
@@ -102,6 +102,8 @@ def export_networks(
     found: dict[str, Compared] = {}
     if target.note:
         say(f"{target.name}: {target.note}")
+    for module, _ in networks.values():
+        require_finite(module, real)
     with staged(folder, written(folder)) as scratch, ThreadPoolExecutor(1) as background:
         scratch.mkdir()
         for name, (module, shipped) in networks.items():

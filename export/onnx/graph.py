@@ -14,6 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
+from dwindle.export.blame import where
 from dwindle.export.fold import short_names, trace
 from dwindle.export.quiet import quiet
 
@@ -39,7 +40,9 @@ def skeleton(network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
     except Exception as error:
         name = type(network).__name__
         raise UsageError(
-            f"{name} cannot be written as ONNX: {one_line(error, root_cause=True)}", code="not-convertible", name=name
+            f"{name} cannot be written as ONNX{where(error)}: {one_line(error, root_cause=True)}",
+            code="not-convertible",
+            name=name,
         ) from error
     _shorten(model, set(names.values()))
     return model
