@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 EXTRAS := .venv/.extras
+CONSUMERS := .consumers/onnxruntime-1.17 .consumers/onnxruntime-1.20 .consumers/opencv
 # One process per core, one thread in each. Each begins with its share of the files, so that what a file's tests share is
 # made once, and takes over tests of another's when it has none left.
 SIDE_BY_SIDE := -n auto --dist worksteal
@@ -26,8 +27,9 @@ test-all: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/fuzz $(PYTEST)
 
-# All that tests need and that takes no root: every extra, and what the devices arm64 and browser are made of.
-everything: $(EXTRAS)
+# All that tests need and that takes no root: every extra, what the devices arm64 and browser are made of, and other
+# readers of ONNX files, each in an environment of its own.
+everything: $(EXTRAS) $(CONSUMERS)
 	$(BIN)/dwindle doctor --setup arm64
 	$(BIN)/dwindle doctor --setup browser
 
@@ -51,5 +53,13 @@ $(EXTRAS): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,tensorboard,mlflow,trackio]"
 	touch $@
 
+.consumers/onnxruntime-1.17: PACKAGES := onnxruntime==1.17.3 "numpy<2"
+.consumers/onnxruntime-1.20: PACKAGES := onnxruntime==1.20.1 "numpy<2"
+.consumers/opencv: PACKAGES := opencv-python-headless==4.10.0.84 "numpy<2"
+$(CONSUMERS):
+	$(PYTHON) -m venv $@.part
+	$@.part/bin/python -m pip install --quiet --only-binary :all: $(PACKAGES)
+	mv $@.part $@
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .consumers build *.egg-info

@@ -189,6 +189,8 @@ def _as_module(worker: Worker) -> tuple[nn.Module, _Seen]:
     import torch
     from torch import Tensor, nn
 
+    from dwindle.models.inputs import as_fed
+
     seen = _Seen()
 
     class File(nn.Module):
@@ -196,7 +198,7 @@ def _as_module(worker: Worker) -> tuple[nn.Module, _Seen]:
             """Files have a batch of one: samples go one at a time."""
             answers = []
             for index in range(len(inputs[0])):
-                sample = [batch[index : index + 1].detach().float().cpu().numpy() for batch in inputs]
+                sample = [as_fed(batch[index : index + 1]).numpy() for batch in inputs]
                 answers.append(worker.infer(sample))
                 seen.take(sample, answers[-1])
             outputs = [torch.cat([torch.from_numpy(a) for a in column]) for column in zip(*answers, strict=True)]

@@ -79,5 +79,7 @@ def samples(task: CheckedTask, count: int) -> list[list[np.ndarray]]:
     Real ones, as zeros would be slower or faster than any photo. One entry per sample: an array per input of the
     network, each a batch of one. Raises UsageError where the split is empty.
     """
-    whole = [tensor[:count].detach().float().cpu().numpy() for tensor in task.inputs("test")]
+    from dwindle.models.inputs import as_fed
+
+    whole = [as_fed(tensor[:count]).numpy() for tensor in task.inputs("test")]
     return [[array[index : index + 1] for array in whole] for index in range(len(whole[0]))]

@@ -13,7 +13,7 @@ from dwindle.errors import UsageError
 from dwindle.export import side_by_side
 from dwindle.export import target as targets
 from dwindle.export.auto import AUTO
-from dwindle.export.one_target import NO_PACKING, PACKINGS, export_one
+from dwindle.export.one_target import NO_PACKING, PACKINGS
 from dwindle.export.options import ExportOptions
 from dwindle.files import refuse_link, sweep
 from dwindle.manifest import Manifest
@@ -44,12 +44,13 @@ def export(
     against the dense network. trust: the checkpoint's own model and task may be code of anybody's; give the specs
     (`package.module:factory`) that may run, or True for any. Built-in ones need no trust.
 
-    An earlier export of a target is replaced once both files have proven equal to their networks. Several targets are
-    exported side by side, each in a process of its own.
+    An earlier export of a target is replaced once both files have proven equal to their networks. Targets are exported
+    side by side, each in a process of its own, as a runtime may crash on a file that it can't run.
 
     Raises UsageError for an unknown target or precision, an option that none of the targets has a use for, or a network
     that a format cannot hold; ParityFailed where a file computes something else (that file is kept beside the earlier
-    export, as `*.rejected`); CheckpointError for a damaged checkpoint.
+    export, as `*.rejected`); CheckpointError for a damaged checkpoint; DwindleError with the code `process-died` where
+    a converter or a runtime crashed, saying on what file and in which step.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
@@ -68,10 +69,8 @@ def export(
     checkpoint.require_done()
     refuse_link(checkpoint.exports)
     sweep(checkpoint.exports)
-    if len(each) > 1:
-        side_by_side.run(checkpoint.path, each, progress or (lambda line: None), trust=trust)
-        return [Manifest.read(checkpoint.exports / name) for name in each]
-    return [export_one(checkpoint, name, own, progress, trust) for name, own in each.items()]
+    side_by_side.run(checkpoint.path, each, progress or (lambda line: None), trust=trust)
+    return [Manifest.read(checkpoint.exports / name) for name in each]
 
 
 def _check(options: ExportOptions) -> None:

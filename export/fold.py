@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
+from dwindle.export.blame import where
 from dwindle.export.quiet import quiet
+from dwindle.models.inputs import row_major
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -116,12 +118,17 @@ def trace(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     except Exception as error:  # torch.export raises whatever the model's own code raised
         name = type(network).__name__
         raise UsageError(
-            f"torch.export cannot trace {name}: {one_line(error, root_cause=True)}", code="not-traceable", name=name
+            f"torch.export cannot trace {name}{where(error)}: {one_line(error, root_cause=True)}",
+            code="not-traceable",
+            name=name,
         ) from error
 
 
 def _detached(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).cpu().float().eval()
+    copied = copy.deepcopy(module).cpu().float().eval()
+    for tensor in tensors(copied).values():
+        tensor.data = row_major(tensor.data)  # a channels_last weight would make its outputs so too
+    return copied
 
 
 def _pair_ending_at(node: Node, program: ExportedProgram, network: nn.Module) -> Pair | None:

@@ -17,9 +17,10 @@ from dwindle.export.architecture import one_model
 from dwindle.export.auto import smallest
 from dwindle.export.fold import deployable
 from dwindle.export.options import ExportOptions
-from dwindle.export.parity import Compared, compare
+from dwindle.export.parity import Compared, compare, require_finite
 from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, with_interface
+from dwindle.export.steps import begin
 from dwindle.export.target import Target
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest, written
@@ -101,11 +102,14 @@ def export_networks(
     found: dict[str, Compared] = {}
     if target.note:
         say(f"{target.name}: {target.note}")
+    for module, _ in networks.values():
+        require_finite(module, real)
     with staged(folder, written(folder)) as scratch, ThreadPoolExecutor(1) as background:
         scratch.mkdir()
         for name, (module, shipped) in networks.items():
             path = scratch / f"{name}{target.suffix}"
             say(f"{target.name}: writing {path.name}")
+            begin(f"writing {path.name}")
             encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
             if name == "net" and target.zstd:
                 download = background.submit(_download, path)

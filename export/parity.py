@@ -6,15 +6,18 @@ where the target rounds those. What the rounding itself costs is what `quality` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwindle.difference import difference
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError, one_line
 from dwindle.export.fold import tensors
+from dwindle.export.steps import begin
 from dwindle.export.target import Target, one_by_one
 from dwindle.manifest import Parity
+from dwindle.models.inputs import as_fed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,8 +76,10 @@ def compare(target: Target, path: Path, module: nn.Module, shipped: nn.Module, i
             name=target.name,
         )
     rounded = target.as_stored(shipped, activations=False)
+    begin(f"reading the weights back from {path.name}")
     equal = _compare_weights(target, path, rounded, shipped)
-    samples = tuple(tensor[:SAMPLES].cpu().float() for tensor in inputs)
+    samples = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs)
+    begin(f"running {path.name} in {target.stand_in or f'the runtime of {target.name}'}")
     try:
         outputs = target.run(path, samples)
     except RuntimeUnavailable as error:
@@ -92,6 +97,7 @@ def compare(target: Target, path: Path, module: nn.Module, shipped: nn.Module, i
         raise ParityFailed(
             f"{path.name} does not run: {one_line(error, root_cause=True)}", code="not-runnable", path=path
         ) from error
+    begin(f"comparing {path.name} with its network")
     reference = exact = outputs_of(module, samples)
     tolerance = TOLERANCE.get(target.arithmetic, 0.0)
     if target.precision != "fp32":
@@ -173,6 +179,46 @@ def _compare_weights(target: Target, path: Path, network: nn.Module, shipped: nn
                 path=path,
             )
     return list(decoded)
+
+
+def require_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raises UsageError where a network's own outputs are not finite, naming the first module that makes them so.
+
+    module: in eval mode, on the CPU. inputs: real samples, of which the first SAMPLES are run one at a time.
+    """
+    import numpy as np
+    import torch
+
+    samples = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs)
+    if np.isfinite(outputs_of(module, samples)).all():
+        return
+    first: list[str] = []
+
+    def look(path: str, layer: nn.Module) -> Callable[..., None]:
+        def looked(_: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+            whole = all(one.isfinite().all() for one in given if isinstance(one, torch.Tensor))
+            if whole and isinstance(output, torch.Tensor) and not output.isfinite().all():
+                first.append(f"{path} ({type(layer).__name__})")
+
+        return looked
+
+    hooks = [
+        layer.register_forward_hook(look(path, layer))
+        for path, layer in module.named_modules()
+        if path and not list(layer.children())
+    ]
+    try:
+        with torch.no_grad():
+            outputs_of(module, samples)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    cause = f": {first[0]} is the first to make them so" if first else ""
+    raise UsageError(
+        f"the outputs of {type(module).__name__} itself are not finite on the task's inputs{cause}",
+        code="not-finite",
+        name=first[0].partition(" ")[0] if first else type(module).__name__,
+    )
 
 
 def outputs_of(module: nn.Module, samples: tuple[Tensor, ...]) -> np.ndarray:

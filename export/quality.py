@@ -49,6 +49,8 @@ def sentence(found: Quality, precision: str) -> str:
 
 def sqnr(exact: NDArray[Any], approximate: NDArray[Any]) -> float | None:
     """The signal to quantisation noise ratio in decibels; None where nothing was lost, or there is no signal."""
+    finite = np.isfinite(exact)  # an infinity, as in a causal mask, is kept or lost, and neither is noise
+    exact, approximate = exact[finite], approximate[finite]
     signal = np.square(exact, dtype=np.float64).sum()
     noise = np.square(np.subtract(exact, approximate, dtype=np.float64)).sum()
     return float(10 * np.log10(signal / noise)) if noise and signal else None

@@ -89,12 +89,15 @@ def store(name: str, array: NDArray[Any], precision: str) -> Stored:
     """One tensor at a precision. name: the tensor's, for the message. Raises as `stored` does."""
     if array.dtype != np.float32 or not array.ndim or not array.size or precision == "fp32":
         return Stored(array)
-    if not (np.abs(array) <= np.finfo(np.float16).max).all():
+    infinite = np.isinf(array)
+    if not (infinite | (np.abs(array) <= np.finfo(np.float16).max)).all():
         raise UsageError(
             f"{name} has values beyond 65504, the largest that {precision} can store: scale it down",
             code="out-of-range",
             name=name,
         )
+    if infinite.any():  # a causal mask, say: fp16 has infinities, and no scale spans to one
+        precision = "fp16"
     if precision in FOUR_BITS and array.ndim > 1 and array[0].size >= _LONG_ROW:
         if precision == "palette4":
             return _palette4(array)

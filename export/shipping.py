@@ -12,6 +12,7 @@ from dwindle.export.coreml.interface import Interface, Normalization
 from dwindle.export.fold import deployable
 from dwindle.export.quantize import as_shipped
 from dwindle.export.target import Target
+from dwindle.models.inputs import as_fed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +36,7 @@ def calibrated(
         raise UsageError(f"`calib_samples` is {samples}: give 1 or more", code="out-of-range", option="calib_samples")
     if not target.calibrates:
         return target
-    real = tuple(tensor.cpu().float() for tensor in task.inputs("train"))
+    real = tuple(as_fed(tensor) for tensor in task.inputs("train"))
     spread = tuple(_spread(tensor, samples or SAMPLES) for tensor in real)
     if task.has("inputs"):
         say(f"calibrated on {len(spread[0])} samples of the training split")
@@ -151,7 +152,7 @@ def running(target: Target, path: Path) -> nn.Module:
 
     class File(nn.Module):
         def forward(self, *batch: Tensor) -> Any:
-            outputs = target.run(path, tuple(tensor.detach().cpu().float() for tensor in batch))
+            outputs = target.run(path, tuple(as_fed(tensor) for tensor in batch))
             return from_numpy(outputs).to(batch[0].device)
 
     return File()

@@ -1,7 +1,7 @@
-"""Exporting one checkpoint to several targets at once, each in a process of its own.
+"""Exporting one checkpoint to one or several targets at once, each in a process of its own.
 
-The processes share nothing but the modules they import. A converter's memory is freed when its process ends, and one
-that crashes ends no other target's export.
+The processes share nothing but the modules they import. A converter's memory is freed when its process ends, and native
+code that crashes ends no other target's export, and not the program that asked for it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from dwindle import errors
 from dwindle.errors import DwindleError
 from dwindle.export.options import ExportOptions
+from dwindle.export.steps import recorded
 from dwindle.imports import hidden
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ _END = "\0"
 """Begins a line of JSON that says what went wrong: the target's index, the class of the error, its fields."""
 _FIELDS = ("code", "option", "path", "name")
 """The fields of a DwindleError beside its message."""
+_STEP = ".step"
 _SHARED = (
     "torch.export._trace",
     "torchvision.models",
@@ -109,8 +112,8 @@ def main() -> int:
         gc.freeze()
     start: Any = multiprocessing.get_context("fork" if forks else "spawn")
     with tempfile.TemporaryDirectory() as folder:
-        chatter = [Path(folder, str(index)) for index in range(len(options))]
-        processes = [start.Process(target=_one, args=each) for each in enumerate(zip(options, chatter, strict=True))]
+        own = [Path(folder, str(index)) for index in range(len(options))]
+        processes = [start.Process(target=_one, args=each) for each in enumerate(zip(options, own, strict=True))]
         running: list[Any] = []
         for process in processes:
             while len(running) >= (os.cpu_count() or 1):  # more at once would only take more memory
@@ -121,8 +124,7 @@ def main() -> int:
         for index, process in enumerate(processes):
             process.join()
             if process.exitcode:
-                name, output = options[index][1], _last_line(chatter[index].read_text(encoding="utf-8"))
-                message = f"the export to {name} ended with {process.exitcode}: {output}"
+                name, message = options[index][1], _end(options[index][1], process.exitcode, own[index])
                 line = _END + json.dumps(
                     [index, DwindleError.__name__, message, {"code": "process-died", "name": name}]
                 )
@@ -130,11 +132,22 @@ def main() -> int:
     return 0
 
 
+def _end(name: str, code: int, own: Path) -> str:
+    """How an export ended that did not come to its end. own: as in `_one`."""
+    how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
+    step = own.with_suffix(_STEP)
+    where = f" while {step.read_text(encoding='utf-8')}" if step.exists() else ""
+    return f"the export to {name} {how}{where}: {_last_line(own.read_text(encoding='utf-8', errors='replace'))}"
+
+
 def _one(index: int, given: tuple[tuple[str, str, dict[str, Any], Trust], Path]) -> None:
-    """One target's export in this process. Its progress goes to stdout, and all other output to a file."""
-    (checkpoint, name, options, trust), chatter = given
+    """One target's export in this process. Its progress goes to stdout.
+
+    All other output goes to the file that is given, and the last step to one beside it that ends in `_STEP`.
+    """
+    (checkpoint, name, options, trust), own = given
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    with chatter.open("wb") as sink:
+    with own.open("wb") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
     gc.set_threshold(100_000, 50, 100)  # by default, garbage collection would take a fifth of so short a process
@@ -145,7 +158,10 @@ def _one(index: int, given: tuple[tuple[str, str, dict[str, Any], Trust], Path])
     from dwindle.export.one_target import export_one
 
     try:
-        export_one(checkpoint, name, ExportOptions(**options), lambda line: print(line, file=out, flush=True), trust)
+        with recorded(own.with_suffix(_STEP)):
+            export_one(
+                checkpoint, name, ExportOptions(**options), lambda line: print(line, file=out, flush=True), trust
+            )
     except DwindleError as error:
         known = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
         fields = {name: str(value) for name in _FIELDS if (value := getattr(error, name)) is not None}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dwindle.errors import DwindleError, UsageError, one_line
 from dwindle.models import ranks
+from dwindle.models.inputs import row_major
 
 if TYPE_CHECKING:
     from torch import nn
@@ -331,11 +332,11 @@ def _loss(value: object) -> float:
 
 
 def _tensors(member: str, value: object) -> tuple[Tensor, ...]:
-    """Checks that a member returned a tuple of tensors."""
+    """Checks that a member returned a tuple of tensors, and makes each row-major."""
     if not isinstance(value, tuple) or not value or not all(isinstance(tensor, Tensor) for tensor in value):
         what = tuple(type(one).__name__ for one in value) if isinstance(value, tuple) else type(value).__name__
         raise _bad(member, f"returned {what}: it must be a tuple of tensors, one per argument of the model")
-    return value
+    return tuple(map(row_major, value))
 
 
 def _batch(member: str, value: object, context: str = "") -> tuple[Tensor, ...]:

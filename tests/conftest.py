@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -52,6 +53,12 @@ def _programs(*names: str) -> Callable[[], bool]:
 
 def _modules(*names: str) -> Callable[[], bool]:
     return lambda: all(map(find_spec, names))
+
+
+def _consumer(name: str) -> Callable[[], bool]:
+    """Whether `make .consumers/NAME` has made the environment of another reader of ONNX files."""
+    python = Path(__file__).parents[1] / ".consumers" / name / "bin" / "python"
+    return lambda: python.exists()
 
 
 def _arm64() -> bool:
@@ -111,6 +118,13 @@ NEEDS = {
     "browser": Need(
         "files can't be run in a browser here: dwindle doctor --setup browser", _browser, ("chromium", *_NPM), make=True
     ),
+    "onnxruntime 1.17": Need(
+        "onnxruntime 1.17 is not installed: make .consumers/onnxruntime-1.17", _consumer("onnxruntime-1.17"), make=True
+    ),
+    "onnxruntime 1.20": Need(
+        "onnxruntime 1.20 is not installed: make .consumers/onnxruntime-1.20", _consumer("onnxruntime-1.20"), make=True
+    ),
+    "OpenCV": Need("OpenCV is not installed: make .consumers/opencv", _consumer("opencv"), make=True),
     "litert": Need("dwindle[litert] is not installed", _modules("litert_torch", "ai_edge_litert"), make=True),
     "tensorboard": Need("dwindle[tensorboard] is not installed", _modules("tensorboard"), make=True),
     "mlflow": Need("dwindle[mlflow] is not installed", _modules("mlflow"), make=True),

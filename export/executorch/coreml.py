@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwindle.errors import RuntimeUnavailable, UsageError, one_line
+from dwindle.export.blame import where
 from dwindle.export.coreml.read import MODEL
 from dwindle.export.coreml.read import breakdown as package_breakdown
 from dwindle.export.coreml.target import CoreML
@@ -122,7 +123,7 @@ def _program(network: nn.Module, inputs: tuple[Tensor, ...], package: bytes, min
             content = bytes(lowered.to_executorch().buffer)
     except Exception as error:
         raise UsageError(
-            f"{name} cannot be written as ExecuTorch for Core ML: {one_line(error, root_cause=True)}",
+            f"{name} cannot be written as ExecuTorch for Core ML{where(error)}: {one_line(error, root_cause=True)}",
             code="not-convertible",
             name=name,
         ) from error

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dwindle.errors import UsageError, one_line
+from dwindle.export.blame import where
 from dwindle.export.fold import tensors, trace
 from dwindle.export.quantize import SCALES
 from dwindle.export.quiet import quiet
@@ -53,7 +54,7 @@ def quantize(network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
     except Exception as error:
         name = type(network).__name__
         raise UsageError(
-            f"{name} cannot be quantised for ExecuTorch: {one_line(error, root_cause=True)}",
+            f"{name} cannot be quantised for ExecuTorch{where(error)}: {one_line(error, root_cause=True)}",
             code="not-convertible",
             name=name,
         ) from error
@@ -69,6 +70,8 @@ def check_samples(samples: tuple[Tensor, ...]) -> None:
             name="inputs",
         )
     for tensor in samples:
+        if not tensor.is_floating_point():
+            continue  # token ids, say, which are not rounded
         if not tensor.isfinite().all():
             raise UsageError(
                 "the samples to calibrate int8 on are not all finite: check the task's `inputs` of the training split",
@@ -91,15 +94,40 @@ def _converted(traced: nn.Module, samples: tuple[Tensor, ...]) -> GraphModule:
         get_symmetric_quantization_config,
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
     config = get_symmetric_quantization_config(is_per_channel=True)
     config = replace(config, weight=_on_grid(config.weight))
-    observed = prepare_pt2e(traced, XNNPACKQuantizer().set_global(config))
+
+    class Finite(XNNPACKQuantizer):
+        def annotate(self, model: GraphModule) -> GraphModule:
+            annotated: GraphModule = super().annotate(model)
+            for node in _reading_infinity(annotated):
+                node.meta.pop(Q_ANNOTATION_KEY, None)
+            return annotated
+
+    observed = prepare_pt2e(traced, Finite().set_global(config))
     with torch.no_grad():
         for sample in zip(*(tensor.split(1) for tensor in samples), strict=True):
             observed(*sample)
     converted: GraphModule = convert_pt2e(observed)
     return converted
+
+
+def _reading_infinity(module: GraphModule) -> list[Node]:
+    """The calls that read infinite values, as attention's scores meet a causal mask: no range of int8 spans to one."""
+    infinite: set[Node] = set()
+    reading = []
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            value = _value_of(node.target, module)
+            if value.is_floating_point() and value.isinf().any():
+                infinite.add(node)
+        elif infinite.intersection(node.all_input_nodes):
+            reading.append(node)
+            if "softmax" not in str(node.target):  # which makes zeros of them
+                infinite.add(node)
+    return reading
 
 
 def _on_grid(weight: QuantizationSpec) -> QuantizationSpec:
@@ -113,12 +141,13 @@ def _on_grid(weight: QuantizationSpec) -> QuantizationSpec:
 
     grid = torch.from_numpy(SCALES.astype(np.float32))
 
-    class OnGrid(PerChannelMinMaxObserver):
+    # torchao leaves a transposed convolution's channels where they are by `PerChannel` in the class's name.
+    class OnGridPerChannel(PerChannelMinMaxObserver):
         def calculate_qparams(self) -> tuple[Tensor, Tensor]:
             scale, zero = super().calculate_qparams()
             return grid[torch.searchsorted(grid, scale).clamp(max=len(grid) - 1)], zero
 
-    return replace(weight, observer_or_fake_quant_ctr=OnGrid.with_args(eps=float(grid[0])))
+    return replace(weight, observer_or_fake_quant_ctr=OnGridPerChannel.with_args(eps=float(grid[0])))
 
 
 class _Layer(NamedTuple):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
+from dwindle.export.blame import where
 from dwindle.export.fold import distinct, tensors, trace
 from dwindle.export.patch import replaced
 from dwindle.export.quiet import quiet
@@ -80,7 +81,7 @@ def lowered(program: ExportedProgram, name: str) -> bytes:
             return bytes(edge.to_executorch().buffer)
     except Exception as error:
         raise UsageError(
-            f"{name} cannot be written as ExecuTorch: {one_line(error, root_cause=True)}",
+            f"{name} cannot be written as ExecuTorch{where(error)}: {one_line(error, root_cause=True)}",
             code="not-convertible",
             name=name,
         ) from error

@@ -161,8 +161,12 @@ def _graphs(file: Any) -> tuple[tuple[Tensor, ...], list[tuple[dict[str, Any], C
     its constants."""
     import torch
 
+    with quiet():
+        from executorch.exir.tensor import get_scalar_type
+
     (plan,) = file.program.execution_plan
-    inputs = tuple(torch.zeros(plan.values[index].val.sizes) for index in plan.inputs)
+    given = [plan.values[index].val for index in plan.inputs]
+    inputs = tuple(torch.zeros(tensor.sizes, dtype=get_scalar_type(tensor.scalar_type)) for tensor in given)
     graphs = []
     for delegate in plan.delegates:
         if delegate.id == "XnnpackBackend":

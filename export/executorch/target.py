@@ -91,7 +91,9 @@ class ExecuTorch(Target):
         network = deployable(module, inputs)
         if self.calibrates:
             generator = torch.Generator().manual_seed(0)
-            noise = tuple(torch.rand(one.shape, generator=generator) for one in inputs)
+            noise = tuple(
+                torch.rand(one.shape, generator=generator) if one.is_floating_point() else one for one in inputs
+            )
             size = len(_lowered(quantize(distinct(network), noise).program, inputs))
         else:
             size = len(lower(network, inputs).content)

@@ -13,6 +13,7 @@ from onnx.numpy_helper import from_array
 
 from dwindle.export.codes import nibbles, rice, two_of_four
 from dwindle.export.codes.packing import Array, Code, Form, choose, forms
+from dwindle.export.onnx.graph import drop_defaults, name_nodes, stamp
 from dwindle.export.onnx.unpack import DOMAIN, call, function
 from dwindle.export.quantize import FOUR_BITS, SCALES, Stored
 
@@ -30,7 +31,7 @@ memory of all that a session computes on the way, which onnxruntime keeps to its
 
 def fill(skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool) -> tuple[ModelProto, str]:
     """A whole model, and its encoding in words: `skeleton` with the tensors it reads, packed where that takes
-    fewer bytes. Without `pack`, zeros are stored like any value.
+    fewer bytes. Without `pack`, zeros are stored like any value, and attributes stated that packing leaves out.
 
     weights: by the names that the skeleton uses; those it doesn't read are left out.
     """
@@ -38,6 +39,11 @@ def fill(skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool) -> 
     read |= {output.name for output in skeleton.graph.output}
     stored = {name: tensor for name, tensor in weights.items() if name in read}
     opset = next(opset.version for opset in skeleton.opset_import if opset.domain == "")
+    if pack:
+        lean = ModelProto()
+        lean.CopyFrom(skeleton)
+        drop_defaults(lean)
+        skeleton = lean
 
     def overhead(codes: frozenset[Code]) -> int:
         functions = {name for code in codes for name in _functions(code)}
@@ -75,6 +81,8 @@ def _filled(skeleton: ModelProto, stored: Mapping[str, Stored], plan: Mapping[st
     if called:
         model.functions.extend(function(name, opset) for name in called)
         model.opset_import.append(make_opsetid(DOMAIN, 1))
+    name_nodes(model)
+    stamp(model)
     return model
 
 

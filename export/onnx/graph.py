@@ -1,7 +1,7 @@
 """A network's ONNX graph without its weights: traced once, filled with any weights of the same shapes.
 
-What a phone runtime does not read is left out (stack traces, names of values, attributes at their default):
-in a network of a few kilobytes that is most of the graph.
+What a phone runtime does not read is left out (stack traces, long names): in a network of a few kilobytes that is most
+of the graph. What an older one needs stays: a name for each node, and an IR version that it knows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
+from dwindle.export.blame import where
 from dwindle.export.fold import short_names, trace
 from dwindle.export.quiet import quiet
 
@@ -39,7 +40,9 @@ def skeleton(network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
     except Exception as error:
         name = type(network).__name__
         raise UsageError(
-            f"{name} cannot be written as ONNX: {one_line(error, root_cause=True)}", code="not-convertible", name=name
+            f"{name} cannot be written as ONNX{where(error)}: {one_line(error, root_cause=True)}",
+            code="not-convertible",
+            name=name,
         ) from error
     _shorten(model, set(names.values()))
     return model
@@ -68,7 +71,6 @@ def _optimized(program: ExportedProgram, names: dict[str, str]) -> ModelProto:
 
 def _shorten(model: ModelProto, weights: set[str]) -> None:
     """Strips in place what no runtime reads and gives every inner value a name of a few bytes."""
-    opsets = {opset.domain: opset.version for opset in model.opset_import}
     del model.metadata_props[:]
     for field in ("doc_string", "producer_name", "producer_version"):
         model.ClearField(field)
@@ -89,9 +91,37 @@ def _shorten(model: ModelProto, weights: set[str]) -> None:
         for node in graph.node:
             del node.metadata_props[:]
             node.ClearField("doc_string")
-            node.ClearField("name")
             node.input[:] = [name(old) for old in node.input]
             node.output[:] = [name(old) for old in node.output]
+
+
+def name_nodes(model: ModelProto) -> None:
+    """Gives every node a name of a few bytes in place, no two the same.
+
+    onnxruntime before 1.22 derives the names of fused nodes from those of what it fuses, and refuses a model in which
+    two come out equal: without names, one with two attention layers.
+    """
+    for index, node in enumerate(node for graph in _graphs(model.graph) for node in graph.node):
+        node.name = f"{index:x}"
+
+
+def stamp(model: ModelProto) -> None:
+    """States in place the lowest IR version that has the model's operator sets, and functions where it has any.
+
+    onnxruntime refuses an IR version newer than itself, whatever is in the file: 1.17 knows those up to 9.
+    """
+    lowest = onnx.helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
+    model.ir_version = max(lowest, 8 if model.functions else 4)  # before 4, initializers were inputs too
+
+
+def drop_defaults(model: ModelProto) -> None:
+    """Removes in place what operators' attributes are anyway if they are left out.
+
+    onnxruntime and onnx do without. Other tools read `kernel_shape` and the like from the attribute alone.
+    """
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    for graph in _graphs(model.graph):
+        for node in graph.node:
             _drop_defaults(node, opsets.get(node.domain, 1))
 
 

@@ -35,3 +35,13 @@ def test_a_split_without_samples_is_told() -> None:
     with pytest.raises(UsageError, match="on the test split") as raised:
         samples(CheckedTask(Empty()), 1)
     assert (raised.value.code, raised.value.name) == ("bad-member", "inputs")
+
+
+def test_samples_keep_the_kind_of_each_input() -> None:
+    class Words(PlainTask):
+        def inputs(self, split: str) -> tuple[torch.Tensor, ...]:
+            return torch.arange(6).reshape(2, 3), torch.ones(2, 1, dtype=torch.float64)
+
+    assert [[array.dtype.name for array in sample] for sample in samples(CheckedTask(Words()), 2)] == [
+        ["int64", "float32"]
+    ] * 2

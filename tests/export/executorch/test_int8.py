@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -151,3 +152,76 @@ def test_the_packer_says_what_write_wrote(width: int, masked: Changed, tmp_path:
     pruned = masked(network(1), 0.1)
     target.calibrated(real).write(deployable(pruned.eval(), real), (REAL[0][:1],), tmp_path / "net.pte", pack=True)
     assert packed_bytes(pruned) == (tmp_path / "net.pte").stat().st_size
+
+
+class Through(nn.Module):
+    """A convolution, then what is tried, as its values pass through a network."""
+
+    def __init__(self, tried: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.before, self.tried, self.after = nn.Conv2d(1, 4, 3, padding=1), tried, nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.tried(self.before(x)))
+
+
+def proven(network: nn.Module, folder: Path) -> Compared:
+    """A file of the network in int8, proven equal."""
+    example, target = (REAL[0][:1],), ExecuTorch("int8").calibrated(REAL)
+    network = network.eval().requires_grad_(False)
+    shipped = deployable(network, example)
+    target.write(shipped, example, folder / "net.pte", pack=True)
+    return compare(target, folder / "net.pte", network, shipped, REAL)
+
+
+def test_a_transposed_convolution_is_rounded_by_channel(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Through(nn.ConvTranspose2d(4, 4, 2, stride=2))
+    with torch.no_grad():
+        network.tried.weight[:, 0] /= 1000  # one scale for all would leave nothing of it
+    compared = proven(network, tmp_path)
+    ratio = sqnr(network.tried.weight[:, 0].numpy(), compared.rounded.tried.weight[:, 0].numpy())
+    assert ratio is not None
+    assert ratio > 30
+    assert compared.parity.weights_equal == 6
+
+
+OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "depthwise": nn.Conv2d(4, 4, 3, groups=4, padding=1),
+    "grouped": nn.Conv2d(4, 4, 3, groups=2),
+    "dilated": nn.Conv2d(4, 4, 3, dilation=2),
+    "grouped transposed": nn.ConvTranspose2d(4, 4, 2, stride=2, groups=2),
+    "batch norm": nn.BatchNorm2d(4),
+    "group norm": nn.GroupNorm(2, 4),
+    "layer norm": nn.LayerNorm(8),
+    "linear": nn.Linear(8, 8),
+    "relu6": nn.ReLU6(),
+    "leaky relu": nn.LeakyReLU(),
+    "prelu": nn.PReLU(4),
+    "hardswish": nn.Hardswish(),
+    "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+    "tanh gelu": nn.GELU("tanh"),
+    "sigmoid": nn.Sigmoid(),
+    "softmax": nn.Softmax(1),
+    "max pool": nn.MaxPool2d(2),
+    "average pool": nn.AvgPool2d(2),
+    "adaptive pool": nn.AdaptiveAvgPool2d(1),
+    "upsample": nn.Upsample(scale_factor=2.0, mode="bilinear"),
+    "shuffle": nn.ChannelShuffle(2),
+    "residual": lambda x: x + x.relu(),
+    "squeeze": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),
+    "concatenation": lambda x: torch.cat([x[:, :2], x[:, 2:].relu()], 1),
+    "padding": lambda x: torch.nn.functional.pad(x, (1, 1, 1, 1)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_in_int8(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tried = OPERATORS[name]
+    compared = proven(Through(copy.deepcopy(tried) if isinstance(tried, nn.Module) else tried), tmp_path)
+    assert compared.parity.relative is not None
+    found = sqnr(compared.exact, compared.outputs)
+    assert found is None or found > 15

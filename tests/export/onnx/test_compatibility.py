@@ -1,0 +1,122 @@
+"""Files in readers of ONNX of several years: each loads them and computes what the network does.
+
+`make everything` installs the old releases, in environments of their own (`make .consumers/NAME`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwindle.export.fold import deployable
+from dwindle.export.onnx.target import Onnx
+from dwindle.export.quantize import quantized, stored
+from dwindle.models.zoo import resnet8
+
+Changed = Callable[..., nn.Module]
+Evaluate = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
+CONSUMERS = Path(__file__).parents[3] / ".consumers"
+IMAGES = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Encoder(nn.Module):
+    """Two blocks of a transformer over an image's rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True)
+        self.blocks, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.blocks(images.squeeze(1)).mean(1))
+
+
+class Written(NamedTuple):
+    folder: Path
+    expected: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def written(trained: Changed, masked: Changed, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Files by what is in them: `plain-` ones as tools beside onnxruntime read them."""
+    folder, expected = tmp_path_factory.mktemp("compatibility"), {}
+    torch.manual_seed(0)
+    networks = {"convolutions": masked(trained(resnet8(in_channels=1)), 0.1), "attention": masked(Encoder(), 0.1)}
+    kinds = {
+        "convolutions": ("fp32", "int8", "palette4"),
+        "attention": ("fp32", "int4"),
+    }
+    for name, network in networks.items():
+        shipped = deployable(network.eval(), (IMAGES,))
+        for precision in kinds[name]:
+            for pack in (True, False) if precision == "fp32" else (True,):
+                file = f"{'packed' if pack else 'plain'}-{name}-{precision}"
+                Onnx(precision).write(shipped, (IMAGES,), folder / f"{file}.onnx", pack=pack)
+                np.save(folder / f"{file}.npy", IMAGES.numpy())
+                with torch.no_grad():
+                    expected[file] = quantized(shipped, stored(shipped, precision))(IMAGES).numpy()
+    return Written(folder, expected)
+
+
+@pytest.mark.parametrize(
+    ("consumer", "pattern"),
+    [
+        pytest.param("onnxruntime-1.17", "*", marks=pytest.mark.needs("onnxruntime 1.17")),
+        pytest.param("onnxruntime-1.20", "*", marks=pytest.mark.needs("onnxruntime 1.20")),
+        pytest.param("onnxruntime", "*"),
+        pytest.param("opencv", "plain-convolutions-*", marks=pytest.mark.needs("OpenCV")),
+    ],
+)
+def test_files_load_and_are_right(written: Written, consumer: str, pattern: str, tmp_path: Path) -> None:
+    names = [name for name in written.expected if Path(name).match(pattern)]
+    for name in names:
+        for suffix in (".onnx", ".npy"):
+            shutil.copy(written.folder / f"{name}{suffix}", tmp_path)
+    python = sys.executable if consumer == "onnxruntime" else CONSUMERS / consumer / "bin" / "python"
+    script = Path(__file__).with_name("consumer.py")
+    environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run([python, "-P", script, consumer.partition("-")[0], tmp_path], check=True, env=environment)
+    assert {path.stem: path.read_text() for path in tmp_path.glob("*.error")} == {}
+    assert names
+    for name in names:
+        np.testing.assert_allclose(
+            np.load(tmp_path / f"{name}.out.npy"), written.expected[name], atol=2e-5, err_msg=name
+        )
+
+
+def test_the_reference_implementation_agrees(written: Written, tmp_path: Path, by_reference: Evaluate) -> None:
+    for name, expected in written.expected.items():
+        model = onnx.load(written.folder / f"{name}.onnx")
+        assert (model.ir_version, model.opset_import[0].version) == (9, 20), "the newest that onnxruntime 1.17 knows"
+        model.graph.input[0].name, first = "x", model.graph.input[0].name
+        for node in model.graph.node:
+            node.input[:] = ["x" if given == first else given for given in node.input]
+        onnx.checker.check_model(model, full_check=True)
+        np.testing.assert_allclose(by_reference(model, IMAGES.numpy()), expected, atol=2e-5, err_msg=name)
+
+
+def test_every_node_has_a_name_of_its_own(written: Written) -> None:
+    for name in written.expected:
+        nodes = [node.name for node in onnx.load(written.folder / f"{name}.onnx").graph.node]
+        assert "" not in nodes
+        assert len(set(nodes)) == len(nodes)
+
+
+def test_a_plain_file_states_every_attribute(written: Written) -> None:
+    for kind in ("plain", "packed"):
+        model = onnx.load(written.folder / f"{kind}-convolutions-fp32.onnx")
+        convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+        stated = [{attribute.name for attribute in node.attribute} for node in convolutions]
+        everything = {"kernel_shape", "strides", "pads", "dilations", "group"}
+        assert all((everything <= names) == (kind == "plain") for names in stated)
