@@ -28,7 +28,7 @@ def where(error: BaseException) -> str:
     for cause in _causes(error):
         for frame, _ in reversed(list(traceback.walk_tb(cause.__traceback__))):
             node = frame.f_locals.get("node")
-            if _is_call(node):
+            if node is not None and _is_call(node):
                 return f" at {described(node)}"
     for cause in _causes(error):
         frames = traceback.extract_tb(cause.__traceback__)

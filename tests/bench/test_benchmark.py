@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx.helper
@@ -20,6 +21,7 @@ from dwindle.bench.result import COMPRESSED, DENSE, Row
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.manifest import Manifest, manifests
+from dwindle.sealed import sealed_json
 
 Export = Callable[..., Manifest]
 pytestmark = pytest.mark.usefixtures("short_slices")
@@ -220,11 +222,15 @@ def test_an_altered_file_is_refused(checkpoint: Checkpoint, export: Export, onnx
         bench(checkpoint)
 
 
+def _unsealed(text: str) -> dict[str, Any]:
+    return {name: value for name, value in json.loads(text).items() if name != "sha256"}
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda text: text[: len(text) // 2], "damaged"),
-        (lambda text: json.dumps({**json.loads(text), "schema": 9}), "schema 9, not 1"),
+        (lambda text: json.dumps(sealed_json({**_unsealed(text), "schema": 9})), "schema 9, not 1"),
         (lambda text: json.dumps({**json.loads(text), "surprise": 1}), "damaged"),
         (lambda text: text.replace('"latency"', '"lateness"', 1), "damaged"),
         (lambda text: "[]", "damaged"),
@@ -280,7 +286,7 @@ def test_commands_that_are_suggested_can_be_pasted(
     said = [reason for row in cost.with_reasons(rows, path) for reason in row.reasons.values()]
     said += [f"`{code}`" for code in re.findall("<code>(.*?)</code>", unescape(report(opened).read_text()))]
     measured = Bench(rows=tuple(rows), machine=this_machine(), seed=0, made="", dwindle="")
-    said += [str(Files("onnx", manifest, measured, None, "apple://my phone").unmeasured)]
+    said += [str(Files("onnx", None, manifest, measured, None, "apple://my phone").unmeasured)]
     shutil.rmtree(opened.exports)
     with pytest.raises(UsageError) as refused:
         bench(path)

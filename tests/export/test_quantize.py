@@ -152,7 +152,7 @@ def test_the_network_that_a_file_holds() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4", "palette4"])
-@pytest.mark.parametrize("value", [7e4, np.inf, np.nan])
+@pytest.mark.parametrize("value", [7e4, np.nan])
 def test_a_weight_out_of_reach_is_refused(precision: str, value: float) -> None:
     array = np.full((2, 9), value, np.float32)
     with pytest.raises(UsageError) as refused:
