@@ -93,7 +93,7 @@ class Killed:
 
     kills: int = 0
     runs: int = 0
-    """How many were killed, once or several times, and then came to their end."""
+    """How many came to their end and were compared; where every kill came too late, one that was not killed."""
     faults: list[str] = field(default_factory=list)
     """Of each run that failed, or ended otherwise than the uninterrupted one: what was different."""
 
