@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from dwindle.compress.macs import macs
 from dwindle.compress.masks import prunable
 from dwindle.export.zeros import Kind
+from dwindle.models.copies import copied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,7 +69,7 @@ class Network:
 
     def copy(self) -> Network:
         """Returns a copy that shares no weights and no masks with this one."""
-        return replace(self, model=copy.deepcopy(self.model), masks=dict(self.masks), kept=dict(self.kept))
+        return replace(self, model=copied(self.model), masks=dict(self.masks), kept=dict(self.kept))
 
 
 class Granularity(Protocol):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from dwindle.errors import UsageError
 from dwindle.models.attention import slim
+from dwindle.models.copies import Change, copied
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,9 @@ def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
-def _copy(model: nn.Module, change: Callable[[str, Tensor], Tensor], keep: Keep | None = None) -> nn.Module:
-    """A deep copy in which every parameter and buffer has gone through `change`, sharing what was shared."""
-    memo: dict[int, object] = {}
-    for name, parameter in model.named_parameters():
-        memo[id(parameter)] = nn.Parameter(change(name, parameter), requires_grad=parameter.requires_grad)
-    for name, buffer in model.named_buffers():
-        memo[id(buffer)] = change(name, buffer)
-    result = copy.deepcopy(model, memo)
+def _copy(model: nn.Module, change: Change, keep: Keep | None = None) -> nn.Module:
+    """A deep copy in which every tensor has gone through `change`, sharing what was shared."""
+    result = copied(model, change)
     if keep is not None:
         for path, values in keep.attributes.items():
             for name, value in values.items():
