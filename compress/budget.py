@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.network import Granularity, Network
 from dwindle.errors import BudgetMissed, UsageError
-from dwindle.quantities import format_bytes
+from dwindle.quantities import format_bytes, format_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,8 +98,16 @@ class Solver:
         return max(met)
 
     def check_feasible(self, network: Network) -> None:
-        """Raises UsageError where the network meets the budget without pruning, and BudgetMissed, with what can be
-        reached, where no amount of pruning meets it."""
+        """Raises UsageError where the network meets the budget without pruning or its MACs aren't all known, and
+        BudgetMissed, with what can be reached, where no amount of pruning meets it."""
+        if self.budget.macs and network.uncounted:
+            raise UsageError(
+                f"the multiply-accumulates of {format_names(network.uncounted)} are not known, so that no number of "
+                "`macs` can be promised: give a `size` or a `density`",
+                code="uncounted",
+                option="macs",
+                name=network.uncounted[0],
+            )
         if self.budget.allowance:
             return
         if self.excess(network) <= 1:

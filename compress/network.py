@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from dwindle.compress.macs import macs
+from dwindle.compress.macs import count, macs
 from dwindle.compress.masks import prunable
 from dwindle.export.zeros import Kind
 from dwindle.models.copies import copied
@@ -32,10 +32,14 @@ class Network:
     whole: tuple[Whole, ...] = ()
     """The layers whose channels the last cut could not remove, and why."""
     dense_macs: int = 0
+    uncounted: tuple[str, ...] = ()
+    """The operators whose multiply-accumulates nobody knows: see `macs.Count`."""
     dense_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.dense_macs = self.dense_macs or (self.macs if self.inputs else 0)
+        if self.inputs and not self.dense_macs:
+            counted = count(self.model, self.inputs)
+            self.dense_macs, self.uncounted = sum(counted.layers.values()), counted.uncounted
         if not self.dense_shapes:
             self.dense_shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
 

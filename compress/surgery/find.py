@@ -10,7 +10,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from dwindle.compress.surgery.exactness import difference
+from dwindle.compress.surgery.exactness import agrees
 from dwindle.compress.surgery.groups import Extent, Found, Group, Place, Product, Whole
 from dwindle.compress.surgery.labels import Labels, Literal, compact, varying
 from dwindle.compress.surgery.rules import rule_of
@@ -18,10 +18,6 @@ from dwindle.compress.surgery.trace import trace
 from dwindle.compress.surgery.walk import walk
 from dwindle.errors import UsageError
 from dwindle.models.attention import STAND_INS
-
-_WRONG = 1e-4
-"""Relative error, in the model's own precision, that no rounding makes."""
-
 
 _WITH_STAND_INS = {
     f"{kind.__module__}.{kind.__qualname__}" for known in STAND_INS for kind in (known.original, known.slim)
@@ -204,7 +200,7 @@ def _failing(
         for index, group in enumerate(found.groups):
             some = torch.randperm(group.units, generator=generator)[: group.units // 2].sort().values
             halves.append(some if index in groups else torch.arange(group.units))
-        return bool(difference(model, found.keep(halves), example_inputs, None, _WRONG).layer)
+        return not agrees(model, found.keep(halves), example_inputs)
 
     if not risks or not wrong(set().union(*risks.values())):
         return set()

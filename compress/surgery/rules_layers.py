@@ -24,7 +24,6 @@ def convolution(labels: Labels, call: Call) -> Any:
     positions = x.numel() // x.shape[dim] if transposed else call.values[0].numel() // width
     each = positions * math.prod(weight.shape[2:])
     if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
-        labels.cost(each * weight.shape[0] * weight.shape[1])
         return unknown(labels, call)
     inputs = labels.channels(x, dim)
     if groups == 1:
@@ -49,7 +48,6 @@ def linear(labels: Labels, call: Call) -> Any:
     x, weight, bias = labels.of(call["input"]), call["weight"], call["bias"]
     positions = x.numel() // x.shape[-1]
     if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
-        labels.cost(positions * weight.shape[0] * weight.shape[1])
         return unknown(labels, call)
     inputs, outputs = labels.channels(x, -1), labels.fresh(call.shape[-1])
     labels.pin_spoiled(inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
+from dwindle.compress.macs import count_operator
 from dwindle.compress.surgery.labels import Labels, Parameter, compact, constants, core, varying
 
 
@@ -29,6 +32,8 @@ class Call:
     """Path of the innermost module whose forward makes the call."""
     owner: str
     """Class of that module."""
+    macs: Callable[[], int] = lambda: 0
+    """Counts the multiply-accumulates of the op."""
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
@@ -61,6 +66,7 @@ Rule = Callable[[Labels, Call], Any]
 def unknown(labels: Labels, call: Call) -> Any:
     """The rule for an op that is not understood: pins whatever goes in, and what comes out."""
     where = f" in {call.module}" if call.module else ""
+    labels.cost(call.macs())
     for value in call.activations(labels):
         labels.pin(value, f"{call.op}{where} is not an op whose channels can be followed")
     return [labels.fixed(value.shape, f"comes out of {call.op}") for value in call.values]
@@ -147,7 +153,19 @@ def _call(node: Node, known: dict[Node, Any]) -> Call:
         },
         module=module.partition("@")[0],
         owner=owner if isinstance(owner, str) else f"{owner.__module__}.{owner.__qualname__}",
+        macs=lambda: _macs(node),
     )
+
+
+def _macs(node: Node) -> int:
+    """The multiply-accumulates of an op, by running it on the trace's own tensors, which have no data."""
+    arguments, keywords = each(
+        lambda v: v.meta.get("val") if isinstance(v, Node) else v, [list(node.args), node.kwargs]
+    )
+    modes = (getattr(value, "fake_mode", None) for value in tree_leaves([arguments, keywords]))
+    with suppress(Exception), next((mode for mode in modes if mode is not None), nullcontext()):
+        return count_operator(node.target, arguments, keywords)
+    return 0  # an op of a kind that isn't run alone, such as a branch
 
 
 def each(function: Callable[[Any], Any], value: Any) -> Any:

@@ -371,3 +371,22 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [module.training for module in model] == [True, True, False, True, True]
     assert not any(module._forward_hooks for module in model)
+
+
+def test_what_a_forward_keeps_is_not_the_trace_s() -> None:
+    """A grid kept between calls would be left a tensor without data, and the model could be exported no more."""
+
+    class Grid(Net):
+        grid: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            if self.grid is None:
+                self.grid = torch.linspace(0, 1, x.shape[-1])
+            return self.last((y * self.grid).mean((2, 3)))
+
+    model = Grid(F.relu)
+    found = find_groups(model, IMAGE)
+    assert model.grid is None
+    prove(model, halved(found), IMAGE)
+    assert model.grid is None
