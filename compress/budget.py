@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.network import Granularity, Network
+from dwindle.compress.surgery.groups import explain
 from dwindle.errors import BudgetMissed, UsageError
 from dwindle.quantities import format_bytes, format_names
 
@@ -116,8 +117,8 @@ class Solver:
         if size and self.packed_bytes(floor.model) > size:
             raise BudgetMissed(
                 f"a `size` of {format_bytes(size)} cannot be reached: with everything pruned that can be, the file for "
-                f"{self.target} still has {self._bytes(floor)}; give a larger `size`, or another `granularity` or "
-                "`target`",
+                f"{self.target} still has {self._bytes(floor)}{_stays(floor)}; give a larger `size`, or another "
+                "`granularity` or `target`",
                 code="out-of-reach",
                 option="size",
             )
@@ -132,7 +133,7 @@ class Solver:
         if self.budget.macs and floor.macs > self.budget.macs_of(network):
             raise BudgetMissed(
                 f"{self.budget.macs_of(network):,.0f} `macs` cannot be reached: the fewest with this granularity and "
-                f"alignment are {floor.macs:,}; give more `macs`, or a smaller `align`",
+                f"alignment are {floor.macs:,}{_stays(floor)}; give more `macs`, or a smaller `align`",
                 code="out-of-reach",
                 option="macs",
             )
@@ -161,3 +162,8 @@ class Solver:
 
     def _bytes(self, network: Network) -> str:
         return f"{self.packed_bytes(network.model):,} bytes"
+
+
+def _stays(network: Network) -> str:
+    """What of a network couldn't be cut, and why, for a message; "" where weights were pruned."""
+    return f", as these layers can't lose channels ({explain(network.whole)})" if network.whole else ""

@@ -62,7 +62,7 @@ class Network:
     def density(self) -> float:
         """Surviving share of the dense network's prunable weights, in [0, 1]: neither masked nor cut."""
         masked = sum(mask.numel() - int(mask.sum()) for mask in self.masks.values())
-        weights = prunable(self.model)
+        weights = prunable(self.model) | {name: self.model.get_parameter(name) for name in self.masks}
         left = sum(weight.numel() for weight in weights.values()) - masked
         return left / sum(math.prod(self.dense_shapes[name]) for name in weights)
 

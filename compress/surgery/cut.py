@@ -33,7 +33,7 @@ class Keep:
     aren't named stay whole), and the new values of attributes that count channels or heads, by module."""
 
     tensors: Mapping[str, tuple[Slice, ...]]
-    attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, int | list[int]]] = field(default_factory=dict)
 
 
 def cut(model: nn.Module, keep: Keep) -> nn.Module:
@@ -99,7 +99,8 @@ def _copy(model: nn.Module, change: Change, keep: Keep | None = None) -> nn.Modu
     if keep is not None:
         for path, values in keep.attributes.items():
             for name, value in values.items():
-                setattr(result.get_submodule(path), name, value)
+                old = getattr(result.get_submodule(path), name)
+                setattr(result.get_submodule(path), name, type(old)(value))
         for module in result.modules():  # a module comes before what is inside it, as `slim` needs it
             _fit_attributes(module)
     return result
@@ -126,6 +127,12 @@ def _fit_attributes(module: nn.Module) -> None:
     elif isinstance(module, nn.GroupNorm) and weight is not None:
         module.num_groups = len(weight) * module.num_groups // module.num_channels
         module.num_channels = len(weight)
+    elif isinstance(module, nn.RNNBase):
+        module.input_size = module.weight_ih_l0.shape[1]
+        module.proj_size = module.weight_hr_l0.shape[0] if module.proj_size else 0
+        module.hidden_size = module.weight_hr_l0.shape[1] if module.proj_size else module.weight_hh_l0.shape[1]
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     else:

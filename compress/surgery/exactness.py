@@ -73,7 +73,10 @@ def difference(
     """Runs both networks in eval mode, in the first of `dtypes` in which the silenced one runs (None: the model's
     own), and compares the outputs and what every layer gives: a last layer of zeros (a usual start for training) would
     hide the rest. A cut network that does not run differs infinitely."""
-    whole, sample, dtype = _silenced(model, keep, example_inputs, dtypes, seed)
+    silenced = _silenced(model, keep, example_inputs, dtypes, seed)
+    if silenced is None:  # what is silenced is divided by, say
+        return Difference(float("inf"), "the output")
+    whole, sample, dtype = silenced
     small = _Run()
     try:
         small.run(packed(model, keep, dtype), sample)
@@ -91,8 +94,9 @@ def difference(
 
 def _silenced(
     model: nn.Module, keep: Keep, example_inputs: Sample, dtypes: tuple[torch.dtype | None, ...], seed: int
-) -> tuple[_Run, Sample, torch.dtype | None]:
-    """The run of the silenced network that there is something to compare with, on what, and in which precision."""
+) -> tuple[_Run, Sample, torch.dtype | None] | None:
+    """The run of the silenced network, on what, and in which precision; None where only the dense network answers with
+    numbers."""
     problem = ""
     for dtype in dtypes:
         silenced = masked(model, keep, dtype)
@@ -107,6 +111,8 @@ def _silenced(
             if run.finite:
                 return run, cast, dtype
             problem = "it answers with numbers that are not finite"
+    if keep.tensors and _silenced(model, Keep({}), example_inputs, dtypes, seed):
+        return None
     raise UsageError(
         f"the network can't be compared with a smaller one, as it does not run on the example inputs ({problem}): give "
         "example inputs that it takes",
