@@ -100,7 +100,7 @@ class _Seen(TorchDispatchMode):
     """Notes the operators that multiply tensors, for all that is known, and have no formula."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.uncounted: dict[str, None] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -125,8 +125,7 @@ def _matrix_by_vector(matrix: Sequence[int], *others: Any, **_: Any) -> int:
 def _added(start: Any, *operands: Any, **_: Any) -> int:
     """addmv, addr, addbmm: the sizes of the first operand times those that the second adds."""
     first, second = operands[:2]
-    size: int = 1 if len(first) > 1 and len(second) == 1 else second[-1]
-    return 2 * math.prod(first) * size
+    return 2 * int(math.prod(first)) * (1 if len(first) > 1 and len(second) == 1 else int(second[-1]))
 
 
 def _pairs(first: Sequence[int], second: Sequence[int], *_: Any, **__: Any) -> int:
@@ -142,7 +141,7 @@ def _trilinear(a: Sequence[int], b: Sequence[int], c: Sequence[int], *expanded: 
         for dim in sorted(added):
             full.insert(dim, 1)
         sizes.append(full)
-    return 2 * math.prod(map(max, zip(*sizes, strict=True)))
+    return 2 * math.prod(int(max(extents)) for extents in zip(*sizes, strict=True))
 
 
 def _recurrent(x: Sequence[int], to_gates: Sequence[int], back: Sequence[int], *_: Any, **__: Any) -> int:

@@ -128,9 +128,11 @@ def _fit_attributes(module: nn.Module) -> None:
         module.num_groups = len(weight) * module.num_groups // module.num_channels
         module.num_channels = len(weight)
     elif isinstance(module, nn.RNNBase):
-        module.input_size = module.weight_ih_l0.shape[1]
-        module.proj_size = module.weight_hr_l0.shape[0] if module.proj_size else 0
-        module.hidden_size = module.weight_hr_l0.shape[1] if module.proj_size else module.weight_hh_l0.shape[1]
+        weights = dict(module.named_parameters())
+        projection = weights.get("weight_hr_l0")
+        module.input_size = weights["weight_ih_l0"].shape[1]
+        module.hidden_size = (weights["weight_hh_l0"] if projection is None else projection).shape[1]
+        module.proj_size = 0 if projection is None else len(projection)
     elif isinstance(module, nn.RNNCellBase):
         module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
     elif isinstance(module, nn.PReLU):

@@ -172,7 +172,7 @@ class _Precision(TorchDispatchMode):
     """Notes the lowest precision that numbers are rounded to on the way."""
 
     def __init__(self, start: torch.dtype) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lowest = start
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

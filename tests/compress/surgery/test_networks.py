@@ -94,7 +94,7 @@ def test_cells_of_recurrent_layers() -> None:
 
 def test_a_state_from_outside_keeps_its_width() -> None:
     class Streaming(Recurrent):
-        def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
             return self.last(self.recurrent(self.first(x).relu(), state)[0])
 
     inputs = (*STEPS, torch.randn(1, 1, 8))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +26,27 @@ METHODS = (
 )
 NOT_ZERO_AT_ZERO = "Sigmoid Hardsigmoid Softplus LogSigmoid"
 
-FOLLOWED: dict[str, Function] = {
+
+def _in_place(function: Any, x: Tensor) -> Any:
+    return function(x * 1, inplace=True)
+
+
+def _on_a_copy(function: Any, x: Tensor) -> Any:
+    return function(x * 1)
+
+
+def _gate(function: Function, x: Tensor) -> Tensor:
+    return function(x) * x
+
+
+FOLLOWED: dict[str, Any] = {
     **{f"nn.{name}": getattr(nn, name)() for name in ACTIVATIONS.split()},
-    **{f"F.{name}": (lambda x, f=getattr(F, name): f(x * 1, inplace=True)) for name in IN_PLACE.split()},
-    **{f"Tensor.{name}": (lambda x, f=getattr(Tensor, name): f(x * 1)) for name in METHODS.split()},
+    **{f"F.{name}": partial(_in_place, getattr(F, name)) for name in IN_PLACE.split()},
+    **{f"Tensor.{name}": partial(_on_a_copy, getattr(Tensor, name)) for name in METHODS.split()},
     # beside a path of its own, what is not zero at zero only scales
-    **{f"gate {name}": (lambda x, f=getattr(nn, name)(): f(x) * x) for name in NOT_ZERO_AT_ZERO.split()},
+    **{f"gate {name}": partial(_gate, getattr(nn, name)()) for name in NOT_ZERO_AT_ZERO.split()},
     "roots": lambda x: (x * x).sqrt_() + x.abs().log1p_(),
-    "threshold": lambda x: F.threshold(x, 0.1, 0.0) + F.threshold_(x * 1, 0.1, 0.0),
+    "threshold": lambda x: F.threshold(x, 0.1, 0.0) + torch.threshold_(x * 1, 0.1, 0.0),
     "prelu": nn.PReLU(8),
     "arithmetic": lambda x: (x * 1).add_(x).sub_(2 * x).mul_(x).div_(x.abs() + 1).addcmul_(x, x).lerp_(x, 0.5).pow_(2),
     "other names": lambda x: torch.multiply(torch.subtract(x, 2 * x), x).clip(-1, 1),
@@ -65,9 +80,9 @@ FOLLOWED: dict[str, Function] = {
     ),
     "max_unpool": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
     "lp_pool": lambda x: F.lp_pool2d(x.abs(), 2.0, 2),
-    **{f"interpolate {m}": (lambda x, m=m: F.interpolate(x, 9, mode=m)) for m in ("area", "nearest-exact", "bicubic")},
-    **{f"antialias {m}": (lambda x, m=m: F.interpolate(x, 3, mode=m, antialias=True)) for m in ("bilinear", "bicubic")},
-    **{f"pad {mode}": (lambda x, m=mode: F.pad(x, (1, 1, 1, 1), m)) for mode in ("replicate", "circular")},
+    **{f"interpolate {m}": partial(F.interpolate, size=9, mode=m) for m in ("area", "nearest-exact", "bicubic")},
+    **{f"antialias {m}": partial(F.interpolate, size=3, mode=m, antialias=True) for m in ("bilinear", "bicubic")},
+    **{f"pad {mode}": partial(F.pad, pad=(1, 1, 1, 1), mode=mode) for mode in ("replicate", "circular")},
     "causal buffer": lambda x: x + torch.zeros(6, 6).masked_fill(torch.ones(6, 6).triu(1).bool(), -1) * x,
 }  # fmt: skip
 
