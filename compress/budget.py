@@ -11,8 +11,9 @@ from scipy.optimize import brentq
 
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.network import Granularity, Network
+from dwindle.compress.surgery.groups import explain
 from dwindle.errors import BudgetMissed, UsageError
-from dwindle.quantities import format_bytes
+from dwindle.quantities import format_bytes, format_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,8 +99,16 @@ class Solver:
         return max(met)
 
     def check_feasible(self, network: Network) -> None:
-        """Raises UsageError where the network meets the budget without pruning, and BudgetMissed, with what can be
-        reached, where no amount of pruning meets it."""
+        """Raises UsageError where the network meets the budget without pruning or its MACs aren't all known, and
+        BudgetMissed, with what can be reached, where no amount of pruning meets it."""
+        if self.budget.macs and network.uncounted:
+            raise UsageError(
+                f"the multiply-accumulates of {format_names(network.uncounted)} are not known, so that no number of "
+                "`macs` can be promised: give a `size` or a `density`",
+                code="uncounted",
+                option="macs",
+                name=network.uncounted[0],
+            )
         if self.budget.allowance:
             return
         if self.excess(network) <= 1:
@@ -108,8 +117,8 @@ class Solver:
         if size and self.packed_bytes(floor.model) > size:
             raise BudgetMissed(
                 f"a `size` of {format_bytes(size)} cannot be reached: with everything pruned that can be, the file for "
-                f"{self.target} still has {self._bytes(floor)}; give a larger `size`, or another `granularity` or "
-                "`target`",
+                f"{self.target} still has {self._bytes(floor)}{_stays(floor)}; give a larger `size`, or another "
+                "`granularity` or `target`",
                 code="out-of-reach",
                 option="size",
             )
@@ -124,7 +133,7 @@ class Solver:
         if self.budget.macs and floor.macs > self.budget.macs_of(network):
             raise BudgetMissed(
                 f"{self.budget.macs_of(network):,.0f} `macs` cannot be reached: the fewest with this granularity and "
-                f"alignment are {floor.macs:,}; give more `macs`, or a smaller `align`",
+                f"alignment are {floor.macs:,}{_stays(floor)}; give more `macs`, or a smaller `align`",
                 code="out-of-reach",
                 option="macs",
             )
@@ -153,3 +162,8 @@ class Solver:
 
     def _bytes(self, network: Network) -> str:
         return f"{self.packed_bytes(network.model):,} bytes"
+
+
+def _stays(network: Network) -> str:
+    """What of a network couldn't be cut, and why, for a message; "" where weights were pruned."""
+    return f", as these layers can't lose channels ({explain(network.uncut)})" if network.uncut else ""

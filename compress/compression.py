@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from dwindle.export.shipping import calibrated, shipper
 from dwindle.models import numerics, ranks
 from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, loaded
 from dwindle.models.checked_task import CheckedTask
+from dwindle.models.copies import copied
 from dwindle.models.pretrained import load_pretrained
 from dwindle.models.provenance import code_state
 from dwindle.models.tasks import make_task
@@ -217,7 +217,7 @@ def _out_of_reach(model: nn.Module) -> str | None:
 
 def _judge_untrained(task: CheckedTask, model: nn.Module) -> None:
     """Judges the untrained model on both splits, so that a mistake in `evaluate` is known before any training."""
-    untrained = copy.deepcopy(model)
+    untrained = copied(model)
     with torch.random.fork_rng(devices=[]):
         task.evaluate(untrained, "validation")
         task.evaluate(untrained, "test")

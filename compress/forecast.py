@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import statistics
 import time
@@ -16,6 +15,7 @@ from dwindle.compress.request import Request
 from dwindle.compress.size import Sizer
 from dwindle.errors import DwindleError, UsageError
 from dwindle.export import target as targets
+from dwindle.models.copies import copied
 
 WARM_UP_STEPS, WARM_UP_SECONDS = 20, 2.0
 
@@ -109,6 +109,6 @@ def _seconds(ready: Prepared, steps: int | None) -> float | None:
             raise _WarmUpDone
 
     with contextlib.suppress(_WarmUpDone):
-        ready.task.fit(copy.deepcopy(ready.network.model), start=0.0, on_step=on_step)
+        ready.task.fit(copied(ready.network.model), start=0.0, on_step=on_step)
     paces = [later - earlier for earlier, later in pairwise(ends)]
     return statistics.median(paces) * steps if paces else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from dwindle.compress.masks import prunable
+from dwindle.compress.masks import prunable, unnamed
 from dwindle.errors import UsageError
 from dwindle.quantities import format_names
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layers:
-    """Shell patterns over parameter names, such as `classifier.*`; a pattern also matches a layer's name."""
+    """Shell patterns over parameter names, such as `classifier.*`; a pattern also matches a layer's name.
+
+    A trainable matrix or kernel that isn't a layer's weight, such as a bare `nn.Parameter`, is included by a pattern
+    that matches no weight: by its name.
+    """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -27,7 +31,9 @@ class Layers:
 
         Raises UsageError for a pattern that matches nothing, or where nothing is left.
         """
-        weights = prunable(model)
+        weights, others = prunable(model), unnamed(model)
+        by_name = tuple(one for one in self.include if not any(_matches(name, (one,)) for name in weights))
+        weights |= {name: parameter for name, parameter in others.items() if _matches(name, by_name)}
         for pattern in (*self.include, *self.exclude):
             if not any(_matches(name, (pattern,)) for name in weights):
                 raise UsageError(

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-WEIGHT = re.compile(r"weight(_(ih|hh|hr)_l\d+(_reverse)?)?$")
-"""The names of weight tensors in PyTorch's layers, those that torch.nn.RNNBase (LSTM, GRU) numbers included."""
+WEIGHT = re.compile(r"weight(_(ih|hh|hr)(_l\d+(_reverse)?)?)?$")
+"""The names of weight tensors in PyTorch's layers, those of recurrent cells and those that torch.nn.RNNBase (LSTM, GRU)
+numbers included."""
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -25,13 +26,24 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     and embeddings included; batch norm, biases, layer scales and tokens exempt (Renda et al. 2020, §2). A
     weight that two modules share appears once; a frozen one is left alone.
     """
-    return {name: parameter for name, parameter in _matrices(model) if WEIGHT.search(name)}
+    gains = _gains(model)
+    return {name: weight for name, weight in _matrices(model) if WEIGHT.search(name) and id(weight) not in gains}
 
 
 def unnamed(model: nn.Module) -> dict[str, nn.Parameter]:
     """Returns the trainable matrices and kernels that pruning skips because they have another name, such as those
     behind a parametrization."""
-    return {name: parameter for name, parameter in _matrices(model) if not WEIGHT.search(name)}
+    gains = _gains(model)
+    return {name: weight for name, weight in _matrices(model) if not WEIGHT.search(name) and id(weight) not in gains}
+
+
+def _gains(model: nn.Module) -> set[int]:
+    """The parameters of norms, by identity: a gain for each of an image's elements has three dimensions."""
+    from torch.nn import GroupNorm, LayerNorm, RMSNorm
+    from torch.nn.modules.batchnorm import _NormBase
+
+    norms = (module for module in model.modules() if isinstance(module, (_NormBase, GroupNorm, LayerNorm, RMSNorm)))
+    return {id(parameter) for norm in norms for parameter in norm.parameters(recurse=False)}
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -51,7 +63,7 @@ def mask_applier(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], 
 
     It has to run after every optimizer step: momentum and weight decay move pruned weights.
     """
-    weights = prunable(model)
+    weights = dict(model.named_parameters())
     # The parameters themselves, not their data: a task may lay those out anew, as channels last, or on a GPU.
     parameters: list[Tensor] = [weights[name] for name in masks]
     factors = [mask.to(weights[name]) for name, mask in masks.items()]
@@ -85,5 +97,5 @@ def masks_of_zeros(model: nn.Module) -> dict[str, Tensor]:
 
 def masks_hold(model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
     """Returns whether every pruned weight of the model is zero."""
-    weights = prunable(model)
+    weights = dict(model.named_parameters())
     return all(not weights[name][~mask].any() for name, mask in masks.items())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from dwindle.compress.macs import macs
+from dwindle.compress.macs import count, macs
 from dwindle.compress.masks import prunable
 from dwindle.export.zeros import Kind
+from dwindle.models.copies import copied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,10 +32,14 @@ class Network:
     uncut: tuple[Uncut, ...] = ()
     """What the last cut could not remove, and why."""
     dense_macs: int = 0
+    uncounted: tuple[str, ...] = ()
+    """The operators whose multiply-accumulates nobody knows: see `macs.Count`."""
     dense_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.dense_macs = self.dense_macs or (self.macs if self.inputs else 0)
+        if self.inputs and not self.dense_macs:
+            counted = count(self.model, self.inputs)
+            self.dense_macs, self.uncounted = sum(counted.layers.values()), counted.uncounted
         if not self.dense_shapes:
             self.dense_shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
 
@@ -58,7 +62,7 @@ class Network:
     def density(self) -> float:
         """Surviving share of the dense network's prunable weights, in [0, 1]: neither masked nor cut."""
         masked = sum(mask.numel() - int(mask.sum()) for mask in self.masks.values())
-        weights = prunable(self.model)
+        weights = prunable(self.model) | {name: self.model.get_parameter(name) for name in self.masks}
         left = sum(weight.numel() for weight in weights.values()) - masked
         return left / sum(math.prod(self.dense_shapes[name]) for name in weights)
 
@@ -69,7 +73,7 @@ class Network:
 
     def copy(self) -> Network:
         """Returns a copy that shares no weights and no masks with this one."""
-        return replace(self, model=copy.deepcopy(self.model), masks=dict(self.masks), kept=dict(self.kept))
+        return replace(self, model=copied(self.model), masks=dict(self.masks), kept=dict(self.kept))
 
 
 class Granularity(Protocol):

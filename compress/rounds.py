@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -44,6 +43,7 @@ from dwindle.documents import parse
 from dwindle.errors import BudgetMissed, UsageError
 from dwindle.models import ranks
 from dwindle.models.build import loaded
+from dwindle.models.copies import copied
 from dwindle.quantities import format_names
 from dwindle.sealed import read_tensors
 
@@ -206,7 +206,7 @@ class IterativePruning:
 
     def _note_what_batch_norm_costs(self, record: Round) -> None:
         """Notes where accuracy fell only because batch norm's running statistics do not fit the pruned network."""
-        recalibrated = copy.deepcopy(self.network.model)
+        recalibrated = copied(self.network.model)
         recalibrate_by(self.task, recalibrated)
         validation = self.task.evaluate(self.as_shipped(recalibrated), "validation")
         if validation - record.validation >= SHARP_FALL:

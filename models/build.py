@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from dwindle.checkpoint import DOCUMENT
 from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError, one_line
+from dwindle.models.copies import copied
 from dwindle.models.factory import call_factory
 from dwindle.models.trust import Trust, is_code, require_trust
 from dwindle.models.zoo import ZOO
@@ -74,13 +74,7 @@ def build(model: ModelSpec) -> nn.Module:
         raise _bad_model(
             f"the factory {model.spec!r} returned a {type(built).__name__}: it must return a torch.nn.Module"
         )
-    try:
-        own = copy.deepcopy(built)  # a factory may hand out one module each time, which is trained by now
-    except Exception as error:  # tensors that were computed, handles, locks: whatever a module may hold
-        raise _bad_model(
-            f"the factory {model.spec!r} made a {type(built).__name__} that can't be copied ({one_line(error)}): "
-            "keep only parameters, buffers and plain values in it"
-        ) from error
+    own = copied(built)  # a factory may hand out one module each time, which is trained by now
     if any(map(is_lazy, own.parameters())):
         with contextlib.suppress(Exception), torch.no_grad():  # `check_logits` says what is wrong with it
             own(torch.zeros(2, *model.input_shape))
@@ -145,7 +139,7 @@ def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int | N
         try:
             device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
             with torch.set_grad_enabled(training), torch.random.fork_rng(devices=[]):
-                logits = copy.deepcopy(module).train(training)(*(tensor.to(device) for tensor in batch))
+                logits = copied(module).train(training)(*(tensor.to(device) for tensor in batch))
         except Exception as error:
             raise _bad_model(
                 f"the model {name} can't take a sample of shape {shape}{_why(module, shape, error)}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from dwindle.errors import CheckpointError
 from dwindle.models.attention import STAND_INS, slim
@@ -35,7 +36,7 @@ def describe(module: nn.Module, fresh: nn.Module) -> dict[str, Any]:
     if odd := layers.keys() ^ fresh_layers.keys():
         raise CheckpointError(f"the model has other layers than a fresh one: {format_names(sorted(odd))}")
     for name, layer in layers.items():
-        if type(layer) not in (type(fresh_layers[name]), _stand_in(fresh_layers[name])):
+        if _kind(layer) not in (_kind(fresh_layers[name]), _stand_in(fresh_layers[name])):
             raise CheckpointError(f"layer {name!r} has become a {type(layer).__name__}: only its sizes may change")
     changed = {name: _changed(_sizes(layer), _sizes(fresh_layers[name])) for name, layer in layers.items()}
     structure = {
@@ -82,6 +83,8 @@ def rebuild(structure: Mapping[str, Any], fresh: nn.Module, state: Mapping[str, 
         tables: list[dict[str, Any]] = [layer._parameters, layer._buffers]
         for table in tables:
             table.update({name: new[id(old)] for name, old in table.items() if id(old) in new})
+        if isinstance(layer, nn.RNNBase):  # which lists its weights once more
+            layer._flat_weights = [getattr(layer, name) for name in layer._flat_weights_names]
     for layer in fresh.modules():  # attention goes by the weights of the layers inside it
         slim(layer)
     for path, sizes in structure.get("attributes", {}).items():
@@ -150,6 +153,11 @@ def _all_names(module: nn.Module) -> dict[str, list[str]]:
 
 def _changed(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in new.items() if name in old and value != old[name]}
+
+
+def _kind(layer: nn.Module) -> type[nn.Module]:
+    """The class of a layer; every GraphModule is of a class of its own."""
+    return GraphModule if isinstance(layer, GraphModule) else type(layer)
 
 
 def _stand_in(layer: nn.Module) -> type[nn.Module] | None:

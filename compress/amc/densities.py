@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from torch import nn
 from dwindle.compress.amc.allocation import Layer
 from dwindle.compress.amc.features import describe
 from dwindle.compress.layers import Layers
+from dwindle.models.copies import copied
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class Densities:
 
     @torch.no_grad()
     def apply(self, kept: Sequence[int]) -> nn.Module:
-        model = copy.deepcopy(self.model)
+        model = copied(self.model)
         for layer, count in zip(self.layers, kept, strict=True):
             weight = model.get_parameter(layer.name)
             mask = torch.zeros(layer.units, dtype=weight.dtype, device=weight.device)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from dwindle.errors import UsageError
 from dwindle.models.attention import slim
+from dwindle.models.copies import Change, copied
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Keep:
     aren't named stay whole), and the new values of attributes that count channels or heads, by module."""
 
     tensors: Mapping[str, tuple[Slice, ...]]
-    attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, int | list[int]]] = field(default_factory=dict)
 
 
 def cut(model: nn.Module, keep: Keep) -> nn.Module:
@@ -93,18 +93,14 @@ def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
-def _copy(model: nn.Module, change: Callable[[str, Tensor], Tensor], keep: Keep | None = None) -> nn.Module:
-    """A deep copy in which every parameter and buffer has gone through `change`, sharing what was shared."""
-    memo: dict[int, object] = {}
-    for name, parameter in model.named_parameters():
-        memo[id(parameter)] = nn.Parameter(change(name, parameter), requires_grad=parameter.requires_grad)
-    for name, buffer in model.named_buffers():
-        memo[id(buffer)] = change(name, buffer)
-    result = copy.deepcopy(model, memo)
+def _copy(model: nn.Module, change: Change, keep: Keep | None = None) -> nn.Module:
+    """A deep copy in which every tensor has gone through `change`, sharing what was shared."""
+    result = copied(model, change)
     if keep is not None:
         for path, values in keep.attributes.items():
             for name, value in values.items():
-                setattr(result.get_submodule(path), name, value)
+                old = getattr(result.get_submodule(path), name)
+                setattr(result.get_submodule(path), name, type(old)(value))
         for module in result.modules():  # a module comes before what is inside it, as `slim` needs it
             _fit_attributes(module)
     return result
@@ -131,6 +127,14 @@ def _fit_attributes(module: nn.Module) -> None:
     elif isinstance(module, nn.GroupNorm) and weight is not None:
         module.num_groups = len(weight) * module.num_groups // module.num_channels
         module.num_channels = len(weight)
+    elif isinstance(module, nn.RNNBase):
+        weights = dict(module.named_parameters())
+        projection = weights.get("weight_hr_l0")
+        module.input_size = weights["weight_ih_l0"].shape[1]
+        module.hidden_size = (weights["weight_hh_l0"] if projection is None else projection).shape[1]
+        module.proj_size = 0 if projection is None else len(projection)
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     else:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.checkpoint import Uncut
-from dwindle.compress.surgery.exactness import difference
-from dwindle.compress.surgery.groups import Extent, Found, Group, Place, Product
+from dwindle.compress.surgery.exactness import agrees
+from dwindle.compress.surgery.groups import Extent, Found, Group, Place, Product, explain
 from dwindle.compress.surgery.labels import Labels, Literal, compact, varying
 from dwindle.compress.surgery.rules import rule_of
 from dwindle.compress.surgery.trace import trace
@@ -20,14 +20,13 @@ from dwindle.compress.surgery.walk import walk
 from dwindle.errors import UsageError
 from dwindle.models.attention import STAND_INS
 
-_WRONG = 1e-4
-"""Relative error, in the model's own precision, that no rounding makes."""
-
-
 _WITH_STAND_INS = {
     f"{kind.__module__}.{kind.__qualname__}" for known in STAND_INS for kind in (known.original, known.slim)
 }
 """Attention layers that count their heads from their weights."""
+
+_ADAPTED = ("torch.nn.modules.channelshuffle.ChannelShuffle",)
+"""Modules of torch whose attributes are sizes for certain, which a trial could miss by luck."""
 
 _SPARED = ("", "its channels can only go all together", "no layer that runs would cost less without them")
 
@@ -43,21 +42,33 @@ def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Found:
     nothing to remove.
     """
     labels = _labelled(model, example_inputs)
-    adapted: set[str] = set()
+    adapted, strictly = set(_ADAPTED), set[str]()
     while True:
         solved = _Solved(labels, model)
-        found = solved.found(adapted)
-        failing = _failing(found, solved.risks(), model, example_inputs)
+        found = solved.found(adapted, strictly)
+        risks = solved.risks()
+        failing = _failing(found, risks, model, example_inputs)
         if not failing:
             break
+        stuck = set().union(*(risks[owner] for owner in failing & adapted))
+        if beside := {owner for owner, groups in risks.items() if groups & stuck} - adapted:
+            adapted |= beside  # it may be the code beside that has the sizes of the same channels
+            continue
+        if failing & adapted - strictly:
+            strictly |= failing & adapted
+            continue
         for literal in labels.literals:
             if literal.owner in failing & adapted:
                 name = literal.owner.rpartition(".")[2]
-                labels.pin(literal.labels, f"the code of {name} cannot take fewer of its channels")
+                for piece in literal.pieces:
+                    labels.pin(piece, f"the code of {name} cannot take fewer of its channels")
         adapted |= failing
     if not found.groups:
-        reasons = "; ".join(sorted({left.reason for left in found.uncut}))
-        raise UsageError(f"no channel of this model can be removed ({reasons}): prune its weights instead")
+        raise UsageError(
+            f"no channel of this model can be removed ({explain(found.uncut)}): prune its weights instead",
+            code="nothing-to-prune",
+            option="granularity",
+        )
     return found
 
 
@@ -82,6 +93,7 @@ class _Solved:
 
     def __init__(self, labels: Labels, model: nn.Module) -> None:
         self.labels, self.model = labels, model
+        self.modules = dict(model.named_modules())  # a trace may name one that isn't there, made of a slice of layers
         self.root, self.why = labels.solve()
         self.first = first = _first_names(model)
         self.leaves = {first[parameter.name] for parameter in labels.leaves}
@@ -135,7 +147,7 @@ class _Solved:
         per_unit = ((g, n // self.groups[g].units) for g, n in enumerate(counts[1:]) if n)
         return Extent(counts[0], tuple(per_unit))
 
-    def found(self, adapted: set[str]) -> Found:
+    def found(self, adapted: set[str], strictly: set[str]) -> Found:
         return Found(
             groups=tuple(self.groups),
             uncut=tuple(self._uncut()),
@@ -145,7 +157,9 @@ class _Solved:
             ),
             tensors=tuple(self._sizes(name, parameter) for name, parameter in self.model.named_parameters()),
             sizes={key: len(classes) for key, classes in self.bound.items()},
-            attributes=self._attributes([literal for literal in self.labels.literals if literal.owner in adapted]),
+            attributes=self._attributes(
+                [literal for literal in self.labels.literals if literal.owner in adapted], strictly
+            ),
         )
 
     def _sizes(self, name: str, tensor: Tensor) -> Product:
@@ -172,25 +186,41 @@ class _Solved:
                 reason, _ = Counter(reasons or ["tied to channels that stay"]).most_common(1)[0]
                 yield Uncut(layer, int(stays.sum()), len(classes), reason)
 
-    def _attributes(self, literals: list[Literal]) -> dict[tuple[str, str], Extent]:
-        """Integer attributes of a module with the value of a size in its code: taken to be that size, and tried."""
-        result: dict[tuple[str, str], Extent] = {}
+    def _attributes(
+        self, literals: list[Literal], strictly: set[str]
+    ) -> dict[tuple[str, str], Extent | tuple[Extent, ...]]:
+        """Attributes of a module with the value of a size in its code, or of a list of them: taken to be that, and
+        tried. Where a size that stays has the same value, and comes later, `strictly` takes them to be that one."""
+        result: dict[tuple[str, str], Extent | tuple[Extent, ...]] = {}
         for literal in literals:
-            if literal.owner in _WITH_STAND_INS:
+            module = self.modules.get(literal.module)
+            if module is None or literal.owner in _WITH_STAND_INS:
                 continue
-            classes = compact(self.root[literal.labels.long()])
-            for dim in varying(classes):
-                row = classes.movedim(dim, 0).flatten(1)[:, 0].long()
-                for name, value in vars(self.model.get_submodule(literal.module)).items():
-                    if type(value) is int and value == len(row) and not name.startswith("_"):
+            plain = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+            rows = [row for piece in literal.pieces for row in self._rows(piece, literal.owner in strictly)]
+            if len(literal.pieces) > 1:
+                for name, value in plain.items():
+                    if isinstance(value, list | tuple) and list(value) == [len(row) for row in rows]:
+                        result[literal.module, name] = tuple(map(self.extent, rows))
+                continue
+            for row in rows:
+                for name, value in plain.items():
+                    if type(value) is int and value == len(row):
                         result[literal.module, name] = self.extent(row)
         return result
+
+    def _rows(self, labels: Tensor, staying: bool) -> Iterator[Tensor]:
+        """The classes along every dimension in which they vary, or did before some of them turned out to stay."""
+        classes = compact(self.root[labels.long()])
+        for dim in varying(labels if staying else classes):
+            yield classes.movedim(dim, 0).reshape(classes.shape[dim], -1)[:, 0].long()
 
     def risks(self) -> dict[str, set[int]]:
         """By class of module, the groups whose sizes may be written out in its code."""
         result: dict[str, set[int]] = defaultdict(set)
         for literal in self.labels.literals:
-            result[literal.owner] |= set(self.group_of[self.classes(literal.labels)].unique().tolist()) - {-1}
+            for piece in literal.pieces:
+                result[literal.owner] |= set(self.group_of[self.classes(piece)].unique().tolist()) - {-1}
         return {owner: groups for owner, groups in result.items() if groups}
 
 
@@ -205,7 +235,7 @@ def _failing(
         for index, group in enumerate(found.groups):
             some = torch.randperm(group.units, generator=generator)[: group.units // 2].sort().values
             halves.append(some if index in groups else torch.arange(group.units))
-        return bool(difference(model, found.keep(halves), example_inputs, None, _WRONG).layer)
+        return not agrees(model, found.keep(halves), example_inputs)
 
     if not risks or not wrong(set().union(*risks.values())):
         return set()

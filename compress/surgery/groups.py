@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dwindle.checkpoint import Uncut
 from dwindle.compress.surgery.cut import Keep, Slice
+from dwindle.quantities import format_names
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class Group:
     units: int
     channels: int
     places: tuple[Place, ...]
+
+
+def explain(uncut: Sequence[Uncut]) -> str:
+    """Which layers stay whole and why, the most frequent reasons first: `conv1, conv2: an output of the model`."""
+    layers: dict[str, list[str]] = defaultdict(list)
+    for one in uncut:
+        layers[one.reason].append(one.layer)
+    ranked = sorted(layers.items(), key=lambda item: -len(item[1]))
+    told = [f"{format_names(names)}: {reason}" if any(names) else reason for reason, names in ranked[:4]]
+    return "; ".join(told + ([f"{len(ranked) - 4} more reasons"] if len(ranked) > 4 else []))
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ class Found:
     """The removable groups of a network, what stays and why, and what every layer costs.
 
     `sizes` has the present size of every dimension a cut can touch, by (tensor, dim), and `attributes` what becomes
-    of numbers that modules keep as attributes, by (module, attribute).
+    of numbers, and lists of them, that modules keep as attributes, by (module, attribute).
     """
 
     groups: tuple[Group, ...]
@@ -75,7 +86,7 @@ class Found:
     layers: tuple[Product, ...]
     tensors: tuple[Product, ...]
     sizes: dict[tuple[str, int], int]
-    attributes: dict[tuple[str, str], Extent]
+    attributes: dict[tuple[str, str], Extent | tuple[Extent, ...]]
 
     def macs(self, units: Sequence[int] | None = None) -> float:
         """Multiply-accumulates on the example inputs with so many units left of each group; by default all."""
@@ -101,9 +112,11 @@ class Found:
         tensors: dict[str, tuple[Slice, ...]] = defaultdict(tuple)
         for (tensor, dim), indices in gone.items():
             size = self.sizes[tensor, dim]
-            left = torch.ones(size, dtype=torch.bool).index_fill_(0, torch.cat(indices), False).nonzero()[:, 0]
-            tensors[tensor] += (Slice(dim, left, size, writes[tensor, dim]),)
-        attributes: dict[str, dict[str, int]] = defaultdict(dict)
+            remaining = torch.ones(size, dtype=torch.bool).index_fill_(0, torch.cat(indices), False).nonzero()[:, 0]
+            tensors[tensor] += (Slice(dim, remaining, size, writes[tensor, dim]),)
+        attributes: dict[str, dict[str, int | list[int]]] = defaultdict(dict)
+        left = [len(units) for units in kept]
         for (module, name), extent in self.attributes.items():
-            attributes[module][name] = extent.of([len(units) for units in kept])
+            sizes = [one.of(left) for one in extent] if isinstance(extent, tuple) else extent.of(left)
+            attributes[module][name] = sizes
         return Keep(dict(tensors), dict(attributes))

@@ -63,9 +63,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Literal:
-    """Labels whose extent the code of a module may have written out as a number (`view`, `split`)."""
+    """Labels whose extent the code of a module may have written out as a number (`view`, `split`). Those of several
+    pieces are one list of numbers."""
 
-    labels: Tensor
+    pieces: tuple[Tensor, ...]
     module: str
     owner: str
 
@@ -84,6 +85,8 @@ class Labels:
     """Labels that vary along two dimensions. A cut must not leave a hole in a tensor: see `solve`."""
     leaves: dict[Parameter, Tensor] = field(default_factory=dict)
     """Labels of parameters that are used like activations."""
+    leaf_ranges: list[tuple[int, int]] = field(default_factory=list)
+    """The same, as ranges of labels."""
     module: str = ""
     """Where the walk is: the path and the class of the innermost module whose forward is at work."""
     owner: str = ""
@@ -105,9 +108,20 @@ class Labels:
         if not isinstance(value, Parameter):
             return value
         if value not in self.leaves:
+            start = self.count
             self.leaves[value] = self.fresh(*value.shape)
+            self.leaf_ranges.append((start, self.count))
             self.sheets.append(self.leaves[value])
         return self.leaves[value]
+
+    def is_leaf(self, labels: Tensor) -> bool:
+        """Whether these are a parameter's or buffer's own labels, perhaps cut, moved or masked, and nothing else."""
+        given = core(labels).abs()
+        given = given[given > 0]
+        if not len(given):
+            return False
+        low, high = int(given.min()), int(given.max())
+        return any(start <= low and high < stop for start, stop in self.leaf_ranges)
 
     def pin(self, labels: Tensor, reason: str) -> None:
         if (labels := core(labels).abs()).any():
@@ -154,7 +168,11 @@ class Labels:
 
     def literal(self, *labels: Tensor) -> None:
         """The extent of these labels may be a number in the code at hand."""
-        self.literals += [Literal(core(x).abs(), self.module, self.owner) for x in labels if varying(x)]
+        self.literals += [Literal((core(x).abs(),), self.module, self.owner) for x in labels if varying(x)]
+
+    def literals_of(self, pieces: Sequence[Tensor]) -> None:
+        """The extents of these pieces may be a list of numbers in the code at hand."""
+        self.literals.append(Literal(tuple(core(x).abs() for x in pieces), self.module, self.owner))
 
     def bind_leaves(self) -> None:
         """To be called after the last walk: a parameter that is used like an activation is bound along the dimension

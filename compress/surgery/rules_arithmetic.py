@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dwindle.compress.surgery.labels import Labels, compact, constants, core, spoiled, varying
+from dwindle.compress.surgery.labels import Labels, Parameter, compact, constants, core, spoiled, varying
+from dwindle.compress.surgery.rules_layers import transposed_linear
 from dwindle.compress.surgery.walk import Call, unknown
 
 
@@ -26,10 +27,12 @@ def pointwise(labels: Labels, call: Call) -> Any:
 def _gives_zero(call: Call, signs: dict[str, int]) -> bool:
     """Whether the op makes 0 of zeros in the operands of sign +1, whatever the others are."""
     numbers = torch.tensor([-2.3, -0.6, 0.4, 1.7])
+    whole = torch.tensor([-2, -1, 1, 2])
     probes = {}
     for name, sign in signs.items():
-        some = numbers > 0 if call.dtypes[name] == torch.bool else numbers
-        probes[name] = (torch.zeros(4) if sign > 0 else some).to(call.dtypes[name])
+        dtype = call.dtypes[name]
+        some = numbers > 0 if dtype == torch.bool else numbers if dtype.is_floating_point else whole
+        probes[name] = (torch.zeros(4) if sign > 0 else some).to(dtype)
     try:
         return not call.run(**probes).any()
     except (RuntimeError, TypeError):
@@ -44,6 +47,10 @@ def _meet(labels: Labels, operands: Sequence[Tensor], shape: Sequence[int]) -> t
     extent = [size if dim in dims else 1 for dim, size in enumerate(shape)]
     cores = []
     for x in operands:
+        elsewhere = {dim for other in operands if other is not x for dim in varying(other)}
+        if labels.is_leaf(x) and elsewhere and all(x.shape[dim] == 1 for dim in elsewhere):
+            labels.pin(x, "has no channel in it")  # a causal mask, a window
+            x = constants(x.shape)
         if not varying(x) and any(x.shape[dim] == 1 for dim in dims):
             labels.pin(x, "one channel used for many")
             x = constants(x.shape)
@@ -63,11 +70,36 @@ def _meet(labels: Labels, operands: Sequence[Tensor], shape: Sequence[int]) -> t
 
 
 def matmul(labels: Labels, call: Call) -> Any:
-    """[..., m, k] by [..., k, n]: a product of everything that meets, summed over k."""
-    a, b = call.activations(labels)
-    if min(a.dim(), b.dim()) < 2:
-        return unknown(labels, call)
-    return _contract(labels, a.unsqueeze(-1), b.unsqueeze(-3), -2)
+    """[..., m, k] by [..., k, n]: a product of everything that meets, summed over k. A matrix of the model's own on the
+    right is a linear layer's, the other way round."""
+    first, second = list(call.arguments.values())[:2]
+    return _product(labels, call, first, second)
+
+
+def added_matmul(labels: Labels, call: Call) -> Any:
+    """A product, added to something: as `addmm` is a linear layer with its bias in GPT-2's Conv1D."""
+    start, first, second = list(call.arguments.values())[:3]
+    if isinstance(start, Parameter) and len(start.shape) == 1 and _is_layer(first, second):
+        return transposed_linear(labels, call, first, second, start)
+    merged, signs = _meet(labels, [labels.of(start), _product(labels, call, first, second)], call.shape)
+    return torch.where((signs >= 0).all(0), merged, -merged).expand(call.shape)
+
+
+def _is_layer(first: Any, second: Any) -> bool:
+    """Whether a product is that of an activation and a matrix of the model's own."""
+    return isinstance(first, Tensor) and first.dim() > 1 and isinstance(second, Parameter) and len(second.shape) == 2
+
+
+def _product(labels: Labels, call: Call, first: Any, second: Any) -> Tensor:
+    if _is_layer(first, second):
+        return transposed_linear(labels, call, first, second, None)
+    a, b = labels.of(first), labels.of(second)
+    vectors = [dim for dim, x in ((-2, a), (-1, b)) if x.dim() == 1]
+    a, b = a.unsqueeze(0) if a.dim() == 1 else a, b.unsqueeze(1) if b.dim() == 1 else b
+    result = _contract(labels, a.unsqueeze(-1), b.unsqueeze(-3), -2)
+    for dim in vectors:
+        result = result.squeeze(dim)
+    return result
 
 
 def einsum(labels: Labels, call: Call) -> Any:
@@ -112,6 +144,17 @@ def total(labels: Labels, call: Call) -> Any:
     """A sum, which removed zeros do not change."""
     x = labels.of(call["self"])
     return _sum(labels, x, _dims(call, x), keep=bool(call["keepdim"]))
+
+
+def norm(labels: Labels, call: Call) -> Any:
+    """Removed zeros change no norm that is a sum of powers or the greatest magnitude."""
+    power = next((call[name] for name in ("ord", "p") if call[name] is not None), 2)
+    return total(labels, call) if isinstance(power, int | float) and power > 0 else statistic(labels, call)
+
+
+def log_of_sum(labels: Labels, call: Call) -> Any:
+    """Of the exponentials: those of zeros count."""
+    return [spoiled(x) for x in statistic(labels, call)]
 
 
 def statistic(labels: Labels, call: Call) -> Any:

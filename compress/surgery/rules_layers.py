@@ -24,7 +24,6 @@ def convolution(labels: Labels, call: Call) -> Any:
     positions = x.numel() // x.shape[dim] if transposed else call.values[0].numel() // width
     each = positions * math.prod(weight.shape[2:])
     if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
-        labels.cost(each * weight.shape[0] * weight.shape[1])
         return unknown(labels, call)
     inputs = labels.channels(x, dim)
     if groups == 1:
@@ -49,7 +48,6 @@ def linear(labels: Labels, call: Call) -> Any:
     x, weight, bias = labels.of(call["input"]), call["weight"], call["bias"]
     positions = x.numel() // x.shape[-1]
     if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
-        labels.cost(positions * weight.shape[0] * weight.shape[1])
         return unknown(labels, call)
     inputs, outputs = labels.channels(x, -1), labels.fresh(call.shape[-1])
     labels.pin_spoiled(inputs)
@@ -59,6 +57,89 @@ def linear(labels: Labels, call: Call) -> Any:
     labels.cost(positions, inputs, outputs)
     _if_functional(labels, inputs, outputs)
     return along(outputs, call.shape, -1)
+
+
+def transposed_linear(labels: Labels, call: Call, first: Tensor, weight: Parameter, bias: Parameter | None) -> Tensor:
+    """y = x W + b, weights [in, out]."""
+    inputs, outputs = labels.channels(first, -1), labels.fresh(call.shape[-1])
+    labels.pin_spoiled(inputs)
+    labels.bind(weight, 0, inputs, writes=False)
+    labels.bind(weight, 1, outputs, writes=True)
+    labels.bind(bias, 0, outputs, writes=True)
+    labels.cost(first.numel() // first.shape[-1], inputs, outputs)
+    labels.literal(inputs, outputs)
+    return along(outputs, call.shape, -1)
+
+
+def recurrent(labels: Labels, call: Call) -> Any:
+    """LSTM, GRU and RNN: a hidden unit whose rows are zero, for every gate, stays at the zero it starts with. All
+    layers and directions have the same width, and lose the same units."""
+    weights, x = call["params"], call["input"]
+    if call["batch_sizes"] is not None or not all(isinstance(weight, Parameter) for weight in weights):
+        return unknown(labels, call)
+    states = [call["hx"]] if isinstance(call["hx"], Tensor) else call["hx"]
+    sets = call["num_layers"] * (2 if call["bidirectional"] else 1)
+    each_set = [weights[i : i + len(weights) // sets] for i in range(0, len(weights), len(weights) // sets)]
+    gates, biases = {"lstm": 4, "gru": 3}.get(call.op, 1), 2 if call["has_biases"] else 0
+    hidden = labels.fresh(each_set[0][0].shape[0] // gates)
+    projected = len(each_set[0]) > 2 + biases
+    outputs = labels.fresh(each_set[0][1].shape[1]) if projected else hidden
+    if projected:
+        labels.pin(hidden, "torch tells a projection by its being narrower")
+    inputs, positions = labels.channels(labels.of(x), -1), x.numel() // x.shape[-1]
+    for index, (to_gates, back, *rest) in enumerate(each_set):
+        if call["bidirectional"]:
+            inputs = inputs if index < 2 else outputs.repeat(2)
+        elif index:
+            inputs = outputs
+        columns = {to_gates: inputs, back: outputs}
+        _gates(labels, columns, rest[:biases], hidden.repeat(gates), positions)
+        if projected:
+            labels.bind(rest[-1], 0, outputs, writes=True)
+            labels.bind(rest[-1], 1, hidden, writes=False)
+            labels.cost(positions, hidden, outputs)
+    for state, width in zip(states, (outputs, hidden), strict=False):
+        _starts(labels, width, state)
+    labels.literal(hidden, outputs)
+    last = outputs.repeat(2) if call["bidirectional"] else outputs
+    results = zip(call.values, (last, outputs, hidden), strict=False)
+    return [along(row, value.shape, -1) for value, row in results]
+
+
+def cell(labels: Labels, call: Call) -> Any:
+    """One step of an LSTM, GRU or RNN, from a state that is given."""
+    to_gates, back = call["w_ih"], call["w_hh"]
+    biases = [bias for bias in (call["b_ih"], call["b_hh"]) if bias is not None]
+    if not all(isinstance(weight, Parameter) for weight in (to_gates, back, *biases)):
+        return unknown(labels, call)
+    x, hidden = call["input"], labels.fresh(back.shape[1])
+    columns = {to_gates: labels.channels(labels.of(x), -1), back: hidden}
+    rows = hidden.repeat(back.shape[0] // back.shape[1])
+    _gates(labels, columns, biases, rows, x.numel() // x.shape[-1])
+    for state in [call["hx"]] if isinstance(call["hx"], Tensor) else call["hx"]:
+        _starts(labels, hidden, state)
+    labels.literal(hidden)
+    return [along(hidden, value.shape, -1) for value in call.values]
+
+
+def _gates(
+    labels: Labels, columns: dict[Parameter, Tensor], biases: list[Parameter], rows: Tensor, positions: int
+) -> None:
+    """The matrices of a recurrent layer, from its input and from its state to all of its gates."""
+    for weight, inputs in columns.items():
+        labels.pin_spoiled(inputs)
+        labels.bind(weight, 0, rows, writes=True)
+        labels.bind(weight, 1, inputs, writes=False)
+        labels.cost(positions, inputs, rows)
+    for bias in biases:
+        labels.bind(bias, 0, rows, writes=True)
+
+
+def _starts(labels: Labels, hidden: Tensor, state: Tensor) -> None:
+    """The state that a recurrent layer starts with has its units."""
+    given = labels.channels(labels.of(state), -1)
+    labels.pin_spoiled(given)
+    labels.tie(hidden, given)
 
 
 def embedding(labels: Labels, call: Call) -> Any:

@@ -48,21 +48,26 @@ def repeat(labels: Labels, call: Call) -> Any:
 def shuffle(labels: Labels, call: Call) -> Any:
     """A channel shuffle: what has the same place in each group stays together."""
     x = labels.of(call["self"])
-    labels.sheets.append(labels.channels(x, 1).reshape(call["groups"], -1).abs())
+    sheet = labels.channels(x, 1).reshape(call["groups"], -1).abs()
+    labels.sheets.append(sheet)
+    labels.literal(sheet)
     return call.run(self=x)
 
 
 def piece(labels: Labels, call: Call) -> Any:
     """Chunk, split, slice, select. Equal pieces of the channels stay equal: what has the same place in each of them
-    goes together. Unequal ones are kept whole."""
+    goes together. Of a list of sizes each is its own; other unequal pieces are kept whole."""
     x = labels.of(call["self"])
     results = call.run(self=x)
     dim = (call["dim"] or 0) % x.dim()
     if dim in varying(x):
-        labels.literal(x)
-        parts = results if isinstance(results, list | tuple) else [results]
+        parts = list(results) if isinstance(results, list | tuple) else [results]
+        labels.literal(x, *parts)
+        labels.literals_of(parts)
         sizes = {part.shape[dim] if part.dim() == x.dim() else 1 for part in parts}
         size, start = sizes.pop(), call["start"] or 0
+        if sizes and call["split_sizes"]:
+            return results
         if sizes or size == 0 or x.shape[dim] % size or start % size or call["step"] not in (None, 1):
             labels.pin(x, f"{call.op} takes unequal pieces of the channels")
         else:
@@ -93,6 +98,25 @@ def pick(labels: Labels, call: Call) -> Any:
             x = _in_place(labels, call, x, dim)
     zeros = [None if index is None else torch.zeros(index.shape, dtype=torch.int64) for index in indices]
     return call.run(self=x, **({"indices": zeros} if call["indices"] else {"index": zeros[-1]}))
+
+
+def sample(labels: Labels, call: Call) -> Any:
+    """Interpolates each channel where a grid says."""
+    labels.pin(labels.of(call["grid"]), "a grid to sample at")
+    return along(labels.channels(labels.of(call["input"]), 1), call.shape, 1)
+
+
+def columns(labels: Labels, call: Call) -> Any:
+    """Windows of each channel side by side, as torch.nn.Unfold makes them."""
+    inputs = labels.channels(labels.of(call["self"]), 1)
+    return along(inputs.repeat_interleave(call.shape[1] // len(inputs)), call.shape, 1)
+
+
+def uncolumns(labels: Labels, call: Call) -> Any:
+    """Windows put back into each channel, as torch.nn.Fold does."""
+    inputs = labels.channels(labels.of(call["self"]), 1)
+    labels.literal(inputs)
+    return along(labels.channels(inputs.reshape(call.shape[1], -1), 0), call.shape, 1)
 
 
 def roll(labels: Labels, call: Call) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,10 +13,12 @@ from torch.nn.utils import parametrize, prune
 from torch.utils._pytree import tree_leaves
 
 from dwindle.errors import UsageError
+from dwindle.models.copies import copied
 
 
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, training: bool = False) -> ExportedProgram:
-    """What `model` does to the example inputs, in eval mode or in training; the model itself is left as it was.
+    """What `model` does to the example inputs, in eval mode or in training. A copy of it is traced: the model itself
+    is left as it was, whatever its forward keeps.
 
     Raises UsageError where masks or parametrizations are still attached, and where the trace fails, with the line of
     the model's code at which it does.
@@ -28,15 +31,13 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, training: boo
                 f"layer {name!r} still computes its weights from a mask or parametrization: make it permanent first "
                 "(torch.nn.utils.prune.remove, torch.nn.utils.parametrize.remove_parametrizations)"
             )
-    modes = {module: module.training for module in model.modules()}
+    own = copied(model).train(training)
     try:
-        with torch.no_grad():
-            program = torch.export.export(model.train(training), example_inputs, strict=False)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what the model keeps from a call, which is the copy's
+            program = torch.export.export(own, example_inputs, strict=False)
     except Exception as error:  # torch.export raises whatever the model's code and its own guards raise
         raise UsageError(_explain(error)) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     _refuse_open_shapes(program)
     return program
 

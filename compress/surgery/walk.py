@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from dwindle.compress.macs import count_operator
 from dwindle.compress.surgery.labels import Labels, Parameter, compact, constants, core, varying
 
 
@@ -29,6 +33,8 @@ class Call:
     """Path of the innermost module whose forward makes the call."""
     owner: str
     """Class of that module."""
+    macs: Callable[[], int] = lambda: 0
+    """Counts the multiply-accumulates of the op."""
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
@@ -61,7 +67,11 @@ Rule = Callable[[Labels, Call], Any]
 def unknown(labels: Labels, call: Call) -> Any:
     """The rule for an op that is not understood: pins whatever goes in, and what comes out."""
     where = f" in {call.module}" if call.module else ""
-    for value in call.activations(labels):
+    labels.cost(call.macs())
+    given = call.activations(labels)
+    if not any(value.any() for value in given):
+        return [constants(value.shape) for value in call.values]
+    for value in given:
         labels.pin(value, f"{call.op}{where} is not an op whose channels can be followed")
     return [labels.fixed(value.shape, f"comes out of {call.op}") for value in call.values]
 
@@ -104,11 +114,66 @@ def _step(labels: Labels, node: Node, known: dict[Node, Any], rule_of: Callable[
     if not call.values:
         return None
     labels.module, labels.owner = call.module, call.owner
-    result = rule_of(node)(labels, call)
+    rule = rule_of(node)
+    parts = _parts(node) if rule is unknown else None
+    result = rule(labels, call) if parts is None else _through(labels, parts, node, known, rule_of)
     results = [compact(x) for x in (result if isinstance(result, list | tuple) else [result])]
     labels.sheets.extend(core(x).abs() for x in results if len(varying(x)) > 1)
     _written_in_place(labels, node, known, results[0])
     return results if isinstance(node.meta["val"], list | tuple) else results[0]
+
+
+def _parts(node: Node) -> GraphModule | None:
+    """The simpler ops that an op is made of, as a graph of its tensors; None where it isn't."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not target._can_decompose():
+        return None
+    arguments, keywords, mode = _fake_arguments(node)
+    leaves, spec = tree_flatten((arguments, keywords))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+    def run(*tensors: Tensor) -> Any:
+        filled = dict(zip(places, tensors, strict=True))
+        again, named = tree_unflatten([filled.get(i, leaf) for i, leaf in enumerate(leaves)], spec)
+        return target(*again, **named)
+
+    with suppress(Exception), torch.no_grad(), mode:
+        graph = make_fx(run, _allow_non_fake_inputs=True)(*(leaves[i] for i in places))
+        if not any(part.target is target for part in graph.graph.nodes):
+            return graph
+    return None
+
+
+def _through(
+    labels: Labels, parts: GraphModule, node: Node, known: dict[Node, Any], rule_of: Callable[[Node], Rule]
+) -> Any:
+    """The labels of what an op returns, carried through the ops that it is made of."""
+    given = iter([known.get(leaf) for leaf in tree_leaves([node.args, node.kwargs]) if _is_tensor(leaf)])
+    inside: dict[Node, Any] = {}
+    for part in parts.graph.nodes:
+        part.meta["nn_module_stack"] = node.meta.get("nn_module_stack")
+        if part.op == "placeholder":
+            inside[part] = next(given)
+        elif part.op == "get_attr":
+            inside[part] = constants(getattr(parts, part.target).shape)
+            part.meta.setdefault("val", getattr(parts, part.target))
+        elif part.op == "call_function":
+            inside[part] = _step(labels, part, inside, rule_of)
+        elif part.op == "output":
+            return each(lambda v: labels.of(inside[v]) if isinstance(v, Node) else v, part.args[0])
+    return None
+
+
+def _is_tensor(leaf: Any) -> bool:
+    return isinstance(leaf, Node) and isinstance(leaf.meta.get("val"), Tensor)
+
+
+def _fake_arguments(node: Node) -> tuple[Any, Any, AbstractContextManager[Any]]:
+    """The arguments of an op as the trace's own tensors, which have no data, and the mode to run it in."""
+    given = [list(node.args), node.kwargs]
+    arguments, keywords = each(lambda v: v.meta.get("val") if isinstance(v, Node) else v, given)
+    modes = (getattr(value, "fake_mode", None) for value in tree_leaves([arguments, keywords]))
+    return arguments, keywords, next((mode for mode in modes if mode is not None), nullcontext())
 
 
 def _written_in_place(labels: Labels, node: Node, known: dict[Node, Any], after: Tensor) -> None:
@@ -147,7 +212,16 @@ def _call(node: Node, known: dict[Node, Any]) -> Call:
         },
         module=module.partition("@")[0],
         owner=owner if isinstance(owner, str) else f"{owner.__module__}.{owner.__qualname__}",
+        macs=lambda: _macs(node),
     )
+
+
+def _macs(node: Node) -> int:
+    """The multiply-accumulates of an op, by running it on the trace's own tensors, which have no data."""
+    arguments, keywords, mode = _fake_arguments(node)
+    with suppress(Exception), mode:
+        return count_operator(node.target, arguments, keywords)
+    return 0  # an op of a kind that isn't run alone, such as a branch
 
 
 def each(function: Callable[[Any], Any], value: Any) -> Any:

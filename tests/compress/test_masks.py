@@ -21,6 +21,7 @@ class Everything(nn.Module):
         self.gru = nn.GRU(8, 4, num_layers=2, bidirectional=True)
         self.lstm = nn.LSTM(8, 8, proj_size=4)
         self.attention = nn.MultiheadAttention(8, 2)
+        self.cell, self.gains = nn.LSTMCell(4, 3), nn.LayerNorm((2, 3, 4))
         self.frozen = nn.Linear(8, 8).requires_grad_(False)
         self.tied = nn.Linear(8, 5)
         self.tied.weight = self.embedding.weight
@@ -34,6 +35,8 @@ def test_every_trainable_weight_can_be_pruned_and_nothing_else() -> None:
         "embedding.weight",
         "conv.weight",
         *recurrent,
+        "cell.weight_ih",
+        "cell.weight_hh",
         "lstm.weight_ih_l0",
         "lstm.weight_hh_l0",
         "lstm.weight_hr_l0",

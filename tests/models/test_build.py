@@ -148,8 +148,9 @@ def test_what_cannot_be_copied(users_module: Callable[[str], str]) -> None:
         "import threading\nfrom torch import nn\n"
         "def held():\n    net = nn.Linear(4, 4)\n    net.lock = threading.Lock()\n    return net\n"
     )
-    with pytest.raises(UsageError, match=r"made a Linear that can't be copied \(TypeError"):
+    with pytest.raises(UsageError, match=r"Linear can't be copied \(TypeError") as caught:
         build(_spec(f"{name}:held"))
+    assert (caught.value.code, caught.value.name) == ("bad-model", "Linear")
 
 
 def test_a_task_without_classes_wants_a_users_model(users_module: Callable[[str], str]) -> None:

@@ -271,9 +271,9 @@ def test_layers_that_bind_in_other_ways() -> None:
 
     model, tokens = Text(), (torch.randint(0, 11, (1, 6)),)
     found = find_groups(model, tokens)
-    assert units(found) == {"table": 8}
-    assert reasons(found)["conv"] == "lstm in lstm is not an op whose channels can be followed"
-    keep = found.keep([torch.tensor([1, 2, 7])])
+    assert units(found) == {"table": 8, "conv": 12, "lstm": 4}
+    kept = {"table": [1, 2, 7], "conv": list(range(12)), "lstm": [0, 1, 2, 3]}
+    keep = found.keep([torch.tensor(kept[group.name]) for group in found.groups])
     prove(model, keep, tokens)
     small = cut(model, keep)
     assert (small.table.embedding_dim, tuple(small.position.shape), small.conv.in_channels) == (3, (1, 6, 3), 3)
@@ -352,6 +352,11 @@ def test_models_that_cannot_be_cut_are_refused_in_a_sentence() -> None:
     with pytest.raises(UsageError, match=r"no channel of this model can be removed \(an output of the model\): prune"):
         find_groups(nn.Conv2d(3, 8, 1), IMAGE)
 
+    shuffled = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Softmax(1), nn.Conv2d(8, 2, 1))
+    with pytest.raises(UsageError, match=r"\(0: softmax over the channels; 2: an output of the model\)") as caught:
+        find_groups(shuffled, IMAGE)
+    assert caught.value.code == "nothing-to-prune"
+
     masked = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1))
     torch.nn.utils.prune.l1_unstructured(masked[0], "weight", 0.5)
     with pytest.raises(UsageError, match="layer '0' still computes its weights"):
@@ -371,3 +376,22 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [module.training for module in model] == [True, True, False, True, True]
     assert not any(module._forward_hooks for module in model)
+
+
+def test_what_a_forward_keeps_is_not_the_trace_s() -> None:
+    """A grid kept between calls would be left a tensor without data, and the model could be exported no more."""
+
+    class Grid(Net):
+        grid: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            if self.grid is None:
+                self.grid = torch.linspace(0, 1, x.shape[-1])
+            return self.last((y * self.grid).mean((2, 3)))
+
+    model = Grid(F.relu)
+    found = find_groups(model, IMAGE)
+    assert model.grid is None
+    prove(model, halved(found), IMAGE)
+    assert model.grid is None

@@ -1,0 +1,62 @@
+"""Copies of a module: one way for every place that needs one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from dwindle.errors import UsageError, one_line
+
+Change = Callable[[str, Tensor], Tensor]
+"""Makes the copy's tensor from a parameter's or buffer's name and the tensor itself. A tensor that a module keeps
+without registering it (a table made in `__init__`, an attention map) has the name ""."""
+
+
+def copied(module: nn.Module, change: Change | None = None) -> nn.Module:
+    """Returns a deep copy that shares no tensor with `module`: what is tied stays tied, gradients are left behind.
+
+    `copy.deepcopy` refuses a module that keeps what it computed (an attention map, a hook's feature, the weight of an
+    old `spectral_norm`), as such a tensor hangs on its graph. Here it is copied without the graph.
+
+    change: makes every tensor of the copy, for a copy of other sizes, types or devices; it may return the tensor it
+    is given, which is then shared. Raises UsageError for a module that holds what can't be copied, such as a lock.
+    """
+    memo: dict[int, Any] = {}
+    if change is not None:
+        for name, parameter in module.named_parameters():
+            memo[id(parameter)] = nn.Parameter(change(name, parameter), requires_grad=parameter.requires_grad)
+        for name, buffer in module.named_buffers():
+            memo[id(buffer)] = change(name, buffer)
+    try:
+        with _Unregistered(change):
+            result = copy.deepcopy(module, memo)
+    except Exception as error:  # handles, locks, generators: whatever a module may hold
+        raise UsageError(
+            f"the model {type(module).__name__} can't be copied ({one_line(error)}): keep only parameters, buffers and "
+            "plain values in it",
+            code="bad-model",
+            option="model",
+            name=type(module).__name__,
+        ) from error
+    return result
+
+
+class _Unregistered(TorchFunctionMode):
+    """Stands in for `Tensor.__deepcopy__`, for the tensors that `copy.deepcopy` meets beside parameters: without their
+    graph, and through `change`."""
+
+    def __init__(self, change: Change | None) -> None:
+        super().__init__()
+        self.change = change
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__ or (args[0].is_leaf and self.change is None):
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = self.change("", tensor) if self.change is not None else tensor.detach().clone()
+        return memo[id(tensor)]
