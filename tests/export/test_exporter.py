@@ -88,7 +88,7 @@ def test_a_checkpoint_becomes_two_files_and_a_manifest(checkpoint: Path) -> None
     assert manifest.versions["dwindle"] == dwindle.__version__
     assert manifest.versions["onnxruntime"] == version("onnxruntime")
     assert said[:2] == ["onnx: writing net.onnx", "onnx: writing dense.onnx"]
-    assert said[2].startswith("onnx: 40.0 KB, dense 311 KB; within ")
+    assert said[2].startswith("onnx: 40.1 KB, dense 312 KB; within ")
 
 
 def test_fewer_bits_and_what_they_cost(checkpoint: Path) -> None:
