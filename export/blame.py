@@ -6,7 +6,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     from torch.fx import Node
@@ -55,7 +55,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         yield error
 
 
-def _is_call(node: object) -> bool:
-    from torch.fx import Node
+def _is_call(node: object) -> TypeGuard[Node]:
+    from torch import fx
 
-    return isinstance(node, Node) and node.op == "call_function"
+    return isinstance(node, fx.Node) and node.op == "call_function"

@@ -136,3 +136,26 @@ def test_a_file_that_was_filled_is_what_lowering_makes(written: Written, example
 def test_a_program_whose_constants_are_not_all_known_says_so(network: nn.Module) -> None:
     program = lower(network.eval(), (torch.zeros(1, 3, 8, 8),))
     assert program.complete == (not isinstance(network, EveryLayer))  # XNNPACK folds its batch norm
+
+
+class Block(nn.Module):
+    """A block of a transformer as GPT-2 has it, up to its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 64), nn.Linear(64, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(nn.functional.gelu(self.up(self.norm(x)), approximate="tanh"))
+
+
+def test_the_tanh_form_of_gelu_is_not_taken_for_the_exact_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs, gelu = (torch.linspace(-8, 8, 1024).reshape(1, 1024),), nn.GELU("tanh").eval()
+    ExecuTorch().write(gelu, inputs, tmp_path / "gelu.pte", pack=True)
+    np.testing.assert_allclose(ExecuTorch().run(tmp_path / "gelu.pte", inputs), gelu(*inputs).numpy(), atol=2e-6)
+    inputs, blocks = (torch.randn(4, 8, 16),), nn.Sequential(Block(), Block(), Block()).eval().requires_grad_(False)
+    ExecuTorch().write(blocks, (inputs[0][:1],), tmp_path / "net.pte", pack=True)
+    parity = check(ExecuTorch(), tmp_path / "net.pte", blocks, blocks, inputs)
+    assert parity.relative is not None
+    assert parity.relative < 1e-5
