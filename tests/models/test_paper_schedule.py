@@ -40,7 +40,7 @@ RETRAININGS = [
     (name, rewind_to)
     for name in METHODS
     for rewind_to in (None, 0.0, 0.1, 0.5, 0.9)
-    if name != "lottery-ticket" or not rewind_to  # it rewinds to the start alone
+    if METHODS[name].retrains and (name != "lottery-ticket" or not rewind_to)  # it rewinds to the start alone
 ]
 
 
