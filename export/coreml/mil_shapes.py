@@ -144,7 +144,7 @@ def gather(
             gather(row, places, torch.tensor(along - batch))
             for row, places in zip(x.flatten(0, batch - 1), indices.flatten(0, batch - 1), strict=True)
         ]
-        return torch.stack(rows).unflatten(0, x.shape[:batch])
+        return torch.stack(rows).reshape(*x.shape[:batch], *rows[0].shape)
     flat = _inside(indices.reshape(-1), x.shape[along])
     made: Tensor = x.index_select(along, flat).reshape(x.shape[:along] + indices.shape + x.shape[along + 1 :])
     return made

@@ -124,7 +124,7 @@ RIGHT: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "interpolate nearest to a size": (lambda x: F.interpolate(x, size=(5, 7)), IMAGE),
     "interpolate bilinear by 1.5": (lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear"), IMAGE),
     "grid_sample": (
-        lambda x: F.grid_sample(x, x[:, :2, :4, :4].permute(0, 2, 3, 1), align_corners=False),
+        lambda x: F.grid_sample(x, x[:, :2, :4, :4].permute(0, 2, 3, 1).round() / 4, align_corners=False),
         IMAGE,
     ),
     "lerp": (lambda x: x.lerp(x.flip(1), 0.3), IMAGE),
