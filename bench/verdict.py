@@ -47,6 +47,8 @@ class Verdict:
     """The outcome of every limit that was checked."""
 
     rows: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+    """What holds no limit and should be known: files whose outputs were never compared with their network's."""
 
     @property
     def passed(self) -> bool:
@@ -151,7 +153,8 @@ def gate(
             there = replace(files, device=device)
             found = [(limit, part, figure) for limit in limited for part, figure in figures(limit, there)]
             rows += [_check(part, there, limited[limit], figure) for limit, part, figure in found]
-    return Verdict(tuple(rows))
+    unproven = {name: exported[name].parity.not_run for name in wanted if name in exported}
+    return Verdict(tuple(rows), tuple(f"{name} is unproven: {why}" for name, why in unproven.items() if why))
 
 
 def _check(name: str, files: Files, limit: float, figure: Figure) -> Check:

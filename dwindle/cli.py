@@ -153,6 +153,8 @@ def _gate(arguments: argparse.Namespace) -> int:
         **{name: getattr(arguments, name) for name in KINDS},
     )
     _page().print(gate_table(verdict))
+    for note in verdict.notes:
+        _say(f"note: {note}")
     for out in filter(None, (arguments.junit, arguments.markdown)):
         require_not_sealed(out)
     if arguments.junit:
@@ -210,6 +212,9 @@ def _show(arguments: argparse.Namespace) -> int:
         _say(f"kept whole: {uncut.channels} of {uncut.of} channels of {uncut.layer}, {uncut.reason}")
     if exports:
         page.print(shipped_table(exports))
+    for export in exports:
+        if export.unproven:
+            _say(f"unproven: {export.path.parent.name}/{export.path.name}: {export.unproven}")
     for sentence in (*damaged, *(line for export in exports for line in export.altered)):
         _say(f"warning: {sentence}")
     _say(f"made by: {' '.join(command_line(found.origin, found.path.name))}")

@@ -30,6 +30,8 @@ class Shipped:
     """The name of the file compressed as a whole, where that is what is downloaded; else None."""
     dense_bytes: int
     """Installed bytes of the dense file beside it."""
+    unproven: str | None
+    """Why its outputs were never compared with the network's, where they weren't."""
     altered: tuple[str, ...]
     """A sentence for each file of this export that is no longer what was exported."""
 
@@ -53,6 +55,7 @@ def shipped(exports: Path) -> tuple[list[Shipped], list[str]]:
                 download=download,
                 download_name=name,
                 dense_bytes=manifest.dense.bytes,
+                unproven=manifest.parity.not_run,
                 altered=tuple(filter(None, (altered(path.parent, file) for file in manifest.files))),
             )
         )

@@ -84,15 +84,15 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def distinct(network: nn.Module) -> nn.Module:
+def distinct(network: nn.Module, seed: int = 0) -> nn.Module:
     """A copy whose floating-point values all differ and are positive, as variances have to be.
 
-    In a file that a converter makes of it, each tensor can be recognised by its values.
+    In a file that a converter makes of it, each tensor can be recognised by its values. Another seed gives others.
     """
     import torch
 
     copied = copy.deepcopy(network)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in tensors(copied).values():
             if tensor.is_floating_point():

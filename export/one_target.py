@@ -76,7 +76,8 @@ def export_one(
     real = task.inputs("validation")
     trained = {"net": net, "dense": restore_dense(checkpoint, trust)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
-    return export_networks(networks, example, real, checkpoint.exports / target.name, target, progress, options.packing)
+    folder, how = checkpoint.exports / target.name, options.packing
+    return export_networks(networks, example, real, folder, target, progress, how, unproven=options.unproven)
 
 
 def export_networks(
@@ -87,12 +88,14 @@ def export_networks(
     target: Target,
     progress: Callable[[str], None] | None = None,
     packing: str = PACKINGS[0],
+    *,
+    unproven: bool = False,
 ) -> Manifest:
     """Writes one target's folder, and returns its manifest.
 
     networks: by the names `net` and `dense`, each network as it was trained (in eval mode, on the CPU) and as it ships
     (`fold.deployable`). example: an input of the networks, a batch of one. real: the inputs on which files are compared
-    with their networks. packing: as in `export`. Raises as `export` does.
+    with their networks. packing, unproven: as in `export`. Raises as `export` does.
     """
     say = progress or (lambda line: None)
     roles = {"net": target, "dense": type(target)()}
@@ -114,7 +117,7 @@ def export_networks(
             if name == "net" and target.zstd:
                 download = background.submit(_download, path)
             try:
-                found[name] = compare(roles[name], path, module, shipped, real)
+                found[name] = compare(roles[name], path, module, shipped, real, unproven=unproven)
             except ParityFailed as error:
                 rejected = _keep(path, folder)
                 raise ParityFailed(
@@ -173,6 +176,6 @@ def _summary(manifest: Manifest) -> str:
         sizes += f"; {format_bytes(manifest.download.bytes)} to download as {manifest.download.name}"
     parity = manifest.parity
     if parity.relative is None:
-        return f"{sizes}; {parity.not_run}"
+        return f"{sizes}; unproven: {parity.not_run}"
     by = f", run by {parity.run_by}" if parity.run_by else ""
     return f"{sizes}; within {parity.relative:.1e} of the checkpoint over {parity.samples} samples{by}"

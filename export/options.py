@@ -49,6 +49,12 @@ class ExportOptions:
         help="How zeros are stored: auto packs them where the target can, and none writes a plain dense file for tools "
         "that read no packed one.",
     )
+    unproven: bool = option(
+        False,
+        kind=SWITCH,
+        help="Keep files whose outputs cannot be compared with the network's on this machine, such as Core ML files "
+        "with an operator that only Core ML can run. Their manifests say so.",
+    )
     image_input: bool = option(
         False,
         kind=SWITCH,

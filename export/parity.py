@@ -38,6 +38,9 @@ In int8 activations are rounded too, to steps of 1/255 of their range. What that
 network, so `_int8_tolerance` computes it.
 """
 
+UNPROVEN = "unproven"
+"""The code of an error that names an operator of a file whose results cannot be computed on this machine."""
+
 _STEP = 1 / 127
 """The step between int8 outputs over the largest one; half as much where their range is not symmetric."""
 
@@ -54,19 +57,37 @@ class Compared(NamedTuple):
     """The outputs of the file; where it cannot be run here, those of `rounded`."""
 
 
-def check(target: Target, path: Path, module: nn.Module, shipped: nn.Module, inputs: tuple[Tensor, ...]) -> Parity:
+def check(
+    target: Target,
+    path: Path,
+    module: nn.Module,
+    shipped: nn.Module,
+    inputs: tuple[Tensor, ...],
+    *,
+    unproven: bool = False,
+) -> Parity:
     """The `parity` that `compare` finds. Raises as `compare` does."""
-    return compare(target, path, module, shipped, inputs).parity
+    return compare(target, path, module, shipped, inputs, unproven=unproven).parity
 
 
-def compare(target: Target, path: Path, module: nn.Module, shipped: nn.Module, inputs: tuple[Tensor, ...]) -> Compared:
+def compare(
+    target: Target,
+    path: Path,
+    module: nn.Module,
+    shipped: nn.Module,
+    inputs: tuple[Tensor, ...],
+    *,
+    unproven: bool = False,
+) -> Compared:
     """Compares a file with the network it came from.
 
     module: the checkpoint's network, in eval mode, on the CPU. shipped: what was written of it, batch norm
-    folded. inputs: real samples, of which the first SAMPLES are run one at a time.
+    folded. inputs: real samples, of which the first SAMPLES are run one at a time. unproven: where nothing here can run
+    the file, comparing its weights is enough.
 
-    Raises ParityFailed, saying which tensor or what difference, where the file is not that network,
-    RuntimeUnavailable where nothing here can tell, and UsageError for a precision without a tolerance.
+    Raises ParityFailed, saying which tensor, operator or what difference, where the file is not that network, or where
+    it has an operator whose results cannot be computed here; RuntimeUnavailable where its runtime is not on this
+    machine, or no weights can be read back either; and UsageError for a precision without a tolerance.
     """
     if target.arithmetic not in TOLERANCE and not target.calibrates:
         raise UsageError(
@@ -83,6 +104,14 @@ def compare(target: Target, path: Path, module: nn.Module, shipped: nn.Module, i
     try:
         outputs = target.run(path, samples)
     except RuntimeUnavailable as error:
+        if not unproven:
+            kind = ParityFailed if error.code == UNPROVEN else RuntimeUnavailable
+            raise kind(
+                f"{error}, so the outputs of {path.name} were not compared: give `unproven` to keep such a file",
+                code=error.code,
+                name=error.name,
+                path=path,
+            ) from error
         if not equal:
             raise RuntimeUnavailable(
                 f"{error}, and no weights can be read back from {path.name}", code="nothing-to-compare", path=path

@@ -1,6 +1,8 @@
 """Every operation of MIL, Core ML's language, that dwindle can execute, in PyTorch, by its name there.
 
-Parameters have the names that MIL gives them. Semantics: `coremltools.converters.mil.mil.ops.defs`.
+Parameters have the names that MIL gives them. Semantics: the documentation and `value_inference` of each operation in
+the module of `coremltools.converters.mil.mil.ops.defs` that its group names, and never what PyTorch means by the name.
+What those leave open is `unproven`.
 """
 
 from __future__ import annotations
@@ -13,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dwindle.errors import RuntimeUnavailable
-from dwindle.export.coreml import mil_layers
+from dwindle.export.coreml import mil_layers, mil_recurrent, mil_shapes
 from dwindle.export.coreml.mil_layers import Maybe, ints
 
 
@@ -28,97 +29,33 @@ def matmul(x: Tensor, y: Tensor, transpose_x: Maybe = None, transpose_y: Maybe =
     return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
 
 
-def reshape(x: Tensor, shape: Tensor) -> Tensor:
-    return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape.tolist())])
+def cumsum(x: Tensor, axis: Maybe = None, exclusive: Maybe = None, reverse: Maybe = None) -> Tensor:
+    (along,) = ints(axis, [0])
+    given = x.flip(along) if reverse else x
+    total = given.cumsum(along)
+    total = total - given if exclusive else total
+    return total.flip(along) if reverse else total
 
 
-def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
-    rank = x.dim() + axes.numel()
-    for axis in sorted(axis % rank for axis in axes.tolist()):
-        x = x.unsqueeze(axis)
-    return x
+def argsort(x: Tensor, axis: Maybe = None, ascending: Maybe = None) -> Tensor:
+    """Which of equal values comes first is not documented: here the earlier one."""
+    (along,) = ints(axis, [-1])
+    return torch.sort(x, dim=along, descending=not ascending, stable=True).indices
 
 
-def concat(values: list[Tensor], axis: Tensor, interleave: Maybe = None) -> Tensor:
-    along = int(axis) % values[0].dim()
-    return torch.stack(values, along + 1).flatten(along, along + 1) if interleave else torch.cat(values, along)
-
-
-def split(x: Tensor, axis: Tensor, num_splits: Maybe = None, split_sizes: Maybe = None) -> tuple[Tensor, ...]:
-    if split_sizes is not None:
-        return torch.split(x, split_sizes.tolist(), int(axis))
-    (parts,) = ints(num_splits, [])
-    return torch.chunk(x, parts, int(axis))
-
-
-def slice_by_index(
+def topk(
     x: Tensor,
-    begin: Tensor,
-    end: Tensor,
-    stride: Maybe = None,
-    begin_mask: Maybe = None,
-    end_mask: Maybe = None,
-    squeeze_mask: Maybe = None,
-) -> Tensor:
-    steps, no = ints(stride, [1] * x.dim()), [0] * x.dim()
-    open_begin, open_end = ints(begin_mask, no), ints(end_mask, no)
-    squeezed = ints(squeeze_mask, no)
-    for axis, (first, last) in enumerate(zip(begin.tolist(), end.tolist(), strict=True)):
-        size = x.shape[axis]
-        if squeezed[axis]:
-            x = x.narrow(axis, first % size, 1)
-            continue
-        taken = slice(None if open_begin[axis] else first, None if open_end[axis] else last, steps[axis])
-        x = x.index_select(axis, torch.tensor(range(size)[taken], dtype=torch.long))
-    return x.squeeze([axis for axis, gone in enumerate(squeezed) if gone])
-
-
-def pad(x: Tensor, pad: Tensor, mode: str = "constant", constant_val: Maybe = None) -> Tensor:
-    sizes = [0, 0] * x.dim()
-    sizes[len(sizes) - pad.numel() :] = pad.tolist()
-    last_first = [size for start in range(len(sizes) - 2, -2, -2) for size in sizes[start : start + 2]]
-    if mode == "constant":
-        return F.pad(x, last_first, value=0.0 if constant_val is None else float(constant_val))
-    spatial = 2 * max(1, x.dim() - 2)  # the dimensions in which PyTorch reflects and replicates
-    return F.pad(x, last_first[:spatial], mode)
-
-
-def crop(x: Tensor, crop_height: Tensor, crop_width: Tensor) -> Tensor:
-    (top, bottom), (left, right) = crop_height.tolist(), crop_width.tolist()
-    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
-
-
-def cumsum(x: Tensor, axis: Tensor, exclusive: Maybe = None, reverse: Maybe = None) -> Tensor:
-    if exclusive or reverse:
-        raise RuntimeUnavailable("dwindle's interpreter of Core ML files has no exclusive or reverse cumsum")
-    return x.cumsum(int(axis))
-
-
-def gather(
-    x: Tensor, indices: Tensor, axis: Maybe = None, batch_dims: Maybe = None, validate_indices: Maybe = None
-) -> Tensor:
-    if batch_dims:
-        raise RuntimeUnavailable("dwindle's interpreter of Core ML files has no gather with batch dimensions")
-    along = ints(axis, [0])[0] % x.dim()
-    size = x.shape[along]
-    flat = indices.reshape(-1)
-    if flat.numel() and not -size <= int(flat.min()) <= int(flat.max()) < size:
-        raise ValueError(f"gather reads outside of a dimension of {size}")
-    return x.index_select(along, flat % size).reshape(x.shape[:along] + indices.shape + x.shape[along + 1 :])
-
-
-def scatter(
-    data: Tensor,
-    indices: Tensor,
-    updates: Tensor,
+    k: Maybe = None,
     axis: Maybe = None,
-    mode: str = "update",
-    validate_indices: Maybe = None,
-) -> Tensor:
-    if mode != "update":
-        raise RuntimeUnavailable(f"dwindle's interpreter of Core ML files has no scatter of mode {mode!r}")
-    along = ints(axis, [0])[0]
-    return data.index_copy(along, indices % data.shape[along], updates)
+    ascending: Maybe = None,
+    sort: Maybe = None,
+    return_indices: Maybe = None,
+    output_indices_dtype: str = "int32",
+) -> tuple[Tensor, ...]:
+    (count,), (along,) = ints(k, [1]), ints(axis, [-1])
+    order = argsort(x, axis, ascending).narrow(along, 0, count)
+    values = x.gather(along, order)
+    return (values,) if return_indices is not None and not return_indices else (values, order)
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
@@ -128,9 +65,53 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     return x.float() if dtype.startswith("fp") else x.long()
 
 
+def quantize(
+    input: Tensor,  # noqa: A002
+    scale: Tensor,
+    output_dtype: str,
+    zero_point: Maybe = None,
+    axis: Maybe = None,
+) -> Tensor:
+    low, high = (0, 255) if output_dtype == "uint8" else (-128, 127)
+    zero = torch.zeros(()) if zero_point is None else zero_point
+    return (input / _along(scale, input, axis)).round().add(_along(zero, input, axis)).clamp(low, high)
+
+
+def dequantize(
+    input: Tensor,  # noqa: A002
+    scale: Tensor,
+    zero_point: Maybe = None,
+    axis: Maybe = None,
+) -> Tensor:
+    zero = torch.zeros(()) if zero_point is None else zero_point
+    return (input - _along(zero, input, axis)) * _along(scale, input, axis)
+
+
+def _along(values: Tensor, x: Tensor, axis: Maybe) -> Tensor:
+    """One value for each place along a dimension, in a shape that broadcasts with x."""
+    return values if values.dim() == 0 else values.reshape(-1, *[1] * (x.dim() - 1 - ints(axis, [0])[0] % x.dim()))
+
+
+def _of_channels(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (x.dim() - 2))
+
+
 def _reduced(reduce: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Tensor]:
     def over(x: Tensor, axes: Maybe = None, keep_dims: Maybe = None) -> Tensor:
         return reduce(x, ints(axes, list(range(x.dim()))), bool(keep_dims))
+
+    return over
+
+
+def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    for axis in sorted((axis % x.dim() for axis in axes), reverse=True):
+        x = x.prod(axis, keep)
+    return x
+
+
+def _place(find: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def over(x: Tensor, axis: Maybe = None, keep_dims: Maybe = None, output_dtype: str = "int32") -> Tensor:
+        return find(x, ints(axis, [-1])[0], bool(keep_dims))  # of equal values "not guaranteed": here the first one
 
     return over
 
@@ -139,30 +120,47 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Maybe = Non
     return F.scaled_dot_product_attention(query, key, value, attn_mask)
 
 
-_OF_X: dict[str, Callable[[Tensor], Tensor]] = {
+_UNARY: dict[str, Callable[[Tensor], Tensor]] = {  # elementwise_unary
+    "abs": torch.abs,
+    "acos": torch.acos,
+    "asin": torch.asin,
+    "atan": torch.atan,
+    "atanh": torch.atanh,
+    "ceil": torch.ceil,
+    "cos": torch.cos,
+    "cosh": torch.cosh,
+    "erf": torch.erf,
+    "exp": torch.exp,
+    "exp2": torch.exp2,
+    "floor": torch.floor,
+    "logical_not": torch.logical_not,
+    "round": torch.round,  # value_inference: to the even one of two
+    "sign": torch.sign,
+    "sin": torch.sin,
+    "sinh": torch.sinh,
+    "sqrt": torch.sqrt,
+    "square": torch.square,
+    "tan": torch.tan,
+    "tanh": torch.tanh,
+    "identity": lambda x: x,  # tensor_operation
+}
+
+_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {  # activation
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
     "sigmoid": torch.sigmoid,
     "softplus": F.softplus,
-    "tanh": torch.tanh,
-    "abs": torch.abs,
-    "exp": torch.exp,
-    "erf": torch.erf,
-    "sqrt": torch.sqrt,
-    "floor": torch.floor,
-    "ceil": torch.ceil,
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "logical_not": torch.logical_not,
+    "softsign": F.softsign,
 }
 
-_OF_X_AND_Y: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # elementwise_binary
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
     "real_div": torch.div,
     "floor_div": torch.floor_divide,
+    "mod": torch.remainder,  # value_inference: Python's %, which has the sign of y
     "maximum": torch.maximum,
     "minimum": torch.minimum,
     "pow": torch.pow,
@@ -173,11 +171,33 @@ _OF_X_AND_Y: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "less": torch.lt,
     "less_equal": torch.le,
     "logical_and": torch.logical_and,
+    "logical_or": torch.logical_or,
+    "logical_xor": torch.logical_xor,
 }
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    **{name: partial(lambda of, x: of(x), of) for name, of in _OF_X.items()},
-    **{name: partial(lambda of, x, y: of(x, y), of) for name, of in _OF_X_AND_Y.items()},
+    **{name: partial(lambda of, x: of(x), of) for name, of in {**_UNARY, **_ACTIVATIONS}.items()},
+    **{name: partial(lambda of, x, y: of(x, y), of) for name, of in _BINARY.items()},
+    # elementwise_unary
+    "clip": lambda x, alpha, beta: x.clamp(alpha, beta),
+    "threshold": lambda x, alpha: x.clamp(min=alpha),
+    "log": lambda x, epsilon=1e-45: torch.log(x + epsilon),
+    "rsqrt": lambda x, epsilon=1e-12: torch.rsqrt(x + epsilon),
+    "inverse": lambda x, epsilon=1e-4: 1 / (x + epsilon),
+    "cast": cast,
+    # activation
+    "elu": lambda x, alpha: F.elu(x, float(alpha)),
+    "leaky_relu": lambda x, alpha: F.leaky_relu(x, float(alpha)),
+    "prelu": lambda x, alpha: torch.where(x > 0, x, x * _of_channels(alpha, x)),
+    "gelu": gelu,
+    "sigmoid_hard": lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1),
+    "thresholded_relu": lambda x, alpha: torch.where(x >= alpha, x, 0.0),
+    "clamped_relu": lambda x, alpha, beta: torch.where(x >= 0, x, alpha * x).clamp(max=beta),
+    "linear_activation": lambda x, alpha, beta: alpha * x + beta,
+    "scaled_tanh": lambda x, alpha, beta: alpha * torch.tanh(beta * x),
+    "softplus_parametric": lambda x, alpha, beta: _of_channels(alpha, x) * F.softplus(_of_channels(beta, x) * x),
+    "softmax": lambda x, axis=-1: F.softmax(x, int(axis)),
+    # linear, conv, pool, normalization, image_resizing, recurrent, transformers
     "linear": lambda x, weight, bias=None: F.linear(x, weight, bias),
     "matmul": matmul,
     "einsum": lambda values, equation: torch.einsum(equation, *values),
@@ -189,41 +209,65 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "batch_norm": mil_layers.batch_norm,
     "instance_norm": mil_layers.instance_norm,
     "layer_norm": mil_layers.layer_norm,
+    "l2_norm": mil_layers.l2_norm,
+    "local_response_norm": mil_layers.local_response_norm,
     "upsample_bilinear": mil_layers.upsample_bilinear,
     "upsample_nearest_neighbor": mil_layers.upsample_nearest_neighbor,
-    "pixel_shuffle": lambda x, upscale_factor: F.pixel_shuffle(x, int(upscale_factor)),
-    "clip": lambda x, alpha, beta: x.clamp(alpha, beta),
-    "elu": lambda x, alpha: F.elu(x, float(alpha)),
-    "leaky_relu": lambda x, alpha: F.leaky_relu(x, float(alpha)),
-    "gelu": gelu,
-    "sigmoid_hard": lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1),
-    "thresholded_relu": lambda x, alpha: torch.where(x >= alpha, x, 0.0),
-    "softmax": lambda x, axis: F.softmax(x, int(axis)),
-    "log": lambda x, epsilon=1e-45: torch.log(x + epsilon),
-    "rsqrt": lambda x, epsilon=1e-12: torch.rsqrt(x + epsilon),
-    "inverse": lambda x, epsilon=1e-4: 1 / (x + epsilon),
+    "resize_bilinear": mil_layers.resize_bilinear,
+    "resample": mil_layers.resample,
+    "crop": mil_shapes.crop,
+    "lstm": mil_recurrent.lstm,
+    "gru": mil_recurrent.gru,
+    "rnn": mil_recurrent.rnn,
+    # control_flow
     "select": lambda cond, a, b: torch.where(cond, a, b),
-    "cast": cast,
+    # reduction
     "reduce_mean": _reduced(torch.mean),
     "reduce_sum": _reduced(torch.sum),
     "reduce_max": _reduced(torch.amax),
     "reduce_min": _reduced(torch.amin),
+    "reduce_prod": _reduced(_product),
+    "reduce_l1_norm": _reduced(lambda x, axes, keep: x.abs().sum(axes, keep)),
     "reduce_l2_norm": _reduced(lambda x, axes, keep: x.square().sum(axes, keep).sqrt()),
-    "reduce_argmax": lambda x, axis, keep_dims=False: x.argmax(int(axis), bool(keep_dims)),
+    "reduce_sum_square": _reduced(lambda x, axes, keep: x.square().sum(axes, keep)),
+    "reduce_log_sum": _reduced(lambda x, axes, keep: x.sum(axes, keep).log()),
+    "reduce_log_sum_exp": _reduced(torch.logsumexp),
+    "reduce_argmax": _place(torch.argmax),
+    "reduce_argmin": _place(torch.argmin),
+    # tensor_operation, quantization_ops
+    "argsort": argsort,
+    "band_part": mil_shapes.band_part,
+    "concat": mil_shapes.concat,
     "cumsum": cumsum,
-    "reshape": reshape,
-    "transpose": lambda x, perm: x.permute(perm.tolist()),
-    "expand_dims": expand_dims,
-    "squeeze": lambda x, axes=None: x.squeeze(ints(axes, list(range(x.dim())))),
-    "concat": concat,
+    "dequantize": dequantize,
+    "fill": lambda shape, value=0.0: torch.full(shape.tolist(), float(value)),
+    "fill_like": lambda ref_tensor, value=0.0: torch.full(ref_tensor.shape, float(value)),
+    "one_hot": mil_shapes.one_hot,
+    "pad": mil_shapes.pad,
+    "quantize": quantize,
+    "range_1d": lambda start, end, step: torch.arange(start.item(), end.item(), step.item()),
+    "shape": lambda x: torch.tensor(x.shape),
+    "split": mil_shapes.split,
     "stack": lambda values, axis: torch.stack(values, int(axis)),
-    "split": split,
     "tile": lambda x, reps: x.tile(reps.tolist()),
-    "slice_by_index": slice_by_index,
-    "reverse": lambda x, axes: x.flip(axes.tolist()),
-    "pad": pad,
-    "crop": crop,
-    "gather": gather,
-    "scatter": scatter,
+    "topk": topk,
+    # tensor_transformation
+    "expand_dims": mil_shapes.expand_dims,
+    "pixel_shuffle": lambda x, upscale_factor: F.pixel_shuffle(x, int(upscale_factor)),
+    "pixel_unshuffle": lambda x, downscale_factor: F.pixel_unshuffle(x, int(downscale_factor)),
+    "reshape": mil_shapes.reshape,
+    "reverse": lambda x, axes=None: x.flip(ints(axes, list(range(x.dim())))),
+    "slice_by_index": mil_shapes.slice_by_index,
+    "slice_by_size": mil_shapes.slice_by_size,
+    "slice_update": mil_shapes.slice_update,
+    "squeeze": lambda x, axes=None: x.squeeze(ints(axes, list(range(x.dim())))),
+    "transpose": lambda x, perm: x.permute(perm.tolist()),
+    # scatter_gather
+    "gather": mil_shapes.gather,
+    "gather_along_axis": mil_shapes.gather_along_axis,
+    "gather_nd": mil_shapes.gather_nd,
+    "scatter": mil_shapes.scatter,
+    "scatter_along_axis": mil_shapes.scatter_along_axis,
+    "scatter_nd": mil_shapes.scatter_nd,
 }
 """What makes an operation's output, or a tuple of them, from its inputs by name."""

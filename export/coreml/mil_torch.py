@@ -1,7 +1,8 @@
 """Running a Core ML program without Core ML: its operations one by one, in PyTorch, on the CPU.
 
-Weights are what the file holds, fp16 and less. Arithmetic is fp32, and results stay so: how a device rounds them, and
-in what order it adds, nothing here can tell. Only a result of type fp16 that is beyond its reach becomes infinite.
+Weights are what the file holds, fp16 and less. Within an operation arithmetic is fp32: how a device rounds there, and
+in what order it adds, nothing here can tell. Every result that the file declares fp16 is rounded to fp16, which makes
+what is beyond its reach infinite.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dwindle.errors import RuntimeUnavailable
 from dwindle.export.coreml.mil_ops import OPERATIONS
+from dwindle.export.coreml.mil_shapes import INDEXED, counted_from_zero
+from dwindle.export.coreml.mil_unproven import UNDEFINED, unproven
 from dwindle.export.coreml.read import main_block, read
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 _HALF, _SINGLE, _BOOL = 10, 11, 1
 """MIL.proto's DataType; the others that a program computes with are integers."""
-_OVERFLOW = 65520
-"""The smallest number that rounds to infinity in fp16."""
+_FROM_IOS_17 = 8
+"""specificationVersion from which indices count from the first element only."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,14 @@ class _Step:
 class Interpreter:
     """The main function of an .mlpackage. Called with a tensor per input, it returns its outputs.
 
-    Raises ValueError for a damaged package, RuntimeUnavailable, by name, for an operation that isn't in
-    `mil_ops`, or a parameter of it.
+    Raises ValueError for a damaged package and for one that Core ML refuses, RuntimeUnavailable, by name, for an
+    operation that isn't in `mil_ops`, a parameter of it, or a use of it that is not defined.
     """
 
     def __init__(self, package: Path) -> None:
         model, constants = read(package)
         block = main_block(model)
+        modern = model.specificationVersion >= _FROM_IOS_17
         self._inputs = list(model.mlProgram.functions["main"].inputs)
         self._outputs = list(block.outputs)
         self._constants: dict[str, Any] = {name: _tensor(array) for name, array in constants.items()}
@@ -58,7 +61,7 @@ class Interpreter:
             elif operation.type == "classify":  # of a classifier: its scores are the answer, whatever their names
                 self._outputs = [operation.inputs["probabilities"].arguments[0].name]
             elif not operation.type.startswith("constexpr_"):  # `read` has those decoded
-                self._steps.append(_step(operation, package.name))
+                self._steps.append(_step(operation, modern))
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
@@ -72,23 +75,21 @@ class Interpreter:
         return [values[name] for name in self._outputs]
 
 
-def _step(operation: Operation, package: str) -> _Step:
-    run = OPERATIONS.get(operation.type)
+def _step(operation: Operation, modern: bool) -> _Step:
+    kind = operation.type
+    run = OPERATIONS.get(kind)
     if run is None:
-        raise RuntimeUnavailable(
-            f"dwindle's interpreter of Core ML files has no {operation.type}, which {package} needs"
-        )
+        raise unproven(kind, UNDEFINED.get(kind, "dwindle's interpreter of Core ML files lacks it"))
     if more := operation.inputs.keys() - inspect.signature(run).parameters.keys():
-        raise RuntimeUnavailable(
-            f"dwindle's interpreter of Core ML files has no {operation.type} with {', '.join(sorted(more))}, "
-            f"which {package} needs"
-        )
+        raise unproven(kind, f"dwindle's interpreter of Core ML files lacks its {', '.join(sorted(more))}")
+    if modern and kind in INDEXED:
+        run = counted_from_zero(run)
     several = {"values"}  # of `concat` and its like: a list even where there is one
     reads = {
         key: [binding.name for binding in argument.arguments] if key in several else argument.arguments[0].name
         for key, argument in operation.inputs.items()
     }
-    return _Step(operation.type, run, reads, list(operation.outputs))
+    return _Step(kind, run, reads, list(operation.outputs))
 
 
 def _look_up(names: str | list[str], values: Mapping[str, Any]) -> Any:
@@ -115,5 +116,5 @@ def _as_declared(value: Tensor, declared: NamedValueType, kind: str) -> Tensor:
     if value.shape != shape:
         raise ValueError(f"{declared.name} ({kind}) has the shape {tuple(value.shape)}, and in the file {shape}")
     if tensor.dataType == _HALF:
-        return torch.where(value.abs() < _OVERFLOW, value, value * torch.inf).float()
+        return value.half().float()
     return value.float() if tensor.dataType == _SINGLE else value.bool() if tensor.dataType == _BOOL else value.long()

@@ -5,7 +5,7 @@ Names, which in a small network outweigh the graph, are shortened, and equal set
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
 from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface
+from dwindle.export.coreml.lowering import lowered
 from dwindle.export.coreml.read import WEIGHTS, constants, main_block, operations
-from dwindle.export.coreml.views import without_what_core_ml_lacks
 from dwindle.export.fold import distinct, short_names, tensors, trace
 from dwindle.export.quantize import Stored
 from dwindle.export.quiet import quiet
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from coremltools.proto.Model_pb2 import Model
     from torch import Tensor, nn
     from torch.export import ExportedProgram
+
+
+_MOST_SETTINGS = 10
+"""The most integers that an operation of Core ML takes as a setting: two for each of five dimensions."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,18 @@ class Program:
     sources: dict[str, str]
     """The name of the network's tensor for each of `weights` that is one unchanged."""
     complete: bool
-    """Whether every tensor that the network reads is among them, so that they can be replaced by another network's."""
+    """Whether nothing else in the program follows from the network's tensors, so that they can be replaced."""
 
     def filled(self, tensors: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
         """The program's weights, in fp16, with those of another network of the same architecture in their places.
 
-        tensors: that network's, by name. Raises UsageError for a weight beyond fp16's range.
+        tensors: that network's, by name; infinite values stay so. Raises UsageError for a weight beyond fp16's range.
         """
         values = {}
         for name in self.sources.values():
-            values[name] = tensors[name].decoded().astype(np.float16) + np.float16(0)
-            if not np.isfinite(values[name]).all():
+            exact = tensors[name].decoded()
+            values[name] = exact.astype(np.float16) + np.float16(0)
+            if (np.isfinite(exact) & ~np.isfinite(values[name])).any():
                 raise UsageError(
                     f"{name} has values beyond 65504, the largest of fp16, in which Core ML computes: scale it down",
                     code="out-of-range",
@@ -67,25 +72,33 @@ def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interfa
     Raises UsageError for an interface that the network cannot have, and where it cannot be traced or has an operator
     that Core ML lacks.
     """
-    return convert_as_is(distinct(network), inputs, min_os, interface)
+    one, other = distinct(network), distinct(network, seed=1)
+    return _program(one, inputs, min_os, interface, lambda: _traced_and_converted(other, inputs, min_os, interface))
 
 
 def convert_as_is(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface) -> Program:
     """As `convert`, for a network some of whose constants coremltools computes from weights: the program keeps them."""
+    return _program(network, inputs, min_os, interface, None)
+
+
+def _program(
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    min_os: str,
+    interface: Interface,
+    again: Callable[[], tuple[ExportedProgram, Model, bytes]] | None,
+) -> Program:
+    """again: converts a network of the same architecture and other values; without it, `complete` is False."""
     interface.check(network, inputs)
-    program = trace(interface.normalizing(network), inputs)
-    try:
-        with quiet():
-            model, blobs = _converted(program, min_os, interface)
-    except Exception as error:
-        name = type(network).__name__
-        raise UsageError(
-            f"{name} cannot be written as Core ML: {one_line(error, root_cause=True)}",
-            code="not-convertible",
-            name=name,
-        ) from error
+    program, model, blobs = _traced_and_converted(network, inputs, min_os, interface)
     found = constants(model, blobs)
     sources, complete = _sources(found, program, network)
+    others = {name: array for name, array in found.items() if name not in sources}
+    if complete and again is not None and any(_may_be_computed(array, program) for array in others.values()):
+        there = constants(*again()[1:])
+        complete = there.keys() == found.keys() and all(
+            np.array_equal(array, there[name], equal_nan=True) for name, array in others.items()
+        )
     in_file = {
         operation.outputs[0].name
         for operation in operations(main_block(model))
@@ -101,7 +114,7 @@ def convert_as_is(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, i
         model=model,
         weights={renamed.get(name, name): found[name] for name in found if name in weights},
         sources={renamed[constant]: name for constant, name in sources.items()},
-        complete=complete,
+        complete=complete and again is not None,
     )
 
 
@@ -111,6 +124,38 @@ def half(network: nn.Module) -> dict[str, NDArray[np.float16]]:
     return {name: (tensor.half() + 0).numpy() for name, tensor in floats.items()}  # + 0: no negative zeros
 
 
+def _traced_and_converted(
+    network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface
+) -> tuple[ExportedProgram, Model, bytes]:
+    """torch.export's program, and Core ML's with its weight file. Raises as `convert` does."""
+    program = trace(interface.normalizing(network), inputs)
+    try:
+        with quiet():
+            return program, *_converted(program, min_os, interface)
+    except Exception as error:
+        name = type(network).__name__
+        raise UsageError(
+            f"{name} cannot be written as Core ML: {one_line(error, root_cause=True)}",
+            code="not-convertible",
+            name=name,
+        ) from error
+
+
+def _may_be_computed(constant: NDArray[Any], program: ExportedProgram) -> bool:
+    """Whether a constant may follow from weights, as it is no setting: if so, converting twice tells."""
+    if constant.dtype.kind != "f":
+        return constant.ndim > 1 or constant.size > _MOST_SETTINGS
+    if constant.size > 1:
+        return True
+    numbers = {
+        np.float16(number)
+        for node in program.graph.nodes
+        for number in (*node.args, *node.kwargs.values())
+        if isinstance(number, int | float) and abs(number) < np.finfo(np.float16).max
+    }
+    return constant.reshape(-1)[0].astype(np.float16) not in numbers
+
+
 def _converted(program: ExportedProgram, min_os: str, interface: Interface) -> tuple[Model, bytes]:
     import coremltools
 
@@ -118,7 +163,7 @@ def _converted(program: ExportedProgram, min_os: str, interface: Interface) -> t
     # Two weights that happen to be equal now need not be so in the network that takes their places.
     passes.remove_passes({"common::const_deduplication"})
     converted = coremltools.convert(
-        without_what_core_ml_lacks(program.run_decompositions({})),
+        lowered(program),
         minimum_deployment_target=coremltools.target[min_os],
         pass_pipeline=passes,
         skip_model_load=True,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RANK = 5
 """The most dimensions that a tensor of a Core ML program has."""
 aten = torch.ops.aten
+ALIASES = (aten.alias.default, torch.ops.prims.view_of.default)
 VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 SAME = (aten.clone.default, aten.contiguous.default)
 
@@ -29,7 +30,7 @@ def without_what_core_ml_lacks(program: ExportedProgram) -> ExportedProgram:
     """
     graph = program.graph_module.graph
     for node in list(graph.nodes):
-        if node.target is aten.alias.default:
+        if node.target in ALIASES:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     kept: dict[Node, list[int]] = {}

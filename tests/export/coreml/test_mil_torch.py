@@ -19,6 +19,7 @@ from dwindle.export.coreml.read import MODEL, main_block, read
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable
 from dwindle.models import zoo
+from tests.export.coreml import test_mil_ops
 
 Changed = Callable[..., nn.Module]
 
@@ -199,7 +200,7 @@ def test_each_operation_computes_what_pytorch_does(files: dict[str, Path], name:
 
 def test_no_operation_is_there_untested(files: dict[str, Path]) -> None:
     ran = {operation.type for file in files.values() for operation in main_block(read(file)[0]).operations}
-    assert OPERATIONS.keys() <= ran
+    assert OPERATIONS.keys() - test_mil_ops.TESTED <= ran
 
 
 def altered(file: Path, change: Callable[[bytes], bytes], folder: Path) -> Path:
@@ -213,14 +214,16 @@ def altered(file: Path, change: Callable[[bytes], bytes], folder: Path) -> Path:
 
 def test_an_operation_it_lacks_is_named(files: dict[str, Path], tmp_path: Path) -> None:
     path = altered(files["activations"], lambda content: content.replace(b"silu", b"sulk"), tmp_path)
-    with pytest.raises(RuntimeUnavailable, match=r"^dwindle's interpreter of Core ML files has no sulk, which net"):
+    with pytest.raises(RuntimeUnavailable) as raised:
         CoreML().run(path, (X,))
+    assert (raised.value.code, raised.value.name) == ("unproven", "sulk")
 
 
 def test_so_is_a_parameter(files: dict[str, Path], tmp_path: Path) -> None:
     path = altered(files["layers"], lambda content: content.replace(b"dilations", b"dilution_"), tmp_path)
-    with pytest.raises(RuntimeUnavailable, match=r"has no conv with dilution_, which net.mlpackage needs$"):
+    with pytest.raises(RuntimeUnavailable, match="dilution_") as raised:
         CoreML().run(path, (X,))
+    assert (raised.value.code, raised.value.name) == ("unproven", "conv")
 
 
 def test_what_fp16_cannot_hold_is_infinite(tmp_path: Path) -> None:
