@@ -153,7 +153,7 @@ def gate(
             there = replace(files, device=device)
             found = [(limit, part, figure) for limit in limited for part, figure in figures(limit, there)]
             rows += [_check(part, there, limited[limit], figure) for limit, part, figure in found]
-    unproven = {name: exported[name].parity.not_run for name in wanted if name in exported}
+    unproven = {name: exported[name][1].parity.not_run for name in wanted if name in exported}
     return Verdict(tuple(rows), tuple(f"{name} is unproven: {why}" for name, why in unproven.items() if why))
 
 

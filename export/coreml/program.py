@@ -151,7 +151,7 @@ def _may_be_computed(constant: NDArray[Any], program: ExportedProgram) -> bool:
         np.float16(number)
         for node in program.graph.nodes
         for number in (*node.args, *node.kwargs.values())
-        if isinstance(number, int | float) and abs(number) < np.finfo(np.float16).max
+        if isinstance(number, int | float) and abs(number) < float(np.finfo(np.float16).max)
     }
     return constant.reshape(-1)[0].astype(np.float16) not in numbers
 
