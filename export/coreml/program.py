@@ -147,13 +147,14 @@ def _may_be_computed(constant: NDArray[Any], program: ExportedProgram) -> bool:
         return constant.ndim > 1 or constant.size > _MOST_SETTINGS
     if constant.size > 1:
         return True
-    numbers = {
-        np.float16(number)
+    numbers = [
+        number
         for node in program.graph.nodes
         for number in (*node.args, *node.kwargs.values())
-        if isinstance(number, int | float) and abs(number) < float(np.finfo(np.float16).max)
-    }
-    return constant.reshape(-1)[0].astype(np.float16) not in numbers
+        if isinstance(number, int | float)
+    ]
+    with np.errstate(over="ignore"):
+        return constant.item() not in np.array(numbers, float).astype(constant.dtype)
 
 
 def _converted(program: ExportedProgram, min_os: str, interface: Interface) -> tuple[Model, bytes]:

@@ -94,6 +94,18 @@ DOCUMENTED: dict[str, tuple[dict[str, Any], Any]] = {
         {"x": [[[0.0, 1.0]]], "target_size_height": 1, "target_size_width": 5, "sampling_mode": "OFFSET_CORNERS"},
         [[[0.1, 0.3, 0.5, 0.7, 0.9]]],
     ),
+    "resample": (
+        {
+            "x": [[[[1.0, 2.0], [3.0, 4.0]]]],
+            "coordinates": [[[[-1.0, -1.0], [0.0, 0.0], [1.0, -1.0]]]],  # each x, y
+            "sampling_mode": "bilinear",
+            "padding_mode": "constant",
+            "padding_value": 0.0,
+            "coordinates_mode": "normalized_minus_one_to_one",
+            "align_corners": True,
+        },
+        [[[[1.0, 2.5, 2.0]]]],
+    ),
     "l2_norm": ({"x": [[[3.0, 4.0]]], "epsilon": 0.0}, [[[0.6, 0.8]]]),
     "pixel_unshuffle": ({"x": [[[[1, 2], [3, 4]]]], "downscale_factor": 2}, [[[[1]], [[2]], [[3]], [[4]]]]),
     "local_response_norm": (
