@@ -12,6 +12,7 @@ import numpy as np
 from dwindle.bench.process import Worker, WorkerFailed
 from dwindle.bench.result import Parity, Row
 from dwindle.bench.runtimes.runtime import all_runtimes
+from dwindle.difference import difference
 
 if TYPE_CHECKING:
     from dwindle.models.checked_task import CheckedTask
@@ -67,9 +68,8 @@ def outputs(start: Callable[[], Worker], inputs: list[list[np.ndarray]]) -> list
 
 def apart(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
     """The largest difference between two lists of outputs, over the largest of ours; infinite where one has a NaN."""
-    differences = [float(np.abs(our - other).max()) for our, other in zip(ours, theirs, strict=True)]
+    worst = max(difference(other, our).absolute for our, other in zip(ours, theirs, strict=True))
     largest = max(float(np.abs(our).max()) for our in ours)
-    worst = max(np.inf if np.isnan(difference) else difference for difference in differences)
     return worst / largest if largest else worst
 
 
