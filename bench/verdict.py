@@ -153,8 +153,10 @@ def gate(
             there = replace(files, device=device)
             found = [(limit, part, figure) for limit in limited for part, figure in figures(limit, there)]
             rows += [_check(part, there, limited[limit], figure) for limit, part, figure in found]
-    unproven = {name: exported[name][1].parity.not_run for name in wanted if name in exported}
-    return Verdict(tuple(rows), tuple(f"{name} is unproven: {why}" for name, why in unproven.items() if why))
+    parities = {name: exported[name][1].parity for name in wanted if name in exported}
+    unproven = [f"{name} is unproven: {parity.not_run}" for name, parity in parities.items() if parity.not_run]
+    widened = [f"{name}: {parity.widened}" for name, parity in parities.items() if parity.widened]
+    return Verdict(tuple(rows), (*unproven, *widened))
 
 
 def _check(name: str, files: Files, limit: float, figure: Figure) -> Check:

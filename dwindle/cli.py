@@ -215,6 +215,8 @@ def _show(arguments: argparse.Namespace) -> int:
     for export in exports:
         if export.unproven:
             _say(f"unproven: {export.path.parent.name}/{export.path.name}: {export.unproven}")
+        if export.widened:
+            _say(f"tolerance: {export.path.parent.name}/{export.path.name}: {export.widened}")
     for sentence in (*damaged, *(line for export in exports for line in export.altered)):
         _say(f"warning: {sentence}")
     _say(f"made by: {' '.join(command_line(found.origin, found.path.name))}")

@@ -46,7 +46,7 @@ class Parity:
     relative: Annotated[float, Range(0)] | None
     """`max_abs` over the largest absolute value of the reference's outputs."""
     tolerance: Annotated[float, Range(0)] | None
-    """The most that `relative` was allowed to be, which follows from the file's precision."""
+    """The most that `relative` was allowed to be: what rounding explains, or what was given in its place."""
     top1_agreement: Share | None
     """Share of samples whose largest output is the same in both."""
     samples: Count
@@ -56,6 +56,20 @@ class Parity:
     """Why the outputs were not compared; None where they were."""
     run_by: str | None = None
     """What ran the file, where that was not the format's own runtime."""
+    explained: Annotated[float, Range(0)] | None = None
+    """What rounding explains, where another `tolerance` was given in its place; None where that is `tolerance`."""
+
+    @property
+    def widened(self) -> str | None:
+        """A sentence about a given tolerance that allows more than rounding explains; None where there is none."""
+        if self.relative is None or self.tolerance is None or self.explained is None:
+            return None
+        if self.tolerance <= self.explained:
+            return None
+        return (
+            f"its outputs are off by {self.relative:.1e} of the largest, within the tolerance {self.tolerance:g} that "
+            f"was given, where rounding explains {self.explained:.0e}"
+        )
 
 
 @dataclass(frozen=True)

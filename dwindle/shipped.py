@@ -32,6 +32,8 @@ class Shipped:
     """Installed bytes of the dense file beside it."""
     unproven: str | None
     """Why its outputs were never compared with the network's, where they weren't."""
+    widened: str | None
+    """A sentence about a given tolerance of its outputs that allows more than rounding explains."""
     altered: tuple[str, ...]
     """A sentence for each file of this export that is no longer what was exported."""
 
@@ -56,6 +58,7 @@ def shipped(exports: Path) -> tuple[list[Shipped], list[str]]:
                 download_name=name,
                 dense_bytes=manifest.dense.bytes,
                 unproven=manifest.parity.not_run,
+                widened=manifest.parity.widened,
                 altered=tuple(filter(None, (altered(path.parent, file) for file in manifest.files))),
             )
         )

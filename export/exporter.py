@@ -86,6 +86,12 @@ def _check(options: ExportOptions) -> None:
             code="out-of-range",
             option="max_drop",
         )
+    if options.tolerance is not None and not 0 < options.tolerance < 1:
+        raise UsageError(
+            f"`tolerance` is {options.tolerance:g}: give a share of the largest output, above 0 and below 1",
+            code="out-of-range",
+            option="tolerance",
+        )
     if options.packing not in PACKINGS:
         raise UsageError(
             f"`packing` {options.packing!r} is unknown: give {' or '.join(PACKINGS)}",

@@ -77,7 +77,10 @@ def export_one(
     trained = {"net": net, "dense": restore_dense(checkpoint, trust)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
     folder, how = checkpoint.exports / target.name, options.packing
-    return export_networks(networks, example, real, folder, target, progress, how, unproven=options.unproven)
+    unproven, tolerance = options.unproven, options.tolerance
+    return export_networks(
+        networks, example, real, folder, target, progress, how, unproven=unproven, tolerance=tolerance
+    )
 
 
 def export_networks(
@@ -90,12 +93,13 @@ def export_networks(
     packing: str = PACKINGS[0],
     *,
     unproven: bool = False,
+    tolerance: float | None = None,
 ) -> Manifest:
     """Writes one target's folder, and returns its manifest.
 
     networks: by the names `net` and `dense`, each network as it was trained (in eval mode, on the CPU) and as it ships
     (`fold.deployable`). example: an input of the networks, a batch of one. real: the inputs on which files are compared
-    with their networks. packing, unproven: as in `export`. Raises as `export` does.
+    with their networks. packing, unproven, tolerance: as in `ExportOptions`. Raises as `export` does.
     """
     say = progress or (lambda line: None)
     roles = {"net": target, "dense": type(target)()}
@@ -117,7 +121,7 @@ def export_networks(
             if name == "net" and target.zstd:
                 download = background.submit(_download, path)
             try:
-                found[name] = compare(roles[name], path, module, shipped, real, unproven=unproven)
+                found[name] = compare(roles[name], path, module, shipped, real, unproven=unproven, tolerance=tolerance)
             except ParityFailed as error:
                 rejected = _keep(path, folder)
                 raise ParityFailed(
@@ -178,4 +182,5 @@ def _summary(manifest: Manifest) -> str:
     if parity.relative is None:
         return f"{sizes}; unproven: {parity.not_run}"
     by = f", run by {parity.run_by}" if parity.run_by else ""
-    return f"{sizes}; within {parity.relative:.1e} of the checkpoint over {parity.samples} samples{by}"
+    wide = f"; {parity.widened}" if parity.widened else ""
+    return f"{sizes}; within {parity.relative:.1e} of the checkpoint over {parity.samples} samples{by}{wide}"

@@ -55,6 +55,14 @@ class ExportOptions:
         help="Keep files whose outputs cannot be compared with the network's on this machine, such as Core ML files "
         "with an operator that only Core ML can run. Their manifests say so.",
     )
+    tolerance: float | None = option(
+        None,
+        kind=NUMBER,
+        metavar="SHARE",
+        help="How far outputs may be from the network's, as a share of the largest one. Where that is more than rounding "
+        "explains, the manifest, show and the gate say so.",
+        unset="what rounding explains at the file's precision",
+    )
     image_input: bool = option(
         False,
         kind=SWITCH,

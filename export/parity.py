@@ -45,6 +45,23 @@ _STEP = 1 / 127
 """The step between int8 outputs over the largest one; half as much where their range is not symmetric."""
 
 
+class Allowed(NamedTuple):
+    """How far outputs may be off, over the largest one."""
+
+    explained: float
+    """By rounding."""
+    given: float | None = None
+    """In its place, by `tolerance`."""
+
+    @property
+    def most(self) -> float:
+        return self.explained if self.given is None else self.given
+
+    def __str__(self) -> str:
+        words = f"rounding explains {self.explained:.0e}"
+        return words if self.given is None else f"`tolerance` allows {self.given:g} and {words}"
+
+
 class Compared(NamedTuple):
     """What a comparison found, and the weights and outputs that it compared, which `quality` judges."""
 
@@ -65,9 +82,10 @@ def check(
     inputs: tuple[Tensor, ...],
     *,
     unproven: bool = False,
+    tolerance: float | None = None,
 ) -> Parity:
     """The `parity` that `compare` finds. Raises as `compare` does."""
-    return compare(target, path, module, shipped, inputs, unproven=unproven).parity
+    return compare(target, path, module, shipped, inputs, unproven=unproven, tolerance=tolerance).parity
 
 
 def compare(
@@ -78,12 +96,14 @@ def compare(
     inputs: tuple[Tensor, ...],
     *,
     unproven: bool = False,
+    tolerance: float | None = None,
 ) -> Compared:
     """Compares a file with the network it came from.
 
     module: the checkpoint's network, in eval mode, on the CPU. shipped: what was written of it, batch norm
     folded. inputs: real samples, of which the first SAMPLES are run one at a time. unproven: where nothing here can run
-    the file, comparing its weights is enough.
+    the file, comparing its weights is enough. tolerance: the most that outputs may differ by, over the largest one;
+    None: what rounding explains.
 
     Raises ParityFailed, saying which tensor, operator or what difference, where the file is not that network, or where
     it has an operator whose results cannot be computed here; RuntimeUnavailable where its runtime is not on this
@@ -128,16 +148,16 @@ def compare(
         ) from error
     begin(f"comparing {path.name} with its network")
     reference = exact = outputs_of(module, samples)
-    tolerance = TOLERANCE.get(target.arithmetic, 0.0)
+    explained = TOLERANCE.get(target.arithmetic, 0.0)
     if target.precision != "fp32":
         # Two comparisons, so that the rounding of weights cannot hide a wrongly folded batch norm.
         exact = outputs_of(shipped, samples)
-        _compare_outputs("the network with batch norm folded", TOLERANCE["fp32"], exact, reference, 0)
+        _compare_outputs("the network with batch norm folded", Allowed(TOLERANCE["fp32"]), exact, reference, 0)
         reference = outputs_of(rounded, samples)
     if target.calibrates:
         unrounded, reference = reference, outputs_of(target.as_stored(shipped, activations=True), samples)
-        tolerance = _int8_tolerance(path.name, reference, unrounded)
-    parity = _compare_outputs(path.name, tolerance, outputs, reference, len(equal))
+        explained = _int8_tolerance(path.name, reference, unrounded)
+    parity = _compare_outputs(path.name, Allowed(explained, tolerance), outputs, reference, len(equal))
     return Compared(replace(parity, run_by=target.stand_in), rounded, exact, outputs)
 
 
@@ -269,8 +289,8 @@ def outputs_of(module: nn.Module, samples: tuple[Tensor, ...]) -> np.ndarray:
         return one_by_one(infer, samples)
 
 
-def _compare_outputs(name: str, tolerance: float, outputs: np.ndarray, reference: np.ndarray, equal: int) -> Parity:
-    """Raises ParityFailed where outputs differ from the reference by more than `tolerance`, over its largest one.
+def _compare_outputs(name: str, allowed: Allowed, outputs: np.ndarray, reference: np.ndarray, equal: int) -> Parity:
+    """Raises ParityFailed where outputs differ from the reference by more than is allowed, over its largest one.
 
     name: of the file or network that they are of, for the message. equal: how many tensors were found equal before.
     """
@@ -290,13 +310,14 @@ def _compare_outputs(name: str, tolerance: float, outputs: np.ndarray, reference
         )
     outputs = outputs.astype(reference.dtype)
     found = difference(outputs, reference)
-    if not found.relative <= tolerance:
+    if not found.relative <= allowed.most:
         raise ParityFailed(
             f"{name} is off by {found.absolute:.2g} on outputs of up to {np.abs(reference).max():.2g}, which is "
-            f"{found.relative:.1e} of them, where rounding explains {tolerance:.0e}",
+            f"{found.relative:.1e} of them, where {allowed}",
             code="outputs-differ",
             path=name,
         )
     samples = len(reference)
     agree = outputs.reshape(samples, -1).argmax(1) == reference.reshape(samples, -1).argmax(1)
-    return Parity(*found, tolerance, float(agree.mean()), samples, equal or None)
+    explained = None if allowed.given is None else allowed.explained
+    return Parity(*found, allowed.most, float(agree.mean()), samples, equal or None, explained=explained)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dwindle.export.coreml import mil_layers, mil_recurrent, mil_shapes
+from dwindle.export.coreml import mil_layers, mil_order, mil_recurrent, mil_shapes
 from dwindle.export.coreml.mil_layers import Maybe, ints
 
 
@@ -35,27 +35,6 @@ def cumsum(x: Tensor, axis: Maybe = None, exclusive: Maybe = None, reverse: Mayb
     total = given.cumsum(along)
     total = total - given if exclusive else total
     return total.flip(along) if reverse else total
-
-
-def argsort(x: Tensor, axis: Maybe = None, ascending: Maybe = None) -> Tensor:
-    """Which of equal values comes first is not documented: here the earlier one."""
-    (along,) = ints(axis, [-1])
-    return torch.sort(x, dim=along, descending=not ascending, stable=True).indices
-
-
-def topk(
-    x: Tensor,
-    k: Maybe = None,
-    axis: Maybe = None,
-    ascending: Maybe = None,
-    sort: Maybe = None,
-    return_indices: Maybe = None,
-    output_indices_dtype: str = "int32",
-) -> tuple[Tensor, ...]:
-    (count,), (along,) = ints(k, [1]), ints(axis, [-1])
-    order = argsort(x, axis, ascending).narrow(along, 0, count)
-    values = x.gather(along, order)
-    return (values,) if return_indices is not None and not return_indices else (values, order)
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
@@ -107,13 +86,6 @@ def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     for axis in sorted((axis % x.dim() for axis in axes), reverse=True):
         x = x.prod(axis, keep)
     return x
-
-
-def _place(find: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def over(x: Tensor, axis: Maybe = None, keep_dims: Maybe = None, output_dtype: str = "int32") -> Tensor:
-        return find(x, ints(axis, [-1])[0], bool(keep_dims))  # of equal values "not guaranteed": here the first one
-
-    return over
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Maybe = None) -> Tensor:
@@ -232,10 +204,10 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "reduce_sum_square": _reduced(lambda x, axes, keep: x.square().sum(axes, keep)),
     "reduce_log_sum": _reduced(lambda x, axes, keep: x.sum(axes, keep).log()),
     "reduce_log_sum_exp": _reduced(torch.logsumexp),
-    "reduce_argmax": _place(torch.argmax),
-    "reduce_argmin": _place(torch.argmin),
+    "reduce_argmax": mil_order.place("reduce_argmax", torch.argmax),
+    "reduce_argmin": mil_order.place("reduce_argmin", torch.argmin),
     # tensor_operation, quantization_ops
-    "argsort": argsort,
+    "argsort": mil_order.argsort,
     "band_part": mil_shapes.band_part,
     "concat": mil_shapes.concat,
     "cumsum": cumsum,
@@ -250,7 +222,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "split": mil_shapes.split,
     "stack": lambda values, axis: torch.stack(values, int(axis)),
     "tile": lambda x, reps: x.tile(reps.tolist()),
-    "topk": topk,
+    "topk": mil_order.topk,
     # tensor_transformation
     "expand_dims": mil_shapes.expand_dims,
     "pixel_shuffle": lambda x, upscale_factor: F.pixel_shuffle(x, int(upscale_factor)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dwindle.export.coreml.mil_ops import OPERATIONS
+from dwindle.export.coreml.mil_order import topk_of_values
 from dwindle.export.coreml.mil_shapes import INDEXED, counted_from_zero
 from dwindle.export.coreml.mil_unproven import UNDEFINED, unproven
 from dwindle.export.coreml.read import main_block, read
@@ -62,6 +63,12 @@ class Interpreter:
                 self._outputs = [operation.inputs["probabilities"].arguments[0].name]
             elif not operation.type.startswith("constexpr_"):  # `read` has those decoded
                 self._steps.append(_step(operation, modern))
+        self._steps = [_without_places(step, self._read()) for step in self._steps]
+
+    def _read(self) -> set[str]:
+        """The names of all values that an operation reads or the program returns."""
+        names = {name for step in self._steps for read in step.reads.values() for name in _listed(read)}
+        return names | set(self._outputs)
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
@@ -90,6 +97,17 @@ def _step(operation: Operation, modern: bool) -> _Step:
         for key, argument in operation.inputs.items()
     }
     return _Step(kind, run, reads, list(operation.outputs))
+
+
+def _without_places(step: _Step, read: set[str]) -> _Step:
+    """`topk` whose places nothing reads answers with values alone, and equal values then make no difference."""
+    if step.kind == "topk" and step.outputs[-1].name not in read:
+        return replace(step, run=topk_of_values)
+    return step
+
+
+def _listed(names: str | list[str]) -> list[str]:
+    return names if isinstance(names, list) else [names]
 
 
 def _look_up(names: str | list[str], values: Mapping[str, Any]) -> Any:

@@ -35,6 +35,14 @@ def test_files_and_their_sizes(folder: Path) -> None:
     assert " ".join(row) == f"onnx/net.onnx Golomb-Rice + int8 survivors 1.00 KB {found.download} B 5.0×"
 
 
+def test_a_tolerance_that_was_widened_is_said(folder: Path) -> None:
+    assert shipped(folder.parent)[0][0].widened is None
+    wide = Parity(0.0, 2e-3, 1e-2, 1.0, 1, 1, explained=1e-4)
+    Manifest(**{**vars(Manifest.read(folder)), "parity": wide}).write(folder)
+    (found,), _ = shipped(folder.parent)
+    assert found.widened == wide.widened is not None
+
+
 def test_a_compressed_file_is_what_is_downloaded(folder: Path) -> None:
     (folder / "net.onnx.zst").write_bytes(b"z")
     manifest = Manifest.read(folder)

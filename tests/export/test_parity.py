@@ -224,3 +224,29 @@ def test_without_the_runtime_the_weights_must_do(
     with pytest.raises(RuntimeUnavailable) as unavailable:
         check(Opaque(), file, pruned, shipped, samples, unproven=True)
     assert (unavailable.value.code, unavailable.value.path) == ("nothing-to-compare", file)
+
+
+class Off(Onnx):
+    """A runtime that computes in other ways."""
+
+    def run(self, path: Path, inputs: Inputs) -> np.ndarray:
+        answer = super().run(path, inputs)
+        answer[0, 0] += 1e-3 * np.abs(answer).max()
+        return answer
+
+
+def test_a_given_tolerance_is_recorded_beside_what_rounding_explains(
+    pruned: nn.Module, shipped: nn.Module, file: Path, samples: Inputs
+) -> None:
+    with pytest.raises(ParityFailed) as failed:
+        check(Off(), file, pruned, shipped, samples)
+    assert failed.value.code == "outputs-differ"
+    parity = check(Off(), file, pruned, shipped, samples, tolerance=5e-3)
+    assert (parity.tolerance, parity.explained) == (5e-3, TOLERANCE["fp32"])
+    assert parity.widened is not None
+    assert "tolerance 0.005 that was given, where rounding explains 1e-04" in parity.widened
+    with pytest.raises(ParityFailed) as failed:
+        check(Off(), file, pruned, shipped, samples, tolerance=5e-4)
+    assert "`tolerance` allows 0.0005 and rounding explains 1e-04" in str(failed.value)
+    narrowed = check(Onnx(), file, pruned, shipped, samples, tolerance=9e-5)
+    assert (narrowed.tolerance, narrowed.widened) == (9e-5, None)

@@ -109,6 +109,7 @@ RIGHT: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "sign": (torch.sign, IMAGE),
     "round": (torch.round, IMAGE),
     "atan": (torch.atan, IMAGE),
+    "topk of equal values": (lambda x: x.relu().topk(6, -1)[0], IMAGE),
     "topk": (lambda x: x.topk(3, -1)[0], IMAGE),
     "topk, places": (lambda x: x.topk(3, -1)[1], IMAGE),
     "argsort": (lambda x: x.argsort(-1), IMAGE),
@@ -161,6 +162,8 @@ NOT: dict[str, tuple[nn.Module, Tensor, type[DwindleError], str]] = {
         ParityFailed,
         "unproven",
     ),
+    "argmin of equal values": (Of(lambda x: x.relu().argmin(-1)), IMAGE, ParityFailed, "unproven"),
+    "topk of equal values, places": (Of(lambda x: x.relu().topk(6, -1)[1]), IMAGE, ParityFailed, "unproven"),
     "random": (Of(lambda x: x + torch.randn_like(x)), IMAGE, ParityFailed, "unproven"),
     "nan_to_num": (Of(torch.nan_to_num), IMAGE, ParityFailed, "unproven"),
     "antialias": (
