@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch.fx import Node
 
 _ROOM = str(Path(__file__).parent)
 _LIBRARY = "site-packages"
+_CORE_ML = "coremltools.converters.mil.frontend.torch.internal_graph"
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
 
@@ -25,11 +26,8 @@ def where(error: BaseException) -> str:
     A converter goes through a traced graph: the innermost of its frames that holds a node was at work on that one.
     Without a node, as while a model is traced, the innermost line outside of libraries is the model's.
     """
-    for cause in _causes(error):
-        for frame, _ in reversed(list(traceback.walk_tb(cause.__traceback__))):
-            node = frame.f_locals.get("node")
-            if node is not None and _is_call(node):
-                return f" at {described(node)}"
+    if at := operator(error):
+        return f" at {at}"
     for cause in _causes(error):
         frames = traceback.extract_tb(cause.__traceback__)
         own = [one for one in frames if _LIBRARY not in one.filename and not one.filename.startswith((_ROOM, "<"))]
@@ -38,14 +36,38 @@ def where(error: BaseException) -> str:
     return ""
 
 
+def operator(error: BaseException) -> str | None:
+    """The call of a traced graph that a converter was at work on, as `described`; None where nothing tells."""
+    for cause in _causes(error):
+        for frame, _ in reversed(list(traceback.walk_tb(cause.__traceback__))):
+            if at := _at_work_on(frame.f_locals.get("node")):
+                return at
+    return None
+
+
 def described(node: Node) -> str:
     """A call of a traced graph: its operator, the path of the module that made it and the line of the model's code."""
-    stack = node.meta.get("nn_module_stack") or {}
+    return f"{node.target}{_place(node.meta)}"
+
+
+def _at_work_on(node: Any) -> str | None:
+    """What a converter's local variable `node` says; None where it is no call of a traced graph."""
+    from torch import fx
+
+    if isinstance(node, fx.Node):
+        return described(node) if node.op == "call_function" else None
+    if type(node).__module__ == _CORE_ML:  # its own node, with the metadata of PyTorch's
+        return f"{node.kind}{_place(node.meta or {})}"
+    return None
+
+
+def _place(meta: Mapping[str, Any]) -> str:
+    stack = meta.get("nn_module_stack") or {}
     path = next((path for path, _ in reversed(list(stack.values())) if path), "")
-    lines = [(found["file"], found["line"]) for found in _FRAME.finditer(node.meta.get("stack_trace") or "")]
+    lines = [(found["file"], found["line"]) for found in _FRAME.finditer(meta.get("stack_trace") or "")]
     own = [one for one in lines if _LIBRARY not in one[0]] or lines
     line = f" ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else ""
-    return f"{node.target}{f' in {path}' if path else ''}{line}"
+    return f"{f' in {path}' if path else ''}{line}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -53,9 +75,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     if error is not None:
         yield from _causes(error.__cause__)
         yield error
-
-
-def _is_call(node: object) -> TypeGuard[Node]:
-    from torch import fx
-
-    return isinstance(node, fx.Node) and node.op == "call_function"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dwindle
 from dwindle.checkpoint import Checkpoint
-from dwindle.errors import ParityFailed
+from dwindle.errors import ParityFailed, UsageError
 from dwindle.export import target as targets
 from dwindle.export.architecture import one_model
 from dwindle.export.auto import smallest
+from dwindle.export.first_off import named
 from dwindle.export.fold import deployable
 from dwindle.export.options import ExportOptions
 from dwindle.export.parity import Compared, compare, require_finite
@@ -117,19 +119,23 @@ def export_networks(
             path = scratch / f"{name}{target.suffix}"
             say(f"{target.name}: writing {path.name}")
             begin(f"writing {path.name}")
-            encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
+            blamed = partial(named, target=roles[name], shipped=shipped, example=example, real=real, pack=packs[name])
+            try:
+                encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
+            except UsageError as error:
+                raise blamed(error) from error.__cause__
             if name == "net" and target.zstd:
                 download = background.submit(_download, path)
             try:
                 found[name] = compare(roles[name], path, module, shipped, real, unproven=unproven, tolerance=tolerance)
-            except ParityFailed as error:
-                rejected = _keep(path, folder)
+            except ParityFailed as unnamed:
+                failed, rejected = blamed(unnamed), _keep(path, folder)
                 raise ParityFailed(
-                    f"{target.name}: {error}; the file is kept as {rejected}",
-                    code=error.code,
-                    name=error.name,
+                    f"{target.name}: {failed}; the file is kept as {rejected}",
+                    code=failed.code,
+                    name=failed.name,
                     path=rejected,
-                ) from error
+                ) from unnamed
         manifest = Manifest(
             target=target.name,
             precision=target.precision,

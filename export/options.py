@@ -59,8 +59,8 @@ class ExportOptions:
         None,
         kind=NUMBER,
         metavar="SHARE",
-        help="How far outputs may be from the network's, as a share of the largest one. Where that is more than rounding "
-        "explains, the manifest, show and the gate say so.",
+        help="How far outputs may be from the network's, as a share of the largest one. Where that is more than "
+        "rounding explains, the manifest, show and the gate say so.",
         unset="what rounding explains at the file's precision",
     )
     image_input: bool = option(

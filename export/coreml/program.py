@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
+from dwindle.export.blame import where
 from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface
 from dwindle.export.coreml.lowering import lowered
 from dwindle.export.coreml.read import WEIGHTS, constants, main_block, operations
@@ -135,7 +136,7 @@ def _traced_and_converted(
     except Exception as error:
         name = type(network).__name__
         raise UsageError(
-            f"{name} cannot be written as Core ML: {one_line(error, root_cause=True)}",
+            f"{name} cannot be written as Core ML{where(error)}: {one_line(error, root_cause=True)}",
             code="not-convertible",
             name=name,
         ) from error

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dwindle.export.executorch.errors import translated
 from dwindle.export.executorch.int8 import Quantized, check_samples, quantize
 from dwindle.export.executorch.program import lower, lowered
 from dwindle.export.fold import deployable, distinct, trace
@@ -106,10 +107,12 @@ class ExecuTorch(Target):
             from executorch.extension.pybindings.portable_lib import _load_for_executorch, _unsafe_reset_threadpool
 
             _unsafe_reset_threadpool(1)
-            program = _load_for_executorch(str(path))
-            return one_by_one(
-                lambda sample: program.forward([torch.from_numpy(array) for array in sample])[0].numpy(), inputs
-            )
+            with translated("loading it"):
+                program = _load_for_executorch(str(path))
+            with translated("running it"):
+                return one_by_one(
+                    lambda sample: program.forward([torch.from_numpy(array) for array in sample])[0].numpy(), inputs
+                )
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         from dwindle.export.executorch.read import weights

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
+from dwindle.export.blame import where
 from dwindle.export.fold import distinct, short_names, tensors
 from dwindle.export.litert import file
 from dwindle.export.litert.file import Place
@@ -116,7 +117,9 @@ def _converted(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     except Exception as error:
         name = type(network).__name__
         raise UsageError(
-            f"{name} cannot be written as LiteRT: {one_line(error, root_cause=True)}", code="not-convertible", name=name
+            f"{name} cannot be written as LiteRT{where(error)}: {one_line(error, root_cause=True)}",
+            code="not-convertible",
+            name=name,
         ) from error
 
 

@@ -113,3 +113,14 @@ def test_an_infinity_is_no_noise() -> None:
     assert sqnr(exact, exact + np.float32(0.1)) == pytest.approx(24.0, abs=0.1)
     held = store("mask", np.triu(np.full((8, 8), -np.inf, np.float32), 1), "int8")
     assert held.values.dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    "name", ["coreml", pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")])]
+)
+def test_what_a_format_lacks_is_named_with_its_module_and_line(name: str, tmp_path: Path) -> None:
+    target = targets.load(name)
+    with pytest.raises(UsageError) as refused:
+        target.write(Outer(Eigen()).eval(), (torch.randn(1, 3, 3),), tmp_path / f"net{target.suffix}", pack=True)
+    assert "linalg_eig" in str(refused.value)
+    assert f" in inner ({HERE}, line {line(Eigen, 2)})" in str(refused.value)
