@@ -30,12 +30,13 @@ from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.export.shipping import calibrated, shipper
 from dwindle.models import numerics, ranks
-from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, loaded
+from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, loaded, source_of
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.copies import copied
-from dwindle.models.pretrained import load_pretrained
+from dwindle.models.pretrained import Fit, digest, load_pretrained, load_state
 from dwindle.models.provenance import code_state
 from dwindle.models.tasks import make_task
+from dwindle.models.trust import is_code
 from dwindle.quantities import format_names
 from dwindle.sealed import read_tensors
 from dwindle.tracking import JsonLines, Tracker
@@ -56,6 +57,10 @@ class Prepared:
     spec: ModelSpec
     network: Network
     solvers: tuple[Solver, ...]
+    trained: bool
+    """Whether the network came trained for the task, so that it is pruned as it is."""
+    notes: tuple[str, ...] = ()
+    """What is said of the weights that the network came with."""
 
 
 def prepare(request: Request) -> Prepared:
@@ -84,7 +89,10 @@ def prepare(request: Request) -> Prepared:
         )
     torch.manual_seed(request.seed)
     inputs, classes = task.example_inputs(), task.classes
-    spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]))
+    source, name = source_of(request.model)
+    found = source.find(name, pretrained=request.pretrained)
+    revision = found.revision if request.pretrained else None
+    spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]), dict(found.config), revision)
     model = build(spec)
     check_logits(model, inputs, classes)
     check_rebuilds(spec, model)
@@ -107,8 +115,13 @@ def prepare(request: Request) -> Prepared:
         raise UsageError(
             f"`method` {request.method} works in one process: run it without torchrun", code="conflict", option="method"
         )
-    if request.weights is not None:
-        load_pretrained(model, Path(request.weights))
+    fit: Fit | None = None
+    if request.pretrained:
+        weights = source.weights(name, found)
+        fit = load_state(model, weights, request.model, option="pretrained", classes=classes, new_head=True)
+        spec = replace(spec, pretrained=digest(weights))
+    elif request.weights is not None:
+        fit = load_pretrained(model, Path(request.weights), classes=classes, new_head=request.new_head)
     if wrong := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
         raise UsageError(
             f"the model {request.model} is made with values in {wrong[0]} that are not finite: correct its "
@@ -125,7 +138,9 @@ def prepare(request: Request) -> Prepared:
             masks_of_zeros(model)
         else:
             solver.check_feasible(network)
-    return Prepared(resolved, task, spec, network, solvers)
+    trained = request.weights is not None and fit is not None and not fit.fresh
+    notes = (fit.sentence(request.weights or request.model),) if fit else ()
+    return Prepared(resolved, task, spec, network, solvers, trained, notes)
 
 
 def compress(
@@ -170,6 +185,8 @@ def _compress(
     whole_run.enter_context(numerics.continued(begun, here))
     for name in [name for name, state in code.items() if run.versions.get(name) != state]:
         watcher.note(f"{name} has changed since this run began: {code[name]}, was {run.versions.get(name)}")
+    for note in ready.notes:
+        watcher.note(note)
     watcher.note(resolved.choice)
     if missed := _out_of_reach(network.model):
         watcher.note(missed)
@@ -181,7 +198,7 @@ def _compress(
         request.gradual,
         request.calib_samples,
         save_every=60 * request.save_every,
-        pretrained=request.weights is not None,
+        pretrained=ready.trained,
     )
     build_dense = partial(build, spec)
     if ranks.rank() == 0:
@@ -237,12 +254,14 @@ def _code(resolved: Resolved) -> dict[str, str]:
     """The version of the user's own code for model, data and task, by what names it."""
     options = resolved.task_options
     specs = [resolved.request.model, *(str(options.get(key) or "") for key in ("data", "task"))]
-    own = [spec for spec in specs if ":" in spec and spec.partition(":")[0] not in ("zoo", "torchvision")]
+    own = [spec for spec in specs if is_code(spec)]
     return {f"code {spec}": code_state(spec) for spec in own if not Path(spec).exists()}
 
 
 def _origin(spec: ModelSpec, task: CheckedTask, resolved: Resolved) -> dict[str, Any]:
-    return {"model": asdict(spec), "task": task.origin or resolved.task_options}
+    of_source = {name for name in ("config", "revision", "pretrained") if not getattr(spec, name)}
+    model = {name: value for name, value in asdict(spec).items() if name not in of_source}
+    return {"model": model, "task": task.origin or resolved.task_options}
 
 
 def _as_json(origin: dict[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ class Request:
         positional=True,
         metavar="MODEL",
         recorded=False,
-        help="The network to compress: zoo:NAME such as zoo:resnet20, torchvision:NAME, or package.module:factory, a "
-        "function of yours that returns a torch.nn.Module.",
+        help="The network to compress: zoo:NAME such as zoo:resnet20, torchvision:NAME, timm:NAME, hf:REPOSITORY or "
+        "hf:FOLDER of transformers, or package.module:factory, a function of yours that returns a torch.nn.Module.",
     )
     task: Mapping[str, Any] | str = option(
         group=DATA,
@@ -216,6 +216,20 @@ class Request:
         help="A file of trained weights (safetensors, or a state dict that torch.load reads) to prune without training "
         "them first.",
         unset="the dense network is trained here",
+    )
+    pretrained: bool = option(
+        False,
+        kind=SWITCH,
+        group=DATA,
+        help="Begin with the trained weights that the source of the model has: torchvision's, timm's or the "
+        "repository's. They are trained further on the data, with a fresh head where it has another number of classes.",
+    )
+    new_head: bool = option(
+        False,
+        kind=SWITCH,
+        group=DATA,
+        help="Where `weights` are of a network with another number of classes, keep the model's own last layer, fresh, "
+        "and train the network.",
     )
     seed: int = option(
         0,

@@ -61,9 +61,9 @@ class Resolved:
             # The content, not the path: the same weights may lie elsewhere when the run is resumed.
             "weights": sha256(Path(request.weights)) if request.weights is not None else None,
         }
-        if request.calib_samples is None:  # runs begun before there was this option can be resumed
-            del recorded["calib_samples"]
-        return recorded
+        # Runs begun before there were these options can be resumed.
+        unset = {name for name in ("calib_samples", "pretrained", "new_head") if not recorded[name]}
+        return {name: value for name, value in recorded.items() if name not in unset}
 
 
 def resolve(request: Request) -> Resolved:
@@ -147,7 +147,11 @@ def _check_method(request: Request, retraining: Method, task: Mapping[str, Any])
         raise _conflict("calib_samples", f"`method` {name} solves no weights on samples: leave out `calib_samples`")
     if request.episodes is not None and not retraining.search:
         raise _conflict("episodes", f"`method` {name} has no `episodes`, which are AMC's: leave them out")
-    if request.weights is not None and retraining.restore:
+    if request.weights is not None and request.pretrained:
+        raise _conflict("pretrained", "`weights` are loaded instead of `pretrained` ones: leave one of them out")
+    if request.new_head and request.weights is None:
+        raise _conflict("new_head", "`new_head` says what is left out of `weights`, and there are none: leave it out")
+    if request.weights is not None and not request.new_head and retraining.restore:
         raise _conflict(
             "weights",
             f"`method` {name} goes back to an earlier state of the dense training, and `weights` come without one: use "
@@ -171,7 +175,7 @@ def _check_untrained(request: Request, retraining: Method) -> None:
             option="weights",
         )
     defaults = {each.name: each.default for each in options(Request)}
-    trained = ["recipe", "gradual", "rounds", "recalibrate"]
+    trained = ["recipe", "gradual", "rounds", "recalibrate", "new_head"]
     if retraining.keep:
         trained += ["size", "density", "macs", "max_drop", "granularity", "score", "include", "exclude"]
     if retraining.keep or request.max_drop is None:

@@ -138,6 +138,7 @@ def _request(to: argparse.ArgumentParser) -> None:
 
 
 def _compress(to: argparse.ArgumentParser) -> None:
+    to.usage = "dwindle compress MODEL (--data DATA | --task FACTORY) -o NET.dwindle [options]"
     _request(to)
     to.add_argument(
         "-o",
@@ -159,6 +160,7 @@ def _compress(to: argparse.ArgumentParser) -> None:
 
 
 def _plan(to: argparse.ArgumentParser) -> None:
+    to.usage = "dwindle plan MODEL (--data DATA | --task FACTORY) [options]"
     _request(to)
     to.add_argument(
         "--target",

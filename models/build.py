@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,11 @@ from dwindle.checkpoint import DOCUMENT
 from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError, one_line
 from dwindle.models.copies import copied
-from dwindle.models.factory import call_factory
+from dwindle.models.sources.code import Code
+from dwindle.models.sources.source import GROUP, ModelSource, registered
 from dwindle.models.trust import Trust, is_code, require_trust
 from dwindle.models.zoo import ZOO
-from dwindle.registry import unknown
+from dwindle.registry import names
 
 if TYPE_CHECKING:
     from dwindle.checkpoint import Checkpoint
@@ -35,46 +36,46 @@ class ModelSpec:
     """
 
     spec: str
-    """`zoo:NAME`, `torchvision:NAME` or `package.module:factory`."""
+    """`zoo:NAME`, another registered source's, or `package.module:factory`."""
     classes: int | None
     """How many logits the network outputs; None where the task isn't classification."""
     input_shape: tuple[int, ...]
     """The shape of one sample without its batch dimension: (channels, height, width)."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """What the source builds the network from beside its name (`dwindle.models.sources.source.Found`)."""
+    revision: str | None = None
+    """The version of the weights that the source began with; None where the network began fresh."""
+    pretrained: str | None = None
+    """SHA-256 of those weights, by name and value; None where the network began fresh."""
+
+
+def source_of(spec: str) -> tuple[ModelSource, str]:
+    """The source that makes the network `spec`, and what the network is called there.
+
+    Raises UsageError where there is no such source, or its packages aren't installed.
+    """
+    if found := registered(spec):
+        return found
+    if ":" not in spec:
+        usages = [f"{prefix}:NAME" for prefix in names(GROUP)]
+        hint = f"zoo:{spec}" if spec in ZOO else f"{', '.join(usages)} or {Code.usage}"
+        raise UsageError(
+            f"the `model` {spec!r} doesn't say where it comes from: write {hint}",
+            code="unknown-name",
+            option="model",
+            name=spec,
+        )
+    return Code(), spec
 
 
 def build(model: ModelSpec) -> nn.Module:
     """Builds the network with fresh weights, drawn from torch's global generator: seed that first.
 
-    A factory is called with `num_classes=` and `in_channels=` where its signature names them.
     Raises UsageError for a name that leads nowhere, a factory that fails or a result that isn't a module.
     """
-    source, _, name = model.spec.partition(":")
-    if source in ("zoo", "torchvision"):
-        if model.classes is None:
-            raise UsageError(
-                f"{model.spec} is a classifier and the task has no `classes`: add that, or give a `model` of your own",
-                code="missing-member",
-                option="model",
-                name="classes",
-            )
-        make = _zoo if source == "zoo" else _torchvision
-        return make(name, model.classes, model.input_shape[0])
-    if ":" not in model.spec:
-        hint = f"zoo:{source}" if source in ZOO else "zoo:NAME, torchvision:NAME or package.module:factory"
-        raise UsageError(
-            f"the `model` {model.spec!r} doesn't say where it comes from: write {hint}",
-            code="unknown-name",
-            option="model",
-            name=model.spec,
-        )
-    offered = {"num_classes": model.classes, "in_channels": next(iter(model.input_shape), None)}
-    known = {key: value for key, value in offered.items() if value is not None}
-    built = call_factory(model.spec, "model", **known)
-    if not isinstance(built, nn.Module):
-        raise _bad_model(
-            f"the factory {model.spec!r} returned a {type(built).__name__}: it must return a torch.nn.Module"
-        )
-    own = copied(built)  # a factory may hand out one module each time, which is trained by now
+    source, name = source_of(model.spec)
+    # A factory may hand out one module each time, which is trained by now.
+    own = copied(source.build(name, model.config, model.classes, model.input_shape))
     if any(map(is_lazy, own.parameters())):
         with contextlib.suppress(Exception), torch.no_grad():  # `check_logits` says what is wrong with it
             own(torch.zeros(2, *model.input_shape))
@@ -86,7 +87,7 @@ def check_rebuilds(model: ModelSpec, built: nn.Module) -> None:
 
     Raises UsageError naming a tensor where it doesn't. The random generator stays where it was.
     """
-    if model.spec.partition(":")[0] in ("zoo", "torchvision"):
+    if source_of(model.spec)[0].repeatable:
         return
     with torch.random.fork_rng(devices=[]):
         again = build(model)
@@ -100,26 +101,6 @@ def check_rebuilds(model: ModelSpec, built: nn.Module) -> None:
                 f"the model {model.spec!r} is a different network each time it is made ({name} is {before}, then "
                 f"{after}): its factory must make the same architecture every time"
             )
-
-
-def _zoo(name: str, classes: int, channels: int) -> nn.Module:
-    if name not in ZOO:
-        raise UsageError(unknown("zoo model", name, list(ZOO)))
-    return ZOO[name](num_classes=classes, in_channels=channels)
-
-
-def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
-    """Builds a torchvision classifier. Its input has three channels; `check_logits` says so where the data's has
-    not."""
-    from torchvision import models
-
-    classifiers = models.list_models(module=models)
-    if name not in classifiers:
-        raise UsageError(unknown("torchvision model", name, classifiers))
-    # These two return a tuple while training unless told not to.
-    plain = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **plain)
-    return network
 
 
 def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int | None) -> None:

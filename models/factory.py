@@ -56,15 +56,30 @@ def parameters(factory: Callable[..., Any]) -> set[str]:
     return {item.name for item in found if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)}
 
 
-def call_factory(spec: str, what: str, **offered: Any) -> Any:
+def _takes_any(factory: Callable[..., Any]) -> bool:
+    try:
+        return any(item.kind is item.VAR_KEYWORD for item in inspect.signature(factory).parameters.values())
+    except ValueError:
+        return False
+
+
+def call_factory(spec: str, what: str, through: str | None = None, **offered: Any) -> Any:
     """Calls the factory with those of `offered` that its signature names.
 
+    through: one of them that is also handed to a factory that has `**kwargs`, as those of timm and torchvision have;
+    without it again, where that is refused as an unexpected keyword.
     Raises UsageError as `load_factory` does, and where the call itself fails.
     """
     factory = load_factory(spec, what)
     taken = {key: value for key, value in offered.items() if key in parameters(factory)}
+    hidden = {through: offered[through]} if through in offered and _takes_any(factory) else {}
     try:
-        return factory(**taken)
+        try:
+            return factory(**{**hidden, **taken})
+        except TypeError as error:
+            if not hidden.keys() - taken or f"unexpected keyword argument '{through}'" not in str(error):
+                raise
+            return factory(**taken)
     except DwindleError:
         raise
     except (Exception, SystemExit) as error:  # the user's code: its error is theirs to read, in one line

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from dwindle.errors import UsageError
 from dwindle.models.factory import load_factory
+from dwindle.models.sources.source import registered
 
 Trust = bool | Collection[str]
 """What a caller allows a checkpoint to run: the specs (`package.module:factory`) that it may name, or True for any."""
-BUILT_IN = ("zoo", "torchvision")
-"""Sources of networks whose code is dwindle's or torchvision's own: they need no trust."""
 
 
 def is_code(spec: str) -> bool:
-    """Whether a model's spec names a factory of somebody's own instead of a built-in network."""
-    return ":" in spec and spec.partition(":")[0] not in BUILT_IN
+    """Whether a model's spec names a factory of somebody's own instead of a network of an installed library."""
+    found = registered(spec)
+    return found[0].is_code if found else ":" in spec
 
 
 def require_trust(spec: str, what: str, trust: Trust, path: Path) -> None:

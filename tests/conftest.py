@@ -129,7 +129,8 @@ NEEDS = {
     "tensorboard": Need("dwindle[tensorboard] is not installed", _modules("tensorboard"), make=True),
     "mlflow": Need("dwindle[mlflow] is not installed", _modules("mlflow"), make=True),
     "trackio": Need("dwindle[trackio] is not installed", _modules("trackio"), make=True),
-    "transformers": Need("transformers is not installed", _modules("transformers"), make=True),
+    "timm": Need("dwindle[timm] is not installed", _modules("timm"), make=True),
+    "transformers": Need("dwindle[hf] is not installed", _modules("transformers"), make=True),
     "fashion-mnist": Need("Debian's Fashion-MNIST is not installed", _fashion_mnist, ("dataset-fashion-mnist",)),
     # Kinds of machines, which nothing installs.
     "Linux": Need("this is not Linux", lambda: sys.platform == "linux"),

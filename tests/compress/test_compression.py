@@ -18,6 +18,7 @@ from dwindle.checkpoint import Checkpoint, Round
 from dwindle.compress import Request, compress, plan
 from dwindle.compress.amc.allocate import allocation
 from dwindle.compress.amc.search import Settings
+from dwindle.compress.compression import prepare
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.export import export
@@ -55,6 +56,48 @@ def weights(tmp_path: Path, trained: dict[str, Tensor]) -> Path:
 
 def request(weights: Path, **options: object) -> Request:
     return Request("zoo:resnet8", DIGITS, density=0.5, rounds=2, weights=str(weights), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.needs("transformers")
+def test_the_sources_weights_are_trained_further_and_recorded(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    folder = tmp_path / "tiny"
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
+    theirs = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_channels=1, num_labels=3, **sizes))
+    theirs.save_pretrained(folder)
+    asked = Request(
+        f"hf:{folder}", DIGITS, density=0.5, rounds=1, target="pytorch", granularity="unstructured", pretrained=True
+    )
+    ready = prepare(asked)
+    assert not ready.trained
+    begun = ready.network.model.state_dict()["network.vit.embeddings.cls_token"]
+    assert torch.equal(begun, theirs.state_dict()["vit.embeddings.cls_token"])
+    done = compress(asked, tmp_path / "net.dwindle")
+    assert done.history[0].loss is not None
+    assert done.origin["pretrained"] is True
+    assert done.origin["model"]["pretrained"] == ready.spec.pretrained is not None
+    shutil.rmtree(folder)  # the checkpoint holds what the network is built from
+    assert torch.equal(restore(done)(torch.zeros(1, 1, 8, 8)), restore(done)(torch.zeros(1, 1, 8, 8)))
+
+
+def test_weights_with_another_head_are_trained(tmp_path: Path, trained: dict[str, Tensor]) -> None:
+    file = tmp_path / "other.pt"
+    head = {name: torch.zeros(7, *value.shape[1:]) for name, value in trained.items() if value.shape[:1] == (10,)}
+    assert head
+    torch.save({**trained, **head}, file)
+    with pytest.raises(UsageError, match="`new_head`"):
+        prepare(request(file))
+    ready = prepare(request(file, new_head=True))
+    assert not ready.trained
+    assert any("head is fresh" in note for note in ready.notes)
+
+
+def test_only_one_kind_of_trained_weights(weights: Path) -> None:
+    for options in ({"pretrained": True}, {"new_head": True, "weights": None}):
+        with pytest.raises(UsageError) as refused:
+            prepare(Request("zoo:resnet8", DIGITS, density=0.5, **{"weights": str(weights), **options}))  # type: ignore[arg-type]
+        assert (refused.value.code, refused.value.option) == ("conflict", next(iter(options)))
 
 
 class Stop(Watcher):

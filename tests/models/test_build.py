@@ -64,7 +64,7 @@ def test_a_factory_that_makes_another_network_each_time(users_module: Callable[[
         ("zoo:resnet21", "unknown zoo model 'resnet21': did you mean 'resnet20'"),
         ("torchvision:resnet19", "unknown torchvision model 'resnet19': did you mean 'resnet1"),
         ("resnet20", "'resnet20' doesn't say where it comes from: write zoo:resnet20"),
-        ("vgg", "write zoo:NAME, torchvision:NAME or package.module:factory"),
+        ("vgg", "write hf:NAME, timm:NAME, torchvision:NAME, zoo:NAME or package.module:factory"),
         ("no_such_module_here:f", "model 'no_such_module_here:f' can't be imported: ModuleNotFoundError"),
         ("builtins:dict", r"returned a dict: it must return a torch\.nn\.Module"),
     ],

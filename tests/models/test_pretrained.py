@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError
-from dwindle.models.pretrained import load_pretrained
+from dwindle.models.pretrained import digest, load_pretrained
 
 State = dict[str, Tensor]
 
@@ -32,11 +33,23 @@ def same(first: State, second: State) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def _averaged(state: State) -> State:
+    """As torch.optim.swa_utils.AveragedModel saves it."""
+    return {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in state.items()}}
+
+
 WRITERS: dict[str, Callable[[State, Path], Any]] = {
     "safetensors": save_file,
     "state dict": torch.save,
     "old zipless format": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
     "state_dict beside progress": lambda state, path: torch.save({"epoch": 3, "state_dict": state}, path),
+    "beside options": lambda state, path: torch.save({"model": state, "args": argparse.Namespace(lr=0.1)}, path),
+    "an average beside what it is of": lambda state, path: torch.save(
+        {"model": {k: torch.zeros_like(v) for k, v in state.items()}, "model_ema": _averaged(state)}, path
+    ),
+    "of Lightning": lambda state, path: torch.save(
+        {"state_dict": {**{f"model.{k}": v for k, v in state.items()}, "criterion.weight": torch.ones(2)}}, path
+    ),
     "model": lambda state, path: torch.save({"model": state, "optimizer": {}}, path),
     "of DistributedDataParallel": lambda state, path: save_file({f"module.{k}": v for k, v in state.items()}, path),
     "of torch.compile of it": lambda state, path: save_file(
@@ -68,6 +81,47 @@ def test_half_precision_is_cast_and_old_files_have_no_batch_counter(tmp_path: Pa
     load_pretrained(fresh, tmp_path / "w")
     assert fresh[0].weight.dtype == torch.float32
     assert torch.equal(fresh[0].weight, halves["0.weight"].float())
+
+
+def test_a_network_that_wraps_what_was_saved(tmp_path: Path, trained: State) -> None:
+    save_file(trained, tmp_path / "w")
+    wrapped = nn.ModuleDict({"network": network(2)})
+    assert load_pretrained(wrapped, tmp_path / "w").loaded == len(trained)
+    assert same(dict(wrapped["network"].state_dict()), trained)
+
+
+def test_a_head_of_another_size_stays_fresh_where_asked(tmp_path: Path, trained: State) -> None:
+    save_file({**trained, "2.weight": torch.zeros(7, 3), "2.bias": torch.zeros(7)}, tmp_path / "other")
+    save_file({name: value for name, value in trained.items() if name[0] != "2"}, tmp_path / "none")
+    for name in ("other", "none"):
+        fresh = network(2)
+        before = fresh[2].weight.clone()
+        fit = load_pretrained(fresh, tmp_path / name, classes=2, new_head=True)
+        assert (fit.loaded, fit.of, fit.fresh) == (len(trained) - 2, len(trained), ("2.bias", "2.weight"))
+        assert torch.equal(fresh[2].weight, before)
+        assert torch.equal(fresh[0].weight, trained["0.weight"])
+    with pytest.raises(UsageError, match="set `new_head`") as refused:
+        load_pretrained(network(2), tmp_path / "other", classes=2)
+    assert (refused.value.code, refused.value.option, refused.value.name) == ("doesnt-fit", "weights", "2.bias")
+
+
+def test_only_the_head_may_be_fresh(tmp_path: Path, trained: State) -> None:
+    save_file({name: value for name, value in trained.items() if name[0] != "0"}, tmp_path / "w")
+    with pytest.raises(UsageError, match=r"has no 0\.weight"):
+        load_pretrained(network(2), tmp_path / "w", classes=3, new_head=True)
+
+
+def test_what_does_not_belong_to_the_network_is_said(tmp_path: Path, trained: State) -> None:
+    WRITERS["of Lightning"](trained, tmp_path / "w")
+    fit = load_pretrained(network(2), tmp_path / "w")
+    assert fit.ignored == ("criterion.weight",)
+    assert "criterion.weight" in fit.sentence("w")
+
+
+def test_the_digest_of_weights_is_of_names_and_values(trained: State) -> None:
+    other = {**trained, "0.bias": trained["0.bias"] + 1}
+    assert digest(trained) == digest(dict(reversed(trained.items()))) != digest(other)
+    assert len(digest(trained)) == 64
 
 
 class Payload:

@@ -1,0 +1,1 @@
+"""Sources of networks: `zoo:`, `torchvision:`, `timm:`, `hf:` and those of other packages; else the user's own code."""
