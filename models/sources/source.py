@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dwindle.errors import UsageError
+from dwindle.errors import DwindleError, UsageError
 from dwindle.models.preprocessing import Preprocessing
 from dwindle.registry import names, resolve_class
 
@@ -85,10 +85,18 @@ class ModelSource(ABC):
 def registered(spec: str) -> tuple[ModelSource, str] | None:
     """The source that a spec `PREFIX:NAME` names, and the NAME; None where no source has that prefix.
 
-    Raises UsageError where the source can't be imported, or its packages aren't installed.
+    Raises UsageError where the source can't be imported, or its packages aren't installed, and DwindleError where no
+    source is registered at all.
     """
     prefix, colon, name = spec.partition(":")
-    if not colon or prefix not in names(GROUP):
+    known = names(GROUP)
+    if not known:
+        raise DwindleError(
+            "this installation of dwindle is older than its code and knows no source of models: run "
+            "`pip install --no-deps --editable .` in the repository again",
+            code="stale-installation",
+        )
+    if not colon or prefix not in known:
         return None
     source = resolve_class(GROUP, prefix, "source of models", ModelSource)  # type: ignore[type-abstract]
     if missing := [package for package in source.packages if not find_spec(package)]:

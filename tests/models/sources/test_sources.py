@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dwindle.errors import UsageError
+from dwindle.errors import DwindleError, UsageError
 from dwindle.models.build import ModelSpec, build, source_of
 from dwindle.models.sources import source as contract
 from dwindle.models.sources.source import ModelSource
@@ -46,3 +46,10 @@ def test_a_source_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"pip install 'dwindle\[timm\]'") as refused:
         build(ModelSpec("timm:resnet18", 3, (3, 32, 32)))
     assert (refused.value.code, refused.value.name) == ("not-installed", "timm")
+
+
+def test_an_installation_from_before_there_were_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "names", lambda group: [])
+    with pytest.raises(DwindleError, match="pip install --no-deps --editable") as refused:
+        build(ModelSpec("zoo:resnet8", 3, (3, 32, 32)))
+    assert refused.value.code == "stale-installation"
