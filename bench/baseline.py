@@ -1,11 +1,12 @@
-"""The sizes and costs that growth is counted from: another branch's bench.json, or its whole checkpoint."""
+"""What growth is counted from: another branch's bench.json, its whole checkpoint, or an earlier version of a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from dwindle.bench.files.contents import contents
 from dwindle.bench.result import COMPRESSED, Bench, Row
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import CheckpointError, UsageError
@@ -21,6 +22,8 @@ class Baseline:
     """Installed size of each target's file, 1 or more."""
     cost: dict[str, float]
     """ARM64 instructions that one inference of each target's file executes, of those where they were counted."""
+    paths: dict[str, Path] = field(default_factory=dict, compare=False)
+    """The files themselves, of those that are there."""
 
 
 def network(checkpoint: Checkpoint) -> str:
@@ -69,8 +72,22 @@ def _checkpoint(path: Path) -> tuple[str, Baseline]:
         measured = Bench.load(opened.bench_path)
         current = {manifest.target for _, manifest in exported if measured.describes(manifest)}
         cost = {target: count for target, count in costs(measured.rows).items() if target in current}
-    sizes = {manifest.target: raw_bytes(folder / manifest.file.name) for folder, manifest in exported}
-    return network(opened), Baseline(sizes, cost)
+    paths = {manifest.target: folder / manifest.file.name for folder, manifest in exported}
+    return network(opened), Baseline({target: raw_bytes(path) for target, path in paths.items()}, cost, paths)
+
+
+def read_baseline_file(path: Path, of: Path) -> Baseline:
+    """The figures of an earlier version of a model file: the file at `path`, or the one of its name in that folder.
+
+    Raises UsageError where there is none, or it is of another kind; DwindleError where it can't be read.
+    """
+    before = path / of.name if path.is_dir() and path.suffix.lower() != of.suffix.lower() else path
+    if not before.exists():
+        raise UsageError(f"there is no baseline at {before}", code="missing", option="baseline", path=before)
+    if before.suffix.lower() != of.suffix.lower():
+        message = f"the baseline {before} is no {of.suffix} file as {of} is: give an earlier version of that file"
+        raise UsageError(message, code="other-network", option="baseline", path=before)
+    return Baseline({str(of): contents(before).bytes}, {}, {str(of): before})
 
 
 def costs(rows: Iterable[Row]) -> dict[str, float]:

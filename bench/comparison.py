@@ -108,7 +108,7 @@ def _figures(opened: Checkpoint) -> Iterator[tuple[_Key, Value]]:
         yield ("accuracy", None, None), Value(opened.metrics["test"])
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     for folder, manifest in manifests(opened.exports):
-        files = Files(manifest.target, folder, manifest, measured, None)
+        files = Files(manifest.target, folder / manifest.file.name, manifest, measured, None)
         yield ("size", manifest.target, None), Value(manifest.file.bytes)
         yield ("download", manifest.target, None), Value(manifest.fetched[0])
         for row in files.rows(COMPRESSED) if files.unmeasured is None else ():

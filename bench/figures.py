@@ -8,12 +8,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dwindle.bench.baseline import Baseline, costs
+from dwindle.bench.files.contents import Contents, contents
+from dwindle.bench.files.signature import changes
 from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Row
 from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.manifest import Manifest
+from dwindle.quantities import format_bytes, format_names
 
 Figure = tuple[float | None, str | None]
 """The figure and what it consists of; or None and the reason why it wasn't measured."""
@@ -21,12 +25,14 @@ Figure = tuple[float | None, str | None]
 
 @dataclass(frozen=True)
 class Files:
-    """One target's files, and all that is known of them."""
+    """What ships of one target, or a model file of any origin, and all that is known of it."""
 
     target: str
-    folder: Path | None
-    """Where they lie, and the manifest beside them that vouches for them; both None where nothing is exported."""
+    """The target; of a model file its path."""
+    path: Path | None
+    """The file; None where nothing is exported."""
     manifest: Manifest | None
+    """The manifest beside it that vouches for it; None where nothing is exported, and for a file of other origin."""
     bench: Bench | None
     baseline: Baseline | None
     device: str | None = None
@@ -35,6 +41,8 @@ class Files:
     @property
     def unmeasured(self) -> str | None:
         """The reason why bench.json has no figures of these files; None where it has."""
+        if self.path and self.manifest is None:
+            return "it is taken from what `dwindle bench` measures of a checkpoint's exports"
         if self.manifest is None:
             return f"there is no {self.target} file: run `dwindle export --target {shlex.quote(self.target)}`"
         if self.bench is None:
@@ -46,6 +54,11 @@ class Files:
                 f"nothing was measured on {self.device}: run `dwindle bench --device {shlex.quote(str(self.device))}`"
             )
         return None
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What is in the file; raises DwindleError where it can't be read."""
+        return contents(self.path or Path())
 
     def rows(self, role: str) -> tuple[Row, ...]:
         rows = self.bench.find(self.target, role) if self.bench else ()
@@ -66,19 +79,57 @@ def figures(limit: str, files: Files) -> list[tuple[str, Figure]]:
 
 
 def _size(files: Files) -> Figure:
-    if not (files.folder and files.manifest):
+    if files.path is None:
         return None, files.unmeasured
-    return raw_bytes(files.folder / files.manifest.file.name), None
+    if files.manifest:
+        return raw_bytes(files.path), None
+    beside = files.contents.beside
+    return files.contents.bytes, f"with {format_names(beside)} beside it" if beside else None
 
 
 def _download(files: Files) -> Figure:
-    if not (files.folder and files.manifest):
+    if files.path is None:
         return None, files.unmeasured
-    deflated = deflated_bytes(files.folder / files.manifest.file.name)
+    deflated = deflated_bytes(files.path)
+    if not files.manifest:
+        return deflated + sum(deflated_bytes(files.path.parent / name) for name in files.contents.beside), None
     packed = files.manifest.download
-    if packed and (size := raw_bytes(files.folder / packed.name)) < deflated:
+    if packed and (size := raw_bytes(files.path.parent / packed.name)) < deflated:
         return size, f"as {packed.name}, which the app unpacks"
     return deflated, None
+
+
+def _zeros(files: Files) -> Figure:
+    if files.path is None:
+        return None, files.unmeasured
+    found = files.contents
+    if found.opaque:
+        return None, f"{found.opaque} holds weights in a form that isn't read"
+    if found.uncounted:
+        return None, f"of {format_bytes(found.uncounted)} of weights in codes, nobody knows which code is zero"
+    saved = found.packable
+    return found.zeros, f"packed, they would save {format_bytes(saved)}" if saved else None
+
+
+def _undelegated(files: Files) -> Figure:
+    if files.path is None:
+        return None, files.unmeasured
+    outside = files.contents.undelegated
+    if outside is None:
+        return None, f"of {files.contents.format} files, what an accelerator takes is decided when they are loaded"
+    listed = [f"{name} ×{count}" for name, count in sorted(outside.items(), key=lambda item: -item[1])]
+    return float(sum(outside.values())), format_names(listed) if listed else None
+
+
+def _signature_changes(files: Files) -> Figure:
+    if files.path is None:
+        return None, files.unmeasured
+    if files.baseline is None:
+        return None, "there is nothing to compare with: give --baseline"
+    if (before := files.baseline.paths.get(files.target)) is None:
+        return None, f"the baseline has no {files.target} file to read inputs and outputs from"
+    changed = changes(contents(before), files.contents)
+    return float(len(changed)), "; ".join(changed) or None
 
 
 def _drop(files: Files) -> Figure:
@@ -199,4 +250,7 @@ _FIGURES: dict[str, Callable[[Files], Figure]] = {
     "max_ratio": _ratio,
     "max_latency": _latency,
     "max_cost": _cost,
+    "max_zeros": _zeros,
+    "max_undelegated": _undelegated,
+    "max_signature_changes": _signature_changes,
 }

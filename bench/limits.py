@@ -8,13 +8,18 @@ max_size = "100KB"
 
 [gate.device.browser]   # for figures taken on one device, called as in `dwindle bench --device`
 max_latency = 20        # milliseconds
+
+[gate.file."*.onnx"]    # for model files and checkpoints, by names or patterns from this file's folder on
+max_zeros = "5%"
 """
 
 from __future__ import annotations
 
+import glob
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +53,11 @@ def _growth(value: Quantity) -> float:
     if text.endswith("%"):
         return _at_least(0)(float(text[:-1]) / 100)
     return share if (share := _at_least(0)(text)) <= 1 else math.nan  # 2 was meant as 2%, and would let all pass
+
+
+def _whole(value: Quantity) -> float:
+    number = _at_least(0)(value)
+    return number if number == int(number) else math.nan
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,25 @@ KINDS: dict[str, Kind] = {
         "SHARE",
         "The share, such as 2%, by which size and cost may at most exceed those of `baseline`.",
     ),
+    "max_zeros": Kind(
+        _growth,
+        "a share: give one such as 5%",
+        "SHARE",
+        "The share of the stored weights, such as 5%, that may be zeros which take as many bytes as any other weight.",
+    ),
+    "max_undelegated": Kind(
+        _whole,
+        "a number of operators: give a whole number, 0 or more",
+        "COUNT",
+        "The most calls of operators that no delegate of the file takes.",
+    ),
+    "max_signature_changes": Kind(
+        _whole,
+        "a number of inputs and outputs: give a whole number, 0 or more",
+        "COUNT",
+        "The most inputs and outputs whose name, type or shape may differ from those of `baseline`; 0 for a model file "
+        "where nothing else is said.",
+    ),
 }
 """The limits that hold for a file, by name."""
 DEVICE_KINDS = {
@@ -139,28 +168,58 @@ class LimitsFile:
     """Those on one target, by its name; they win over the shared ones."""
     devices: dict[str, Limits]
     """Those on figures taken on one device, by its name."""
+    files: dict[Path, Limits]
+    """Those on one model file or checkpoint, by its path."""
+
+    def of(self, path: Path) -> LimitsFile:
+        """The limits with those on one model file or checkpoint among the shared ones."""
+        own = (limits for file, limits in self.files.items() if file.resolve() == path.resolve())
+        return replace(self, shared=reduce(lambda before, limits: {**before, **limits}, own, self.shared))
 
 
 def read_limits(path: Path) -> LimitsFile:
     """Reads a file of limits.
 
-    Raises UsageError where the file can't be read, has no table [gate], or has a key that is no limit.
+    Raises UsageError where the file can't be read, has no table [gate], has a key that is no limit, or names a file
+    that isn't there.
     """
     gate = read_toml(path).get("gate")
     if not isinstance(gate, dict):
         raise UsageError(f"{path} has no [gate] table", code="no-table", option="limits", path=path)
     tables = {name: entry for name, entry in gate.items() if isinstance(entry, dict)}
     shared = {name: entry for name, entry in gate.items() if name not in tables}
-    devices = tables.pop("device", {})
-    for name, entry in devices.items():
-        if not isinstance(entry, dict):
-            message = f"{path}, [gate.device]: {name} belongs in one device's table, such as [gate.device.browser]"
-            raise UsageError(message, code="no-such-limit", option="limits", path=path, name=name)
+    devices, patterns = (tables.pop(kind, {}) for kind in ("device", "file"))
+    for kind, group in (("device", devices), ("file", patterns)):
+        for name, entry in group.items():
+            if not isinstance(entry, dict):
+                message = f'{path}, [gate.{kind}]: {name} belongs in one {kind}\'s table, [gate.{kind}."NAME"]'
+                raise UsageError(message, code="no-such-limit", option="limits", path=path, name=name)
+    files: dict[Path, Limits] = {}
+    for pattern, entry in patterns.items():
+        limits = _table(path, f'gate.file."{pattern}"', entry, KINDS)
+        for found in matching(path.parent, pattern, path):
+            files[found] = {**files.get(found, {}), **limits}
     return LimitsFile(
         _table(path, "gate", shared, KINDS),
         {name: _table(path, f"gate.{name}", entry, KINDS) for name, entry in tables.items()},
         {name: _table(path, f"gate.device.{name}", entry, DEVICE_KINDS) for name, entry in devices.items()},
+        files,
     )
+
+
+def matching(folder: Path, pattern: str, named_by: Path | None = None) -> list[Path]:
+    """The files and folders that a name or a pattern stands for, in order.
+
+    Raises UsageError where there are none. named_by: the file of limits that has the pattern.
+    """
+    if (exactly := folder / pattern).exists():
+        return [exactly]
+    found = sorted(map(Path, glob.glob(str(Path(glob.escape(str(folder))) / pattern), recursive=True)))  # noqa: PTH207  Path.glob takes no absolute pattern
+    if not found:
+        where = f"{named_by} has limits on {pattern}, but there" if named_by else "there"
+        message = f"{where} is no {exactly}"
+        raise UsageError(message, code="missing", option="limits" if named_by else None, path=exactly)
+    return found
 
 
 def _table(path: Path, title: str, table: Mapping[str, Quantity], kinds: Mapping[str, Any]) -> Limits:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+import glob
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dwindle import registry
-from dwindle.bench.baseline import read_baseline
+from dwindle.bench.baseline import read_baseline, read_baseline_file
 from dwindle.bench.devices.registry import reach
 from dwindle.bench.figures import Figure, Files, figures
-from dwindle.bench.limits import KINDS, LimitsFile, Quantity, quantity, read_limits
+from dwindle.bench.files.contents import Contents, is_model_file
+from dwindle.bench.limits import KINDS, Limits, LimitsFile, Quantity, matching, quantity, read_limits
 from dwindle.bench.result import Bench
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import BudgetMissed, RuntimeUnavailable, UsageError
@@ -28,6 +30,7 @@ class Check:
     name: str
     """The limit's name in `dwindle.bench.limits`; growth is checked as `max_growth.size` and `max_growth.cost`."""
     target: str
+    """The target; of a model file its path."""
     limit: float
     measured: float | None
     passed: bool
@@ -35,11 +38,14 @@ class Check:
     """What the figure consists of; where `measured` is None, why there is no figure."""
     device: str | None = None
     """The device that the limit is about; None for a limit of no particular device."""
+    checkpoint: str | None = None
+    """The path of the target's checkpoint, where several were checked at once."""
 
     @property
     def subject(self) -> str:
-        """What the limit is about, such as `onnx` or `onnx on browser`."""
-        return f"{self.target} on {self.device}" if self.device else self.target
+        """What the limit is about, such as `onnx`, `onnx on browser`, `net.onnx` or `net.dwindle as onnx`."""
+        subject = f"{self.checkpoint} as {self.target}" if self.checkpoint else self.target
+        return f"{subject} on {self.device}" if self.device else subject
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Verdict:
     rows: tuple[Check, ...]
     notes: tuple[str, ...] = ()
     """What holds no limit and should be known: files whose outputs were never compared with their network's."""
+    files: Mapping[str, Contents] = field(default_factory=dict)
+    """What is in each model file, by its path."""
 
     @property
     def passed(self) -> bool:
@@ -68,8 +76,12 @@ class Verdict:
         return 0 if self.passed else BudgetMissed.exit_code
 
 
+Subject = Checkpoint | Path | str
+"""A checkpoint, opened or by its path, or the path of a model file, or a pattern of paths such as `models/*.onnx`."""
+
+
 def gate(
-    checkpoint: Checkpoint | Path | str,
+    files: Subject | Sequence[Subject],
     *,
     max_size: Quantity | None = None,
     max_download: Quantity | None = None,
@@ -78,19 +90,27 @@ def gate(
     max_cost: Quantity | None = None,
     max_ratio: Quantity | None = None,
     max_growth: Quantity | None = None,
+    max_zeros: Quantity | None = None,
+    max_undelegated: Quantity | None = None,
+    max_signature_changes: Quantity | None = None,
     limits: Path | str | None = None,
     baseline: Path | str | None = None,
     target: str | None = None,
 ) -> Verdict:
-    """Checks exported files against limits.
+    """Checks exported files, or model files of any origin, against limits.
 
         >>> gate("net.dwindle", max_size="25KB", max_drop=1.0).exit_code
         0
+        >>> gate("app/models/*.tflite", max_size="5MB", baseline="main/models").exit_code
+        0
 
-    Sizes are taken from the files on the disk, which have to be those that their manifest describes. Accuracy, latency
-    and cost are bench's, in the worst of the runtimes; where one of them tried and failed, there is no figure.
+    Sizes are taken from the files on the disk; those of a checkpoint have to be what their manifest describes.
+    Accuracy, latency and cost are bench's, in the worst of the runtimes; where one of them tried and failed, there is
+    no figure, and of a model file there is none. Nothing is run, and PyTorch isn't imported.
 
     Args:
+        files: a checkpoint or a model file (.onnx, .tflite, .mlpackage, .mlmodel, .pte or .pt2), or several; by their
+            paths or by patterns. None of them: those that `limits` names.
         max_size: installed bytes that the compressed file may have.
         max_download: bytes that a device downloads: the file deflated, or the `.zst` beside it where that is smaller.
         max_drop: points of the task's metric on the test split that it may lose against the dense file in the
@@ -100,18 +120,24 @@ def gate(
         max_ratio: its time over the dense file's; the upper end of the 95% interval counts, and a noisy run
             measures nothing.
         max_growth: share by which its installed size, and its cost where both have one, may exceed the baseline's.
-        limits: a TOML file with these in its table `[gate]`, or `[gate.TARGET]` for one target. What is given
+        max_zeros: share of its weights that may be zeros which take as many bytes as any other.
+        max_undelegated: calls of operators in it that no delegate takes.
+        max_signature_changes: inputs and outputs whose name, type or shape may differ from the baseline's. Where a
+            model file has a baseline and nothing else is said, 0.
+        limits: a TOML file with these in its table `[gate]`, or `[gate.TARGET]` for one target, or `[gate.file."NAME"]`
+            for one model file or checkpoint, whose name or pattern begins at the folder of the TOML file. What is given
             as an argument comes first. `[gate.device.NAME]` has limits on what ran on one device (`host` is this
             machine): max_ratio, max_drop, min_accuracy, and max_latency, milliseconds of one inference, of which the
             upper end of the 95% interval counts, and a noisy run measures nothing.
-        baseline: the bench.json or the checkpoint that growth is counted from.
+        baseline: what growth is counted from: the bench.json or the checkpoint of a checkpoint; of a model file an
+            earlier version, or a folder that has one of the same name.
         target: whose files, several separated by commas; by default those that have a table of their own in
             the file of limits and, for limits of no particular target, the one it was compressed for.
 
-    Raises UsageError without a limit, for an unknown target or limit, and for a baseline of another network;
-    CheckpointError for files or documents that are damaged, or were altered since they were written.
+    Raises UsageError without a limit, for an unknown target or limit, for what is not there or of an unknown format,
+    and for a baseline of another network; DwindleError (CheckpointError of a checkpoint) for files or documents that
+    are damaged, or were altered since they were written.
     """
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
     given = {
         "max_size": max_size,
         "max_download": max_download,
@@ -120,9 +146,62 @@ def gate(
         "max_cost": max_cost,
         "max_ratio": max_ratio,
         "max_growth": max_growth,
+        "max_zeros": max_zeros,
+        "max_undelegated": max_undelegated,
+        "max_signature_changes": max_signature_changes,
     }
     flags = {name: quantity(name, value) for name, value in given.items() if value is not None}
-    written = read_limits(Path(limits)) if limits is not None else LimitsFile({}, {}, {})
+    written = read_limits(Path(limits)) if limits is not None else LimitsFile({}, {}, {}, {})
+    subjects = _subjects(files, written)
+    several = len(subjects) > 1
+    verdict = Verdict(())
+    for subject in subjects:
+        if isinstance(subject, Checkpoint):
+            own = written.of(subject.path)
+            rows, notes = _of_checkpoint(subject, own, flags, baseline, target, limits)
+            rows = [replace(row, checkpoint=str(subject.path)) for row in rows] if several else rows
+            verdict = replace(verdict, rows=(*verdict.rows, *rows), notes=(*verdict.notes, *notes))
+        else:
+            rows, found = _of_file(subject, {**written.of(subject).shared, **flags}, baseline)
+            verdict = replace(verdict, rows=(*verdict.rows, *rows), files={**verdict.files, str(subject): found})
+    return verdict
+
+
+def _subjects(files: Subject | Sequence[Subject], written: LimitsFile) -> list[Checkpoint | Path]:
+    """What is checked, each once; what a pattern stands for is sorted by name."""
+    given = [files] if isinstance(files, Checkpoint | Path | str) else [*files] or [*written.files]
+    if not given:
+        raise UsageError("there is nothing to check: name a checkpoint or a model file", code="no-files")
+    found: dict[Path, Checkpoint | Path] = {}
+    for one in given:
+        if isinstance(one, Checkpoint):
+            found[one.path] = one
+            continue
+        for path in matching(Path(), str(one)) if glob.has_magic(str(one)) else [Path(one)]:
+            found[path] = path if is_model_file(path) or path.is_file() else Checkpoint.load(path)
+    return list(found.values())
+
+
+def _of_file(path: Path, limits: Limits, baseline: Path | str | None) -> tuple[list[Check], Contents]:
+    """The checks of a model file, and what is in it."""
+    before = read_baseline_file(Path(baseline), path) if baseline is not None else None
+    _require_limits(limits)
+    if before:
+        limits = {"max_signature_changes": 0.0, **limits}
+    files = Files(str(path), path, None, None, before)
+    rows = [_check(part, files, limits[limit], figure) for limit in limits for part, figure in figures(limit, files)]
+    return rows, files.contents
+
+
+def _of_checkpoint(
+    opened: Checkpoint,
+    written: LimitsFile,
+    flags: Limits,
+    baseline: Path | str | None,
+    target: str | None,
+    limits: Path | str | None,
+) -> tuple[list[Check], list[str]]:
+    """The checks of a checkpoint's exports, and notes on them."""
     shared, own = written.shared, written.targets
     devices = {}
     for name, its in written.devices.items():
@@ -131,7 +210,9 @@ def gate(
             message = f"{limits}: {name} counts instructions and no time: write max_cost in [gate] instead"
             raise UsageError(message, code="no-such-limit", option="limits", path=limits, name=name)
         devices[limited_on.url] = its
-    exported = {manifest.target: (folder, manifest) for folder, manifest in manifests(opened.exports)}
+    exported = {
+        manifest.target: (folder / manifest.file.name, manifest) for folder, manifest in manifests(opened.exports)
+    }
     if target is None:
         default = str(opened.origin.get("target", "onnx"))
         names = [*([default] if flags or shared or (devices and not own) else []), *own]
@@ -139,15 +220,13 @@ def gate(
         names = [name.strip() for name in target.split(",")]
     _require_known([*names, *own], exported)
     wanted = {name: {**shared, **own.get(name, {}), **flags} for name in names}
-    if not any((*wanted.values(), *devices.values())):
-        listed = ", ".join(f"`{name}`" for name in KINDS)
-        raise UsageError(f"there is nothing to check: give one or more of {listed}, or `limits`", code="no-limits")
+    _require_limits(any((*wanted.values(), *devices.values())))
     before = read_baseline(Path(baseline), opened) if baseline is not None else None
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     rows: list[Check] = []
     for name, its in wanted.items():
-        folder, manifest = exported.get(name, (None, None))
-        files = Files(name, folder, manifest, measured, before)
+        path, manifest = exported.get(name, (None, None))
+        files = Files(name, path, manifest, measured, before)
         rows += [_check(part, files, its[limit], figure) for limit in its for part, figure in figures(limit, files)]
         for device, limited in devices.items():
             there = replace(files, device=device)
@@ -156,7 +235,13 @@ def gate(
     parities = {name: exported[name][1].parity for name in wanted if name in exported}
     unproven = [f"{name} is unproven: {parity.not_run}" for name, parity in parities.items() if parity.not_run]
     widened = [f"{name}: {parity.widened}" for name, parity in parities.items() if parity.widened]
-    return Verdict(tuple(rows), (*unproven, *widened))
+    return rows, [*unproven, *widened]
+
+
+def _require_limits(limits: object) -> None:
+    if not limits:
+        listed = ", ".join(f"`{name}`" for name in KINDS)
+        raise UsageError(f"there is nothing to check: give one or more of {listed}, or `limits`", code="no-limits")
 
 
 def _check(name: str, files: Files, limit: float, figure: Figure) -> Check:

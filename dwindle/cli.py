@@ -144,9 +144,10 @@ def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench.views.markdown import append_markdown
     from dwindle.bench.views.table import gate_table
     from dwindle.checkpoint import require_not_sealed
+    from dwindle.quantities import format_names
 
     verdict = gate(
-        arguments.net,
+        arguments.files,
         limits=arguments.limits,
         baseline=arguments.baseline,
         target=arguments.target,
@@ -157,10 +158,11 @@ def _gate(arguments: argparse.Namespace) -> int:
         _say(f"note: {note}")
     for out in filter(None, (arguments.junit, arguments.markdown)):
         require_not_sealed(out)
+    name = format_names([path.name for path in arguments.files] or [arguments.limits.name])
     if arguments.junit:
-        write_junit(verdict, arguments.net.name, arguments.junit)
+        write_junit(verdict, name, arguments.junit)
     if arguments.markdown:
-        append_markdown(verdict, arguments.net.name, arguments.markdown)
+        append_markdown(verdict, name, arguments.markdown)
     if arguments.json:
         _print_json({"passed": verdict.passed, "exit_code": verdict.exit_code, **dataclasses.asdict(verdict)})
     return verdict.exit_code

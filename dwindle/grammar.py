@@ -69,7 +69,11 @@ class Grammar:
         _plan(self._add("plan", "Forecast a compression: rounds, time, bytes per target, and whether it pays."))
         _export(self._add("export", "Write the packed files, each proven equal to the checkpoint."))
         _bench(self._add("bench", "Measure size, accuracy and latency of the exported files."))
-        _gate(self._add("gate", "Check the measured files against limits; exit with 3 where one is missed."))
+        _gate(
+            self._add(
+                "gate", "Check measured files, or any model files, against limits; exit with 3 where one is missed."
+            )
+        )
         _report(self._add("report", "Write one self-contained HTML page about a checkpoint, or about several."))
         _show(self._add("show", "Print what a checkpoint is and how it was made."))
         _verify(self._add("verify", "Read every byte of a checkpoint and say what is whole; exit with 1 if any isn't."))
@@ -219,7 +223,14 @@ def _bench(to: argparse.ArgumentParser) -> None:
 
 
 def _gate(to: argparse.ArgumentParser) -> None:
-    _checkpoint(to)
+    to.add_argument(
+        "files",
+        metavar="NET.dwindle|FILE",
+        nargs="*",
+        type=Path,
+        help="The checkpoints and model files (.onnx, .tflite, .mlpackage, .mlmodel, .pte, .pt2) to check, or patterns "
+        "of their names. Default: those that --limits names.",
+    )
     limits = to.add_argument_group("limits (all that are given must hold)")
     flags = {name: f"--{name.replace('_', '-')}" for name in (*KINDS, "baseline")}
     for name, kind in KINDS.items():
@@ -229,13 +240,15 @@ def _gate(to: argparse.ArgumentParser) -> None:
         "--limits",
         type=Path,
         metavar="FILE.toml",
-        help="A TOML file with limits in a table [gate], [gate.TARGET] or [gate.device.NAME]. Default: none.",
+        help='A TOML file with limits in a table [gate], [gate.TARGET], [gate.device.NAME] or [gate.file."NAME"]. '
+        "Default: none.",
     )
     limits.add_argument(
         "--baseline",
         type=Path,
         metavar="PATH",
-        help="The bench.json, or the checkpoint, that --max-growth compares with. Default: none.",
+        help="What --max-growth compares with: a bench.json or checkpoint; of a model file an earlier version of it, "
+        "or a folder with one of its name. Default: none.",
     )
     limits.add_argument(
         "--target",

@@ -68,7 +68,9 @@ def _tested(opened: Checkpoint, exported: Sequence[tuple[Path, Manifest]]) -> di
     """The test accuracy of each target's compressed file, of those where it was measured."""
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     found = {
-        manifest.target: figures("min_accuracy", Files(manifest.target, folder, manifest, measured, None))[0][1][0]
+        manifest.target: figures(
+            "min_accuracy", Files(manifest.target, folder / manifest.file.name, manifest, measured, None)
+        )[0][1][0]
         for folder, manifest in exported
     }
     return {target: f"{score:.2f}%" for target, score in found.items() if score is not None}

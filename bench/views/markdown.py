@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dwindle import foreign
 from dwindle.bench.verdict import Verdict
-from dwindle.bench.views.wording import ABSENT, amount, limit_name, outcome, sentence
+from dwindle.bench.views.wording import ABSENT, amount, described, limit_name, outcome, sentence
 from dwindle.errors import DwindleError
 
 _MARKS = {"pass": "✅ pass", "miss": "❌ miss", "unmeasured": "⚠️ unmeasured"}
@@ -39,4 +39,6 @@ def markdown(verdict: Verdict, name: str) -> str:
         measured = ABSENT if check.measured is None else amount(check, check.measured)
         words = (_MARKS[outcome(check)], limit_name(check), check.subject, amount(check, check.limit), measured)
         lines.append(f"| {' | '.join(map(foreign.markdown, (*words, check.reason or '')))} |")
+    for name, found in verdict.files.items():
+        lines += ["", *(f"- {foreign.markdown(line)}" for line in described(name, found))]
     return "\n".join([*lines, "", ""])

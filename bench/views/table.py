@@ -17,6 +17,7 @@ from dwindle.bench.views.wording import (
     amount,
     answers,
     cells,
+    described,
     format_ms,
     gaps,
     limit_name,
@@ -139,6 +140,7 @@ def gate_table(verdict: Verdict) -> RenderableType:
             ABSENT if row.measured is None else amount(row, row.measured),
         )
     notes = [f"{limit_name(row)}, {row.subject}: {row.reason}" for row in verdict.rows if row.reason]
+    notes += [line for name, found in verdict.files.items() for line in described(name, found)]
     return Group(table, *(Text(note, style="dim") for note in notes), Text(sentence(verdict), style="bold"))
 
 

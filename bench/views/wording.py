@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from dwindle.bench.files.contents import Contents
 from dwindle.bench.result import DENSE, Row, RuntimeUsed
 from dwindle.bench.verdict import Check, Verdict
-from dwindle.quantities import format_bytes
+from dwindle.quantities import format_bytes, format_names
 
 ABSENT = "–"
 _NAMES = {
@@ -250,9 +251,34 @@ def amount(check: Check, value: float) -> str:
         return format_ms(value)
     if kind == "max_ratio":
         return f"{value:.3f} × dense"
+    if kind == "max_zeros":
+        return f"{value:.1%}"
+    if kind == "max_undelegated":
+        return f"{value:.0f} calls"
+    if kind == "max_signature_changes":
+        return f"{value:.0f}"
     if kind == "max_growth":
         return f"{value:+.2%}".replace("-", "−")
     return f"{value:.2f} points"
+
+
+def described(name: str, found: Contents) -> list[str]:
+    """What is in a model file, in a few lines."""
+    weights = (
+        ", ".join(f"{format_bytes(size)} {storage}" for storage, size in found.weights.items())
+        or "none apart from the rest"
+    )
+    line = f"{name}: {found.format}, {format_bytes(found.bytes)} ({found.bytes:,}); weights: {weights}"
+    if found.opaque:
+        line += f"; {found.opaque} holds weights in a form that isn't read"
+    elif found.packable:
+        line += f"; {found.zeros:.1%} of them are zero, and packing those would save {format_bytes(found.packable)}"
+    called = sorted(found.operators.items(), key=lambda item: -item[1])
+    lines = [line, f"  operators: {format_names([f'{kind} ×{n}' for kind, n in called]) or ABSENT}"]
+    if found.undelegated is not None:
+        lines[-1] += f"; calls outside of delegates: {sum(found.undelegated.values())}"
+    sides = (", ".join(map(str, side)) or "–" for side in (found.inputs, found.outputs))
+    return [*lines, f"  {' → '.join(sides)}"]
 
 
 def sentence(verdict: Verdict) -> str:
