@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwindle import crash, streams
@@ -17,7 +18,7 @@ from dwindle.grammar import Grammar
 from dwindle.options import as_flags, given
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from dwindle.compress import Request
 
@@ -25,6 +26,8 @@ INTERRUPTED = 130
 RANK = os.environ.get("RANK", "0")
 """The rank of this process among those that torchrun started; only the first prints."""
 FIRST_RANK = RANK == "0"
+UNLIMITED = 1000
+"""The columns of a table in a file or a pipe: more than any has."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +63,7 @@ def _compress(arguments: argparse.Namespace) -> int:
     trackers = [tracker(spec) for spec in arguments.track]
     with watcher(_stderr(), request.target) as watching:
         done = compress(request, arguments.out, watching, trackers)
-    _say(_summary(done))
+    _print(arguments, _summary(done))
     if arguments.json:
         _print_json(_facts(done))
     return 0
@@ -71,9 +74,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     from dwindle.live import forecast_lines
 
     request = _request(arguments)
-    forecast = plan(request, tuple(arguments.targets.split(",")) if arguments.targets else ())
-    for line in forecast_lines(forecast):
-        _say(line)
+    with _working("building the network and its files, to see what a compression would do"):
+        forecast = plan(request, tuple(_names(arguments.targets)) if arguments.targets else ())
+    _print(arguments, *forecast_lines(forecast))
     if arguments.json:
         _print_json(dataclasses.asdict(forecast))
     missed = any(not each.smaller for each in forecast.benefits if each.target == request.target)
@@ -99,9 +102,8 @@ def _export(arguments: argparse.Namespace) -> int:
     options = ExportOptions(**given(arguments, ExportOptions))
     targets = delegated(_names(arguments.target), arguments.delegate)
     made = export(arguments.net, targets, options, trust=_trust(arguments), progress=_say)
-    for manifest in made:
-        path = arguments.net / "exports" / manifest.target / manifest.file.name
-        _say(f"{path}  {manifest.file.bytes:,} bytes  {manifest.encoding}")
+    written = [(arguments.net / "exports" / each.target / each.file.name, each) for each in made]
+    _print(arguments, *(f"{path}  {each.file.bytes:,} bytes  {each.encoding}" for path, each in written))
     if arguments.json:
         _print_json([dataclasses.asdict(manifest) for manifest in made])
     return 0
@@ -128,7 +130,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         trust=_trust(arguments),
         progress=_say,
     )
-    _page().print(bench_table(measured))
+    _print(arguments, bench_table(measured))
     if arguments.json:
         _print_json(dataclasses.asdict(measured))
     for name in devices:
@@ -153,7 +155,7 @@ def _gate(arguments: argparse.Namespace) -> int:
         target=arguments.target,
         **{name: getattr(arguments, name) for name in KINDS},
     )
-    _page().print(gate_table(verdict))
+    _print(arguments, gate_table(verdict))
     for note in verdict.notes:
         _say(f"note: {note}")
     for out in filter(None, (arguments.junit, arguments.markdown)):
@@ -173,7 +175,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     from dwindle.bench.views.diff_table import diff_table
 
     found = diff(arguments.before, arguments.after)
-    _page().print(diff_table(found))
+    _print(arguments, diff_table(found))
     if arguments.json:
         _print_json(dataclasses.asdict(found))
     return 0
@@ -204,25 +206,24 @@ def _show(arguments: argparse.Namespace) -> int:
         made_by = command_line(found.origin, found.path.name)
         _print_json({**_facts(found), "command": made_by, "exports": listed, "damaged_exports": damaged})
         return 0
-    page = _page()
-    page.print(rounds_table(found.history, found.origin["target"]))
+    page: list[RenderableType] = [rounds_table(found.history, found.origin["target"])]
     if left := layers(found):
-        page.print(layers_table(left))
+        page.append(layers_table(left))
     if searched := allocation(found.path):
-        page.print(result_view(searched))
+        page.append(result_view(searched))
     for uncut in found.uncut:
-        _say(f"kept whole: {uncut.channels} of {uncut.of} channels of {uncut.layer}, {uncut.reason}")
+        page.append(f"kept whole: {uncut.channels} of {uncut.of} channels of {uncut.layer}, {uncut.reason}")
     if exports:
-        page.print(shipped_table(exports))
+        page.append(shipped_table(exports))
     for export in exports:
         if export.unproven:
-            _say(f"unproven: {export.path.parent.name}/{export.path.name}: {export.unproven}")
+            page.append(f"unproven: {export.path.parent.name}/{export.path.name}: {export.unproven}")
         if export.widened:
-            _say(f"tolerance: {export.path.parent.name}/{export.path.name}: {export.widened}")
+            page.append(f"tolerance: {export.path.parent.name}/{export.path.name}: {export.widened}")
     for sentence in (*damaged, *(line for export in exports for line in export.altered)):
-        _say(f"warning: {sentence}")
-    _say(f"made by: {' '.join(command_line(found.origin, found.path.name))}")
-    _say(_summary(found))
+        page.append(f"warning: {sentence}")
+    made_by = f"made by: {' '.join(command_line(found.origin, found.path.name))}"
+    _print(arguments, *page, made_by, _summary(found))
     return 0
 
 
@@ -230,7 +231,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from dwindle.verify import verify, verify_table
 
     found = verify(arguments.net)
-    _page().print(verify_table(found))
+    _print(arguments, verify_table(found))
     if arguments.json:
         _print_json({"whole": found.whole, **dataclasses.asdict(found), "path": str(found.path)})
     return 0 if found.whole else DwindleError.exit_code
@@ -244,8 +245,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
         if arguments.json:
             _print_json({"device": arguments.setup, "path": where})
         return 0
-    findings = doctor.examine()
-    _page().print(doctor.doctor_table(findings))
+    with _working("asking each runtime and device what it has"):
+        findings = doctor.examine()
+    _print(arguments, doctor.doctor_table(findings))
     if arguments.json:
         _print_json([dataclasses.asdict(finding) for finding in findings])
     if wrong := doctor.lacking(findings):
@@ -282,11 +284,31 @@ def _stderr() -> Console:
     return console(quiet=not FIRST_RANK)
 
 
-def _page() -> Console:
-    """Makes a console for tables, at least 80 columns wide, so that a narrow terminal cuts no figure short."""
-    page = _stderr()
-    page.width = max(page.width, 80)
-    return page
+def _print(arguments: argparse.Namespace, *result: RenderableType) -> None:
+    """Prints what a command found: on stdout, but with `--json`, whose document is alone there, on stderr.
+
+    Lines are not wrapped, and a table is cut to the width of a terminal only where there is one, from 80 columns up.
+    """
+    page = console(quiet=not FIRST_RANK, stderr=arguments.json)
+    page.width = max(page.width, 80) if page.is_terminal else UNLIMITED
+    with page.capture() as captured:
+        for each in result:
+            page.print(each, soft_wrap=isinstance(each, str))
+    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
+    if arguments.json and FIRST_RANK:
+        print(text, file=sys.stderr)
+    elif FIRST_RANK:
+        try:
+            streams.print_document(text)
+        except DwindleError as error:  # the exit code stays that of the work
+            _say(f"warning: {error}")
+
+
+@contextlib.contextmanager
+def _working(what: str) -> Iterator[None]:
+    """Shows what is being done, while it is done, on a terminal."""
+    with _stderr().status(f"{what} …"):
+        yield
 
 
 def _say(sentence: str) -> None:

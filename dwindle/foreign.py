@@ -55,9 +55,9 @@ def markdown(text: str) -> str:
     return " ".join(escaped.split())
 
 
-def console(*, quiet: bool = False) -> Console:
-    """A console on stderr that prints text as it is, in tables too: it obeys no `[markup]` in the text, no escape
-    sequence and no emoji code."""
+def console(*, quiet: bool = False, stderr: bool = True) -> Console:
+    """A console on stderr, or else on stdout, that prints text as it is, in tables too: it obeys no `[markup]` in the
+    text, no escape sequence and no emoji code."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
@@ -69,7 +69,7 @@ def console(*, quiet: bool = False) -> Console:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
-    return Plain(stderr=True, quiet=quiet, markup=False, emoji=False, highlight=False)
+    return Plain(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
 
 
 def _shown(match: re.Match[str]) -> str:

@@ -78,7 +78,7 @@ class LineWatcher(Watcher):
 
 
 class LiveWatcher(LineWatcher):
-    """A growing table of rounds over a progress bar with the time left."""
+    """A row per finished round, which scrolls with the terminal, over a bar of the whole run with the time left."""
 
     def __init__(self, console: Console, target: str) -> None:
         super().__init__(console, target)
@@ -89,7 +89,7 @@ class LiveWatcher(LineWatcher):
             console=console,
         )
         self.task = self.bar.add_task("", total=None, loss=float("nan"), eta="")
-        self.live = Live(console=console, refresh_per_second=8)
+        self.live = Live(console=console, refresh_per_second=8, transient=True)
         self.began, self.index = time.monotonic(), -1
         self.known = 0
         """The number of AMC's allocations that an interrupted run had already judged."""
@@ -101,24 +101,33 @@ class LiveWatcher(LineWatcher):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.live.update(rounds_table(self.history, self.target), refresh=True)
         self.live.stop()
 
     def begin(self, history: tuple[Round, ...], rounds: int) -> None:
         super().begin(history, rounds)
-        self._draw()
+        if history:
+            self.live.console.print(rounds_table(history, self.target))
+        self.live.update(self.bar)
 
     def step(self, index: int, done: int, total: int | None, loss: float) -> None:
         if index != self.index:
             self.index, self.began = index, time.monotonic()
         what = f"round {index} of about {self.rounds}" if index else "training the dense network"
-        self.bar.update(
-            self.task, description=what, completed=done, total=total, loss=loss, eta=self._left(done, total)
-        )
+        if total:
+            what += f", step {done} of {total}"
+        spent = time.monotonic() - self.began
+        left = self._left(spent, done, total)
+        if left is None:
+            self.bar.update(self.task, description=what, completed=0, total=None, loss=loss, eta="")
+            return
+        gone = sum(record.seconds for record in self.history) + spent
+        eta = f"about {format_seconds(left)} left"
+        self.bar.update(self.task, description=what, completed=gone, total=gone + left, loss=loss, eta=eta)
 
     def finished(self, record: Round, rounds: int) -> None:
         self.history, self.rounds = (*self.history, record), rounds
-        self._draw()
+        self.live.console.print(rounds_table(self.history, self.target, only=record))
+        self.live.update(self.bar)
 
     def search(self, judged: int, rewards: Sequence[float], settings: Settings) -> None:
         now = time.monotonic()
@@ -131,25 +140,21 @@ class LiveWatcher(LineWatcher):
             seconds = (now - self.began) / (judged - self.known) * (settings.allocations - judged)
             line += f", about {format_seconds(seconds)} left"
         curve = [curve_view(rewards, settings)] if rewards else []
-        self.live.update(Group(rounds_table(self.history, self.target), *curve, line))
+        self.live.update(Group(*curve, line))
 
     def allocation(self, result: Result) -> None:
         self.live.console.print(result_view(result))
-        self._draw()
+        self.live.update(self.bar)
 
     def note(self, sentence: str) -> None:
         self.live.console.print(as_flags(sentence, FLAGS), highlight=False, style="dim")
 
-    def _left(self, done: int, total: int | None) -> str:
+    def _left(self, spent: float, done: int, total: int | None) -> float | None:
+        """Seconds to the end of the run, after `spent` seconds of its present round; None where that isn't known."""
         if not total or done < 2:
-            return ""
-        spent = time.monotonic() - self.began
+            return None
         per_round = self.history[-1].seconds if self.history else spent * total / done
-        left = spent * (total - done) / done + max(0, self.rounds - self.index) * per_round
-        return f"about {format_seconds(left)} left"
-
-    def _draw(self) -> None:
-        self.live.update(Group(rounds_table(self.history, self.target), self.bar))
+        return spent * (total - done) / done + max(0, self.rounds - self.index) * per_round
 
 
 def forecast_lines(forecast: Forecast) -> Iterator[str]:
@@ -183,12 +188,20 @@ def row(record: Round, dense: Round) -> tuple[str, ...]:
     )
 
 
-def rounds_table(history: tuple[Round, ...], target: str) -> Table:
-    """The history of a run: a row per round, differences against the dense round in brackets."""
-    table = Table(box=None, padding=(0, 2), header_style="bold")
-    for title in COLUMNS:
-        table.add_column(f"{target} bytes" if title == "bytes" else title, justify="right")
-    for record in history:
+CELLS = ("dense", "100.0%", "999.99 KB", "99.9×", "100.00 (−99.99)", "0.000", "10 h 59 min")
+"""The widest cells that are likely, so that rows which are printed one by one stand in columns."""
+
+
+def rounds_table(history: tuple[Round, ...], target: str, only: Round | None = None) -> Table:
+    """The history of a run: a row per round, differences against the dense round in brackets.
+
+    only: the one round whose row is wanted. The header stands over that of the dense round.
+    """
+    table = Table(box=None, padding=(0, 1), header_style="bold", show_header=only is None or not only.index)
+    for title, cell in zip(COLUMNS, CELLS, strict=True):
+        titled = f"{target} bytes" if title == "bytes" else title
+        table.add_column(titled, justify="right", min_width=max(len(titled), len(cell)), no_wrap=True)
+    for record in (only,) if only else history:
         table.add_row(*row(record, history[0]), style="" if record.index else "dim")
     return table
 

@@ -32,8 +32,9 @@ def unknown_name(what: str, name: str, known: list[str], *, option: str | None =
 
 def unknown(what: str, name: str, known: list[str]) -> str:
     """One sentence for a name that isn't known, naming the nearest one that is."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+    folded = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=1)
+    hint = f"did you mean {folded[near[0]]!r}?" if near else f"there are {', '.join(sorted(known))}"
     return f"unknown {what} {name!r}: {hint}"
 
 

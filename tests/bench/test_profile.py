@@ -50,7 +50,7 @@ def test_onnxruntime_names_every_operator(
     assert sum(one.share for one in operators) == pytest.approx(1)
     assert all(one.ms >= 0 for one in operators)
     assert found.find("onnx", DENSE)[0].operators is None
-    assert "operators by their share of the time" in capsys.readouterr().err
+    assert "operators by their share of the time" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("short_slices", "odd_runtimes")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -61,6 +62,24 @@ def test_a_terminal_sees_rounds_a_bar_and_the_time_left(clock: list[float]) -> N
     assert "50%  loss 0.700  about 16 s left" in shown
     assert "1.2×" in shown
     assert "91.50 (+1.50)" in shown
+
+
+def test_each_round_is_written_once_above_the_bar_so_that_a_low_terminal_scrolls(clock: list[float]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=10, color_system=None)
+    with LiveWatcher(console, "onnx") as seen:
+        seen.begin((), 30)
+        for index in range(30):
+            seen.finished(replace(ROUNDS[1], index=index, validation=50.0 + index), 30)
+            seen.live.refresh()
+    rows = [line for line in _shown(console).splitlines() if "240 KB" in line]
+    assert [float(re.findall(r"\d+\.\d\d(?= )", line + " ")[0]) for line in rows] == [50.0 + i for i in range(30)]
+
+
+def test_a_run_that_is_resumed_shows_its_rounds_at_once() -> None:
+    console = _console(terminal=True)
+    with LiveWatcher(console, "onnx") as seen:
+        seen.begin(ROUNDS, 2)
+    assert "91.50 (+1.50)" in _shown(console)
 
 
 def test_a_terminal_sees_how_far_a_search_is_at_every_moment(clock: list[float]) -> None:

@@ -82,7 +82,7 @@ def test_the_command_says_so_in_a_table_in_json_and_by_its_exit_code(
     done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", str(done)]) == 0
-    assert "weights.safetensors" in capsys.readouterr().err
+    assert "weights.safetensors" in capsys.readouterr().out
     (done / "weights.safetensors").write_bytes(b"x")
     assert main(["verify", str(done), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
