@@ -222,8 +222,8 @@ def _show(arguments: argparse.Namespace) -> int:
             page.append(f"tolerance: {export.path.parent.name}/{export.path.name}: {export.widened}")
     for sentence in (*damaged, *(line for export in exports for line in export.altered)):
         page.append(f"warning: {sentence}")
-    made_by = f"made by: {' '.join(command_line(found.origin, found.path.name))}"
-    _print(arguments, *page, made_by, _summary(found))
+    page.append(f"made by: {' '.join(command_line(found.origin, found.path.name))}")
+    _print(arguments, *page, _summary(found))
     return 0
 
 
