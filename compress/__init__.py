@@ -12,13 +12,15 @@ from dwindle.lazy import lazy_attributes
 if TYPE_CHECKING:
     from dwindle.compress.compression import compress
     from dwindle.compress.forecast import Forecast, plan
+    from dwindle.compress.pruner import Pruner
     from dwindle.compress.request import Request
 
-__all__ = ["Forecast", "Request", "compress", "plan"]
+__all__ = ["Forecast", "Pruner", "Request", "compress", "plan"]
 __getattr__ = lazy_attributes(
     __name__,
     {
         "Forecast": "dwindle.compress.forecast",
+        "Pruner": "dwindle.compress.pruner",
         "Request": "dwindle.compress.request",
         "compress": "dwindle.compress.compression",
         "plan": "dwindle.compress.forecast",

@@ -30,9 +30,13 @@ class Ramp:
         """Returns the share that survives after `step` steps."""
         return self.after + (self.before - self.after) * (1 - step / self.steps) ** 3
 
+    def due(self, step: int) -> bool:
+        """Whether pruning is due after `step` steps."""
+        return step <= self.steps and step * PRUNINGS // self.steps != (step - 1) * PRUNINGS // self.steps
+
     def prune(self, step: int, network: Network, solver: Solver) -> bool:
         """Prunes, if pruning is due after `step` steps; returns whether it was."""
-        if step > self.steps or step * PRUNINGS // self.steps == (step - 1) * PRUNINGS // self.steps:
+        if not self.due(step):
             return False
         ends = self.last and step == self.steps
         solver.granularity.shrink(network, solver.largest_share(network) if ends else self.share(step))

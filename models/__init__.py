@@ -10,18 +10,22 @@ if __name__ != "dwindle.models":  # found from the repository's root, where this
 from dwindle.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from dwindle.models.adapters.lightning import LightningTask
+    from dwindle.models.adapters.trainer import TrainerTask
     from dwindle.models.build import ModelSpec
     from dwindle.models.classify import ImageClassification
     from dwindle.models.spec import TaskSpec
     from dwindle.models.tasks import make_task
 
-__all__ = ["ImageClassification", "ModelSpec", "TaskSpec", "make_task"]
+__all__ = ["ImageClassification", "LightningTask", "ModelSpec", "TaskSpec", "TrainerTask", "make_task"]
 __getattr__ = lazy_attributes(
     __name__,
     {
         "ImageClassification": "dwindle.models.classify",
+        "LightningTask": "dwindle.models.adapters.lightning",
         "ModelSpec": "dwindle.models.build",
         "TaskSpec": "dwindle.models.spec",
+        "TrainerTask": "dwindle.models.adapters.trainer",
         "make_task": "dwindle.models.tasks",
     },
 )

@@ -65,7 +65,12 @@ class Batches:
 
     def stream(self, purpose: int, fit: int, index: int) -> int:
         """Returns a seed for one purpose of one step, independent of all other seeds."""
-        return int(np.random.SeedSequence((self.seed, purpose, fit, index)).generate_state(1, np.uint64)[0]) >> 1
+        return seed_of(self.seed, purpose, fit, index)
+
+
+def seed_of(*parts: int) -> int:
+    """Returns a seed, of 63 bits, that follows from these numbers and is independent of those of any others."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 @lru_cache(maxsize=2)  # an epoch's steps share one order

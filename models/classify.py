@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwindle.errors import UsageError, one_line
-from dwindle.models import ranks, schedule, sgd
+from dwindle.models import optimizers, ranks, schedule
 from dwindle.models.average import Average
 from dwindle.models.batches import DROPOUT, Batches
 from dwindle.models.data import Splits
@@ -24,7 +24,7 @@ from dwindle.models.spec import TaskSpec as TaskSpec
 from dwindle.task import Split
 
 EVALUATION_BATCH = 256
-MOMENTUM, AVERAGE = "momentum/", "average/"
+AVERAGE, POSITION = "average/", "position"
 SAMPLES = 256
 """How many real inputs `inputs` returns."""
 SHOWN, NUMBERS = 2048, 2**25
@@ -122,7 +122,7 @@ class ImageClassification:
                 option="schedule",
             )
         device = training_device()
-        if self.optimizer is None or not sgd.belongs(self.optimizer, model):
+        if self.optimizer is None or not optimizers.belongs(self.optimizer, model):
             self.optimizer = self._fresh_optimizer(model)
         began = min(round(start * self.steps), self.steps - 1)
         first = self._position if self._position >= 0 else began
@@ -131,7 +131,7 @@ class ImageClassification:
         try:
             with (
                 _mode(model, training=True),
-                sgd.placed(model, self.optimizer, device),
+                optimizers.placed(model, self.optimizer, device),
                 ranks.global_batch_norm(model),
                 forked,
             ):
@@ -195,11 +195,12 @@ class ImageClassification:
         return (self.inputs("train")[0][:1],)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns a copy of the momentum by its parameters' names (`momentum/NAME`), of the average of a training under
-        way (`average/NAME`), and `position`: trainings finished, and steps done of the one under way (-1: none is)."""
-        state = {"position": torch.tensor([self._fits, self._position])}
+        """Returns a copy of the optimizer's state by its parameters' names (`momentum/NAME`), of the average of a
+        training under way (`average/NAME`), and `position`: trainings finished, and steps done of the one under way
+        (-1: none is)."""
+        state = {POSITION: torch.tensor([self._fits, self._position])}
         if self.optimizer is not None:
-            state |= {MOMENTUM + name: buffer for name, buffer in sgd.momentum_of(self.optimizer).items()}
+            state |= optimizers.state_of(self.optimizer)
         return state | {AVERAGE + name: tensor.clone() for name, tensor in self._average.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], model: nn.Module) -> None:
@@ -208,14 +209,14 @@ class ImageClassification:
         A name without momentum starts afresh. Raises CheckpointError where a shape isn't the parameter's.
         """
         optimizer = self._fresh_optimizer(model)
-        sgd.take_momentum(optimizer, model, _under(MOMENTUM, state))
+        optimizers.take_state(optimizer, model, _besides((AVERAGE, POSITION), state))
         self._average = _under(AVERAGE, state)
         self.optimizer = optimizer
-        self._fits, self._position = (int(value) for value in state["position"])
+        self._fits, self._position = (int(value) for value in state[POSITION])
 
     def _fresh_optimizer(self, model: nn.Module) -> torch.optim.SGD:
         spec = self.spec
-        return sgd.sgd(
+        return optimizers.sgd(
             model, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov
         )
 
@@ -292,6 +293,10 @@ def learning_rate(spec: TaskSpec, step: int, steps: int) -> float:
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _besides(prefixes: tuple[str, ...], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
 @contextmanager

@@ -452,7 +452,7 @@ def test_the_fused_step_is_the_plain_one_whatever_the_layout(few: Splits, monkey
     """torch's fused SGD walks through memory unchecked: momentum laid out unlike its weight would be mixed up."""
     ends = []
     for fused in (True, False):
-        monkeypatch.setattr("dwindle.models.sgd._fusible", lambda _, fused=fused: fused)
+        monkeypatch.setattr("dwindle.models.optimizers._fusible", lambda _, fused=fused: fused)
         task, network = _task(few), _network()
         _fit(task, network)
         task.load_state_dict(task.state_dict(), network)  # momentum comes back contiguous, weights train channels last

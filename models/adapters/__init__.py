@@ -1,0 +1,1 @@
+"""Adapters: tasks whose training is that of Lightning or of transformers' Trainer."""

@@ -1,0 +1,96 @@
+"""What a LightningTask makes of a user's module and loaders, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dwindle.errors import UsageError, one_line
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+
+class Called(nn.Module):
+    """Anything that answers a batch, as a module."""
+
+    def __init__(self, answer: Callable[..., Any]) -> None:
+        super().__init__()
+        self.answer, self.called = answer, False
+
+    def forward(self, *inputs: Any) -> Any:
+        self.called = True
+        return self.answer(*inputs)
+
+
+def check(module: LightningModule, network: str | None) -> None:
+    if not module.automatic_optimization:
+        raise UsageError(
+            f"{type(module).__name__} optimises by hand (automatic_optimization is False), and masks are put back on "
+            "after Lightning's own step: let Lightning step, or write a task with a `fit` of your own",
+            code="unsupported",
+            name="automatic_optimization",
+        )
+    try:
+        made: Any = module.configure_optimizers()
+    except Exception:  # one that asks its trainer for something: looked at again once there is one
+        made = None
+    if len(_optimizers(made)) > 1:
+        raise several(module)
+    if network is not None:
+        inside = dict(module.named_children()).get(network)
+        if inside is None:
+            raise UsageError(
+                f"{type(module).__name__} has no module `{network}`: give `network` one of "
+                f"{', '.join(name for name, _ in module.named_children())}",
+                code="unknown-name",
+                option="network",
+                name=network,
+            )
+        own = {id(parameter) for parameter in inside.parameters()}
+        outside = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in own]
+        if outside:
+            raise UsageError(
+                f"{type(module).__name__} trains {outside[0]}, which is not in its `{network}`: leave out `network`, "
+                "and the whole module is the network",
+                code="conflict",
+                option="network",
+                name=outside[0],
+            )
+
+
+def _optimizers(made: Any) -> list[Any]:
+    """The optimizers in what `configure_optimizers` returned: one, or several, or two lists, the second of schedules,
+    or dictionaries that name each."""
+    if not isinstance(made, list | tuple):
+        return [made]
+    if made and isinstance(made[0], list | tuple):
+        return list(made[0])
+    return [one for one in made if not isinstance(one, dict) or "optimizer" in one]
+
+
+def several(module: LightningModule) -> UsageError:
+    return UsageError(
+        f"{type(module).__name__} has several optimizers: LR rewinding knows one schedule, so give it one optimizer",
+        code="unsupported",
+        name="configure_optimizers",
+    )
+
+
+def one_loader(loader: Any) -> Any:
+    """The one loader of a split; raises UsageError for several, and for one that doesn't know its length."""
+    if isinstance(loader, list | tuple) and len(loader) == 1:
+        loader = loader[0]
+    try:
+        len(loader)
+        if isinstance(loader, list | tuple | dict):
+            raise TypeError("several loaders")
+    except TypeError as error:
+        raise UsageError(
+            f"the data module's loader can't be used ({one_line(error)}): give one DataLoader with a length",
+            code="bad-member",
+            name="train_dataloader",
+        ) from error
+    return loader
