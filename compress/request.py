@@ -64,7 +64,7 @@ class Request:
         metavar="TARGET",
         group=BUDGET,
         help="The export target whose file `size` is counted on and whose rounding the accuracy is judged with: onnx, "
-        "coreml, executorch, executorch-coreml, litert or pytorch.",
+        "coreml, executorch, executorch-coreml, litert, mnn or pytorch.",
     )
     precision: str | None = option(
         None,

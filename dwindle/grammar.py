@@ -182,8 +182,8 @@ def _export(to: argparse.ArgumentParser) -> None:
         "--target",
         default="onnx",
         metavar="TARGETS",
-        help="The formats to write, comma-separated: onnx, coreml, executorch, executorch-coreml, litert or pytorch. "
-        "Default: onnx.",
+        help="The formats to write, comma-separated: onnx, coreml, executorch, executorch-coreml, litert, mnn or "
+        "pytorch. Default: onnx.",
     )
     to.add_argument(
         "--delegate",

@@ -28,17 +28,21 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def silent() -> Iterator[None]:
-    """As `quiet`, and drops what native code writes to the process's stderr too."""
+def silent(*streams: int) -> Iterator[None]:
+    """As `quiet`, and drops what native code writes to these file descriptors; without any, to the process's stderr."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    original = os.dup(2)
+    originals = {stream: os.dup(stream) for stream in streams or (2,)}
     null = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(null, 2)
+        for stream in originals:
+            os.dup2(null, stream)
         with quiet():
             yield
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
-        os.dup2(original, 2)
-        os.close(original)
+        for stream, original in originals.items():
+            os.dup2(original, stream)
+            os.close(original)
         os.close(null)

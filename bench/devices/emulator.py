@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dwindle import litert, onnx_session
+from dwindle import litert, mnn, onnx_session
 from dwindle.bench import build, wire
 from dwindle.bench.devices import sysroot
 from dwindle.bench.devices.sysroot import CPU, TARGETS
@@ -103,9 +103,9 @@ def count(
         # Arguments lie on the stack: a longer name would move it, and the count of a small file by 1e-3.
         file = Path(folder) / f"net{path.suffix}"
         file.symlink_to(path.absolute())
-        program = _executorch(file, sparse) if target == "executorch" else _python(file)
+        program = _executorch(file, sparse) if target == "executorch" else _python(target, file)
         answers, readings = _emulate(path, program, requests.getvalue(), time_limit, progress)
-    loaded, short, long = readings[:3]
+    loaded, short, long, _ = readings[-len(_REQUESTS) :]  # MNN writes to standard output when it loads a file
     counts = {kind: round(((long[kind] - short[kind]) - (short[kind] - loaded[kind])) / 4) for kind in loaded}
     return Count(
         instructions={kind: counts[kind] for kind in CLASSES},
@@ -121,9 +121,10 @@ def _executorch(path: Path, sparse: bool) -> list[str]:
     return [str(runner), str(path.absolute()), "1", *(["--sparse"] if sparse else [])]
 
 
-def _python(path: Path) -> list[str]:
-    shared = (wire.__file__, litert.__file__, onnx_session.__file__)
-    return [*sysroot.python(sysroot.root()), str(build.NATIVE / "guest.py"), *shared, str(path.absolute())]
+def _python(target: str, path: Path) -> list[str]:
+    opener = {"onnx": onnx_session, "litert": litert, "mnn": mnn}[target].__file__
+    program = [str(build.NATIVE / "guest.py"), wire.__file__, str(opener), str(path.absolute())]
+    return [*sysroot.python(sysroot.root()), *program]
 
 
 def _emulate(

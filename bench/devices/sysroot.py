@@ -25,15 +25,15 @@ SETUP = "dwindle doctor --setup arm64"
 CPU = "cortex-a76"
 """The emulated CPU. qemu's default has SVE, which most phones lack and which is ten times slower to emulate."""
 
-TARGETS = {"executorch": "executorch", "onnx": "onnxruntime", "litert": "litert"}
+TARGETS = {"executorch": "executorch", "onnx": "onnxruntime", "litert": "litert", "mnn": "mnn"}
 """The runtime that runs a target's files there, by target."""
 
 _RELEASE, _PYTHON = "bookworm", "3.11"
 """Fixed, whatever runs dwindle, so that the same code runs everywhere and counts compare between machines."""
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _PACKAGES = (f"python{_PYTHON}-minimal", f"libpython{_PYTHON}-stdlib", "libstdc++6", "libgomp1")
-_LITERT = "2.3.0"
-"""The version of LiteRT where none is installed here; the other packages always are."""
+_OPTIONAL = {"ai-edge-litert": "2.3.0", "MNN": "3.6.1"}
+"""The versions of the packages that may be absent here; the others are always installed."""
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 _LAYOUT = 1
 """To be raised when what `setup` makes changes, so that older folders are made again."""
@@ -86,7 +86,7 @@ def setup(progress: Progress = lambda line: None) -> Path:
             _unpack(wheel, scratch / "site")
         _pretend_cpu(scratch)
         progress("starting it once")  # which also leaves the bytecode that later starts load
-        imports = "import ai_edge_litert.interpreter, numpy, onnxruntime"
+        imports = "import ai_edge_litert.interpreter, MNN, numpy, onnxruntime"
         command = emulated([*python(scratch), "-c", imports], scratch)
         variables = environment(scratch)
         del variables["PYTHONDONTWRITEBYTECODE"]
@@ -147,8 +147,15 @@ def _wanted() -> dict[str, object]:
 def wheels() -> dict[str, str]:
     """Distributions and their versions, those installed here: both machines run the same code."""
     found = {name: version(name) for name in ("executorch", "onnxruntime", "numpy")}
-    found["ai-edge-litert"] = version("ai-edge-litert") if find_spec("ai_edge_litert") else _LITERT
+    found |= {name: _installed(name) or number for name, number in _OPTIONAL.items()}
     return {name: number.split("+")[0] for name, number in found.items()}  # PyPI has no local versions
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _download_packages(folder: Path, progress: Progress) -> list[Path]:
@@ -196,8 +203,8 @@ def _download_wheels(folder: Path, progress: Progress) -> list[Path]:
         [*pip, *platforms, "--python-version", _PYTHON, "--dest", str(folder), *wanted],
         f"cannot download aarch64 wheels from PyPI; {SETUP} goes on where this stopped",
     )
-    names = [wheel.replace("-", "_").replace("==", "-") for wheel in wanted]
-    return [file for file in sorted(folder.glob("*.whl")) if file.name.startswith(tuple(names))]
+    names = tuple(wheel.replace("-", "_").replace("==", "-").lower() for wheel in wanted)
+    return [file for file in sorted(folder.glob("*.whl")) if file.name.lower().startswith(names)]
 
 
 def _unpack(wheel: Path, site: Path) -> None:

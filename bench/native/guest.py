@@ -1,16 +1,19 @@
-"""One .onnx or .tflite file behind the messages of bench/wire.py, in a Python that has only the runtime.
+"""One .onnx, .tflite or .mnn file behind the messages of bench/wire.py, in a Python that has only the runtime.
 
-    python guest.py WIRE.PY LITERT.PY ONNX_SESSION.PY FILE
+    python guest.py WIRE.PY OPENER.PY FILE
 
-Runs under the emulator, where dwindle isn't installed; serves `load`, `time` and `infer` as bench/worker.py
-does, without the clocks.
+OPENER.PY is the file of dwindle that sets up the runtime. Runs under the emulator, where dwindle isn't installed;
+serves `load`, `time` and `infer` as bench/worker.py does, without the clocks.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -23,7 +26,7 @@ Infer = Callable[[list[np.ndarray]], list[np.ndarray]]
 def onnxruntime(path: str) -> tuple[str, Infer]:
     import onnxruntime
 
-    session = run_path(sys.argv[3])["session"](path)
+    session = run_path(sys.argv[2])["session"](path)
     names = [node.name for node in session.get_inputs()]
     # Not that file's `infer`: each call more would be counted, and older counts are what growth is measured from.
     return onnxruntime.__version__, lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))
@@ -35,11 +38,21 @@ def litert(path: str) -> tuple[str, Infer]:
     return ai_edge_litert.__version__, run_path(sys.argv[2])["loaded"](path, 1)
 
 
-RUNTIMES = {".onnx": onnxruntime, ".tflite": litert}
+def mnn(path: str) -> tuple[str, Infer]:
+    # Its native code says on standard output how it is going to compute. That must not land among the answers.
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    infer = run_path(sys.argv[2])["loaded"](path, 1)
+    ctypes.CDLL(None).fflush(None)
+    os.dup2(kept, 1)
+    return metadata.version("MNN"), infer
+
+
+RUNTIMES = {".onnx": onnxruntime, ".tflite": litert, ".mnn": mnn}
 
 
 def main() -> None:
-    wire_path, _, _, path = sys.argv[1:]
+    wire_path, _, path = sys.argv[1:]
     wire = run_path(wire_path)
     gc.disable()  # a collection is a million instructions, and not the file's
     requests, answers = sys.stdin.buffer, sys.stdout.buffer

@@ -50,6 +50,16 @@ def test_litert_runs_a_real_file(nets: tuple[nn.Module, nn.Module], tflite_files
     computes("litert", tflite_files[1], nets[1])
 
 
+@pytest.mark.needs("mnn")
+def test_mnn_runs_a_real_file(nets: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
+    from dwindle.export.fold import deployable
+    from dwindle.export.mnn.target import MNN
+
+    example = (torch.zeros(1, 1, 8, 8),)
+    MNN().write(deployable(nets[1], example), example, tmp_path / "net.mnn", pack=True)
+    computes("mnn", tmp_path / "net.mnn", nets[1])
+
+
 @pytest.mark.slow
 @pytest.mark.needs("no Mac")
 def test_executorch_for_core_ml_runs_a_real_file_by_the_interpreter(
@@ -110,6 +120,7 @@ def test_every_registered_runtime_says_whether_it_can_run_here() -> None:
         "coreml",
         "executorch-coreml",
         "litert",
+        "mnn",
         "torch",
         "torch-compiled",
     } <= found.keys()

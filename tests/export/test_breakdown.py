@@ -137,6 +137,17 @@ def test_a_litert_file_has_rows_and_places_in_its_graph(pack: bool, pruned: nn.M
     assert 0 < found.graph < 4000
 
 
+@pytest.mark.needs("mnn")
+@pytest.mark.parametrize("pack", [False, True])
+def test_an_mnn_file_has_a_place_for_each_survivor(pack: bool, pruned: nn.Module, tmp_path: Path) -> None:
+    found = breakdown(targets.load("mnn"), pruned, tmp_path, pack=pack)
+    assert found.mask == (4 * survivors(pruned) if pack else 0)
+    assert found.values == (4 * survivors(pruned) if pack else WEIGHTS)
+    assert found.rest == BIASES
+    assert 0 < found.graph < 4000
+    assert breakdown(targets.load("mnn", "int8"), pruned, tmp_path).mask < survivors(pruned)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -146,6 +157,7 @@ def test_a_litert_file_has_rows_and_places_in_its_graph(pack: bool, pruned: nn.M
         "executorch-coreml",
         "pytorch",
         pytest.param("litert", marks=pytest.mark.needs("litert")),
+        pytest.param("mnn", marks=pytest.mark.needs("mnn")),
     ],
 )
 def test_what_is_no_such_file_is_refused(name: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dwindle.export.parity import check
 from dwindle.export.target import Target
 from dwindle.manifest import Manifest
 
-OURS = ["coreml", "executorch", "executorch-coreml", "litert", "onnx", "pytorch"]
+OURS = ["coreml", "executorch", "executorch-coreml", "litert", "mnn", "onnx", "pytorch"]
 EXAMPLE = (torch.zeros(1, 4),)
 
 

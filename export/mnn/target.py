@@ -1,0 +1,93 @@
+"""MNN: weights in fp32, fp16 or int8, sparse ones in a form that its kernels compute sparsely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwindle.errors import RuntimeUnavailable
+from dwindle.export.fold import fold, foldable
+from dwindle.export.quantize import quantized, stored
+from dwindle.export.quiet import silent
+from dwindle.export.target import Target, one_by_one
+from dwindle.export.zeros import Effect, Effects
+from dwindle.mnn import loaded
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from dwindle.export.mnn.graph import Graph
+    from dwindle.manifest import Breakdown
+
+_STORAGE = (
+    "survivors and their places where they take fewer bytes than dense weights: eight bytes each, and in int8 files "
+    "under two, which are computed densely"
+)
+
+
+class MNN(Target):
+    """A .mnn file for MNN's interpreter. Its converter, from ONNX, makes the graph; the weights are dwindle's."""
+
+    name = "mnn"
+    suffix = ".mnn"
+    precisions = ("fp32", "fp16", "int8")
+    packages = ("torch", "onnx", "MNN")
+    effects = Effects(
+        weights=Effect(True, _STORAGE, ()),
+        n_of_m=Effect(True, _STORAGE, ()),
+    )
+
+    def __init__(self, precision: str | None = None, min_os: str | None = None) -> None:
+        if not (find_spec("MNN") and find_spec("flatbuffers")):
+            raise RuntimeUnavailable(
+                "the packages that write MNN files are not installed: pip install 'dwindle[mnn]'",
+                code="not-installed",
+                name="mnn",
+            )
+        super().__init__(precision, min_os)
+
+    def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
+        from dwindle.export.mnn.graph import convert
+
+        content, blocks = self._filled(convert(module, inputs), module, inputs, pack=pack)
+        path.write_bytes(content)
+        if not blocks:
+            return f"dense {self.precision}" + (", zeros as distances" if pack and self.precision == "int8" else "")
+        largest = max(blocks)
+        return "sparse fp32 survivors" + (f" in blocks of {largest} output channels" if largest > 1 else "")
+
+    def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
+        from dwindle.export.mnn.graph import convert
+
+        pairs = foldable(module, inputs)
+        graph = convert(fold(module, pairs), inputs)
+        return lambda candidate: len(self._filled(graph, fold(candidate, pairs), inputs, pack=True)[0])
+
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+        with silent(1, 2):  # the native code says on stdout how it is going to compute
+            infer = loaded(str(path), threads=1)
+        return one_by_one(lambda sample: infer(sample)[0], inputs)
+
+    def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
+        from dwindle.export.mnn.graph import read
+
+        return read(path.read_bytes(), module)
+
+    def breakdown(self, path: Path) -> Breakdown:
+        from dwindle.export.mnn.file import breakdown
+
+        return breakdown(path.read_bytes())
+
+    def _filled(
+        self, graph: Graph, network: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool
+    ) -> tuple[bytes, frozenset[int]]:
+        """The file of a network of the graph's architecture, and the blocks by which sparse layers are computed."""
+        from dwindle.export.mnn.graph import convert_as_is
+
+        weights = stored(network, self.precision)
+        if not graph.complete:  # what is computed from weights follows from their values
+            graph = convert_as_is(quantized(network, weights), inputs)
+        return graph.filled(weights, pack=pack)
