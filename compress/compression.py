@@ -17,6 +17,7 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.compress.amc.allocate import allocate
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.budget import Solver
+from dwindle.compress.dense_start import check_weights, judged
 from dwindle.compress.masks import masks_of_zeros, unnamed
 from dwindle.compress.network import Network
 from dwindle.compress.recalibrate import can_recalibrate, norms
@@ -35,6 +36,7 @@ from dwindle.models.checked_task import CheckedTask
 from dwindle.models.copies import copied
 from dwindle.models.pretrained import Fit, digest, load_pretrained, load_state
 from dwindle.models.provenance import code_state
+from dwindle.models.sources.source import Found
 from dwindle.models.tasks import make_task
 from dwindle.models.trust import is_code
 from dwindle.quantities import format_names
@@ -59,6 +61,8 @@ class Prepared:
     solvers: tuple[Solver, ...]
     trained: bool
     """Whether the network came trained for the task, so that it is pruned as it is."""
+    perhaps_trained: bool = False
+    """Whether it may have, which how it scores will tell."""
     notes: tuple[str, ...] = ()
     """What is said of the weights that the network came with."""
 
@@ -70,7 +74,9 @@ def prepare(request: Request) -> Prepared:
     """
     resolved = resolve(request)
     request = resolved.request
-    task = make_task(resolved.task_options)
+    source, name = source_of(request.model)
+    found = source.find(name, pretrained=request.pretrained)
+    task = make_task(_as_trained(found, resolved))
     if task.steps is None and request.gradual:
         raise UsageError(
             "`gradual` prunes over a share of the schedule's steps, and the task has no `steps`: add that, or "
@@ -89,8 +95,6 @@ def prepare(request: Request) -> Prepared:
         )
     torch.manual_seed(request.seed)
     inputs, classes = task.example_inputs(), task.classes
-    source, name = source_of(request.model)
-    found = source.find(name, pretrained=request.pretrained)
     revision = found.revision if request.pretrained else None
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]), dict(found.config), revision)
     model = build(spec)
@@ -138,9 +142,19 @@ def prepare(request: Request) -> Prepared:
             masks_of_zeros(model)
         else:
             solver.check_feasible(network)
-    trained = request.weights is not None and fit is not None and not fit.fresh
+    whole = not request.train_dense and not (fit and fit.fresh)
+    trained = whole and request.weights is not None
+    perhaps = whole and not trained and not resolved.method.restore and (source.is_code or request.pretrained)
     notes = (fit.sentence(request.weights or request.model),) if fit else ()
-    return Prepared(resolved, task, spec, network, solvers, trained, notes)
+    return Prepared(resolved, task, spec, network, solvers, trained, perhaps, notes)
+
+
+def _as_trained(found: Found, resolved: Resolved) -> dict[str, Any]:
+    """The options of the task, with the preprocessing that the trained weights which are begun with want."""
+    options, request = dict(resolved.task_options), resolved.request
+    if found.preprocessing and "task" not in options and (request.pretrained or request.weights is not None):
+        options["preprocessing"] = replace(found.preprocessing, classes=None)
+    return options
 
 
 def compress(
@@ -198,7 +212,7 @@ def _compress(
         request.gradual,
         request.calib_samples,
         save_every=60 * request.save_every,
-        pretrained=ready.trained,
+        pretrained=_came_trained(ready, run, watcher),
     )
     build_dense = partial(build, spec)
     if ranks.rank() == 0:
@@ -207,8 +221,6 @@ def _compress(
         target = calibrated(targets.load(request.target, request.precision), task, say=watching.note)
         as_shipped = shipper(target, task.example_inputs())
         pruning = IterativePruning(run.path, network, task, ready.solvers, settings, watching, build_dense, as_shipped)
-        if "task" in resolved.task_options and ranks.broadcast_from_first(lambda: not store.begun(run.path)):
-            _judge_untrained(task, network.model)
         if resolved.search:
             pruning = replace(pruning, allocated=partial(_allocated, pruning, resolved.search))
         history = pruning.run()
@@ -219,7 +231,14 @@ def _compress(
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
     cuts = cuts_of(network, build_dense)
-    done = replace(run, done=True, history=history, metrics=metrics, uncut=cuts.uncut)
+    done = replace(
+        run,
+        done=True,
+        history=history,
+        metrics=metrics,
+        uncut=cuts.uncut,
+        preprocessing=task.preprocessing,
+    )
     return ranks.broadcast_from_first(lambda: store.finish(done, tensors, cuts.structure))
 
 
@@ -232,12 +251,31 @@ def _out_of_reach(model: nn.Module) -> str | None:
     return f"{share:.0%} of the parameters are no layer's `weight` and are not pruned: {format_names(left, 1)}"
 
 
-def _judge_untrained(task: CheckedTask, model: nn.Module) -> None:
-    """Judges the untrained model on both splits, so that a mistake in `evaluate` is known before any training."""
-    untrained = copied(model)
-    with torch.random.fork_rng(devices=[]):
-        task.evaluate(untrained, "validation")
-        task.evaluate(untrained, "test")
+def _came_trained(ready: Prepared, run: Checkpoint, watcher: Watcher) -> bool:
+    """Whether the network is the dense one as it came, told by its weights' origin or by how well it scores.
+
+    Judging it before any training also finds a mistake in the `evaluate` of the user's own task. Raises UsageError for
+    weights that aren't what they should be.
+    """
+    request, task, model = ready.resolved.request, ready.task, ready.network.model
+    own = "task" in ready.resolved.task_options
+    if not (ready.trained or ready.perhaps_trained or own) or ranks.broadcast_from_first(lambda: store.begun(run.path)):
+        return ready.trained
+    start = judged(task, model)
+    if own:
+        with torch.random.fork_rng(devices=[]):
+            task.evaluate(copied(model), "test")
+    if ready.trained:
+        chosen = ready.resolved.task_options.get("normalize") is not None
+        watcher.note(check_weights(task, model, start, request.expect_accuracy, chosen))
+        return True
+    if ready.perhaps_trained and start.is_trained:
+        watcher.note(
+            f"{request.model} came trained: it scores {start.validation:.2f} on validation, and is taken as the dense "
+            "network (`train_dense` trains it on)"
+        )
+        return True
+    return False
 
 
 def _allocated(run: IterativePruning, settings: Settings, solver: Solver) -> Solver:

@@ -231,6 +231,23 @@ class Request:
         help="Where `weights` are of a network with another number of classes, keep the model's own last layer, fresh, "
         "and train the network.",
     )
+    train_dense: bool = option(
+        False,
+        kind=SWITCH,
+        group=DATA,
+        help="Train a network further that came trained: by `weights`, or by a factory whose network scores well above "
+        "chance.",
+    )
+    expect_accuracy: float | None = option(
+        None,
+        kind=NUMBER,
+        metavar="POINTS",
+        recorded=False,
+        group=DATA,
+        help="The validation accuracy that `weights` are known to have; nothing is pruned where they are more than a "
+        "point below it.",
+        unset="a warning where they are near chance",
+    )
     seed: int = option(
         0,
         kind=INTEGER,

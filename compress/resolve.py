@@ -62,7 +62,7 @@ class Resolved:
             "weights": sha256(Path(request.weights)) if request.weights is not None else None,
         }
         # Runs begun before there were these options can be resumed.
-        unset = {name for name in ("calib_samples", "pretrained", "new_head") if not recorded[name]}
+        unset = {name for name in ("calib_samples", "pretrained", "new_head", "train_dense") if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
 
 
@@ -151,7 +151,9 @@ def _check_method(request: Request, retraining: Method, task: Mapping[str, Any])
         raise _conflict("pretrained", "`weights` are loaded instead of `pretrained` ones: leave one of them out")
     if request.new_head and request.weights is None:
         raise _conflict("new_head", "`new_head` says what is left out of `weights`, and there are none: leave it out")
-    if request.weights is not None and not request.new_head and retraining.restore:
+    if request.expect_accuracy is not None and request.weights is None:
+        raise _conflict("expect_accuracy", "`expect_accuracy` is that of `weights`, and there are none: leave it out")
+    if request.weights is not None and not (request.new_head or request.train_dense) and retraining.restore:
         raise _conflict(
             "weights",
             f"`method` {name} goes back to an earlier state of the dense training, and `weights` come without one: use "
@@ -175,7 +177,7 @@ def _check_untrained(request: Request, retraining: Method) -> None:
             option="weights",
         )
     defaults = {each.name: each.default for each in options(Request)}
-    trained = ["recipe", "gradual", "rounds", "recalibrate", "new_head"]
+    trained = ["recipe", "gradual", "rounds", "recalibrate", "new_head", "train_dense"]
     if retraining.keep:
         trained += ["size", "density", "macs", "max_drop", "granularity", "score", "include", "exclude"]
     if retraining.keep or request.max_drop is None:

@@ -29,6 +29,7 @@ import dwindle
 from dwindle.documents import REMEDY, Count, FileName, Range, Size, parse, read
 from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.files import refuse_link, remove, staged, sweep
+from dwindle.preprocessing import Preprocessing
 from dwindle.sealed import Tensors, check_file, members, read_sealed_json, read_tensors, seal, unseal
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class _Document:
     pinned: tuple[Uncut, ...]
     files: dict[FileName, str]
     numerics: Numerics | None = None
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ class Checkpoint:
     numerics: Numerics | None = None
     """What the run computed with when it began, and goes on with when it resumes; None where an older version of
     dwindle began it."""
+    preprocessing: Preprocessing | None = None
+    """How an image becomes an input of the network; None while unfinished, and where its task doesn't say."""
 
     @classmethod
     def load(cls, path: Path | str) -> Checkpoint:
@@ -206,6 +210,7 @@ class Checkpoint:
             versions=document.versions,
             uncut=document.pinned,
             numerics=document.numerics,
+            preprocessing=document.preprocessing,
         )
 
     def require_done(self) -> Checkpoint:
@@ -274,6 +279,7 @@ class Checkpoint:
             "versions": self.versions,
             "pinned": [asdict(entry) for entry in self.uncut],
             "numerics": asdict(self.numerics) if self.numerics else None,
+            **({"preprocessing": asdict(self.preprocessing)} if self.preprocessing else {}),
         }
 
 

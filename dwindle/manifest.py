@@ -10,6 +10,7 @@ from typing import Annotated
 from dwindle.documents import Count, FileName, Range, Share, Size, parse
 from dwindle.errors import CheckpointError
 from dwindle.files import deflated_bytes, raw_bytes, sha256, write_json
+from dwindle.preprocessing import Preprocessing
 from dwindle.quantities import format_bytes
 from dwindle.sealed import read_sealed_json, sealed_json
 
@@ -137,6 +138,8 @@ class Manifest:
     """`none` where zeros were to be stored like any other weight, else `auto`."""
     calibration_samples: Count | None = None
     """How many samples set the ranges of activations; None where those aren't rounded."""
+    preprocessing: Preprocessing | None = None
+    """How an image becomes an input of the file; None where the task doesn't say, or an older dwindle wrote it."""
     breakdown: Breakdown | None = None
     """What the bytes of `file` are spent on; None where the target cannot tell, or dwindle wrote it before it could."""
 

@@ -52,6 +52,9 @@ class Task(Protocol):
     - `normalization: tuple[Tensor, Tensor]` is the mean and the standard deviation of each channel of an image, on
       the scale of 0 to 255: the network's input is (pixel - mean) / deviation. Without it no exported file takes
       images.
+    - `preprocessing: dwindle.preprocessing.Preprocessing` says all of how an image becomes an input: besides the above,
+      its size, how it is scaled and cropped, the order of its colours. Without it the checkpoint and manifests have
+      what `normalization` and `class_names` say.
     - `metric: str` is the name of what `evaluate` returns. Without it, tables call it accuracy.
     - `steps: int` is how many optimizer steps the whole schedule has. Without it there is no remaining time in the
       first round, and gradual pruning and weight rewinding are refused.

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dwindle.models.trust import Trust
+    from dwindle.preprocessing import Preprocessing
 
 NO_PACKING = "none"
 PACKINGS = ("auto", NO_PACKING)
@@ -81,7 +82,16 @@ def export_one(
     folder, how = checkpoint.exports / target.name, options.packing
     unproven, tolerance = options.unproven, options.tolerance
     return export_networks(
-        networks, example, real, folder, target, progress, how, unproven=unproven, tolerance=tolerance
+        networks,
+        example,
+        real,
+        folder,
+        target,
+        progress,
+        how,
+        unproven=unproven,
+        tolerance=tolerance,
+        preprocessing=task.preprocessing,
     )
 
 
@@ -96,12 +106,14 @@ def export_networks(
     *,
     unproven: bool = False,
     tolerance: float | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Manifest:
     """Writes one target's folder, and returns its manifest.
 
     networks: by the names `net` and `dense`, each network as it was trained (in eval mode, on the CPU) and as it ships
     (`fold.deployable`). example: an input of the networks, a batch of one. real: the inputs on which files are compared
-    with their networks. packing, unproven, tolerance: as in `ExportOptions`. Raises as `export` does.
+    with their networks. packing, unproven, tolerance: as in `ExportOptions`. preprocessing: how an image becomes an
+    input, for the manifest. Raises as `export` does.
     """
     say = progress or (lambda line: None)
     roles = {"net": target, "dense": type(target)()}
@@ -148,6 +160,7 @@ def export_networks(
             dense_precision=roles["dense"].precision,
             packing=packing,
             calibration_samples=len(target.samples[0]) if target.samples is not None else None,
+            preprocessing=preprocessing,
             breakdown=target.breakdown(scratch / f"net{target.suffix}"),
             quality=quality(networks["net"][1], target.precision, found["net"]),
         )

@@ -22,6 +22,7 @@ from torch import Tensor
 from dwindle.errors import DwindleError, UsageError, one_line
 from dwindle.models import ranks
 from dwindle.models.inputs import row_major
+from dwindle.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,6 +73,11 @@ OPTIONAL = {
         lambda value: isinstance(value, tuple | list) and len(value) == 2,
         "two tensors, the mean and the standard deviation of each channel",
         "no exported file can take images",
+    ),
+    "preprocessing": OptionalMember(
+        lambda value: isinstance(value, Preprocessing),
+        "a dwindle.preprocessing.Preprocessing",
+        "manifests have what `normalization` and `class_names` say of images, and not how those are scaled",
     ),
     "metric": OptionalMember(
         lambda value: isinstance(value, str), "a string", "tables call its metric accuracy", default="accuracy"
@@ -238,6 +244,17 @@ class CheckedTask:
     def normalization(self) -> tuple[Tensor, Tensor] | None:
         """The mean and the standard deviation of each channel of an image, from 0 to 255; None where unknown."""
         return self._value("normalization")  # type: ignore[no-any-return]
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How an image becomes an input; what `normalization` says of it where the task has no more, else None."""
+        own: Preprocessing | None = self._value("preprocessing")
+        if own is not None or self.normalization is None:
+            return own
+        mean, std = (
+            tuple(torch.as_tensor(moment).double().div(255).flatten().tolist()) for moment in self.normalization
+        )
+        return Preprocessing(mean, std, colours="L" if len(mean) == 1 else "RGB", classes=self.class_names)
 
     @property
     def metric(self) -> str:

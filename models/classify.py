@@ -21,6 +21,7 @@ from dwindle.models.numerics import training_device
 from dwindle.models.precision import bf16_gains
 from dwindle.models.recorded import Recorded, Step
 from dwindle.models.spec import TaskSpec as TaskSpec
+from dwindle.preprocessing import COLOURS, Preprocessing, normalization
 from dwindle.task import Split
 
 EVALUATION_BATCH = 256
@@ -61,6 +62,8 @@ class ImageClassification:
             )
         self.spec = replace(spec, fingerprint=splits.fingerprint)
         self.splits = splits
+        self.preprocessing = preprocessing_of(spec, splits)
+        """How an image becomes an input of the network."""
         self.optimizer: torch.optim.SGD | None = None
         """The optimizer that `fit` uses, kept between its calls: LR rewinding continues with its momentum."""
         self._batches = Batches(splits.train, spec.batch_size, spec.crop, spec.flip, spec.seed)
@@ -73,9 +76,9 @@ class ImageClassification:
     def origin(self) -> dict[str, Any]:
         """What a checkpoint records of this task; `dwindle.models.tasks.make_task` takes it back."""
         made = asdict(self.spec)
-        if self.spec.augment == 1:  # runs begun before there was this option go on
-            del made["augment"]
-        return made
+        # Runs begun before there were these options go on.
+        defaults = {"augment": 1, "normalize": None, "preprocessing": None}
+        return {name: value for name, value in made.items() if defaults.get(name, made) != value}
 
     @property
     def classes(self) -> int:
@@ -91,7 +94,16 @@ class ImageClassification:
     def normalization(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel, (channels,), on the scale of 0 to 255: samples are normalised by
         them."""
-        return self.splits.mean, self.splits.std
+        if _given(self.spec) is None:  # not by way of a scale of 0 to 1, which would round them
+            return self.splits.mean, self.splits.std
+        mean, std = self.preprocessing.moments
+        return torch.tensor(mean), torch.tensor(std)
+
+    def normalized_otherwise(self) -> dict[str, ImageClassification]:
+        """This task with each other normalisation that trained weights may want, by what `normalize` calls it."""
+        names = ["data", "0-1", *(["imagenet"] if self.splits.shape[0] == 3 else [])]
+        tasks = {name: ImageClassification(replace(self.spec, normalize=name), self.splits) for name in names}
+        return {name: task for name, task in tasks.items() if task.preprocessing != self.preprocessing}
 
     @property
     def steps(self) -> int:
@@ -277,12 +289,38 @@ class ImageClassification:
         return forward
 
     def _moments(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean, std = (moment.to(device)[:, None, None] for moment in (self.splits.mean, self.splits.std))
+        mean, std = (moment.to(device)[:, None, None] for moment in self.normalization)
         return mean, std
 
     def _normalized(self, images: Tensor, device: torch.device) -> Tensor:
         mean, std = self._moments(device)
         return (images.to(device).float() - mean) / std
+
+
+def preprocessing_of(spec: TaskSpec, splits: Splits) -> Preprocessing:
+    """How the images of a data set become inputs: as the options say, else the network's source, else by the data.
+
+    Raises UsageError where that is for another number of channels.
+    """
+    channels, *size = splits.shape
+    how = _given(spec)
+    if how is None:
+        mean, std = (tuple(moment.double().div(255).tolist()) for moment in (splits.mean, splits.std))
+        how = replace(spec.preprocessing or Preprocessing(mean, std), mean=mean, std=std)
+    colours = how.colours if channels == len(COLOURS[how.colours]) else "L" if channels == 1 else "RGB"
+    return replace(how.over(channels), size=(size[0], size[1]), colours=colours, classes=splits.classes)
+
+
+def _given(spec: TaskSpec) -> Preprocessing | None:
+    """The preprocessing that options or the network's source say; None where pixels are normalised by the data's own
+    statistics."""
+    if spec.normalize is None:
+        return spec.preprocessing
+    given = normalization(spec.normalize)
+    if given is None:
+        return None
+    mean, std = given
+    return replace(spec.preprocessing, mean=mean, std=std) if spec.preprocessing else Preprocessing(mean, std)
 
 
 def learning_rate(spec: TaskSpec, step: int, steps: int) -> float:

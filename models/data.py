@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dwindle.errors import UsageError
+from dwindle.preprocessing import Colours
 from dwindle.task import Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -60,6 +61,20 @@ class Splits:
 
     def __getitem__(self, split: Split) -> Subset:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+    def in_colours(self, colours: Colours) -> Splits:
+        """The same images with the channels that a network takes: grey ones three times over, RGB in another order."""
+        channels = self.shape[0]
+
+        def turned(subset: Subset) -> Subset:
+            images = subset.images
+            if channels == 1 and colours != "L":
+                images = images.expand(-1, 3, -1, -1)
+            elif channels == 3 and colours == "BGR":
+                images = images.flip(1)
+            return replace(subset, images=images)
+
+        return replace(self, train=turned(self.train), validation=turned(self.validation), test=turned(self.test))
 
     @property
     def shape(self) -> tuple[int, ...]:

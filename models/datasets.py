@@ -18,22 +18,40 @@ from dwindle.files import user_cache
 from dwindle.models.data import Splits, Subset, carve
 from dwindle.models.factory import call_factory
 from dwindle.models.folder import load_folder
+from dwindle.preprocessing import Preprocessing
 from dwindle.registry import unknown
 
 ROOT = "DWINDLE_DATA"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
-def load(data: str, *, root: str | None = None, image_size: int | None = None) -> Splits:
+def load(
+    data: str, *, root: str | None = None, image_size: int | None = None, how: Preprocessing | None = None
+) -> Splits:
     """The data set `data`: a name, a folder of class folders, or `package.module:factory` returning Splits.
 
     `root`: a folder to look in, before the one that DWINDLE_DATA names. `image_size` in pixels: for a
-    folder, whose images may differ. Nothing is kept on disk but what torchvision downloads.
+    folder, whose images may differ. how: the preprocessing of a network with trained weights, for the size of a
+    folder's images, the way they are scaled, and the colours. Nothing is kept on disk but what torchvision downloads.
     Raises UsageError where the data isn't found, isn't readable or isn't fit to train on.
     """
+    if root is not None and data in LOADERS and not _expanded(root).is_dir():  # else another copy would be taken
+        raise UsageError(
+            f"`data_root` {root} is no folder: give the one that holds the data, or leave it out",
+            code="missing",
+            option="data_root",
+            path=root,
+        )
+    splits = _load(data, root, image_size, how)
+    return splits.in_colours(how.colours) if how else splits
+
+
+def _load(data: str, root: str | None, image_size: int | None, how: Preprocessing | None) -> Splits:
     roots = [_expanded(place) for place in (root, os.environ.get(ROOT)) if place]
     if is_folder(data):
-        return load_folder(_expanded(data), image_size)
+        if image_size is None and how and how.size:
+            image_size = how.size[0]
+        return load_folder(_expanded(data), image_size, how)
     if image_size is not None:
         raise UsageError(f"an image size is for a folder of images, and data {data!r} has its own")
     if data in LOADERS:

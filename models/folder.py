@@ -27,6 +27,7 @@ from dwindle.errors import UsageError, one_line
 from dwindle.files import staged, user_cache
 from dwindle.foreign import console, single_line
 from dwindle.models.data import Splits, Subset, drawn
+from dwindle.preprocessing import Preprocessing
 from dwindle.quantities import format_bytes
 
 Sample = tuple[str, int]
@@ -35,6 +36,9 @@ Shape = tuple[int, int, int]
 """Of an image: (channels, height, width)."""
 Digests = NDArray[np.uint64]
 """Of the pixels of each image: equal where they are equal."""
+
+VALIDATION = ("val", "validation", "valid", "dev")
+"""The usual names of the folder of the validation split."""
 
 _log = logging.getLogger(__name__)
 _DECODED = "2"
@@ -48,13 +52,14 @@ _QUARTER_TURNS = range(5, 9)
 """EXIF's orientations (CIPA DC-008, tag 0x0112) that exchange width and height."""
 
 
-def load_folder(root: Path, image_size: int | None) -> Splits:
+def load_folder(root: Path, image_size: int | None, how: Preprocessing | None = None) -> Splits:
     """The images of `root`, laid out as torchvision's ImageFolder wants them: `[split/]class/image`.
 
-    With a `train/` subfolder, `val/` (or `validation/`) and `test/` are read beside it; a split that isn't
-    there is carved from train, a tenth for validation and a fifth for test. Images become grey where all
+    With a `train/` subfolder, `val/` (or one of VALIDATION's other names) and `test/` are read beside it; a split that
+    isn't there is carved from train, a tenth for validation and a fifth for test. Images become grey where all
     are grey, else RGB. With `image_size`, each is cropped to a square about its centre and scaled to that
-    side; without, all must be of one size. Hidden files and folders, whose names begin with a dot, are left out.
+    side, by the crop and the interpolation of `how`; without, all must be of one size. Hidden files and folders, whose
+    names begin with a dot, are left out.
     What would take more than half of the free memory is decoded once into a file of the user's cache, and mapped.
     Files of other formats are passed over. How many there are is logged as a warning, as are images that are in two
     splits, and a split in which every image is of one colour or the same.
@@ -66,10 +71,18 @@ def load_folder(root: Path, image_size: int | None) -> Splits:
         raise UsageError(message, code="out-of-range", option="image_size")
     divided = (root / "train").is_dir()
     folders = {"train": root / "train" if divided else root}
-    for split, names in {"validation": ("val", "validation"), "test": ("test",)}.items():
-        for name in names:
-            if divided and (root / name).is_dir():
-                folders[split] = root / name
+    for split, names in {"validation": VALIDATION, "test": ("test",)}.items():
+        there = [root / name for name in names if divided and (root / name).is_dir()]
+        if len(there) > 1:
+            raise UsageError(
+                f"{root} has {' and '.join(each.name for each in there)}, each of them a {split} split by its name: "
+                "leave one",
+                code="ambiguous",
+                option="data",
+                path=root,
+            )
+        if there:
+            folders[split] = there[0]
     listed = {split: _list(folder) for split, folder in folders.items()}
     classes = listed["train"][0]
     if len(classes) < 2:
@@ -91,7 +104,7 @@ def load_folder(root: Path, image_size: int | None) -> Splits:
     shape = (len(mode), height, width)
     fits = sum(map(len, splits.values())) * math.prod(shape) <= psutil.virtual_memory().available / 2
     read = _read if fits else _mapped
-    decoded = {split: read(samples, shape) for split, samples in splits.items()}
+    decoded = {split: read(samples, shape, how) for split, samples in splits.items()}
     for split, (subset, digests) in decoded.items():
         _note_sameness(split, subset, digests)
     for known, judged in (("train", "validation"), ("train", "test"), ("validation", "test")):
@@ -156,21 +169,21 @@ def _common(paths: list[str], image_size: int | None) -> tuple[int, int, tuple[s
     return *size, ("L",) if grey else ("R", "G", "B")
 
 
-def _read(samples: list[Sample], shape: Shape) -> tuple[Subset, Digests]:
+def _read(samples: list[Sample], shape: Shape, how: Preprocessing | None) -> tuple[Subset, Digests]:
     images, digests = np.empty((len(samples), *shape), np.uint8), np.empty(len(samples), np.uint64)
     for index, (path, _) in enumerate(samples):
-        images[index] = _pixels(path, shape)
+        images[index] = _pixels(path, shape, how)
         digests[index] = _digest(images[index])
     return Subset(torch.from_numpy(images), _labels(samples)), digests
 
 
-def _mapped(samples: list[Sample], shape: Shape) -> tuple[Subset, Digests]:
+def _mapped(samples: list[Sample], shape: Shape, how: Preprocessing | None) -> tuple[Subset, Digests]:
     """As `_read`, in a file that the system pages in as it is needed. It is written once for the same images.
 
     It holds the pixels of all images and then their digests, eight bytes each.
     """
     whole, end = (len(samples), *shape), len(samples) * math.prod(shape)
-    file = user_cache() / "images" / f"{_listing(samples, shape)}.u8"
+    file = user_cache() / "images" / f"{_listing(samples, shape, how)}.u8"
     if not file.exists():
         with staged(file) as scratch:
             free = shutil.disk_usage(scratch.parent).free
@@ -187,7 +200,7 @@ def _mapped(samples: list[Sample], shape: Shape) -> tuple[Subset, Digests]:
             images = np.memmap(scratch, np.uint8, "r+", shape=whole)
             digests = np.empty(len(samples), "<u8")
             with ThreadPoolExecutor(os.cpu_count()) as readers:
-                decoded = readers.map(partial(_pixels, shape=shape), (path for path, _ in samples))
+                decoded = readers.map(partial(_pixels, shape=shape, how=how), (path for path, _ in samples))
                 said = track(decoded, f"decoding to {file}", len(samples), console=console())
                 for index, pixels in enumerate(said):
                     images[index] = pixels
@@ -201,9 +214,10 @@ def _mapped(samples: list[Sample], shape: Shape) -> tuple[Subset, Digests]:
     return subset, np.fromfile(file, "<u8", offset=end)
 
 
-def _listing(samples: list[Sample], shape: Shape) -> str:
+def _listing(samples: list[Sample], shape: Shape, how: Preprocessing | None) -> str:
     """A name for these images at this size: a hash of their paths, sizes and times of change."""
-    digest = hashlib.sha256(f"{_DECODED} {shape}".encode())
+    scaled = f" {how.resize} {how.crop_share} {how.interpolation}" if how else ""
+    digest = hashlib.sha256(f"{_DECODED} {shape}{scaled}".encode())
     for path, _ in samples:
         found = Path(path).stat()
         digest.update(f"{Path(path).resolve()}\0{found.st_size} {found.st_mtime_ns}\0".encode())
@@ -214,18 +228,28 @@ def _labels(samples: list[Sample]) -> torch.Tensor:
     return torch.tensor([label for _, label in samples], dtype=torch.int64)
 
 
-def _pixels(path: str, shape: Shape) -> NDArray[np.uint8]:
+def _pixels(path: str, shape: Shape, how: Preprocessing | None) -> NDArray[np.uint8]:
     """An image, upright and opaque, cropped about its centre and scaled to that shape."""
-    from PIL import ImageOps
-
     with _opened(path) as image:
         try:
             plain = _eight_bits(_upright(image), path).convert("L" if shape[0] == 1 else "RGB")
-            pixels = np.asarray(ImageOps.fit(plain, shape[:0:-1]))
+            pixels = np.asarray(_scaled(plain, (shape[2], shape[1]), how))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow makes of a truncated file
             message = f"{path} can't be read as an image ({one_line(error)}): mend or remove it"
             raise UsageError(message, code="unreadable", option="data", path=path) from error
     return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+
+
+def _scaled(image: Any, size: tuple[int, int], how: Preprocessing | None) -> Any:
+    from PIL import Image, ImageOps
+
+    if how is None:
+        return ImageOps.fit(image, size)
+    method, border = Image.Resampling[how.interpolation.upper()], (1 - how.crop_share) / 2
+    if how.resize == "shorter":
+        return ImageOps.fit(image, size, method, border)
+    width, height = image.size
+    return image.resize(size, method, (border * width, border * height, (1 - border) * width, (1 - border) * height))
 
 
 def _orientation(image: Any) -> int:

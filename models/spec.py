@@ -9,6 +9,7 @@ from typing import Any
 from dwindle.errors import UsageError
 from dwindle.models.schedule import Schedule, check
 from dwindle.options import INTEGER, NUMBER, SHARE_OR_ZERO, SWITCH, option
+from dwindle.preprocessing import Preprocessing, normalization
 
 DATA = "what to train on"
 TRAINING = "how to train"
@@ -46,6 +47,16 @@ class TaskSpec:
         group=DATA,
         unset="the size of the images, which must then be the same for all",
     )
+    normalize: str | None = option(
+        None,
+        help="How pixels from 0 to 1 are normalised: imagenet, data (by the training split's own mean and deviation), "
+        "0-1 (not at all), or MEAN/STD such as 0.5/0.25, each one number or one per channel.",
+        metavar="HOW",
+        group=DATA,
+        unset="as trained weights of torchvision, timm or transformers were; else data",
+    )
+    preprocessing: Preprocessing | None = None
+    """How the network's weights want images, where its source says so; `normalize` and `image_size` come before it."""
     fingerprint: str | None = None
     """SHA-256 of the data, once it has been seen: other data under the same name is refused."""
     epochs: int = option(
@@ -147,6 +158,8 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         check(self.schedule, self.warmup)
+        if self.normalize is not None:
+            normalization(self.normalize)
         for name, fine, wanted in (
             ("epochs", self.epochs >= 0, "0 or more"),
             ("batch_size", self.batch_size >= 1, "1 or more"),

@@ -46,7 +46,8 @@ def make_task(spec: Mapping[str, Any]) -> CheckedTask:
             option="data",
         )
     task_spec = TaskSpec(**{**DATA_SET_OPTIONS.get(options["data"], {}), **options})
-    splits = load(task_spec.data, root=task_spec.data_root, image_size=task_spec.image_size)
+    how = task_spec.preprocessing
+    splits = load(task_spec.data, root=task_spec.data_root, image_size=task_spec.image_size, how=how)
     return CheckedTask(ImageClassification(task_spec, splits))
 
 
@@ -69,7 +70,7 @@ def restore_task(checkpoint: Checkpoint, trust: Trust = False) -> CheckedTask:
     if "task" in options:
         require_trust(parse(str, options["task"], file, within="origin.task.task"), "task", trust, checkpoint.path)
         return make_task(options)
-    parse(TaskSpec, options, file, within="origin.task")
+    options["preprocessing"] = parse(TaskSpec, options, file, within="origin.task").preprocessing
     if ":" in options["data"] and not is_folder(options["data"]):
         require_trust(options["data"], "data", trust, checkpoint.path)
     return make_task(options)

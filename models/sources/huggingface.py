@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError, one_line
-from dwindle.models.preprocessing import Preprocessing, Resize
 from dwindle.models.sources import hub
 from dwindle.models.sources.source import Found, ModelSource
+from dwindle.preprocessing import Preprocessing, Resize
 
 CLASSIFIERS = {
     "pixel_values": "ForImageClassification",

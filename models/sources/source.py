@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dwindle.errors import DwindleError, UsageError
-from dwindle.models.preprocessing import Preprocessing
+from dwindle.preprocessing import Preprocessing
 from dwindle.registry import names, resolve_class
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError, one_line
-from dwindle.models.preprocessing import Preprocessing, Resize
 from dwindle.models.sources import hub
 from dwindle.models.sources.source import Found, ModelSource, classifier_needs_classes
+from dwindle.preprocessing import Preprocessing, Resize
 from dwindle.registry import unknown_name
 
 _WEIGHTS = "model.safetensors"

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError, one_line
-from dwindle.models.preprocessing import Preprocessing
 from dwindle.models.sources.source import Found, ModelSource, classifier_needs_classes
+from dwindle.preprocessing import Preprocessing
 from dwindle.registry import unknown_name
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")

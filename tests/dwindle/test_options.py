@@ -93,7 +93,7 @@ def test_the_options_of_export_can_be_given_again(values: dict[str, Any]) -> Non
 
 
 def test_every_field_is_an_option_but_those_that_others_set() -> None:
-    for declared, others in ((Request, set()), (ExportOptions, set()), (TaskSpec, {"fingerprint", "seed"})):
+    for declared, others in ((Request, set()), (ExportOptions, set()), (TaskSpec, {"fingerprint", "preprocessing", "seed"})):
         assert {each.name for each in fields(declared)} - {each.name for each in options(declared)} == others
 
 
@@ -142,7 +142,7 @@ def test_no_option_lacks_a_help_sentence(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_can_be_read_in_one_sitting(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    assert len(GRAMMAR.commands[command].format_help().splitlines()) <= 160
+    assert len(GRAMMAR.commands[command].format_help().splitlines()) <= 200
 
 
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "executorch", "sklearn", "numpy", "scipy", "rich", "jinja2")

@@ -80,6 +80,9 @@ def test_a_checkpoint_becomes_two_files_and_a_manifest(checkpoint: Path) -> None
     assert manifest.file.bytes == (folder / "net.onnx").stat().st_size < 50_000
     assert manifest.dense.bytes == (folder / "dense.onnx").stat().st_size > 300_000
     assert manifest.file.deflated_bytes < manifest.file.bytes
+    assert manifest.preprocessing is not None
+    assert (manifest.preprocessing.size, manifest.preprocessing.colours) == ((8, 8), "L")
+    assert manifest.preprocessing.classes == tuple("0123456789")
     assert manifest.breakdown is not None
     assert sum(astuple(manifest.breakdown)) == manifest.file.bytes
     assert 0 < manifest.breakdown.mask < manifest.breakdown.values

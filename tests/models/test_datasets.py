@@ -79,6 +79,7 @@ def test_roots_are_tried_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         return load("fashion-mnist", root=root).test.images[:, 0]
 
     assert torch.equal(taken(str(tmp_path / "argument")), torch.from_numpy(written["argument"]))
+    (tmp_path / "empty").mkdir()
     assert torch.equal(taken(str(tmp_path / "empty")), torch.from_numpy(written["environment"]))
     monkeypatch.delenv("DWINDLE_DATA")
     assert torch.equal(taken(None), torch.from_numpy(written["debian"]))
@@ -97,6 +98,7 @@ def test_fashion_mnist_of_debian() -> None:
 @pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
 def test_nothing_found_says_where_it_looked(tmp_path: Path, name: str) -> None:
+    (tmp_path / "root").mkdir()
     with pytest.raises(UsageError, match="couldn't download it") as caught:
         load(name, root=str(tmp_path / "root"))
     message = str(caught.value)
