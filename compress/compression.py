@@ -21,6 +21,7 @@ from dwindle.compress.dense_start import check_weights, judged
 from dwindle.compress.masks import masks_of_zeros, unnamed
 from dwindle.compress.network import Network
 from dwindle.compress.recalibrate import can_recalibrate, norms
+from dwindle.compress.rehearsal import Rehearsal, rehearse
 from dwindle.compress.request import Request
 from dwindle.compress.resolve import Resolved, resolve
 from dwindle.compress.rounds import IterativePruning, PruningSettings
@@ -65,6 +66,33 @@ class Prepared:
     """Whether it may have, which how it scores will tell."""
     notes: tuple[str, ...] = ()
     """What is said of the weights that the network came with."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the checkpoint records of the request, as it will be read back from disk."""
+        unset = {name for name in ("config", "revision", "pretrained") if not getattr(self.spec, name)}
+        model = {name: value for name, value in asdict(self.spec).items() if name not in unset}
+        own = {"model": model, "task": self.task.origin or self.resolved.task_options}
+        same: dict[str, Any] = json.loads(json.dumps({**own, **self.resolved.origin}))
+        return same
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of all targets that the network is meant for, that of the budget first."""
+        request = self.resolved.request
+        return tuple(dict.fromkeys((request.target, *request.targets)))
+
+    def rehearse(self) -> Rehearsal:
+        """Exports the network as it is to all targets, and forgets the files: see `dwindle.compress.rehearsal`."""
+        return rehearse(
+            self.network,
+            [solver.granularity for solver in self.solvers],
+            self.task,
+            partial(build, self.spec),
+            self.origin,
+            self.targets,
+            trained=self.trained,
+        )
 
 
 def prepare(request: Request) -> Prepared:
@@ -186,7 +214,7 @@ def _compress(
     ready = prepare(request)
     resolved, spec, task, network = ready.resolved, ready.spec, ready.task, ready.network
     request = resolved.request
-    origin = _as_json({**_origin(spec, task, resolved), **resolved.origin})
+    origin = ready.origin
     code = _code(resolved)
     ranks.broadcast_from_first(lambda: whole_run.enter_context(store.locked(out)))
     here = numerics.present()
@@ -221,6 +249,8 @@ def _compress(
         target = calibrated(targets.load(request.target, request.precision), task, say=watching.note)
         as_shipped = shipper(target, task.example_inputs())
         pruning = IterativePruning(run.path, network, task, ready.solvers, settings, watching, build_dense, as_shipped)
+        if request.rehearsal and ranks.broadcast_from_first(lambda: not store.begun(run.path)):
+            _rehearsed(ready, watching)
         if resolved.search:
             pruning = replace(pruning, allocated=partial(_allocated, pruning, resolved.search))
         history = pruning.run()
@@ -278,6 +308,15 @@ def _came_trained(ready: Prepared, run: Checkpoint, watcher: Watcher) -> bool:
     return False
 
 
+def _rehearsed(ready: Prepared, watcher: Watcher) -> None:
+    """Rehearses the export on the first rank, says what came of it, and raises what a target refuses."""
+    rehearsal = ranks.broadcast_from_first(ready.rehearse)
+    for target in rehearsal.outcomes:
+        watcher.note(f"{target}: {rehearsal.sentence(target)}")
+    if refusals := list(filter(None, map(rehearsal.refusal, rehearsal.outcomes))):
+        raise refusals[0]
+
+
 def _allocated(run: IterativePruning, settings: Settings, solver: Solver) -> Solver:
     """Returns the solver that prunes by the shares that AMC finds for the solver's budget."""
     share = solver.largest_share(run.network)
@@ -294,15 +333,3 @@ def _code(resolved: Resolved) -> dict[str, str]:
     specs = [resolved.request.model, *(str(options.get(key) or "") for key in ("data", "task"))]
     own = [spec for spec in specs if is_code(spec)]
     return {f"code {spec}": code_state(spec) for spec in own if not Path(spec).exists()}
-
-
-def _origin(spec: ModelSpec, task: CheckedTask, resolved: Resolved) -> dict[str, Any]:
-    of_source = {name for name in ("config", "revision", "pretrained") if not getattr(spec, name)}
-    model = {name: value for name, value in asdict(spec).items() if name not in of_source}
-    return {"model": model, "task": task.origin or resolved.task_options}
-
-
-def _as_json(origin: dict[str, Any]) -> dict[str, Any]:
-    """Returns `origin` as it will be read back from disk, so that a resumed run can compare it."""
-    same: dict[str, Any] = json.loads(json.dumps(origin))
-    return same

@@ -31,6 +31,16 @@ class Bytes:
 
 
 @dataclass(frozen=True)
+class Rehearsed:
+    """What the export of the untrained network to a target came to: see `dwindle.compress.rehearsal`."""
+
+    target: str
+    sentence: str
+    exit_code: int
+    """What `compress` would end with because of it, before it trains: 0 where it would go on."""
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What `compress` would do with a request; `plan` makes it.
 
@@ -47,19 +57,21 @@ class Forecast:
     seconds: float | None
     """The time of all trainings on this machine, from a short measured warm-up; evaluation is not counted."""
     bytes: tuple[Bytes, ...]
-    """The sizes of each target's file, for the targets that were asked about."""
+    """The sizes of each target's file, for the request's `target` and `targets`."""
     benefits: tuple[Benefit, ...]
     """Whether the granularity makes the file smaller or faster, for each of the same targets."""
+    rehearsed: tuple[Rehearsed, ...]
+    """Whether each of the same targets takes the network; empty where the request turns the `rehearsal` off."""
 
 
-def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
+def plan(request: Request) -> Forecast:
     """Forecasts what `compress` would do with a request, in seconds instead of its whole training.
 
-        >>> plan(Request("zoo:resnet8", task="digits", size="25KB"), on=("onnx", "coreml")).bytes
+        >>> plan(Request("zoo:resnet8", task="digits", size="25KB", targets=("coreml",))).bytes
         (Bytes(target='onnx', dense=310520, compressed=24870), Bytes(target='coreml', dense=163657, compressed=30584))
 
-    on: the names of the targets whose files are counted; by default the request's own.
-    Raises what `compress` would raise before it trains.
+    Raises what `compress` would raise before it trains, except for what the rehearsal finds: that is in the forecast,
+    for each target.
     """
     if request.max_drop is not None:
         raise UsageError(
@@ -82,12 +94,23 @@ def plan(request: Request, on: tuple[str, ...] = ()) -> Forecast:
     if not ready.resolved.method.retrains:
         rounds, steps = len(ready.solvers), 0
     inputs, sizes, benefits = ready.task.example_inputs(), [], []
-    for name in on or (request.target,):
+    rehearsed = _rehearsed(ready) if request.rehearsal else ()
+    for name in ready.targets:
+        if any(one.target == name and one.exit_code for one in rehearsed):
+            continue  # a target that can't take the network has no file of it either
         target = targets.load(name)
         count = solver.packed_bytes if name == request.target else Sizer(target, inputs)
         sizes.append(Bytes(name, count(network.model), count(small.model)))
         benefits.append(benefit(solver.granularity.kind, target))
-    return Forecast(share, rounds, steps, _seconds(ready, steps), tuple(sizes), tuple(benefits))
+    return Forecast(share, rounds, steps, _seconds(ready, steps), tuple(sizes), tuple(benefits), rehearsed)
+
+
+def _rehearsed(ready: Prepared) -> tuple[Rehearsed, ...]:
+    rehearsal = ready.rehearse()
+    return tuple(
+        Rehearsed(name, rehearsal.sentence(name), refused.exit_code if (refused := rehearsal.refusal(name)) else 0)
+        for name in rehearsal.outcomes
+    )
 
 
 class _WarmUpDone(DwindleError):

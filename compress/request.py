@@ -15,6 +15,7 @@ from dwindle.models.spec import DATA, TaskSpec
 from dwindle.options import (
     INTEGER,
     MACS,
+    NAMES,
     NUMBER,
     PATTERNS,
     SHARE,
@@ -65,6 +66,15 @@ class Request:
         group=BUDGET,
         help="The export target whose file `size` is counted on and whose rounding the accuracy is judged with: onnx, "
         "coreml, executorch, executorch-coreml, litert, mnn or pytorch.",
+    )
+    targets: tuple[str, ...] = option(
+        (),
+        kind=NAMES,
+        group=BUDGET,
+        recorded=False,
+        help="Other export targets that the network will be exported to, comma-separated: it is rehearsed for them "
+        "too (see `rehearsal`), and dwindle plan counts their files.",
+        unset="that of `target` alone",
     )
     precision: str | None = option(
         None,
@@ -252,6 +262,13 @@ class Request:
         0,
         kind=INTEGER,
         help="The seed of the initial weights, of the order of samples and of everything else that is random.",
+    )
+    rehearsal: bool = option(
+        True,
+        kind=SWITCH,
+        recorded=False,
+        help="Before anything is trained, export the untrained network to `target` and `targets`, compare the files "
+        "with it and delete them, so that what a target can't take is known at once.",
     )
     save_every: float = option(
         5.0,

@@ -78,6 +78,8 @@ def resolve(request: Request) -> Resolved:
     task = _task_options(request, preset, retraining)
     _check_method(request, retraining, task)
     target = targets.load(request.target, request.precision)
+    for other in request.targets:
+        targets.load(other)
     name, why = request.granularity, "as requested"
     if retraining.keep:
         name, why = "unstructured", "the zeros that the weights came with"

@@ -35,13 +35,20 @@ State = dict[str, dict[str, "Tensor"]]
 def capture(network: Network, task: CheckedTask) -> State:
     """Returns a copy of the whole state."""
     state = {
-        "weights": tensors(network.model) if network.kept else network.model.state_dict(),
-        "masks": pack_masks(network.masks),
+        **packed_state(network),
         "kept": network.kept,
         "task": task.state_dict(),
         "generator": _generators(),
     }
     return copy.deepcopy(state)
+
+
+def packed_state(network: Network) -> State:
+    """Returns the tensors of the network itself, which a checkpoint holds; the weights are not copied."""
+    return {
+        "weights": tensors(network.model) if network.kept else network.model.state_dict(),
+        "masks": pack_masks(network.masks),
+    }
 
 
 def cuts_of(network: Network, build_dense: Callable[[], nn.Module]) -> Cuts:

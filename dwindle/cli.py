@@ -75,14 +75,15 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     request = _request(arguments)
     with _working("building the network and its files, to see what a compression would do"):
-        forecast = plan(request, tuple(_names(arguments.targets)) if arguments.targets else ())
+        forecast = plan(request)
     _print(arguments, *forecast_lines(forecast))
     if arguments.json:
         _print_json(dataclasses.asdict(forecast))
     missed = any(not each.smaller for each in forecast.benefits if each.target == request.target)
     if missed:
         _say(f"warning: this granularity does not make the {request.target} file smaller; channels would")
-    return BudgetMissed.exit_code if missed and arguments.strict else 0
+    refused = next((each.exit_code for each in forecast.rehearsed if each.exit_code), 0)
+    return refused or (BudgetMissed.exit_code if missed and arguments.strict else 0)
 
 
 def _request(arguments: argparse.Namespace) -> Request:

@@ -166,12 +166,6 @@ def _compress(to: argparse.ArgumentParser) -> None:
 def _plan(to: argparse.ArgumentParser) -> None:
     to.usage = "dwindle plan MODEL (--data DATA | --task FACTORY) [options]"
     _request(to)
-    to.add_argument(
-        "--target",
-        dest="targets",
-        metavar="TARGETS",
-        help="The export targets whose files are counted, comma-separated. Default: the one of --for.",
-    )
     to.add_argument("--strict", action="store_true", help="Exit with 3 where the file would not get smaller.")
     _json(to)
 

@@ -158,7 +158,7 @@ class LiveWatcher(LineWatcher):
 
 
 def forecast_lines(forecast: Forecast) -> Iterator[str]:
-    """A forecast in sentences: density, rounds and time, then the file of each target."""
+    """A forecast in sentences: density, rounds and time, the file of each target, and whether it could be written."""
     length = "how long that takes isn't known, because the task has no `steps`"
     if forecast.seconds is not None:
         length = (
@@ -168,6 +168,8 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
     for size, benefit in zip(forecast.bytes, forecast.benefits, strict=True):
         smaller = f"{format_bytes(size.dense)} → {format_bytes(size.compressed)}"
         yield f"{size.target}: {smaller}, {size.dense / size.compressed:.1f}×; {benefit.sentence()}"
+    for rehearsed in forecast.rehearsed:
+        yield f"{rehearsed.target}: {rehearsed.sentence}"
 
 
 COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")

@@ -45,6 +45,8 @@ SIZE = Kind(parse_bytes, metavar="SIZE", holds=int)
 SHARE = Kind(parse_share, format_share, "SHARE", _NUMBERS)
 SHARE_OR_ZERO = Kind(partial(parse_share, zero=True), format_share, "SHARE", _NUMBERS)
 MACS = Kind(parse_macs, format_macs, "MACS", _NUMBERS)
+NAMES = Kind(lambda text: tuple(dict.fromkeys(filter(None, text.split(",")))), ",".join, "A,B", tuple)
+"""Names with commas between them; the value is a tuple."""
 SWITCH = Kind(bool, holds=bool)
 """A switch, which has no text: `--name` turns it on and `--no-name` off."""
 PATTERNS = Kind(str, metavar="PATTERN")

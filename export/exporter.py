@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwindle.checkpoint import Checkpoint
-from dwindle.errors import UsageError
+from dwindle.errors import DwindleError, UsageError
 from dwindle.export import side_by_side
 from dwindle.export import target as targets
 from dwindle.export.auto import AUTO
@@ -52,25 +52,45 @@ def export(
     export, as `*.rejected`); CheckpointError for a damaged checkpoint; DwindleError with the code `process-died` where
     a converter or a runtime crashed, saying on what file and in which step.
     """
+    made = attempt(checkpoint, names, replace(options or ExportOptions(), **given), trust=trust, progress=progress)
+    manifests = []
+    for outcome in made.values():
+        if isinstance(outcome, DwindleError):
+            raise outcome
+        manifests.append(outcome)
+    return manifests
+
+
+def attempt(
+    checkpoint: Checkpoint | Path | str,
+    names: Sequence[str],
+    options: ExportOptions,
+    *,
+    trust: Trust = False,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Manifest | DwindleError]:
+    """What `export` does, for a caller that wants to hear of every target: by name, its manifest or what it failed by.
+
+    Raises as `export` does where no target was begun: for options that make no sense and a checkpoint that isn't whole.
+    """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
-    chosen = replace(options or ExportOptions(), **given)
-    _check(chosen)
+    _check(options)
     counted = (
-        {} if chosen.packing == NO_PACKING else {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
+        {} if options.packing == NO_PACKING else {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
     )
-    each = {name: replace(chosen, precision=chosen.precision or counted.get(name)) for name in names}
+    each = {name: replace(options, precision=options.precision or counted.get(name)) for name in names}
     wanted = [
         targets.load(name, kind, own.min_os)
         for name, own in each.items()
         for kind in ([own.precision] if own.max_drop is None else targets.load(name).precisions)
     ]
-    targets.require_used(wanted, chosen.min_os, chosen.calib_samples)
+    targets.require_used(wanted, options.min_os, options.calib_samples)
     checkpoint.require_done()
     refuse_link(checkpoint.exports)
     sweep(checkpoint.exports)
-    side_by_side.run(checkpoint.path, each, progress or (lambda line: None), trust=trust)
-    return [Manifest.read(checkpoint.exports / name) for name in each]
+    failed = side_by_side.run(checkpoint.path, each, progress or (lambda line: None), trust=trust)
+    return {name: failed.get(name) or Manifest.read(checkpoint.exports / name) for name in each}
 
 
 def _check(options: ExportOptions) -> None:

@@ -80,7 +80,6 @@ def export_one(
     trained = {"net": net, "dense": restore_dense(checkpoint, trust)}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
     folder, how = checkpoint.exports / target.name, options.packing
-    unproven, tolerance = options.unproven, options.tolerance
     return export_networks(
         networks,
         example,
@@ -89,9 +88,10 @@ def export_one(
         target,
         progress,
         how,
-        unproven=unproven,
-        tolerance=tolerance,
+        unproven=options.unproven,
+        tolerance=options.tolerance,
         preprocessing=task.preprocessing,
+        keeps_rejected=options.keeps_rejected,
     )
 
 
@@ -107,13 +107,14 @@ def export_networks(
     unproven: bool = False,
     tolerance: float | None = None,
     preprocessing: Preprocessing | None = None,
+    keeps_rejected: bool = True,
 ) -> Manifest:
     """Writes one target's folder, and returns its manifest.
 
     networks: by the names `net` and `dense`, each network as it was trained (in eval mode, on the CPU) and as it ships
     (`fold.deployable`). example: an input of the networks, a batch of one. real: the inputs on which files are compared
-    with their networks. packing, unproven, tolerance: as in `ExportOptions`. preprocessing: how an image becomes an
-    input, for the manifest. Raises as `export` does.
+    with their networks. packing, unproven, tolerance, keeps_rejected: as in `ExportOptions`. preprocessing: how an
+    image becomes an input, for the manifest. Raises as `export` does.
     """
     say = progress or (lambda line: None)
     roles = {"net": target, "dense": type(target)()}
@@ -141,9 +142,9 @@ def export_networks(
             try:
                 found[name] = compare(roles[name], path, module, shipped, real, unproven=unproven, tolerance=tolerance)
             except ParityFailed as unnamed:
-                failed, rejected = blamed(unnamed), _keep(path, folder)
+                failed, rejected = blamed(unnamed), _keep(path, folder) if keeps_rejected else None
                 raise ParityFailed(
-                    f"{target.name}: {failed}; the file is kept as {rejected}",
+                    f"{target.name}: {failed}{f'; the file is kept as {rejected}' if rejected else ''}",
                     code=failed.code,
                     name=failed.name,
                     path=rejected,

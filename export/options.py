@@ -76,3 +76,5 @@ class ExportOptions:
         "in the task's data.",
         unset="no labels",
     )
+    keeps_rejected: bool = True
+    """Whether a file that fails parity is kept beside the exports, to be looked at; no option of the command line."""

@@ -54,14 +54,15 @@ def run(
     progress: Callable[[str], None],
     threads: int | None = None,
     trust: Trust = False,
-) -> None:
-    """Exports to each target that `options` names, as many at a time as there are cores.
+) -> dict[str, DwindleError]:
+    """Exports to each target that `options` names, as many at a time as there are cores, each to its end.
+
+    Returns the failures by target, each as the class that it was in its process, or as DwindleError with the code
+    `process-died` for a process that died. Empty where every export succeeded.
 
     progress: called with each line that an export reports. threads: of each process; None: its share of the machine's
-    cores. trust: whether the checkpoint's own code may run, as in `exporter.export`.
-
-    Every export runs to its end. Then the first failure is raised, as the class that it was in its process, or as
-    DwindleError for a process that died.
+    cores. trust: whether the checkpoint's own code may run, as in `exporter.export`. Raises DwindleError where the
+    process that starts the others died.
     """
     share = threads or max(1, (os.cpu_count() or 1) // len(options))
     # The user's own modules must be found there as they are here.
@@ -98,8 +99,7 @@ def run(
             raise DwindleError(
                 f"the export ended with {process.returncode}: {_last_line(chatter.read())}", code="process-died"
             )
-    if failures:
-        raise failures[min(failures)]
+    return {name: failures[index] for index, name in enumerate(options) if index in failures}
 
 
 def main() -> int:

@@ -220,6 +220,20 @@ def unsynced() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unrehearsed() -> Iterator[pytest.MonkeyPatch | None]:
+    """Compressions begin without a rehearsal of their export; the fixture `rehearsed` brings it back.
+
+    A rehearsal starts processes and takes as long as the suite's small networks take to train, a few hundred times. It
+    proves nothing here that tests/export doesn't. Without PyTorch, which test files import, nothing is compressed.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules:
+            patch.setattr("dwindle.compress.compression._rehearsed", lambda ready, watcher: None)
+            patch.setattr("dwindle.compress.forecast._rehearsed", lambda ready: ())
+        yield patch
+
+
 @pytest.fixture
 def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes a measurement quick and useless: for tests that look at everything but the times."""

@@ -52,7 +52,7 @@ class Judge(Watcher):
 
 def run(network: str, method: str, seed: int) -> dict[str, object]:
     task = {"data": "studies.channels.retrain:data", "schedule": "step", "crop": 2, "flip": True, **NETWORKS[network]}
-    request = Request(network, task, macs=0.125, method=method, rounds=3, seed=seed)
+    request = Request(network, task, macs=0.125, method=method, rounds=3, seed=seed, rehearsal=False)
     with tempfile.TemporaryDirectory() as folder:
         judge = Judge()
         done = compress(request, Path(folder) / "net.dwindle", judge)

@@ -61,6 +61,7 @@ def run(setting: Setting, seed: int, share: float) -> dict[str, Any]:
         prune_per_round=setting.per_round,
         recalibrate=True,
         seed=seed,
+        rehearsal=False,
     )
     with tempfile.TemporaryDirectory() as folder:
         done = compress(request, Path(folder) / "net.dwindle")

@@ -99,6 +99,7 @@ def _compressed(trial: Trial) -> list[dict[str, float]]:
         prune_per_round=trial.prune_per_round,
         rounds=trial.rounds,
         seed=trial.seed,
+        rehearsal=False,
     )
     watcher = EveryRound()
     with tempfile.TemporaryDirectory() as folder:

@@ -87,7 +87,8 @@ def git(folder: Path, *arguments: str) -> None:
 def compress(repository: Path, size: str) -> None:
     command = [
         sys.executable, "-m", "dwindle", "compress", "mine:net", "--data", "digits", "--size", size, "--epochs", "3",
-        "--granularity", "unstructured", "--rounds", "1", "-o", "net.dwindle",
+        "--granularity", "unstructured", "--rounds", "1", "--no-rehearsal", "-o",
+        "net.dwindle",
     ]  # fmt: skip
     subprocess.run(command, cwd=repository, check=True, capture_output=True)
 

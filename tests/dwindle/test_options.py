@@ -23,6 +23,7 @@ from dwindle.models import TaskSpec
 from dwindle.options import (
     INTEGER,
     MACS,
+    NAMES,
     NUMBER,
     PATTERNS,
     SHARE,
@@ -40,7 +41,7 @@ from dwindle.options import (
 GRAMMAR = Grammar()
 COMMANDS = list(GRAMMAR.commands)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12).filter(lambda text: text != "--")
-NAMES = TEXTS.filter(lambda text: not text.startswith("-"))
+WORDS = TEXTS.filter(lambda text: not text.startswith("-"))
 """What may stand where a flag may: layers, files and functions whose names begin with a dash can't be given there."""
 VALUES: dict[int, st.SearchStrategy[Any]] = {
     id(TEXT): TEXTS,
@@ -51,12 +52,13 @@ VALUES: dict[int, st.SearchStrategy[Any]] = {
     id(SHARE_OR_ZERO): st.floats(0, 1),
     id(MACS): st.floats(0, exclude_min=True, allow_infinity=False),
     id(SWITCH): st.booleans(),
-    id(PATTERNS): st.lists(NAMES, min_size=1, max_size=3).map(tuple),
+    id(NAMES): st.lists(TEXTS.filter(lambda text: text and "," not in text), min_size=1, unique=True).map(tuple),
+    id(PATTERNS): st.lists(WORDS, min_size=1, max_size=3).map(tuple),
 }
 
 
 def value(option: Option) -> st.SearchStrategy[Any]:
-    return NAMES if option.positional else VALUES[id(option.kind)]
+    return WORDS if option.positional else VALUES[id(option.kind)]
 
 
 def some(declared: type, *without: str) -> st.SearchStrategy[dict[str, Any]]:
@@ -74,7 +76,7 @@ def tasks() -> st.SearchStrategy[Mapping[str, Any]]:
 
 def requests() -> st.SearchStrategy[Request]:
     rest = some(Request, "model", "task")
-    return st.builds(lambda model, task, own: Request(model, task, **own), NAMES, tasks(), rest)
+    return st.builds(lambda model, task, own: Request(model, task, **own), WORDS, tasks(), rest)
 
 
 @settings(deadline=None)
@@ -93,7 +95,11 @@ def test_the_options_of_export_can_be_given_again(values: dict[str, Any]) -> Non
 
 
 def test_every_field_is_an_option_but_those_that_others_set() -> None:
-    for declared, others in ((Request, set()), (ExportOptions, set()), (TaskSpec, {"fingerprint", "preprocessing", "seed"})):
+    for declared, others in (
+        (Request, set()),
+        (ExportOptions, {"keeps_rejected"}),
+        (TaskSpec, {"fingerprint", "preprocessing", "seed"}),
+    ):
         assert {each.name for each in fields(declared)} - {each.name for each in options(declared)} == others
 
 

@@ -18,7 +18,7 @@ NET = (
     "def tiny(num_classes, in_channels): return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
 )
 COMPRESS = ["compress", "mine:tiny", "--data", "digits", "--density", "0.5", "--epochs", "1", "--rounds", "1"]
-COMPRESS += ["-o", "net.dwindle"]
+COMPRESS += ["--no-rehearsal", "-o", "net.dwindle"]
 
 
 @pytest.fixture(scope="module")

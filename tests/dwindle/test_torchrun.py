@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dwindle"]
 DIGITS = ["compress", "zoo:resnet8", "--data", "digits", "--density", "50%", "--rounds", "2", "--epochs", "4"]
-OUT = ["-o", "net.dwindle"]
+OUT = ["--no-rehearsal", "-o", "net.dwindle"]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
