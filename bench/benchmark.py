@@ -40,6 +40,7 @@ def bench(
     threads: int = 1,
     seed: int = 0,
     trust: Trust = False,
+    data: str | None = None,
     progress: Progress | None = None,
 ) -> Bench:
     """Measures size, accuracy and latency of every exported file, compressed and dense, and saves bench.json.
@@ -57,6 +58,7 @@ def bench(
         seed: fixes the order of turns and the bootstrap.
         trust: the specs (`package.module:factory`) of code that the checkpoint may name and have run, or True for any.
             Data sets and folders need no trust.
+        data: where the checkpoint's data lies now, if not where it was; it must be the same.
         progress: called with a line that says what is being measured.
 
     A runtime that isn't here, or dies, leaves its figures None with the reason in `Row.reasons`; the others go on.
@@ -84,7 +86,7 @@ def bench(
         exported=exported,
         network=network(opened),
         network_macs=_macs(opened),
-        task=restore_task(opened, trust),
+        task=restore_task(opened, trust, data),
         threads=threads,
         seed=seed,
         sparse=sparse,

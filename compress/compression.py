@@ -35,6 +35,8 @@ from dwindle.models import numerics, ranks
 from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, loaded, source_of
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.copies import copied
+from dwindle.models.datasets import folder_from
+from dwindle.models.kept import samples_of
 from dwindle.models.pretrained import Fit, digest, load_pretrained, load_state
 from dwindle.models.provenance import code_state
 from dwindle.models.sources.source import Found
@@ -260,6 +262,8 @@ def _compress(
         watching.result(metrics)
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
+    if request.keep_samples:
+        tensors["samples"] = samples_of(task, request.keep_samples)
     cuts = cuts_of(network, build_dense)
     done = replace(
         run,
@@ -268,6 +272,7 @@ def _compress(
         metrics=metrics,
         uncut=cuts.uncut,
         preprocessing=task.preprocessing,
+        data_folder=folder_from(run.path, resolved.task_options.get("data")),
     )
     return ranks.broadcast_from_first(lambda: store.finish(done, tensors, cuts.structure))
 

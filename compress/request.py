@@ -241,6 +241,15 @@ class Request:
         help="Where `weights` are of a network with another number of classes, keep the model's own last layer, fresh, "
         "and train the network.",
     )
+    keep_samples: int = option(
+        0,
+        kind=INTEGER,
+        metavar="N",
+        recorded=False,
+        group=DATA,
+        help="Keep this many inputs of the training and of the validation split in the checkpoint, without labels, so "
+        "that exporting needs no data.",
+    )
     train_dense: bool = option(
         False,
         kind=SWITCH,

@@ -128,6 +128,7 @@ def _check_ranges(request: Request) -> None:
     require(0 <= request.seed < 2**63, "seed", "give a number from 0 up to, not including, 2**63")
     require(0 <= request.layer_floor < 1, "layer_floor", "give a share from 0 (no floor) up to, not including, 1")
     require(request.save_every >= 0, "save_every", "give minutes, or 0 to save after every step")
+    require(request.keep_samples >= 0, "keep_samples", "give 0 or more; 64 are enough to compare files on")
     require(request.align >= 1, "align", "give 1 or more; 8 suits most kernels, and 1 allows any width")
     count = request.calib_samples
     require(count is None or count >= 2, "calib_samples", "give 2 or more, better hundreds")

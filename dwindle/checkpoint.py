@@ -6,6 +6,7 @@ NET.dwindle/
   weights.safetensors   the surviving weights, pruned ones zero
   masks.safetensors     a bit per prunable weight (absent where pruning removed whole channels only)
   dense.safetensors     the trained network before pruning: what every comparison is made with
+  samples.safetensors   samples of the data, where it was asked to keep some, so that exporting needs no data
   history.jsonl         figures as they came, a line each; nothing is read back from it
   rounds/…              while running: each round's state, from which a killed run resumes
   exports/TARGET/…      exported files beside their manifests
@@ -42,7 +43,7 @@ ROUNDS = "rounds"
 ROUND = "round.json"
 PARTIAL = "partial"
 HISTORY = "history.jsonl"
-STEMS = ("weights", "masks", "dense")
+STEMS = ("weights", "masks", "dense", "samples")
 _OWN = (DOCUMENT, STRUCTURE, *(f"{stem}.safetensors" for stem in STEMS), HISTORY, "bench.json")
 """The names at the top of a checkpoint that nothing but dwindle writes."""
 _OWN_FOLDERS = (ROUNDS, "exports", "amc")
@@ -120,6 +121,7 @@ class _Document:
     files: dict[FileName, str]
     numerics: Numerics | None = None
     preprocessing: Preprocessing | None = None
+    data_folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,9 @@ class Checkpoint:
     dwindle began it."""
     preprocessing: Preprocessing | None = None
     """How an image becomes an input of the network; None while unfinished, and where its task doesn't say."""
+    data_folder: str | None = None
+    """The path from this folder to that of the images which it was trained on; None while unfinished, and where they
+    are in no folder."""
 
     @classmethod
     def load(cls, path: Path | str) -> Checkpoint:
@@ -211,6 +216,7 @@ class Checkpoint:
             uncut=document.pinned,
             numerics=document.numerics,
             preprocessing=document.preprocessing,
+            data_folder=document.data_folder,
         )
 
     def require_done(self) -> Checkpoint:
@@ -261,6 +267,11 @@ class Checkpoint:
         file = self.path / STRUCTURE
         return read_structure(read(file), file) if self.done and file.exists() else {}
 
+    @cached_property
+    def samples(self) -> dict[str, Tensor]:
+        """Inputs of its task by split and position (`validation.0`), of which it keeps some; else empty."""
+        return read_tensors(self.path, "samples") if (self.path / "samples.safetensors").exists() else {}
+
     @property
     def bench_path(self) -> Path:
         return self.path / "bench.json"
@@ -280,6 +291,7 @@ class Checkpoint:
             "pinned": [asdict(entry) for entry in self.uncut],
             "numerics": asdict(self.numerics) if self.numerics else None,
             **({"preprocessing": asdict(self.preprocessing)} if self.preprocessing else {}),
+            **({"data_folder": self.data_folder} if self.data_folder else {}),
         }
 
 

@@ -112,7 +112,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _trust(arguments: argparse.Namespace) -> bool | list[str]:
     """The code that the checkpoint may run: the specs that the command line names too, or any."""
-    named = [spec for spec in (arguments.model, arguments.task, arguments.data) if spec is not None]
+    named = [spec for spec in (arguments.model, arguments.task) if spec is not None]
     return True if arguments.trust else named
 
 
@@ -129,6 +129,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         profile=arguments.profile,
         threads=arguments.threads,
         trust=_trust(arguments),
+        data=arguments.data,
         progress=_say,
     )
     _print(arguments, bench_table(measured))

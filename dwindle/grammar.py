@@ -118,7 +118,7 @@ def _json(to: argparse.ArgumentParser) -> None:
 
 def _trust(to: argparse.ArgumentParser) -> None:
     own = to.add_argument_group("code that the checkpoint names and that may run")
-    for name in ("model", "task", "data"):
+    for name in ("model", "task"):
         own.add_argument(
             f"--{name}",
             metavar="SPEC",
@@ -196,6 +196,12 @@ def _bench(to: argparse.ArgumentParser) -> None:
         default="host",
         metavar="DEVICES",
         help="The devices to run the files on, comma-separated. Default: host.",
+    )
+    to.add_argument(
+        "--data",
+        metavar="DATA",
+        help="The checkpoint's data, where it lies elsewhere now: a folder, or the factory that the checkpoint names, "
+        "which is then run. It must be the same data. Default: where it was, as seen from the checkpoint.",
     )
     to.add_argument(
         "--threads",

@@ -51,12 +51,19 @@ def export_one(
 ) -> Manifest:
     """What `exporter.export` does for one target, in this process. Its arguments are those of `export`."""
     from dwindle.models.build import restore, restore_dense
+    from dwindle.models.checked_task import CheckedTask
+    from dwindle.models.kept import KeptSamples
     from dwindle.models.tasks import restore_task
 
     say = progress or (lambda line: None)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
-    task, net = restore_task(checkpoint, trust), restore(checkpoint, trust)
+    if checkpoint.samples and options.data is None and options.max_drop is None:
+        task = CheckedTask(KeptSamples(checkpoint.samples, checkpoint.preprocessing))
+        say(f"{name}: by the {len(task.inputs('validation')[0])} samples that the checkpoint keeps")
+    else:
+        task = restore_task(checkpoint, trust, options.data)
+    net = restore(checkpoint, trust)
     example = task.example_inputs()
 
     def at(precision: str | None, say: Callable[[str], None]) -> Target:

@@ -63,6 +63,13 @@ class ExportOptions:
         "rounding explains, the manifest, show and the gate say so.",
         unset="what rounding explains at the file's precision",
     )
+    data: str | None = option(
+        None,
+        metavar="DATA",
+        help="The checkpoint's data, where it lies elsewhere now: a folder, or the factory that the checkpoint names, "
+        "which is then run. It must be the same data.",
+        unset="where it was, as seen from the checkpoint",
+    )
     image_input: bool = option(
         False,
         kind=SWITCH,

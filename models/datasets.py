@@ -74,6 +74,16 @@ def is_folder(data: str) -> bool:
         return False
 
 
+def folder_from(place: Path, data: object) -> str | None:
+    """The path from the folder `place` to the folder of images that `data` names; None where it names none."""
+    if not isinstance(data, str) or not is_folder(data):
+        return None
+    try:
+        return Path(os.path.relpath(_expanded(data).resolve(), place.resolve())).as_posix()
+    except ValueError:  # on another drive of Windows
+        return None
+
+
 def _expanded(place: str) -> Path:
     """The path, with `~` as the home folder where there is one."""
     return Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home folder

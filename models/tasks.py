@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwindle.checkpoint import DOCUMENT
@@ -11,7 +12,7 @@ from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification
-from dwindle.models.datasets import is_folder, load
+from dwindle.models.datasets import LOADERS, is_folder, load
 from dwindle.models.factory import call_factory, load_factory, parameters
 from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
 from dwindle.models.trust import Trust, require_trust
@@ -51,10 +52,11 @@ def make_task(spec: Mapping[str, Any]) -> CheckedTask:
     return CheckedTask(ImageClassification(task_spec, splits))
 
 
-def restore_task(checkpoint: Checkpoint, trust: Trust = False) -> CheckedTask:
+def restore_task(checkpoint: Checkpoint, trust: Trust = False, data: str | None = None) -> CheckedTask:
     """Makes the task that a checkpoint was trained by.
 
-    Data sets and folders of images need no trust; a factory does, see `dwindle.models.trust.require_trust`.
+    Data sets and folders of images need no trust; a factory does, see `dwindle.models.trust.require_trust`. data: where
+    the same data lies now, if not where it was; a factory that is named here needs no trust.
     Raises UsageError for code that isn't trusted and where its data is gone or has changed since, CheckpointError where
     the checkpoint names no task, or options that a task doesn't have.
     """
@@ -67,13 +69,44 @@ def restore_task(checkpoint: Checkpoint, trust: Trust = False) -> CheckedTask:
             name="origin.task",
         )
     options = {key: value for key, value in spec.items() if value is not None}
+    if "task" in options and data is not None:
+        raise UsageError(
+            f"{checkpoint.path} has a task of its own, {options['task']}, which finds its data: leave out `data`",
+            code="conflict",
+            option="data",
+        )
     if "task" in options:
         require_trust(parse(str, options["task"], file, within="origin.task.task"), "task", trust, checkpoint.path)
         return make_task(options)
     options["preprocessing"] = parse(TaskSpec, options, file, within="origin.task").preprocessing
-    if ":" in options["data"] and not is_folder(options["data"]):
+    options["data"] = data or _where(checkpoint, options["data"])
+    if data is None and ":" in options["data"] and not is_folder(options["data"]):
         require_trust(options["data"], "data", trust, checkpoint.path)
+    if "data_root" in options and not Path(options["data_root"]).is_dir():
+        del options["data_root"]  # of the machine that it was trained on; the fingerprint tells other data
     return make_task(options)
+
+
+def _where(checkpoint: Checkpoint, data: str) -> str:
+    """Where the data of a checkpoint lies: an absolute path as it was given, others as seen from the checkpoint.
+
+    Raises UsageError for a folder that is in neither place.
+    """
+    if Path(data).is_absolute() and is_folder(data):
+        return data
+    beside = checkpoint.path.resolve() / (checkpoint.data_folder or "")
+    if checkpoint.data_folder and beside.is_dir():
+        return str(beside)
+    if is_folder(data) or data in LOADERS or ":" in data:
+        return data
+    raise UsageError(
+        f"{checkpoint.path} was trained on {data}, which is not here"
+        f"{f' nor at {beside}' if checkpoint.data_folder else ''}: give `data` the folder where it is now, or compress "
+        "with `keep_samples`, and exporting needs no data",
+        code="data-missing",
+        option="data",
+        path=data,
+    )
 
 
 def _users_own(spec: str, options: dict[str, Any]) -> CheckedTask:
