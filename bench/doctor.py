@@ -115,7 +115,7 @@ def _extras() -> Iterator[Finding]:
     for extra in metadata("dwindle").get_all("Provides-Extra") or []:
         if extra == _FOR_DEVELOPMENT:
             continue
-        packages = [_package("extra", requirement) for requirement in _requirements(extra)]
+        packages = list(dict.fromkeys(_package("extra", requirement) for requirement in _requirements(extra)))
         absent = [package for package in packages if package.found is None]
         if absent:
             why = "; ".join(f"{package.name}: {package.reason}" for package in absent)
@@ -132,7 +132,10 @@ def _requirements(extra: str | None) -> Iterator[Requirement]:
         marker = (requirement := Requirement(line)).marker
         always = marker is None or marker.evaluate({"extra": ""})
         if always if extra is None else marker and not always and marker.evaluate({"extra": extra}):
-            yield requirement
+            if requirement.name == "dwindle":  # an extra that brings others
+                yield from (inner for other in sorted(requirement.extras) for inner in _requirements(other))
+            else:
+                yield requirement
 
 
 def _runtime(runtime: Runtime) -> Finding:

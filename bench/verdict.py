@@ -11,7 +11,7 @@ from dwindle import registry
 from dwindle.bench.baseline import read_baseline, read_baseline_file
 from dwindle.bench.devices.registry import reach
 from dwindle.bench.figures import Figure, Files, figures
-from dwindle.bench.files.contents import Contents, is_model_file
+from dwindle.bench.files.contents import Contents, contents, is_model_file
 from dwindle.bench.limits import KINDS, Limits, LimitsFile, Quantity, matching, quantity, read_limits
 from dwindle.bench.result import Bench
 from dwindle.checkpoint import Checkpoint
@@ -56,12 +56,22 @@ class Verdict:
     notes: tuple[str, ...] = ()
     """What holds no limit and should be known: files whose outputs were never compared with their network's."""
     files: Mapping[str, Contents] = field(default_factory=dict)
-    """What is in each model file, by its path."""
+    """What is in each model file, by its path, and where `why` was asked, in each export of a checkpoint."""
+    before: Mapping[str, Contents] = field(default_factory=dict)
+    """What was in the earlier version of each, by the same names, where `why` was asked."""
 
     @property
     def passed(self) -> bool:
         """Whether every limit holds; false where a figure is missing."""
         return all(row.passed for row in self.rows)
+
+    def named(self, checkpoint: str) -> Verdict:
+        """The same, its rows and files said to be of that checkpoint."""
+        rows = tuple(replace(row, checkpoint=checkpoint) for row in self.rows)
+        files, before = (
+            {f"{checkpoint} as {target}": found for target, found in each.items()} for each in (self.files, self.before)
+        )
+        return replace(self, rows=rows, files=files, before=before)
 
     @property
     def unmeasured(self) -> tuple[Check, ...]:
@@ -96,6 +106,7 @@ def gate(
     limits: Path | str | None = None,
     baseline: Path | str | None = None,
     target: str | None = None,
+    why: bool = False,
 ) -> Verdict:
     """Checks exported files, or model files of any origin, against limits.
 
@@ -133,6 +144,8 @@ def gate(
             earlier version, or a folder that has one of the same name.
         target: whose files, several separated by commas; by default those that have a table of their own in
             the file of limits and, for limits of no particular target, the one it was compressed for.
+        why: also read what is in the exports of a checkpoint, and in the baseline's files, for
+            `dwindle.bench.files.spent`; no limit is needed then.
 
     Raises UsageError without a limit, for an unknown target or limit, for what is not there or of an unknown format,
     and for a baseline of another network; DwindleError (CheckpointError of a checkpoint) for files or documents that
@@ -154,17 +167,20 @@ def gate(
     written = read_limits(Path(limits)) if limits is not None else LimitsFile({}, {}, {}, {})
     subjects = _subjects(files, written)
     several = len(subjects) > 1
-    verdict = Verdict(())
+    verdicts = []
     for subject in subjects:
         if isinstance(subject, Checkpoint):
             own = written.of(subject.path)
-            rows, notes = _of_checkpoint(subject, own, flags, baseline, target, limits)
-            rows = [replace(row, checkpoint=str(subject.path)) for row in rows] if several else rows
-            verdict = replace(verdict, rows=(*verdict.rows, *rows), notes=(*verdict.notes, *notes))
+            found = _of_checkpoint(subject, own, flags, baseline, target, limits, why=why)
+            verdicts.append(found.named(str(subject.path)) if several else found)
         else:
-            rows, found = _of_file(subject, {**written.of(subject).shared, **flags}, baseline)
-            verdict = replace(verdict, rows=(*verdict.rows, *rows), files={**verdict.files, str(subject): found})
-    return verdict
+            verdicts.append(_of_file(subject, {**written.of(subject).shared, **flags}, baseline, why=why))
+    return Verdict(
+        tuple(row for each in verdicts for row in each.rows),
+        tuple(note for each in verdicts for note in each.notes),
+        {name: found for each in verdicts for name, found in each.files.items()},
+        {name: found for each in verdicts for name, found in each.before.items()},
+    )
 
 
 def _subjects(files: Subject | Sequence[Subject], written: LimitsFile) -> list[Checkpoint | Path]:
@@ -182,15 +198,22 @@ def _subjects(files: Subject | Sequence[Subject], written: LimitsFile) -> list[C
     return list(found.values())
 
 
-def _of_file(path: Path, limits: Limits, baseline: Path | str | None) -> tuple[list[Check], Contents]:
-    """The checks of a model file, and what is in it."""
+def _of_file(path: Path, limits: Limits, baseline: Path | str | None, *, why: bool) -> Verdict:
+    """The verdict on a model file."""
     before = read_baseline_file(Path(baseline), path) if baseline is not None else None
-    _require_limits(limits)
     if before:
         limits = {"max_signature_changes": 0.0, **limits}
+    if not why:
+        _require_limits(limits)
     files = Files(str(path), path, None, None, before)
     rows = [_check(part, files, limits[limit], figure) for limit in limits for part, figure in figures(limit, files)]
-    return rows, files.contents
+    return Verdict(tuple(rows), (), {files.target: files.contents}, _earlier([files]) if why else {})
+
+
+def _earlier(all_files: Sequence[Files]) -> dict[str, Contents]:
+    """What was in the baseline's files, by the names of those that took their place."""
+    known = {files.target: files.baseline.paths for files in all_files if files.baseline}
+    return {name: contents(paths[name]) for name, paths in known.items() if name in paths}
 
 
 def _of_checkpoint(
@@ -200,8 +223,10 @@ def _of_checkpoint(
     baseline: Path | str | None,
     target: str | None,
     limits: Path | str | None,
-) -> tuple[list[Check], list[str]]:
-    """The checks of a checkpoint's exports, and notes on them."""
+    *,
+    why: bool,
+) -> Verdict:
+    """The verdict on a checkpoint's exports."""
     shared, own = written.shared, written.targets
     devices = {}
     for name, its in written.devices.items():
@@ -215,18 +240,21 @@ def _of_checkpoint(
     }
     if target is None:
         default = str(opened.origin.get("target", "onnx"))
-        names = [*([default] if flags or shared or (devices and not own) else []), *own]
+        names = [*([default] if flags or shared or (devices and not own) or (why and not own) else []), *own]
     else:
         names = [name.strip() for name in target.split(",")]
     _require_known([*names, *own], exported)
     wanted = {name: {**shared, **own.get(name, {}), **flags} for name in names}
-    _require_limits(any((*wanted.values(), *devices.values())))
+    if not why:
+        _require_limits(any((*wanted.values(), *devices.values())))
     before = read_baseline(Path(baseline), opened) if baseline is not None else None
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     rows: list[Check] = []
-    for name, its in wanted.items():
+    shipped = []
+    for name in wanted:
         path, manifest = exported.get(name, (None, None))
-        files = Files(name, path, manifest, measured, before)
+        shipped.append(Files(name, path, manifest, measured, before))
+    for files, its in zip(shipped, wanted.values(), strict=True):
         rows += [_check(part, files, its[limit], figure) for limit in its for part, figure in figures(limit, files)]
         for device, limited in devices.items():
             there = replace(files, device=device)
@@ -235,7 +263,9 @@ def _of_checkpoint(
     parities = {name: exported[name][1].parity for name in wanted if name in exported}
     unproven = [f"{name} is unproven: {parity.not_run}" for name, parity in parities.items() if parity.not_run]
     widened = [f"{name}: {parity.widened}" for name, parity in parities.items() if parity.widened]
-    return rows, [*unproven, *widened]
+    readable = [files for files in shipped if why and files.path and is_model_file(files.path)]
+    inside = {files.target: files.contents for files in readable}
+    return Verdict(tuple(rows), (*unproven, *widened), inside, _earlier(readable))
 
 
 def _require_limits(limits: object) -> None:

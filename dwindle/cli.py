@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dwindle import crash, streams
-from dwindle.errors import BudgetMissed, DwindleError
+from dwindle import crash, missing, streams
+from dwindle.errors import BudgetMissed, DwindleError, RuntimeUnavailable
 from dwindle.foreign import console, printable, single_line
 from dwindle.grammar import Grammar
 from dwindle.options import as_flags, given
@@ -45,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = single_line(as_flags(str(error), grammar.flags(arguments.command)))
         print(f"dwindle: {sentence}" if FIRST_RANK else f"dwindle: rank {RANK}: {sentence}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (line := missing.line(error, arguments.command)) is None:
+            print(f"dwindle: {crash.sentence(error)}", file=sys.stderr)
+            return DwindleError.exit_code
+        print(f"dwindle: {arguments.command} needs {error.name}, which is not installed: {line}", file=sys.stderr)
+        return RuntimeUnavailable.exit_code
     except KeyboardInterrupt:
         hint = "; the same command resumes it" if arguments.command == "compress" else ""
         _say(f"\ndwindle: interrupted{hint}")
@@ -145,8 +151,9 @@ def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench import gate
     from dwindle.bench.limits import KINDS
     from dwindle.bench.views.junit import write_junit
-    from dwindle.bench.views.markdown import append_markdown
+    from dwindle.bench.views.markdown import append_markdown, append_text
     from dwindle.bench.views.table import gate_table
+    from dwindle.bench.views.why import why_markdown, why_table
     from dwindle.checkpoint import require_not_sealed
     from dwindle.quantities import format_names
 
@@ -155,9 +162,12 @@ def _gate(arguments: argparse.Namespace) -> int:
         limits=arguments.limits,
         baseline=arguments.baseline,
         target=arguments.target,
+        why=arguments.why,
         **{name: getattr(arguments, name) for name in KINDS},
     )
     _print(arguments, gate_table(verdict))
+    if arguments.why:
+        _print(arguments, why_table(verdict.files, verdict.before))
     for note in verdict.notes:
         _say(f"note: {note}")
     for out in filter(None, (arguments.junit, arguments.markdown)):
@@ -167,6 +177,8 @@ def _gate(arguments: argparse.Namespace) -> int:
         write_junit(verdict, name, arguments.junit)
     if arguments.markdown:
         append_markdown(verdict, name, arguments.markdown)
+        if arguments.why:
+            append_text(why_markdown(verdict.files, verdict.before), arguments.markdown)
     if arguments.json:
         _print_json({"passed": verdict.passed, "exit_code": verdict.exit_code, **dataclasses.asdict(verdict)})
     return verdict.exit_code
@@ -194,8 +206,6 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from dwindle.checkpoint import Checkpoint
-    from dwindle.compress.amc.allocate import allocation
-    from dwindle.compress.amc.view import result_view
     from dwindle.layers import layers
     from dwindle.live import layers_table, rounds_table
     from dwindle.origin import command_line
@@ -211,8 +221,12 @@ def _show(arguments: argparse.Namespace) -> int:
     page: list[RenderableType] = [rounds_table(found.history, found.origin["target"])]
     if left := layers(found):
         page.append(layers_table(left))
-    if searched := allocation(found.path):
-        page.append(result_view(searched))
+    if (found.path / "amc").exists():
+        from dwindle.compress.amc.allocate import allocation
+        from dwindle.compress.amc.view import result_view
+
+        if searched := allocation(found.path):
+            page.append(result_view(searched))
     for uncut in found.uncut:
         page.append(f"kept whole: {uncut.channels} of {uncut.of} channels of {uncut.layer}, {uncut.reason}")
     if exports:

@@ -256,6 +256,11 @@ def _gate(to: argparse.ArgumentParser) -> None:
     )
     output = to.add_argument_group("output")
     output.add_argument(
+        "--why",
+        action="store_true",
+        help="Also show what the bytes of each file are, layer by layer, and with --baseline what grew. Default: off.",
+    )
+    output.add_argument(
         "--junit", type=Path, metavar="FILE.xml", help="Write the verdict as JUnit XML to this file. Default: don't."
     )
     output.add_argument(

@@ -17,10 +17,15 @@ def append_markdown(verdict: Verdict, name: str, path: Path) -> None:
 
     Raises DwindleError where `path` cannot be written.
     """
+    append_text(markdown(verdict, name), path)
+
+
+def append_text(text: str, path: Path) -> None:
+    """Adds text to a file, which is made where there is none; raises DwindleError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as summary:
-            summary.write(markdown(verdict, name))
+            summary.write(text)
     except OSError as error:
         raise DwindleError(f"cannot write {path}: {error.strerror}", code="unwritable", path=path) from error
 

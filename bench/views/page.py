@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from dwindle.bench.devices.registry import unreached
+from dwindle.bench.files.contents import contents, is_model_file
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
 from dwindle.bench.rows import blank_rows, untried
 from dwindle.bench.views.chart import frontier
 from dwindle.bench.views.cost_words import cost_cells, legend
+from dwindle.bench.views.why import why_rows
 from dwindle.bench.views.wording import (
     answers,
     cells,
@@ -27,6 +30,7 @@ from dwindle.bench.views.wording import (
     signed,
 )
 from dwindle.checkpoint import Checkpoint, flattened, require_not_sealed
+from dwindle.errors import DwindleError
 from dwindle.files import staged
 from dwindle.layers import layers
 from dwindle.manifest import Manifest, manifests
@@ -94,6 +98,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "largest": max((row.artifact.bytes for row in rows), default=1),
         "bars": _once_per_file(rows),
         "parts": _parts(exported),
+        "spent": _spent(exported),
         "answers": answers(rows),
         "layers": left,
         "widest": max((layer.before[0] for layer in left), default=1),
@@ -182,6 +187,17 @@ def _parts(exported: list[tuple[Path, Manifest]]) -> dict[str, list[tuple[str, i
         for _, manifest in exported
         if manifest.breakdown
     }
+
+
+def _spent(exported: list[tuple[Path, Manifest]]) -> list[tuple[str, list[tuple[str, str, str, float]]]]:
+    """What the bytes of each target's compressed file are, layer by layer, of those that can be read."""
+    files = [(manifest.target, folder / manifest.file.name) for folder, manifest in exported]
+    found = []
+    for target, path in files:
+        if is_model_file(path):
+            with suppress(DwindleError):
+                found.append((target, why_rows(contents(path))))
+    return found
 
 
 def _code(said: str) -> Markup:

@@ -285,5 +285,7 @@ def sentence(verdict: Verdict) -> str:
     """The verdict, in one line."""
     if verdict.unmeasured:
         return f"{len(verdict.unmeasured)} of {len(verdict.rows)} limits could not be measured: not a pass"
+    if not verdict.rows:
+        return "no limit was given"
     missed = sum(not row.passed for row in verdict.rows)
     return f"{missed} of {len(verdict.rows)} limits missed" if missed else "every limit holds"
