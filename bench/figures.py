@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dwindle.bench.baseline import Baseline, costs
-from dwindle.bench.files.contents import Contents, contents
+from dwindle.bench.files.contents import Contents, contents, is_model_file
 from dwindle.bench.files.signature import changes
 from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Row
 from dwindle.files import deflated_bytes, raw_bytes
@@ -78,6 +78,12 @@ def figures(limit: str, files: Files) -> list[tuple[str, Figure]]:
     return grown
 
 
+def sizes_of(files: Files) -> dict[str, float]:
+    """What a history keeps of an export: its `size` in bytes, and its `cost` in instructions where it was counted."""
+    found = {"size": _size(files)[0], "cost": _cost(files)[0]}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _size(files: Files) -> Figure:
     if files.path is None:
         return None, files.unmeasured
@@ -102,6 +108,8 @@ def _download(files: Files) -> Figure:
 def _zeros(files: Files) -> Figure:
     if files.path is None:
         return None, files.unmeasured
+    if not is_model_file(files.path):
+        return None, f"what is in {files.path.suffix} files isn't read here"
     found = files.contents
     if found.opaque:
         return None, f"{found.opaque} holds weights in a form that isn't read"
@@ -114,6 +122,8 @@ def _zeros(files: Files) -> Figure:
 def _undelegated(files: Files) -> Figure:
     if files.path is None:
         return None, files.unmeasured
+    if not is_model_file(files.path):
+        return None, f"what is in {files.path.suffix} files isn't read here"
     outside = files.contents.undelegated
     if outside is None:
         return None, f"of {files.contents.format} files, what an accelerator takes is decided when they are loaded"
@@ -126,6 +136,8 @@ def _signature_changes(files: Files) -> Figure:
         return None, files.unmeasured
     if files.baseline is None:
         return None, "there is nothing to compare with: give --baseline"
+    if not is_model_file(files.path):
+        return None, f"what is in {files.path.suffix} files isn't read here"
     if (before := files.baseline.paths.get(files.target)) is None:
         return None, f"the baseline has no {files.target} file to read inputs and outputs from"
     changed = changes(contents(before), files.contents)

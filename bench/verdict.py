@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dwindle import registry
-from dwindle.bench.baseline import read_baseline, read_baseline_file
+from dwindle.bench.baseline import Baseline, read_baseline, read_baseline_file
 from dwindle.bench.devices.registry import reach
-from dwindle.bench.figures import Figure, Files, figures
+from dwindle.bench.figures import Figure, Files, figures, sizes_of
 from dwindle.bench.files.contents import Contents, contents, is_model_file
+from dwindle.bench.history import LEAST, Entry, read_history, usual
 from dwindle.bench.limits import KINDS, Limits, LimitsFile, Quantity, matching, quantity, read_limits
 from dwindle.bench.result import Bench
 from dwindle.checkpoint import Checkpoint
@@ -59,6 +60,11 @@ class Verdict:
     """What is in each model file, by its path, and where `why` was asked, in each export of a checkpoint."""
     before: Mapping[str, Contents] = field(default_factory=dict)
     """What was in the earlier version of each, by the same names, where `why` was asked."""
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of each model file, by its path, and each export checked, as `net.dwindle as onnx`: `size` in bytes, and `cost`
+    in instructions where it was counted."""
+    subjects: Mapping[str, Path] = field(default_factory=dict)
+    """The model file or the checkpoint that figures are of, by the same names."""
 
     @property
     def passed(self) -> bool:
@@ -106,6 +112,7 @@ def gate(
     limits: Path | str | None = None,
     baseline: Path | str | None = None,
     target: str | None = None,
+    history: Path | str | None = None,
     why: bool = False,
 ) -> Verdict:
     """Checks exported files, or model files of any origin, against limits.
@@ -144,6 +151,8 @@ def gate(
             earlier version, or a folder that has one of the same name.
         target: whose files, several separated by commas; by default those that have a table of their own in
             the file of limits and, for limits of no particular target, the one it was compressed for.
+        history: a file that `dwindle.bench.history.append` adds to. Without a baseline, growth is counted from the
+            median of its last runs that passed; while those are too few, growth is not checked, and a note says so.
         why: also read what is in the exports of a checkpoint, and in the baseline's files, for
             `dwindle.bench.files.spent`; no limit is needed then.
 
@@ -167,19 +176,22 @@ def gate(
     written = read_limits(Path(limits)) if limits is not None else LimitsFile({}, {}, {}, {})
     subjects = _subjects(files, written)
     several = len(subjects) > 1
+    entries = None if history is None or baseline is not None else read_history(Path(history))
     verdicts = []
     for subject in subjects:
         if isinstance(subject, Checkpoint):
             own = written.of(subject.path)
-            found = _of_checkpoint(subject, own, flags, baseline, target, limits, why=why)
+            found = _of_checkpoint(subject, own, flags, baseline, target, limits, entries, why=why)
             verdicts.append(found.named(str(subject.path)) if several else found)
         else:
-            verdicts.append(_of_file(subject, {**written.of(subject).shared, **flags}, baseline, why=why))
+            verdicts.append(_of_file(subject, {**written.of(subject).shared, **flags}, baseline, entries, why=why))
     return Verdict(
         tuple(row for each in verdicts for row in each.rows),
         tuple(note for each in verdicts for note in each.notes),
         {name: found for each in verdicts for name, found in each.files.items()},
         {name: found for each in verdicts for name, found in each.before.items()},
+        {name: found for each in verdicts for name, found in each.figures.items()},
+        {name: found for each in verdicts for name, found in each.subjects.items()},
     )
 
 
@@ -198,16 +210,32 @@ def _subjects(files: Subject | Sequence[Subject], written: LimitsFile) -> list[C
     return list(found.values())
 
 
-def _of_file(path: Path, limits: Limits, baseline: Path | str | None, *, why: bool) -> Verdict:
+def _of_file(
+    path: Path, limits: Limits, baseline: Path | str | None, entries: Sequence[Entry] | None, *, why: bool
+) -> Verdict:
     """The verdict on a model file."""
     before = read_baseline_file(Path(baseline), path) if baseline is not None else None
     if before:
         limits = {"max_signature_changes": 0.0, **limits}
-    if not why:
+    if not (why or entries is not None):
         _require_limits(limits)
+    notes: list[str] = []
+    if entries is not None:
+        before = usual(entries, str(path), str(path))
+        limits, notes = _with_enough(limits, before, str(path))
     files = Files(str(path), path, None, None, before)
     rows = [_check(part, files, limits[limit], figure) for limit in limits for part, figure in figures(limit, files)]
-    return Verdict(tuple(rows), (), {files.target: files.contents}, _earlier([files]) if why else {})
+    name, found = files.target, files.contents
+    earlier = _earlier([files]) if why else {}
+    return Verdict(tuple(rows), tuple(notes), {name: found}, earlier, {name: {"size": found.bytes}}, {name: path})
+
+
+def _with_enough(limits: Limits, before: Baseline | None, subject: str) -> tuple[Limits, list[str]]:
+    """The limits without growth while a history has too few runs to grow from, and a note on it."""
+    if before or "max_growth" not in limits:
+        return limits, []
+    left = {name: value for name, value in limits.items() if name != "max_growth"}
+    return left, [f"growth of {subject} is not checked: its history has fewer than {LEAST} runs that passed"]
 
 
 def _earlier(all_files: Sequence[Files]) -> dict[str, Contents]:
@@ -223,6 +251,7 @@ def _of_checkpoint(
     baseline: Path | str | None,
     target: str | None,
     limits: Path | str | None,
+    entries: Sequence[Entry] | None,
     *,
     why: bool,
 ) -> Verdict:
@@ -240,21 +269,32 @@ def _of_checkpoint(
     }
     if target is None:
         default = str(opened.origin.get("target", "onnx"))
-        names = [*([default] if flags or shared or (devices and not own) or (why and not own) else []), *own]
+        names = [
+            *(
+                [default]
+                if flags or shared or (devices and not own) or ((why or entries is not None) and not own)
+                else []
+            ),
+            *own,
+        ]
     else:
         names = [name.strip() for name in target.split(",")]
     _require_known([*names, *own], exported)
     wanted = {name: {**shared, **own.get(name, {}), **flags} for name in names}
-    if not why:
+    if not (why or entries is not None):
         _require_limits(any((*wanted.values(), *devices.values())))
     before = read_baseline(Path(baseline), opened) if baseline is not None else None
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     rows: list[Check] = []
-    shipped = []
-    for name in wanted:
+    shipped, notes = [], []
+    for name, its in wanted.items():
         path, manifest = exported.get(name, (None, None))
-        shipped.append(Files(name, path, manifest, measured, before))
-    for files, its in zip(shipped, wanted.values(), strict=True):
+        files = Files(name, path, manifest, measured, before)
+        if entries is not None:
+            files = replace(files, baseline=usual(entries, f"{opened.path} as {name}", name))
+            its, said = _with_enough(its, files.baseline, name)
+            notes += said
+        shipped.append(files)
         rows += [_check(part, files, its[limit], figure) for limit in its for part, figure in figures(limit, files)]
         for device, limited in devices.items():
             there = replace(files, device=device)
@@ -265,7 +305,10 @@ def _of_checkpoint(
     widened = [f"{name}: {parity.widened}" for name, parity in parities.items() if parity.widened]
     readable = [files for files in shipped if why and files.path and is_model_file(files.path)]
     inside = {files.target: files.contents for files in readable}
-    return Verdict(tuple(rows), (*unproven, *widened), inside, _earlier(readable))
+    sizes = {f"{opened.path} as {files.target}": known for files in shipped if (known := sizes_of(files))}
+    earlier = _earlier(readable)
+    notes = [*unproven, *widened, *notes]
+    return Verdict(tuple(rows), tuple(notes), inside, earlier, sizes, dict.fromkeys(sizes, opened.path))
 
 
 def _require_limits(limits: object) -> None:

@@ -149,6 +149,8 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench import gate
+    from dwindle.bench.budget_file import write_budget
+    from dwindle.bench.history import append
     from dwindle.bench.limits import KINDS
     from dwindle.bench.views.junit import write_junit
     from dwindle.bench.views.markdown import append_markdown, append_text
@@ -162,7 +164,8 @@ def _gate(arguments: argparse.Namespace) -> int:
         limits=arguments.limits,
         baseline=arguments.baseline,
         target=arguments.target,
-        why=arguments.why,
+        history=arguments.history,
+        why=arguments.why or arguments.init is not None,
         **{name: getattr(arguments, name) for name in KINDS},
     )
     _print(arguments, gate_table(verdict))
@@ -170,7 +173,7 @@ def _gate(arguments: argparse.Namespace) -> int:
         _print(arguments, why_table(verdict.files, verdict.before))
     for note in verdict.notes:
         _say(f"note: {note}")
-    for out in filter(None, (arguments.junit, arguments.markdown)):
+    for out in filter(None, (arguments.junit, arguments.markdown, arguments.history, arguments.init)):
         require_not_sealed(out)
     name = format_names([path.name for path in arguments.files] or [arguments.limits.name])
     if arguments.junit:
@@ -179,6 +182,10 @@ def _gate(arguments: argparse.Namespace) -> int:
         append_markdown(verdict, name, arguments.markdown)
         if arguments.why:
             append_text(why_markdown(verdict.files, verdict.before), arguments.markdown)
+    if arguments.history:
+        append(arguments.history, verdict.figures, passed=verdict.passed)
+    if arguments.init:
+        write_budget(arguments.init, verdict.figures, verdict.subjects)
     if arguments.json:
         _print_json({"passed": verdict.passed, "exit_code": verdict.exit_code, **dataclasses.asdict(verdict)})
     return verdict.exit_code

@@ -256,6 +256,19 @@ def _gate(to: argparse.ArgumentParser) -> None:
     )
     output = to.add_argument_group("output")
     output.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="Add this run's figures to this file. Without --baseline, --max-growth compares with the median of the "
+        "last 10 runs in it that passed, once there are 3. Default: none.",
+    )
+    output.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE.toml",
+        help="Write a first file for --limits, which allows what is measured now and 2%% more. Default: don't.",
+    )
+    output.add_argument(
         "--why",
         action="store_true",
         help="Also show what the bytes of each file are, layer by layer, and with --baseline what grew. Default: off.",
