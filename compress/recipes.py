@@ -24,14 +24,48 @@ class Recipe:
 
 PLAIN = Recipe("magnitude")
 """What holds without a recipe: the schedule is the data set's own."""
+PHOTO_BATCH = 64
+PHOTO: Mapping[str, Any] = {
+    "photographs": True,
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "warmup": 0.1,
+    "batch_size": PHOTO_BATCH,
+    "lr": 2e-3,
+    "weight_decay": 0.02,
+    "label_smoothing": 0.1,
+    "clip": 1.0,
+    "augment": 0.9,
+    "trivial": True,
+    "erase": 0.1,
+    "cutmix": 1.0,
+    "mixup": 0.2,
+    "ema": 0.999,
+}
+"""How photographs are trained on from scratch, as torchvision's and timm's newer scripts do, and the last tenth of the
+schedule on samples as they are."""
+FINETUNE_PHOTO: Mapping[str, Any] = {
+    **PHOTO,
+    "lr": 3e-4,
+    "area": 0.5,
+    "trivial": False,
+    "erase": 0.0,
+    "cutmix": 0.0,
+    "mixup": 0.0,
+}
+"""The same from pretrained weights, which know what images look like: a lower peak and weaker augmentation."""
+PHOTO_RECIPES = ("photo", "finetune-photo")
 RECIPES = {
     "paper": Recipe("magnitude", {"schedule": "step", "warmup": 0.0}),
+    "photo": Recipe("magnitude", PHOTO, recalibrate=True),
+    "finetune-photo": Recipe("magnitude", FINETUNE_PHOTO, recalibrate=True),
     "best": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1, "lr": 0.2, "augment": 0.5}, recalibrate=True),
 }
 """`paper` is Renda et al. 2020, §3: global magnitude, and the dense training's schedule again, which on CIFAR divides
 by ten at one half and three quarters. `best` was ahead of it in `studies/rewinding` on every network: for its cosine on
 two ResNets, more for ending each training on samples as they are, and by tens of points where little is left of a
-MobileNetV2, for recalibration; what else was tried was not.
+MobileNetV2, for recalibration; what else was tried was not. `photo` and `finetune-photo` are for photographs, and taken
+without being asked for where a folder holds them.
 """
 
 
@@ -45,6 +79,13 @@ def recipe(name: str) -> Recipe:
 def default_score(recipe: Recipe, method: Method) -> str:
     """The score where none is given. AMC's agent chooses shares of the weights of largest magnitude."""
     return "magnitude" if method.search else recipe.score
+
+
+def photo_epochs(name: str, images: int) -> int:
+    """The epochs of a recipe for photographs, by how many there are: as few as reach a number of steps that such
+    networks converge in, 4,000 from scratch and 1,000 from pretrained weights."""
+    least, most, steps = (20, 120, 4000) if name == "photo" else (5, 20, 1000)
+    return min(most, max(least, round(steps * PHOTO_BATCH / max(1, images))))
 
 
 def preset_options(recipe: Recipe, method: Method) -> dict[str, Any]:

@@ -140,9 +140,10 @@ class Request:
         None,
         metavar="NAME",
         group=PRUNING,
-        help="A set of options under one name, paper or best: schedule, learning rate, augmentation, score and "
-        "recalibration. Options given beside it take precedence.",
-        unset="the data set's own schedule, and magnitude pruning",
+        help="A set of options under one name, paper, best, photo or finetune-photo: optimizer, schedule, learning "
+        "rate, augmentation, score and recalibration. Options given beside it take precedence.",
+        unset="photo for a folder of photographs, finetune-photo where its network comes trained; else the data set's "
+        "own schedule, and magnitude pruning",
     )
     score: str | None = option(
         None,

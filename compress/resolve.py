@@ -18,12 +18,13 @@ from dwindle.compress.granularity import granularity
 from dwindle.compress.layers import Layers
 from dwindle.compress.methods import Method, method
 from dwindle.compress.network import Granularity
-from dwindle.compress.recipes import PLAIN, Recipe, default_score, preset_options, recipe
+from dwindle.compress.recipes import PHOTO_RECIPES, PLAIN, Recipe, default_score, photo_epochs, preset_options, recipe
 from dwindle.compress.request import Request
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.files import sha256
+from dwindle.models.photos.rule import ACROSS, photographs_in
 from dwindle.models.spec import TRAINING, TaskSpec
 from dwindle.options import options
 from dwindle.quantities import parse_bytes, parse_macs
@@ -74,8 +75,8 @@ def resolve(request: Request) -> Resolved:
     """
     _check_ranges(request)
     retraining = method(request.method, request.rewind_to)
-    preset = PLAIN if request.recipe is None else recipe(request.recipe)
-    task = _task_options(request, preset, retraining)
+    own = {"data": request.task} if isinstance(request.task, str) else dict(request.task)
+    preset, task, said = _preset(request, retraining, own)
     _check_method(request, retraining, task)
     target = targets.load(request.target, request.precision)
     for other in request.targets:
@@ -106,12 +107,23 @@ def resolve(request: Request) -> Resolved:
         episodes=search.episodes if search else None,
         calib_samples=request.calib_samples or retraining.samples,
     )
-    return Resolved(full, phases, retraining, preset, search, f"granularity {name}: {why}", task)
+    return Resolved(full, phases, retraining, preset, search, f"granularity {name}: {why}{said}", task)
 
 
-def _task_options(request: Request, preset: Recipe, retraining: Method) -> dict[str, Any]:
-    own = {"data": request.task} if isinstance(request.task, str) else dict(request.task)
-    return {**({} if "task" in own else preset_options(preset, retraining)), **own, "seed": request.seed}
+def _preset(request: Request, retraining: Method, own: dict[str, Any]) -> tuple[Recipe, dict[str, Any], str]:
+    """The recipe, as asked for or by the data; the options of the task; and a clause that says which was chosen."""
+    name, said, options = request.recipe, "", {**own, "seed": request.seed}
+    if "task" in own:
+        return PLAIN if name is None else recipe(name), options, said
+    photographs = photographs_in(str(own.get("data"))) if own.get("photographs") is not False else 0
+    if name is None and photographs and retraining.retrains:
+        name = "finetune-photo" if request.weights is not None or request.pretrained else "photo"
+        said = f"; recipe {name}: most of the {photographs:,} images are {ACROSS} pixels across or more"
+        if retraining.last_lr:  # which a cosine, such as this recipe's, leaves at 0
+            options = {"schedule": "step", **options}
+    preset = PLAIN if name is None else recipe(name)
+    by_size = {"epochs": photo_epochs(name, photographs)} if name in PHOTO_RECIPES and photographs else {}
+    return preset, {**preset_options(preset, retraining), **by_size, **options}, said
 
 
 def _check_ranges(request: Request) -> None:

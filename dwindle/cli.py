@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compress(arguments: argparse.Namespace) -> int:
     from dwindle.compress import compress
-    from dwindle.live import watcher
+    from dwindle.live import loss_line, watcher
     from dwindle.tracking import tracker
 
     request = _request(arguments)
@@ -70,6 +70,8 @@ def _compress(arguments: argparse.Namespace) -> int:
     with watcher(_stderr(), request.target) as watching:
         done = compress(request, arguments.out, watching, trackers)
     _print(arguments, _summary(done))
+    if loss := loss_line(done.metrics):
+        _stderr().print(loss, soft_wrap=True)
     if arguments.json:
         _print_json(_facts(done))
     return 0

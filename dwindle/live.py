@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from dwindle.compress.amc.view import curve_view, result_view
 from dwindle.compress.request import Request
 from dwindle.compress.watcher import Watcher
 from dwindle.layers import Layer
+from dwindle.models.spec import TaskSpec
 from dwindle.options import as_flags, flags
 from dwindle.quantities import format_bytes, format_seconds
 
@@ -170,6 +171,25 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
         yield f"{size.target}: {smaller}, {size.dense / size.compressed:.1f}×; {benefit.sentence()}"
     for rehearsed in forecast.rehearsed:
         yield f"{rehearsed.target}: {rehearsed.sentence}"
+
+
+NOTABLE_LOSS = 1.0
+"""From this many points of the test metric on, a loss is said in words."""
+
+
+def loss_line(metrics: Mapping[str, float]) -> Text | None:
+    """The line that says what a compression cost, and what to try; None where that is less than NOTABLE_LOSS."""
+    lost = metrics["dense_test"] - metrics["test"]
+    if lost < NOTABLE_LOSS:
+        return None
+    remedies = (
+        "allow more bytes, MACs or weights; train longer (`epochs`); prune less in each round (`prune_per_round`); or "
+        "say what may be lost (`max_drop`), and the smallest network that keeps to it is found"
+    )
+    return Text(
+        as_flags(f"the test metric fell by {lost:.2f} points. To lose less: {remedies}", {**FLAGS, **flags(TaskSpec)}),
+        style="red",
+    )
 
 
 COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")

@@ -18,7 +18,7 @@ from torch import Tensor
 from dwindle.models.augment import crop_and_flip
 from dwindle.models.data import Subset
 
-ORDER, AUGMENTATION, DROPOUT = range(3)
+ORDER, AUGMENTATION, DROPOUT, MIXING = range(4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,10 @@ class Batches:
     def per_epoch(self) -> int:
         return max(1, len(self.data) // self.size)
 
+    def plain(self, step: int) -> bool:
+        """Whether the samples of a step are shown as they are."""
+        return self.augmented is not None and step >= self.augmented
+
     def each(self, fit: int, steps: range) -> Iterator[tuple[int, Subset]]:
         """Yields every one of `steps` with its batch. Where batches have to be read from a disk, each is made while the
         one before it is trained on."""
@@ -55,10 +59,9 @@ class Batches:
     def at(self, fit: int, step: int) -> Subset:
         """Returns the batch of a step of the `fit`-th training, augmented if that step is."""
         epoch, place = divmod(step, self.per_epoch)
-        order = _order(len(self.data), self.stream(ORDER, fit, epoch))
+        order = order_of(len(self.data), self.stream(ORDER, fit, epoch))
         batch = self.data[order[place * self.size : (place + 1) * self.size]]
-        plain = self.augmented is not None and step >= self.augmented
-        if plain or not (self.crop or self.flip):
+        if self.plain(step) or not (self.crop or self.flip):
             return batch
         generator = torch.Generator().manual_seed(self.stream(AUGMENTATION, fit, step))
         return Subset(crop_and_flip(batch.images, pad=self.crop, flip=self.flip, generator=generator), batch.labels)
@@ -74,5 +77,6 @@ def seed_of(*parts: int) -> int:
 
 
 @lru_cache(maxsize=2)  # an epoch's steps share one order
-def _order(count: int, seed: int) -> Tensor:
+def order_of(count: int, seed: int) -> Tensor:
+    """Returns the numbers below `count` in an order that follows from the seed, (count,) int64."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

@@ -1,11 +1,11 @@
-"""The built-in task: image classification by SGD, with all its data in memory."""
+"""The built-in task: image classification, of small images in memory or of photographs decoded for each epoch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
@@ -15,13 +15,17 @@ from torch.nn import functional
 from dwindle.errors import UsageError, one_line
 from dwindle.models import optimizers, ranks, schedule
 from dwindle.models.average import Average
-from dwindle.models.batches import DROPOUT, Batches
+from dwindle.models.batches import DROPOUT, MIXING, Batches
 from dwindle.models.data import Splits
 from dwindle.models.numerics import training_device
+from dwindle.models.photos.batches import PhotoBatches
+from dwindle.models.photos.mix import Mix
+from dwindle.models.photos.sample import Augmentation
 from dwindle.models.precision import bf16_gains
 from dwindle.models.recorded import Recorded, Step
+from dwindle.models.spec import NEWER
 from dwindle.models.spec import TaskSpec as TaskSpec
-from dwindle.preprocessing import COLOURS, Preprocessing, normalization
+from dwindle.preprocessing import COLOURS, Colours, Preprocessing, normalization
 from dwindle.task import Split
 
 EVALUATION_BATCH = 256
@@ -54,7 +58,7 @@ class ImageClassification:
                 code="data-changed",
                 option="data",
             )
-        if spec.crop >= (least := min(splits.shape[1:])):
+        if not spec.photographs and spec.crop >= (least := min(splits.shape[1:])):
             raise UsageError(
                 f"`crop` is {spec.crop} pixels, and images are {least} across: give {least // 8 or 1} or so",
                 code="out-of-range",
@@ -64,9 +68,10 @@ class ImageClassification:
         self.splits = splits
         self.preprocessing = preprocessing_of(spec, splits)
         """How an image becomes an input of the network."""
-        self.optimizer: torch.optim.SGD | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
         """The optimizer that `fit` uses, kept between its calls: LR rewinding continues with its momentum."""
-        self._batches = Batches(splits.train, spec.batch_size, spec.crop, spec.flip, spec.seed)
+        self._batches = _batches(spec, splits, self.preprocessing.colours)
+        self._mix = Mix(spec.mixup, spec.cutmix, len(splits.classes))
         if spec.augment < 1:
             self._batches = replace(self._batches, augmented=round(spec.augment * self.steps))
         self._fits, self._position = 0, -1
@@ -75,10 +80,10 @@ class ImageClassification:
     @property
     def origin(self) -> dict[str, Any]:
         """What a checkpoint records of this task; `dwindle.models.tasks.make_task` takes it back."""
+        defaults = {each.name: each.default for each in fields(TaskSpec)}
         made = asdict(self.spec)
-        # Runs begun before there were these options go on.
-        defaults = {"augment": 1, "normalize": None, "preprocessing": None}
-        return {name: value for name, value in made.items() if defaults.get(name, made) != value}
+        left_out = {name for name in NEWER if made[name] == defaults[name]} | {"workers"}
+        return {name: value for name, value in made.items() if name not in left_out}
 
     @property
     def classes(self) -> int:
@@ -135,7 +140,7 @@ class ImageClassification:
             )
         device = training_device()
         if self.optimizer is None or not optimizers.belongs(self.optimizer, model):
-            self.optimizer = self._fresh_optimizer(model)
+            self.optimizer = optimizers.make(self.spec, model)
         began = min(round(start * self.steps), self.steps - 1)
         first = self._position if self._position >= 0 else began
         bf16 = ranks.broadcast_from_first(lambda: bf16_gains(device))
@@ -152,6 +157,8 @@ class ImageClassification:
                 for step, batch in self._batches.each(self._fits, range(first, self.steps)):
                     if average and step > began:  # after `on_step`, which put the masks on and may have saved it
                         average.update(step - began)
+                    if self._mix and not self._batches.plain(step):
+                        batch = self._mix.mixed(batch, self._batches.stream(MIXING, self._fits, step))
                     rate = self.learning_rate(self.steps - 1 if last_lr else step)
                     torch.manual_seed(self._batches.stream(DROPOUT, self._fits, step) + ranks.rank())
                     loss = train(batch.images, batch.labels, rate)
@@ -220,17 +227,11 @@ class ImageClassification:
 
         A name without momentum starts afresh. Raises CheckpointError where a shape isn't the parameter's.
         """
-        optimizer = self._fresh_optimizer(model)
+        optimizer = optimizers.make(self.spec, model)
         optimizers.take_state(optimizer, model, _besides((AVERAGE, POSITION), state))
         self._average = _under(AVERAGE, state)
         self.optimizer = optimizer
         self._fits, self._position = (int(value) for value in state[POSITION])
-
-    def _fresh_optimizer(self, model: nn.Module) -> torch.optim.SGD:
-        spec = self.spec
-        return optimizers.sgd(
-            model, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov
-        )
 
     def _step(self, model: nn.Module, device: torch.device, bf16: bool) -> Step:
         """Returns a function that makes one step of training on a batch, which may be on the CPU, and returns its mean
@@ -238,6 +239,7 @@ class ImageClassification:
         optimizer, forward = self.optimizer, self._compiled(model) if self.spec.compile else model
         assert optimizer is not None
         mean, std = self._moments(device)
+        smoothing, clip = self.spec.label_smoothing, self.spec.clip
         # A recorded step can't have casts of weights that were made before it.
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=device.type != "cuda")
 
@@ -248,14 +250,19 @@ class ImageClassification:
             with autocast:
                 logits = forward((shard.to(device).float() - mean) / std)
             share = len(shard) / len(images)
-            loss = share * functional.cross_entropy(logits.float(), ranks.shard(labels).to(device))
+            wanted = ranks.shard(labels).to(device)
+            loss = share * functional.cross_entropy(logits.float(), wanted, label_smoothing=smoothing)
             optimizer.zero_grad()
             loss.backward()
             loss = ranks.sum_gradients(model.parameters(), loss)
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
             return loss.detach()
 
-        alone = device.type == "cuda" and ranks.world() == 1 and not self.spec.compile
+        # What is recorded is one kind of step: SGD's, on batches that are all mixed or none is.
+        alike = self.spec.optimizer == "sgd" and not (self._mix and self.spec.augment < 1)
+        alone = device.type == "cuda" and ranks.world() == 1 and not self.spec.compile and alike
         return Recorded(step, device) if alone and self.spec.record else step
 
     def _begin_average(self, model: nn.Module, *, resumed: bool) -> Average | None:
@@ -321,6 +328,28 @@ def _given(spec: TaskSpec) -> Preprocessing | None:
         return None
     mean, std = given
     return replace(spec.preprocessing, mean=mean, std=std) if spec.preprocessing else Preprocessing(mean, std)
+
+
+def _batches(spec: TaskSpec, splits: Splits, colours: Colours) -> Batches:
+    if not spec.photographs:
+        return Batches(splits.train, spec.batch_size, spec.crop, spec.flip, spec.seed)
+    if not splits.files:
+        raise UsageError(
+            "`photographs` are decoded from the files of a folder: leave it out for any other data",
+            code="conflict",
+            option="photographs",
+        )
+    augmentation = Augmentation(splits.shape, colours, spec.area, spec.flip, spec.trivial, spec.erase)
+    return PhotoBatches(
+        splits.train,
+        spec.batch_size,
+        0,
+        spec.flip,
+        spec.seed,
+        files=splits.files,
+        augmentation=augmentation,
+        workers=spec.workers,
+    )
 
 
 def learning_rate(spec: TaskSpec, step: int, steps: int) -> float:

@@ -49,6 +49,8 @@ class Splits:
     validation: Subset
     test: Subset
     classes: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    """The path of each training image, where there are files to decode it from again."""
 
     def __post_init__(self) -> None:
         for name in SPLITS:

@@ -35,7 +35,7 @@ def load(
     folder's images, the way they are scaled, and the colours. Nothing is kept on disk but what torchvision downloads.
     Raises UsageError where the data isn't found, isn't readable or isn't fit to train on.
     """
-    if root is not None and data in LOADERS and not _expanded(root).is_dir():  # else another copy would be taken
+    if root is not None and data in LOADERS and not expanded(root).is_dir():  # else another copy would be taken
         raise UsageError(
             f"`data_root` {root} is no folder: give the one that holds the data, or leave it out",
             code="missing",
@@ -47,11 +47,11 @@ def load(
 
 
 def _load(data: str, root: str | None, image_size: int | None, how: Preprocessing | None) -> Splits:
-    roots = [_expanded(place) for place in (root, os.environ.get(ROOT)) if place]
+    roots = [expanded(place) for place in (root, os.environ.get(ROOT)) if place]
     if is_folder(data):
         if image_size is None and how and how.size:
             image_size = how.size[0]
-        return load_folder(_expanded(data), image_size, how)
+        return load_folder(expanded(data), image_size, how)
     if image_size is not None:
         raise UsageError(f"an image size is for a folder of images, and data {data!r} has its own")
     if data in LOADERS:
@@ -69,7 +69,7 @@ def _load(data: str, root: str | None, image_size: int | None, how: Preprocessin
 def is_folder(data: str) -> bool:
     """Whether `data` is a folder of images rather than a data set's name or a factory."""
     try:
-        return data not in LOADERS and _expanded(data).is_dir()
+        return data not in LOADERS and expanded(data).is_dir()
     except OSError:  # a name that is too long, or that may not be looked at
         return False
 
@@ -79,12 +79,12 @@ def folder_from(place: Path, data: object) -> str | None:
     if not isinstance(data, str) or not is_folder(data):
         return None
     try:
-        return Path(os.path.relpath(_expanded(data).resolve(), place.resolve())).as_posix()
+        return Path(os.path.relpath(expanded(data).resolve(), place.resolve())).as_posix()
     except ValueError:  # on another drive of Windows
         return None
 
 
-def _expanded(place: str) -> Path:
+def expanded(place: str) -> Path:
     """The path, with `~` as the home folder where there is one."""
     return Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home folder
 

@@ -109,13 +109,20 @@ def load_folder(root: Path, image_size: int | None, how: Preprocessing | None = 
         _note_sameness(split, subset, digests)
     for known, judged in (("train", "validation"), ("train", "test"), ("validation", "test")):
         _note_shared((known, splits[known], decoded[known][1]), (judged, splits[judged], decoded[judged][1]))
-    return Splits(**{split: subset for split, (subset, _) in decoded.items()}, classes=classes)
+    files = tuple(path for path, _ in splits["train"])
+    return Splits(**{split: subset for split, (subset, _) in decoded.items()}, classes=classes, files=files)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name says that it is an image in a format that is read."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return not name.startswith(".") and name.lower().endswith(tuple(IMG_EXTENSIONS))
 
 
 def _list(folder: Path) -> tuple[tuple[str, ...], list[Sample]]:
     """The names of the class folders, sorted, and their images; how many other files were passed over is logged."""
     from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import IMG_EXTENSIONS
 
     passed_over: Counter[str] = Counter()
 
@@ -131,7 +138,7 @@ def _list(folder: Path) -> tuple[tuple[str, ...], list[Sample]]:
         inside = Path(path).relative_to(folder)
         if any(part.startswith(".") for part in inside.parts):
             return False
-        if inside.suffix.lower() in IMG_EXTENSIONS:
+        if is_image_name(inside.name):
             return True
         passed_over[inside.suffix.lower() or "no extension"] += 1
         return False
@@ -152,14 +159,14 @@ def _common(paths: list[str], image_size: int | None) -> tuple[int, int, tuple[s
     first, grey = "", True
     size = (image_size, image_size) if image_size else None
     for path in paths:
-        with _opened(path) as image:
+        with opened(path) as image:
             grey &= image.mode in _GREY
-            upright = image.size[::-1] if _orientation(image) in _QUARTER_TURNS else image.size
+            seen = image.size[::-1] if quarter_turned(image) else image.size
             if size is None:
-                first, size = path, upright
-            if image_size is None and upright != size:
+                first, size = path, seen
+            if image_size is None and seen != size:
                 raise UsageError(
-                    f"{path} is {upright[0]}x{upright[1]} pixels and {first} is {size[0]}x{size[1]}: "
+                    f"{path} is {seen[0]}x{seen[1]} pixels and {first} is {size[0]}x{size[1]}: "
                     "give `image_size`, and all are cropped and scaled to it",
                     code="sizes-differ",
                     option="image_size",
@@ -230,9 +237,9 @@ def _labels(samples: list[Sample]) -> torch.Tensor:
 
 def _pixels(path: str, shape: Shape, how: Preprocessing | None) -> NDArray[np.uint8]:
     """An image, upright and opaque, cropped about its centre and scaled to that shape."""
-    with _opened(path) as image:
+    with opened(path) as image:
         try:
-            plain = _eight_bits(_upright(image), path).convert("L" if shape[0] == 1 else "RGB")
+            plain = eight_bits(upright(image), path).convert("L" if shape[0] == 1 else "RGB")
             pixels = np.asarray(_scaled(plain, (shape[2], shape[1]), how))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow makes of a truncated file
             message = f"{path} can't be read as an image ({one_line(error)}): mend or remove it"
@@ -257,13 +264,19 @@ def _orientation(image: Any) -> int:
     return int(image.getexif().get(0x0112, 1)) if image.info.keys() & _ORIENTED else 1
 
 
-def _upright(image: Any) -> Any:
+def quarter_turned(image: Any) -> bool:
+    """Whether an image that is turned upright changes its height with its width."""
+    return _orientation(image) in _QUARTER_TURNS
+
+
+def upright(image: Any) -> Any:
+    """The image as it is to be seen, whatever way the camera was held."""
     from PIL import ImageOps
 
     return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def _eight_bits(image: Any, path: str) -> Any:
+def eight_bits(image: Any, path: str) -> Any:
     """The image in a mode that `convert` takes to 8 bits without loss of what it shows."""
     from PIL import Image
 
@@ -314,7 +327,8 @@ def _note(sentence: str) -> None:
         _log.warning("%s", single_line(f"note: {sentence}"))
 
 
-def _opened(path: str) -> Any:
+def opened(path: str) -> Any:
+    """An image of which the header is read; raises UsageError where it is none."""
     from PIL import Image
 
     try:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from dwindle.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from dwindle.models.spec import TaskSpec
+
 MOMENTUM, SAVED_MOMENTUM = "momentum_buffer", "momentum"
 """The name of SGD's momentum in torch, and in a saved state."""
 
 
-def sgd(model: nn.Module, *, lr: float, momentum: float, weight_decay: float, nesterov: bool) -> torch.optim.SGD:
-    """Makes an optimizer of the trainable parameters, its steps fused into one kernel where that is safe."""
-    return torch.optim.SGD(
-        _trainable(model),
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-        fused=_fusible(model) or None,
-    )
+def make(spec: TaskSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """Makes the optimizer of a task's options for the trainable parameters; SGD's steps are fused into one kernel where
+    that is safe. RMSprop's constants are those that torchvision's mobile networks were trained with."""
+    common: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(_trainable(model), **common)
+    common["momentum"] = spec.momentum
+    if spec.optimizer == "rmsprop":
+        return torch.optim.RMSprop(_trainable(model), alpha=0.9, eps=0.0316, **common)
+    return torch.optim.SGD(_trainable(model), **common, nesterov=spec.nesterov, fused=_fusible(model) or None)
 
 
 def holder(model: nn.Module) -> torch.optim.SGD:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from dwindle.errors import UsageError
 from dwindle.models.schedule import Schedule, check
 from dwindle.options import INTEGER, NUMBER, SHARE_OR_ZERO, SWITCH, option
 from dwindle.preprocessing import Preprocessing, normalization
+
+Optimizer = Literal["sgd", "adamw", "rmsprop"]
 
 DATA = "what to train on"
 TRAINING = "how to train"
@@ -81,14 +83,22 @@ class TaskSpec:
         group=TRAINING,
         unset="the recipe's, else 0.1",
     )
-    momentum: float = option(0.9, kind=NUMBER, help="The momentum of SGD.", metavar="M", group=TRAINING)
+    optimizer: Optimizer = option(  # noqa: RUF009  # it makes a field
+        "sgd",
+        help="The optimizer, by torch's name: sgd, adamw or rmsprop.",
+        metavar="NAME",
+        group=TRAINING,
+        unset="the recipe's, else sgd",
+    )
+    momentum: float = option(0.9, kind=NUMBER, help="The momentum of SGD and of RMSprop.", metavar="M", group=TRAINING)
     nesterov: bool = option(False, kind=SWITCH, help="Use Nesterov's form of SGD's momentum.", group=TRAINING)
     weight_decay: float = option(
         2e-4,
         kind=NUMBER,
-        help="The weight decay of SGD, on every parameter, biases and batch norm's included.",
+        help="The weight decay, on every parameter, biases and batch norm's included.",
         metavar="DECAY",
         group=TRAINING,
+        unset="the recipe's, else 0.0002",
     )
     schedule: Schedule = option(  # noqa: RUF009  # it makes a field
         "step",
@@ -138,6 +148,31 @@ class TaskSpec:
         unset="no average",
     )
     """The average is what is judged, saved, pruned and trained further; the momentum stays that of the steps."""
+    label_smoothing: float = 0.0
+    """The share of each label that is spread over all classes."""
+    clip: float | None = None
+    """The greatest norm of a step's gradients, to which longer ones are scaled down; None: no limit."""
+    mixup: float = 0.0
+    """Each sample is mixed with another one; the share is drawn from a Beta distribution of this alpha. 0: off."""
+    cutmix: float = 0.0
+    """A rectangle of another sample is pasted into each; its share is drawn as that of `mixup`. With both, each batch
+    has one of the two."""
+    photographs: bool = option(
+        False,
+        kind=SWITCH,
+        help="Train on random parts of a folder's images, decoded afresh for every epoch, and not on shifted images.",
+        group=TRAINING,
+        unset="on for a folder whose images are mostly 64 pixels across or more",
+    )
+    area: float = 0.35
+    """Of photographs: the least share of an image that a training sample shows."""
+    trivial: bool = False
+    """Of photographs: whether a random operation of TrivialAugment changes each training sample."""
+    erase: float = 0.0
+    """Of photographs: the share of training samples of which a random rectangle is erased."""
+    workers: int | None = None
+    """Of photographs: how many processes decode; 0: none but this one. The result is the same with any number, and
+    checkpoints do not record it. None: one for every two cores."""
     compile: bool = option(
         False,
         kind=SWITCH,
@@ -169,6 +204,16 @@ class TaskSpec:
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
             ("crop", self.crop >= 0, "0 or more"),
             ("augment", 0 <= self.augment <= 1, "from 0 to 1"),
+            ("optimizer", self.optimizer in get_args(Optimizer), " or ".join(get_args(Optimizer))),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 up to, not including, 1"),
+            ("clip", self.clip is None or 0 < self.clip < math.inf, "above 0"),
+            ("mixup", 0 <= self.mixup < math.inf, "0 or more"),
+            ("cutmix", 0 <= self.cutmix < math.inf, "0 or more"),
+            ("area", 0 < self.area <= 1, "above 0, up to 1"),
+            ("trivial", self.photographs or not self.trivial, "off without photographs"),
+            ("erase", self.photographs or not self.erase, "0 without photographs"),
+            ("erase", 0 <= self.erase <= 1, "from 0 to 1"),
+            ("workers", self.workers is None or self.workers >= 0, "0 or more"),
             ("ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1, such as 0.999"),
         ):
             if not fine:
@@ -190,3 +235,10 @@ DATA_SET_OPTIONS: dict[str, dict[str, Any]] = {
     "fashion-mnist": {"epochs": 10, "schedule": "cosine", "warmup": 0.1, "crop": 2},
 }
 """The options of a data set that differ from TaskSpec's own defaults."""
+
+NEWER = (
+    *("augment", "optimizer", "label_smoothing", "clip", "mixup", "cutmix"),
+    *("photographs", "area", "trivial", "erase", "normalize", "preprocessing"),
+)
+"""Options that a checkpoint records only where they differ from the default: runs begun before there were these go
+on."""

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dwindle.checkpoint import Round
 from dwindle.compress.amc.search import Settings
-from dwindle.live import LineWatcher, LiveWatcher, watcher
+from dwindle.live import LineWatcher, LiveWatcher, loss_line, watcher
 
 ROUNDS = (
     Round(index=0, density=1.0, bytes=300_000, validation=90.0, loss=0.5, seconds=10.0),
@@ -111,3 +111,13 @@ def test_a_log_gets_a_line_where_there_is_news(clock: list[float]) -> None:
         "AMC: episode 4 of 4, best reward 0.600",
     ]
     assert lines[3].endswith("about 10 s left")
+
+
+def test_a_loss_of_more_than_a_point_is_said_with_what_to_try() -> None:
+    assert loss_line({"dense_test": 90.0, "test": 89.1}) is None
+    assert loss_line({"dense_test": 90.0, "test": 91.0}) is None
+    said = loss_line({"dense_test": 90.0, "test": 67.25})
+    assert said is not None
+    assert "22.75 points" in said.plain
+    assert "--epochs" in said.plain
+    assert said.style == "red"

@@ -94,11 +94,15 @@ def test_the_options_of_export_can_be_given_again(values: dict[str, Any]) -> Non
     ExportOptions(**values)
 
 
+AUGMENTATION = {"label_smoothing", "clip", "mixup", "cutmix", "area", "trivial", "erase"}
+"""What recipes set, and a user of Python."""
+
+
 def test_every_field_is_an_option_but_those_that_others_set() -> None:
     for declared, others in (
         (Request, set()),
         (ExportOptions, {"keeps_rejected"}),
-        (TaskSpec, {"fingerprint", "preprocessing", "seed"}),
+        (TaskSpec, {"fingerprint", "preprocessing", "seed", "workers", *AUGMENTATION}),
     ):
         assert {each.name for each in fields(declared)} - {each.name for each in options(declared)} == others
 

@@ -1,0 +1,76 @@
+"""One training sample of a photograph: a random part of it, decoded no larger than needed, and augmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dwindle.errors import UsageError, one_line
+from dwindle.models.folder import eight_bits, opened, quarter_turned, upright
+from dwindle.preprocessing import Colours
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a photograph becomes a sample of `shape`, (channels, height, width)."""
+
+    shape: tuple[int, ...]
+    colours: Colours
+    area: float
+    """The least share of the photograph's area that a random crop shows."""
+    flip: bool
+    trivial: bool
+    """Whether one operation of TrivialAugment (Müller & Hutter 2021) changes each sample."""
+    erase: float
+    """The share of samples of which a random rectangle is erased."""
+
+    def sample(self, path: str, seed: int) -> Tensor:
+        """The sample that follows from a photograph and a seed: uint8, of `shape`. Raises UsageError where the file
+        can't be read."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            image = self._cropped(path)
+            for transform in self._transforms:
+                image = transform(image)
+        return image
+
+    def _cropped(self, path: str) -> Tensor:
+        from PIL import Image
+        from torchvision.transforms import RandomResizedCrop
+        from torchvision.transforms.v2.functional import pil_to_tensor
+
+        _, height, width = self.shape
+        with opened(path) as image:
+            turned = quarter_turned(image)
+            across, down = image.size[::-1] if turned else image.size
+            # Where the crop lies follows from the header alone, so that no more than it needs has to be decoded.
+            top, left, rows, columns = RandomResizedCrop.get_params(
+                torch.empty(1, down, across), [self.area, 1.0], [3 / 4, 4 / 3]
+            )
+            needed = max(1, round(across * width / columns)), max(1, round(down * height / rows))
+            try:
+                image.draft(None, needed[::-1] if turned else needed)
+                whole = eight_bits(upright(image), path).convert("L" if self.colours == "L" else "RGB")
+                x, y = whole.width / across, whole.height / down
+                box = (left * x, top * y, (left + columns) * x, (top + rows) * y)
+                part: Tensor = pil_to_tensor(whole.resize((width, height), Image.Resampling.BILINEAR, box))
+                return part.flip(0) if self.colours == "BGR" else part
+            except (OSError, ValueError, SyntaxError) as error:  # what Pillow makes of a truncated file
+                raise UsageError(
+                    f"{path} can't be read as an image ({one_line(error)}): mend or remove it",
+                    code="unreadable",
+                    option="data",
+                    path=path,
+                ) from error
+
+    @cached_property
+    def _transforms(self) -> list[Any]:
+        from torchvision.transforms import v2
+
+        used = [v2.RandomHorizontalFlip()] if self.flip else []
+        used += [v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR)] if self.trivial else []
+        return used + ([v2.RandomErasing(self.erase, value=128)] if self.erase else [])
