@@ -86,6 +86,8 @@ def resolve(request: Request) -> Resolved:
         name, why = "unstructured", "the zeros that the weights came with"
     if name == "auto":
         name, why = choose(request.target, target.packs_zeros, macs=request.macs is not None)
+    elif name == "fast":
+        name, why = target.fastest, f"of what is pruned, {request.target} gains the most speed from it"
     full = replace(
         request,
         precision=target.precision,

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from dwindle.bench.devices import sysroot
 from dwindle.bench.devices.board import Board, OnBoard, Program
 from dwindle.bench.devices.transport import Transport, ask, line
 from dwindle.bench.missing import Missing
+from dwindle.bench.runtimes.mnn import MNN
 from dwindle.bench.runtimes.onnxruntime import OnnxRuntime
-from dwindle.bench.runtimes.runtime import GROUP
+from dwindle.bench.runtimes.runtime import GROUP, Runtime
 from dwindle.errors import RuntimeUnavailable
 
 # Never ask; notice within 20 seconds that the other side is gone, also where no packet says so (man ssh_config).
@@ -76,7 +77,7 @@ class SshBoard(Board):
     scheme = "ssh"
     usage = "ssh://user@host[:port]"
     summary = "a Linux machine that your ssh logs in to without asking"
-    targets = ("executorch", "onnx")
+    targets = ("executorch", "onnx", "mnn")
 
     def __init__(self, name: str) -> None:
         if not _ADDRESS.fullmatch(name):
@@ -96,7 +97,8 @@ class SshBoard(Board):
     def runtimes(self) -> Sequence[OnBoard]:
         return [
             OnBoard("executorch", "executorch", self, _native),
-            OnBoard("onnxruntime", "onnx", self, _python),
+            OnBoard("onnxruntime", "onnx", self, _python(OnnxRuntime, "onnxruntime")),
+            OnBoard("mnn", "mnn", self, _python(MNN, "MNN")),
         ]
 
 
@@ -125,23 +127,32 @@ def _native(board: Board) -> Program:
     return Program((f"{board.folder}/runner",), {}, "native runner")
 
 
-def _python(board: Board) -> Program:
-    """onnxruntime in the board's own Python, driven by this very package from a zip."""
-    board.put({"dwindle.zip": _package()})
-    python, variables = ("python3", "-P"), {"PYTHONPATH": f"{board.folder}/dwindle.zip"}
-    importing = "from dwindle.bench.worker import load; load('onnxruntime').version()"
-    try:
-        board.transport.run([*python, "-c", importing], variables=variables)
-    except RuntimeUnavailable as error:
-        raise RuntimeUnavailable(
-            f"{error}; onnx files need Python 3.11 or newer there, called python3, with onnxruntime and numpy",
-            code=error.code,
-            name=board.url,
-        ) from error
-    return Program((*python, "-m", "dwindle.bench.worker", "onnxruntime"), variables, None)
+def _python(runtime: type[Runtime], package: str) -> Callable[[Board], Program]:
+    """A runtime in the board's own Python, driven by this very package from a zip.
+
+    package: what has to be installed there, beside numpy.
+    """
+
+    def install(board: Board) -> Program:
+        archive = f"dwindle-{runtime.name}.zip"
+        board.put({archive: _package(runtime)})
+        python, variables = ("python3", "-P"), {"PYTHONPATH": f"{board.folder}/{archive}"}
+        importing = f"from dwindle.bench.worker import load; load('{runtime.name}').version()"
+        try:
+            board.transport.run([*python, "-c", importing], variables=variables)
+        except RuntimeUnavailable as error:
+            raise RuntimeUnavailable(
+                f"{error}; {runtime.target} files need Python 3.11 or newer there, called python3, with {package} and "
+                "numpy",
+                code=error.code,
+                name=board.url,
+            ) from error
+        return Program((*python, "-m", "dwindle.bench.worker", runtime.name), variables, None)
+
+    return install
 
 
-def _package() -> bytes:
+def _package(runtime: type[Runtime]) -> bytes:
     """A zip of what the worker needs of dwindle, and the entry point by which it finds its runtime."""
     packed, top = io.BytesIO(), Path(dwindle.__file__).parent
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -153,6 +164,6 @@ def _package() -> bytes:
         archive.writestr(
             f"{described}/METADATA", f"Metadata-Version: 2.1\nName: dwindle\nVersion: {dwindle.__version__}\n"
         )
-        ours = f"{OnnxRuntime.name} = {OnnxRuntime.__module__}:{OnnxRuntime.__name__}"
+        ours = f"{runtime.name} = {runtime.__module__}:{runtime.__name__}"
         archive.writestr(f"{described}/entry_points.txt", f"[{GROUP}]\n{ours}\n")
     return packed.getvalue()

@@ -36,6 +36,7 @@ class LiteRT(Target):
     suffix = ".tflite"
     precisions = ("fp32", "fp16")
     packages = ("torch", "litert-torch", "ai-edge-litert")
+    fastest = "unstructured"
     effects = Effects(
         weights=Effect(
             True,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dwindle import registry
 from dwindle.compress.benefit import benefit, choose
+from dwindle.compress.request import Request
+from dwindle.compress.resolve import resolve
 from dwindle.export import target as targets
 
 
@@ -21,6 +24,14 @@ def test_a_benefit_says_on_what_grounds() -> None:
     assert "faster on the NPU (vendor, Apple's coremltools guide" in apple
     assert "1.63 ms dense and 1.23, 1.05 and 0.86 ms" in apple
     assert benefit("channel", targets.load("pytorch")).sentence().endswith("whether it is faster was not measured")
+
+
+def test_fast_is_what_the_targets_kernels_gain_from() -> None:
+    (phase,) = resolve(Request("zoo:resnet8", "digits", granularity="fast", density=0.1)).phases
+    assert phase[0].kind == "channel"
+    for name, expected in {"onnx": "channel", "mnn": "4x1", "litert": "unstructured"}.items():
+        kind: type[targets.Target] = registry.resolve(targets.GROUP, name, "target")
+        assert kind.fastest == expected
 
 
 def test_auto_takes_what_makes_the_file_fit() -> None:

@@ -33,7 +33,7 @@ def ones(scores: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: torch.ones_like(score, dtype=torch.int64) for name, score in scores.items()}
 
 
-@given(kernels, st.integers(1, 4), st.integers(1, 8), st.floats(0, 1), st.integers(0, 99))
+@given(kernels, st.sampled_from([1, 2, 3, 4, 8, 16]), st.integers(1, 8), st.floats(0, 1), st.integers(0, 99))
 def test_a_block_goes_or_stays_as_one(
     shape: tuple[int, int, int, int], rows: int, columns: int, share: float, seed: int
 ) -> None:

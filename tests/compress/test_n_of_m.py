@@ -28,6 +28,16 @@ def test_of_every_four_input_channels_two_survive_and_they_are_the_largest(
     assert torch.allclose(left, largest)
 
 
+@given(st.sampled_from([(1, 2), (1, 4), (3, 8), (4, 16), (15, 16)]), st.integers(1, 3), st.integers(0, 99))
+def test_patterns_of_up_to_sixteen(pattern: tuple[int, int], groups: int, seed: int) -> None:
+    n, m = pattern
+    torch.manual_seed(seed)
+    network = Network(nn.Sequential(nn.Linear(m * groups, 5)))
+    NofM(n, m).shrink(network, 0.0)
+    assert (network.masks["0.weight"].unflatten(-1, (-1, m)).sum(-1) == n).all()
+    assert NofM(n, m).share(network) == n / m
+
+
 def test_layers_that_do_not_divide_stay_dense() -> None:
     network = Network(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)))
     NofM().shrink(network, 0.5)

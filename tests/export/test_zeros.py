@@ -41,6 +41,7 @@ def test_removed_channels_make_every_file_smaller(name: str) -> None:
     [
         ("onnx", True, "CPU", False, "measured"),
         ("litert", True, "CPU", True, "measured"),
+        ("mnn", True, "CPU", True, "measured"),
         ("coreml", True, "NPU", True, "vendor"),
         ("coreml", True, "CPU", None, "unknown"),
         ("executorch-coreml", True, "NPU", True, "vendor"),

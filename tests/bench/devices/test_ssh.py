@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from torch import nn
 
 from dwindle.bench import Bench, bench
@@ -200,6 +201,26 @@ def test_of_a_device_that_vanishes_what_it_told_is_kept(
     for role in (DENSE, COMPRESSED):
         assert one(kept, "onnx", role, server.url).latency is None
         assert server.url in one(kept, "onnx", role, server.url).reasons["latency"]
+
+
+@needs_sshd
+@pytest.mark.needs("mnn")
+def test_mnn_runs_in_the_boards_python(
+    server: Server, checkpoint: Checkpoint, export: Export, nets: tuple[nn.Module, nn.Module], tmp_path: Path
+) -> None:
+    from dwindle.export.fold import deployable
+    from dwindle.export.mnn.target import MNN
+
+    files = [tmp_path / name for name in ("dense.mnn", "net.mnn")]
+    example = (torch.zeros(1, 1, 8, 8),)
+    for net, path in zip(nets, files, strict=True):
+        MNN().write(deployable(net, example), example, path, pack=True)
+    export("mnn", *files)
+    found = bench(checkpoint, devices=[server.url])
+    for role in (DENSE, COMPRESSED):
+        row = one(found, "mnn", role, server.url)
+        assert (row.runtime.name, row.reasons.get("latency")) == ("mnn", None)
+        assert row.latency is not None
 
 
 @needs_sshd

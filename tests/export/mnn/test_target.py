@@ -188,6 +188,18 @@ def test_all_kinds_of_layers_and_inputs_in_their_order(trained: Changed, masked:
 
 
 @needs_extra
+def test_winograds_rounding_is_explained(trained: Changed, tmp_path: Path) -> None:
+    layers = [layer for _ in range(6) for layer in (nn.Conv2d(64, 64, 3, padding=1), nn.ReLU())]
+    network = trained(nn.Sequential(*layers)).eval()
+    example = (torch.randn(1, 64, 32, 32, generator=torch.Generator().manual_seed(0)),)
+    path, shipped = tmp_path / "net.mnn", deployable(network, example)
+    MNN().write(shipped, example, path, pack=True)
+    found = parity.check(MNN(), path, network, shipped, example)
+    assert found.relative is not None
+    assert found.relative < found.tolerance == 1e-3
+
+
+@needs_extra
 def test_the_same_network_makes_the_same_file(written: Written, example: Inputs, tmp_path: Path) -> None:
     with architecture.one_model():  # converted anew
         MNN().write(written.shipped, example, tmp_path / "again.mnn", pack=True)
