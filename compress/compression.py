@@ -156,6 +156,8 @@ def prepare(request: Request) -> Prepared:
         spec = replace(spec, pretrained=digest(weights))
     elif request.weights is not None:
         fit = load_pretrained(model, Path(request.weights), classes=classes, new_head=request.new_head)
+    if request.pretrained and fit and not fit.fresh:
+        _check_order(found, task)
     if wrong := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
         raise UsageError(
             f"the model {request.model} is made with values in {wrong[0]} that are not finite: correct its "
@@ -177,6 +179,20 @@ def prepare(request: Request) -> Prepared:
     perhaps = whole and not trained and not resolved.method.restore and (source.is_code or request.pretrained)
     notes = (fit.sentence(request.weights or request.model),) if fit else ()
     return Prepared(resolved, task, spec, network, solvers, trained, perhaps, notes)
+
+
+def _check_order(found: Found, task: CheckedTask) -> None:
+    """Raises UsageError where trained weights that keep their head know the data's classes in another order."""
+    theirs, ours = found.preprocessing and found.preprocessing.classes, task.class_names
+    if theirs and ours and theirs != ours and set(theirs) == set(ours):
+        place = next(index for index, (one, other) in enumerate(zip(theirs, ours, strict=True)) if one != other)
+        raise UsageError(
+            f"the pretrained weights have the classes in another order ({theirs[place]!r} is class {place} there "
+            f"and {ours[place]!r} in the data): name the folders so that they sort as there",
+            code="classes-differ",
+            option="pretrained",
+            name=theirs[place],
+        )
 
 
 def _as_trained(found: Found, resolved: Resolved) -> dict[str, Any]:

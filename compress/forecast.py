@@ -89,7 +89,7 @@ def plan(request: Request) -> Forecast:
         1, math.ceil(math.log(max(share, 1e-6)) / math.log(1 - request.prune_per_round) - 0.25)
     )
     whole = ready.task.steps
-    trained = request.weights is not None
+    trained = ready.trained
     steps = whole and (0 if trained else whole) + rounds * math.ceil(whole * (1 - ready.resolved.method.start))
     if not ready.resolved.method.retrains:
         rounds, steps = len(ready.solvers), 0

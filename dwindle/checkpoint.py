@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -279,6 +280,23 @@ class Checkpoint:
     @property
     def exports(self) -> Path:
         return self.path / "exports"
+
+    def _repr_html_(self) -> str:
+        """A table of what it is and what became of it, for a notebook."""
+        model = self.origin.get("model")
+        rows = {
+            "model": model.get("spec") if isinstance(model, dict) else model,
+            "finished": "yes" if self.done else "no",
+        }
+        if self.history:
+            first, last = self.history[0], self.history[-1]
+            rows |= {"surviving weights": f"{last.density:.1%}", "validation": f"{last.validation:.2f}"}
+            rows["dense validation"] = f"{first.validation:.2f}"
+            if first.bytes and last.bytes:
+                rows["bytes"] = f"{first.bytes:,} → {last.bytes:,}"
+        rows |= {name: f"{value:.2f}" for name, value in self.metrics.items()}
+        cells = (f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
+        return f"<table><caption>{escape(str(self.path))}</caption>{''.join(cells)}</table>"
 
     def _document(self) -> dict[str, Any]:
         return {

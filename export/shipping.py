@@ -73,6 +73,13 @@ def with_interface(
                 option="image_input",
                 name="normalization",
             )
+        if (how := task.preprocessing) and how.colours == "BGR":
+            raise UsageError(
+                "an image input is RGB, and this network takes BGR: leave out `image_input`, and let the app exchange "
+                "the channels",
+                code="unsupported",
+                option="image_input",
+            )
         image = Normalization(*(tuple(float(value) for value in moment) for moment in moments))
     return target.with_interface(Interface(image, _labels(task, classes)))
 

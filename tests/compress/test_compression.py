@@ -81,6 +81,21 @@ def test_the_sources_weights_are_trained_further_and_recorded(tmp_path: Path) ->
     assert torch.equal(restore(done)(torch.zeros(1, 1, 8, 8)), restore(done)(torch.zeros(1, 1, 8, 8)))
 
 
+@pytest.mark.needs("transformers")
+def test_pretrained_weights_that_know_the_classes_in_another_order(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
+    labels = dict(enumerate("1023456789"))
+    made = ViTConfig(image_size=8, patch_size=4, num_channels=1, id2label=labels, **sizes)
+    ViTForImageClassification(made).save_pretrained(tmp_path)
+    ViTImageProcessor(image_mean=[0.5], image_std=[0.5], size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    asked = Request(f"hf:{tmp_path}", DIGITS, density=0.5, target="pytorch", pretrained=True)
+    with pytest.raises(UsageError) as refused:
+        prepare(asked)
+    assert (refused.value.code, refused.value.name) == ("classes-differ", "1")
+
+
 def test_weights_with_another_head_are_trained(tmp_path: Path, trained: dict[str, Tensor]) -> None:
     file = tmp_path / "other.pt"
     head = {name: torch.zeros(7, *value.shape[1:]) for name, value in trained.items() if value.shape[:1] == (10,)}

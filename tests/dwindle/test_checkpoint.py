@@ -298,3 +298,13 @@ def test_a_run_that_saved_nothing_begins_anew_with_what_is_here_now(tmp_path: Pa
     assert checkpoint.start(path, {"seed": 0}, numerics=now).numerics == now
     checkpoint.save_partial(path, 0, {}, checkpoint.Cuts(), {})
     assert checkpoint.start(path, {"seed": 0}, numerics=then).numerics == now
+
+
+def test_a_notebook_shows_a_table_in_which_nothing_is_markup(tmp_path: Path) -> None:
+    history = (Round(0, 1.0, 300_000, 91.5, None, 1.0), Round(1, 0.25, 90_000, 91.25, 0.5, 1.0))
+    net = Checkpoint(tmp_path / "<net>", {"model": {"spec": "<script>"}}, True, history, {"test": 90.0}, {})
+    shown = net._repr_html_()
+    assert "<script>" not in shown
+    assert "<net>" not in shown
+    for cell in ("25.0%", "91.25", "91.50", "300,000 → 90,000", "90.00"):
+        assert f"<td>{cell}</td>" in shown

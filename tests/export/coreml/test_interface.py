@@ -15,6 +15,7 @@ from dwindle.export.onnx.target import Onnx
 from dwindle.export.parity import check
 from dwindle.export.shipping import with_interface
 from dwindle.models.checked_task import CheckedTask
+from dwindle.preprocessing import Preprocessing
 from tests.tasks import PlainTask
 
 MEANS, STDS = (120.0, 110.0, 100.0), (60.0, 50.0, 70.0)
@@ -131,3 +132,12 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
             with_interface(CoreML(), CheckedTask(task), image, classes)
         assert (refused.value.code, refused.value.option, refused.value.name) == (code, option, name)
         assert refused.value.path == (Path(classes) if classes else None)
+
+
+def test_a_network_that_takes_bgr_gets_no_image_input() -> None:
+    class Flipped(Task):
+        preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, colours="BGR")
+
+    with pytest.raises(UsageError) as refused:
+        with_interface(CoreML(), CheckedTask(Flipped()), True, None)
+    assert (refused.value.code, refused.value.option) == ("unsupported", "image_input")
