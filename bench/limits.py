@@ -26,7 +26,7 @@ from typing import Any
 from dwindle import registry
 from dwindle.errors import UsageError
 from dwindle.files import read_toml
-from dwindle.quantities import parse_bytes, parse_count
+from dwindle.quantities import parse_bytes, parse_count, within
 
 Quantity = int | float | str
 Limits = Mapping[str, float]
@@ -144,6 +144,11 @@ DEVICE_KINDS = {
 """As KINDS, of the limits on one device. Milliseconds on no particular device would say nothing."""
 
 
+def holds(name: str, measured: float, limit: float) -> bool:
+    """Whether a figure keeps to the limit of that name: at least as much for `min_…`, else at most."""
+    return within(limit, measured) if name.startswith("min_") else within(measured, limit)
+
+
 def quantity(name: str, value: Quantity) -> float:
     """A limit's value as a number; raises UsageError where it isn't one of its kind."""
     kind = (DEVICE_KINDS | KINDS)[name]
@@ -170,6 +175,8 @@ class LimitsFile:
     """Those on figures taken on one device, by its name."""
     files: dict[Path, Limits]
     """Those on one model file or checkpoint, by its path."""
+    allowed: Any = ()
+    """What goes beyond them and is meant, as the file has it; `dwindle.bench.approvals` reads it."""
 
     def of(self, path: Path) -> LimitsFile:
         """The limits with those on one model file or checkpoint among the shared ones."""
@@ -186,6 +193,7 @@ def read_limits(path: Path) -> LimitsFile:
     gate = read_toml(path).get("gate")
     if not isinstance(gate, dict):
         raise UsageError(f"{path} has no [gate] table", code="no-table", option="limits", path=path)
+    allowed = gate.pop("allow", [])
     tables = {name: entry for name, entry in gate.items() if isinstance(entry, dict)}
     shared = {name: entry for name, entry in gate.items() if name not in tables}
     devices, patterns = (tables.pop(kind, {}) for kind in ("device", "file"))
@@ -204,6 +212,7 @@ def read_limits(path: Path) -> LimitsFile:
         {name: _table(path, f"gate.{name}", entry, KINDS) for name, entry in tables.items()},
         {name: _table(path, f"gate.device.{name}", entry, DEVICE_KINDS) for name, entry in devices.items()},
         files,
+        allowed,
     )
 
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dwindle import registry
+from dwindle.bench.approvals import Approval, read_approvals
 from dwindle.bench.baseline import Baseline, read_baseline, read_baseline_file
 from dwindle.bench.devices.registry import reach
 from dwindle.bench.figures import Figure, Files, figures, sizes_of
 from dwindle.bench.files.contents import Contents, contents, is_model_file
 from dwindle.bench.history import LEAST, Entry, read_history, usual
-from dwindle.bench.limits import KINDS, Limits, LimitsFile, Quantity, matching, quantity, read_limits
+from dwindle.bench.limits import KINDS, Limits, LimitsFile, Quantity, holds, matching, quantity, read_limits
 from dwindle.bench.result import Bench
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import BudgetMissed, RuntimeUnavailable, UsageError
 from dwindle.manifest import manifests
-from dwindle.quantities import within
 
 TARGETS = "dwindle.targets"
 """Export's entry-point group, named here because the stages don't import each other."""
@@ -41,6 +41,8 @@ class Check:
     """The device that the limit is about; None for a limit of no particular device."""
     checkpoint: str | None = None
     """The path of the target's checkpoint, where several were checked at once."""
+    allowed: str | None = None
+    """Why it may go beyond its limit, where it does and the file of limits approves of that: it then passed."""
 
     @property
     def subject(self) -> str:
@@ -185,14 +187,39 @@ def gate(
             verdicts.append(found.named(str(subject.path)) if several else found)
         else:
             verdicts.append(_of_file(subject, {**written.of(subject).shared, **flags}, baseline, entries, why=why))
+    approvals = () if limits is None else read_approvals(Path(limits), written.allowed)
+    rows, expired = _approved([row for each in verdicts for row in each.rows], approvals)
     return Verdict(
-        tuple(row for each in verdicts for row in each.rows),
-        tuple(note for each in verdicts for note in each.notes),
+        rows,
+        (*(note for each in verdicts for note in each.notes), *expired),
         {name: found for each in verdicts for name, found in each.files.items()},
         {name: found for each in verdicts for name, found in each.before.items()},
         {name: found for each in verdicts for name, found in each.figures.items()},
         {name: found for each in verdicts for name, found in each.subjects.items()},
     )
+
+
+def _approved(rows: Sequence[Check], approvals: Sequence[Approval]) -> tuple[tuple[Check, ...], list[str]]:
+    """The checks, those that are beyond their limit and approved of as passed; and a note on each approval that isn't
+    needed any more, as its figures are within their limits again."""
+    found: list[Check] = []
+    checked: set[Approval] = set()
+    needed: set[Approval] = set()
+    for row in rows:
+        able = [one for one in approvals if one.covers(row.name, (row.subject, row.target))]
+        checked |= set(able)
+        if row.passed or row.measured is None:
+            found.append(row)
+            continue
+        needed |= set(able)
+        allowing = next((one for one in able if one.allows(row.name, row.measured)), None)
+        found.append(replace(row, passed=True, allowed=allowing.reason) if allowing else row)
+    expired = [one for one in approvals if one in checked - needed]
+    return tuple(found), [
+        f"the approval of {one.figure} of {one.of or 'any file'} ({one.reason}) has expired, as the limit holds again: "
+        "remove it from the limits"
+        for one in expired
+    ]
 
 
 def _subjects(files: Subject | Sequence[Subject], written: LimitsFile) -> list[Checkpoint | Path]:
@@ -319,11 +346,8 @@ def _require_limits(limits: object) -> None:
 
 def _check(name: str, files: Files, limit: float, figure: Figure) -> Check:
     measured, reason = figure
-    if measured is None:
-        holds = False
-    else:
-        holds = within(limit, measured) if name.startswith("min_") else within(measured, limit)
-    return Check(name, files.target, limit, measured, holds, reason, files.device)
+    passed = measured is not None and holds(name, measured, limit)
+    return Check(name, files.target, limit, measured, passed, reason, files.device)
 
 
 def _require_known(names: list[str], exported: Collection[str]) -> None:

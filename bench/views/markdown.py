@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from dwindle import foreign
-from dwindle.bench.verdict import Verdict
+from dwindle.bench.verdict import Check, Verdict
 from dwindle.bench.views.wording import ABSENT, amount, described, limit_name, outcome, sentence
 from dwindle.errors import DwindleError
 
-_MARKS = {"pass": "✅ pass", "miss": "❌ miss", "unmeasured": "⚠️ unmeasured"}
+_MARKS = {"pass": "✅ pass", "allowed": "☑️ allowed", "miss": "❌ miss", "unmeasured": "⚠️ unmeasured"}
 
 
 def append_markdown(verdict: Verdict, name: str, path: Path) -> None:
@@ -30,6 +30,10 @@ def append_text(text: str, path: Path) -> None:
         raise DwindleError(f"cannot write {path}: {error.strerror}", code="unwritable", path=path) from error
 
 
+def _said(check: Check) -> str:
+    return "; ".join(filter(None, (check.reason, f"allowed: {check.allowed}" if check.allowed else None)))
+
+
 def markdown(verdict: Verdict, name: str) -> str:
     """A heading with `name`, the verdict in a sentence and a table with a row per limit; it ends in a blank line."""
     lines = [
@@ -43,7 +47,7 @@ def markdown(verdict: Verdict, name: str) -> str:
     for check in verdict.rows:
         measured = ABSENT if check.measured is None else amount(check, check.measured)
         words = (_MARKS[outcome(check)], limit_name(check), check.subject, amount(check, check.limit), measured)
-        lines.append(f"| {' | '.join(map(foreign.markdown, (*words, check.reason or '')))} |")
+        lines.append(f"| {' | '.join(map(foreign.markdown, (*words, _said(check))))} |")
     for name, found in verdict.files.items():
         lines += ["", *(f"- {foreign.markdown(line)}" for line in described(name, found))]
     return "\n".join([*lines, "", ""])

@@ -122,7 +122,7 @@ def _answers(rows: tuple[Row, ...]) -> list[RenderableType]:
     return [Text("answers", style="bold"), *lines] if lines else []
 
 
-_STYLES = {"pass": "green", "miss": "red", "unmeasured": "yellow"}
+_STYLES = {"pass": "green", "allowed": "yellow", "miss": "red", "unmeasured": "yellow"}
 
 
 def gate_table(verdict: Verdict) -> RenderableType:
@@ -140,6 +140,7 @@ def gate_table(verdict: Verdict) -> RenderableType:
             ABSENT if row.measured is None else amount(row, row.measured),
         )
     notes = [f"{limit_name(row)}, {row.subject}: {row.reason}" for row in verdict.rows if row.reason]
+    notes += [f"{limit_name(row)}, {row.subject}: allowed: {row.allowed}" for row in verdict.rows if row.allowed]
     notes += [line for name, found in verdict.files.items() for line in described(name, found)]
     return Group(table, *(Text(note, style="dim") for note in notes), Text(sentence(verdict), style="bold"))
 
