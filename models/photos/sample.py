@@ -32,16 +32,16 @@ class Augmentation:
         """The sample that follows from a photograph and a seed: uint8, of `shape`. Raises UsageError where the file
         can't be read."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a traceback for CUDA each time
             image = self._cropped(path)
             for transform in self._transforms:
                 image = transform(image)
-        return image
+        sample: Tensor = image
+        return sample
 
-    def _cropped(self, path: str) -> Tensor:
+    def _cropped(self, path: str) -> Any:
         from PIL import Image
         from torchvision.transforms import RandomResizedCrop
-        from torchvision.transforms.v2.functional import pil_to_tensor
 
         _, height, width = self.shape
         with opened(path) as image:
@@ -49,7 +49,7 @@ class Augmentation:
             across, down = image.size[::-1] if turned else image.size
             # Where the crop lies follows from the header alone, so that no more than it needs has to be decoded.
             top, left, rows, columns = RandomResizedCrop.get_params(
-                torch.empty(1, down, across), [self.area, 1.0], [3 / 4, 4 / 3]
+                torch.empty(1, down, across, device="meta"), [self.area, 1.0], [3 / 4, 4 / 3]
             )
             needed = max(1, round(across * width / columns)), max(1, round(down * height / rows))
             try:
@@ -57,8 +57,7 @@ class Augmentation:
                 whole = eight_bits(upright(image), path).convert("L" if self.colours == "L" else "RGB")
                 x, y = whole.width / across, whole.height / down
                 box = (left * x, top * y, (left + columns) * x, (top + rows) * y)
-                part: Tensor = pil_to_tensor(whole.resize((width, height), Image.Resampling.BILINEAR, box))
-                return part.flip(0) if self.colours == "BGR" else part
+                return whole.resize((width, height), Image.Resampling.BILINEAR, box)
             except (OSError, ValueError, SyntaxError) as error:  # what Pillow makes of a truncated file
                 raise UsageError(
                     f"{path} can't be read as an image ({one_line(error)}): mend or remove it",
@@ -71,6 +70,12 @@ class Augmentation:
     def _transforms(self) -> list[Any]:
         from torchvision.transforms import v2
 
-        used = [v2.RandomHorizontalFlip()] if self.flip else []
+        used: list[Any] = [v2.RandomHorizontalFlip()] if self.flip else []
         used += [v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR)] if self.trivial else []
+        used += [v2.PILToTensor()]  # up to here by Pillow, which is faster on one image
+        used += [_flipped] if self.colours == "BGR" else []
         return used + ([v2.RandomErasing(self.erase, value=128)] if self.erase else [])
+
+
+def _flipped(image: Tensor) -> Tensor:
+    return image.flip(0)
