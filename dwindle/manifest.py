@@ -136,6 +136,10 @@ class Manifest:
     the file itself."""
     packing: str = "auto"
     """`none` where zeros were to be stored like any other weight, else `auto`."""
+    compute: str | None = None
+    """What the file was asked to compute in; None: the target's own choice."""
+    fp32: tuple[str, ...] = ()
+    """The operations that compute in fp32 in a file that computes in fp16, which does not hold their values."""
     calibration_samples: Count | None = None
     """How many samples set the ranges of activations; None where those aren't rounded."""
     preprocessing: Preprocessing | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterator, Mapping
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _ROOM = str(Path(__file__).parent)
 _LIBRARY = "site-packages"
+_EDGE = re.compile(r"<EdgeOpOverload: ([\w.]+)>")
 _CORE_ML = "coremltools.converters.mil.frontend.torch.internal_graph"
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
@@ -47,7 +49,16 @@ def operator(error: BaseException) -> str | None:
 
 def described(node: Node) -> str:
     """A call of a traced graph: its operator, the path of the module that made it and the line of the model's code."""
-    return f"{node.target}{_place(node.meta)}"
+    return f"{called(node)}{_place(node.meta)}"
+
+
+def called(node: Node) -> str:
+    """The operator of a call, such as `aten.topk.default`; of one of several results, the operator that made them."""
+    if node.target is getitem:
+        node = node.all_input_nodes[0]
+    # ExecuTorch's own operators describe themselves: `<EdgeOpOverload: aten.topk.default>: schema = …`
+    own = _EDGE.match(str(node.target))
+    return own[1] if own else str(node.target)
 
 
 def _at_work_on(node: Any) -> str | None:

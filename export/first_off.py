@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwindle.difference import difference
 from dwindle.errors import DwindleError
-from dwindle.export.blame import described, operator
+from dwindle.export.blame import called, described, operator
 from dwindle.export.fold import trace
 from dwindle.export.parity import SAMPLES, TOLERANCE, outputs_of
 from dwindle.export.steps import begin
@@ -54,7 +54,7 @@ def named(
     if node is None:
         return error
     words = f"{error}; {what} is {described(node)}"
-    return type(error)(words, code=error.code, option=error.option, path=error.path, name=str(node.target))
+    return type(error)(words, code=error.code, option=error.option, path=error.path, name=called(node))
 
 
 def first_off(

@@ -67,7 +67,9 @@ def export_one(
     example = task.example_inputs()
 
     def at(precision: str | None, say: Callable[[str], None]) -> Target:
-        return calibrated(targets.load(name, precision, options.min_os), task, options.calib_samples, say)
+        plain = targets.load(name, precision, options.min_os)
+        computing = plain if options.compute is None else plain.computing(options.compute)
+        return calibrated(computing, task, options.calib_samples, say)
 
     precision = options.precision
     if options.max_drop is not None:
@@ -124,7 +126,8 @@ def export_networks(
     image becomes an input, for the manifest. Raises as `export` does.
     """
     say = progress or (lambda line: None)
-    roles = {"net": target, "dense": type(target)()}
+    dense = type(target)() if target.compute is None else type(target)().computing(target.compute)
+    roles = {"net": target, "dense": dense}
     packs = {"net": packing != NO_PACKING, "dense": False}
     encodings: dict[str, str] = {}
     download: Future[File] | None = None
@@ -141,6 +144,9 @@ def export_networks(
             begin(f"writing {path.name}")
             blamed = partial(named, target=roles[name], shipped=shipped, example=example, real=real, pack=packs[name])
             try:
+                roles[name] = roles[name].holding(shipped, example, real)
+                if held := ", ".join(roles[name].fp32):
+                    say(f"{target.name}: fp16 does not hold the values of {held}, which compute in fp32")
                 encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
             except UsageError as error:
                 raise blamed(error) from error.__cause__
@@ -167,6 +173,8 @@ def export_networks(
             versions={"dwindle": dwindle.__version__, **{name: version(name) for name in target.packages}},
             dense_precision=roles["dense"].precision,
             packing=packing,
+            compute=target.compute,
+            fp32=roles["net"].fp32,
             calibration_samples=len(target.samples[0]) if target.samples is not None else None,
             preprocessing=preprocessing,
             breakdown=target.breakdown(scratch / f"net{target.suffix}"),

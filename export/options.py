@@ -55,6 +55,13 @@ class ExportOptions:
         help="Keep files whose outputs cannot be compared with the network's on this machine, such as Core ML files "
         "with an operator that only Core ML can run. Their manifests say so.",
     )
+    compute: str | None = option(
+        None,
+        metavar="PRECISION",
+        help="What Core ML files compute in, fp16 or fp32. In fp16, operations whose values it does not hold on real "
+        "inputs still compute in fp32.",
+        unset="fp16",
+    )
     tolerance: float | None = option(
         None,
         kind=NUMBER,

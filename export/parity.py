@@ -190,6 +190,7 @@ def _compare_weights(target: Target, path: Path, network: nn.Module, shipped: nn
     Raises ParityFailed for one that differs, and for a weight that is zero in `shipped`, which rounds nothing, and not
     in the file.
     """
+    import numpy as np
     import torch
 
     dtype = torch.float16 if target.arithmetic == "fp16" else torch.float32
@@ -205,7 +206,11 @@ def _compare_weights(target: Target, path: Path, network: nn.Module, shipped: nn
     for name, weights in decoded.items():
         tensor = expected_tensors[name]
         if tensor.is_floating_point():
-            tensor = tensor.to(dtype) + 0  # + 0: what rounds to a negative zero ships as a positive one
+            # What computes in fp32 in a file of fp16 has its weights in fp32.
+            wide = weights.dtype == np.float32
+            tensor = (
+                tensor.to(torch.float32 if wide else dtype) + 0
+            )  # + 0: what rounds to a negative zero ships as a positive one
         expected = tensor.numpy()
         if weights.shape != expected.shape:
             raise ParityFailed(

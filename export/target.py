@@ -59,6 +59,10 @@ class Target(ABC):
     """What this target stores weights in."""
     min_os: str | None
     """The earliest system that must load the files; None where `systems` is empty."""
+    compute: str | None = None
+    """What its files were asked to compute in; None: the target's own choice."""
+    fp32: tuple[str, ...] = ()
+    """The operations that compute in fp32 in a file that computes in less, as fp16 does not hold their values."""
     samples: tuple[Tensor, ...] | None = None
     """The inputs that it was calibrated on, batched; None before, and where `calibrates` is false."""
 
@@ -112,6 +116,22 @@ class Target(ABC):
         from dwindle.export.quantize import quantized, stored
 
         return quantized(network, stored(network, self.precision))
+
+    def computing(self, compute: str) -> Target:
+        """The same target, whose files compute in `compute`, one of `computes`; raises UsageError for another."""
+        raise UsageError(
+            f"{self.name} files compute in {self.arithmetic} alone: leave out `compute`, or export to coreml",
+            code="no-compute",
+            option="compute",
+            name=self.name,
+        )
+
+    def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Target:
+        """The same target, with what it has to know of a network's values before it writes that.
+
+        network: what `write` is given, with `inputs`. real: samples, batched. The default needs to know nothing.
+        """
+        return self
 
     def with_interface(self, interface: Interface) -> Target:
         """The same target, whose files take and answer what `interface` says.

@@ -91,7 +91,9 @@ def value(array: NDArray[Any], file: WeightFile) -> Value:
     made = Value(type=tensor_type(array.dtype, array.shape))
     if array.dtype == np.int32:
         made.immediateValue.tensor.ints.values.extend(array.reshape(-1).tolist())
-    elif array.size < INLINE and array.dtype.name not in ("float32", *_BITS):
+    elif array.size < INLINE and array.dtype == np.float32:
+        made.immediateValue.tensor.floats.values.extend(array.reshape(-1).tolist())
+    elif array.size < INLINE and array.dtype.name not in _BITS:
         made.immediateValue.tensor.bytes.values = array.tobytes()
     else:
         made.blobFileValue.fileName = f"@model_path/{WEIGHTS.removeprefix('Data/com.apple.CoreML/')}"

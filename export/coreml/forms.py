@@ -19,7 +19,7 @@ from dwindle.export.coreml.blob import INLINE, packed
 from dwindle.export.quantize import SCALES, Stored
 
 Array = NDArray[Any]
-PLAIN = "dense fp16"
+PLAIN = "dense {}"
 
 
 class Step(NamedTuple):
@@ -35,15 +35,16 @@ class Step(NamedTuple):
 def forms(name: str, array: Array, stored: Stored | None, modern: bool, *, pack: bool) -> dict[str, list[Step]]:
     """Every form of a tensor, by its description in words.
 
-    array: its values, in fp16 where it is a weight. stored: its codes, where it has any. modern: for iOS 18. Without
-    `pack` no form packs zeros.
+    array: its values; weights are in fp16, or in fp32 where what reads them computes in that. stored: its codes, where
+    it has any. modern: for iOS 18. Without `pack` no form packs zeros.
     """
-    found = {PLAIN: [Step("const", {"val": array}, {name: array})]}
+    kind = f"fp{8 * array.dtype.itemsize}"
+    found = {PLAIN.format(kind): [Step("const", {"val": array}, {name: array})]}
     if array.size < INLINE:
         return found
-    if pack and array.dtype == np.float16:
-        found["bitmask + fp16 survivors"] = [_sparse(name, array, modern)]
-    if stored is None:
+    if pack and array.dtype.kind == "f":
+        found[f"bitmask + {kind} survivors"] = [_sparse(name, array, modern)]
+    if stored is None or array.dtype != np.float16:  # of what computes in fp32, the codes would round once more
         return found
     words = stored.kind or "int8"
     if not modern:

@@ -8,7 +8,7 @@ what is beyond its reach infinite.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,12 +32,24 @@ _FROM_IOS_17 = 8
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
+    """An operation of a program, ready to run."""
+
     kind: str
     run: Callable[..., Any]
     reads: dict[str, str | list[str]]
     """Its parameters, each the name of a constant or of another step's output, or several."""
     outputs: list[NamedValueType]
+
+    @property
+    def name(self) -> str:
+        """The name of its first output."""
+        return str(self.outputs[0].name)
+
+    @property
+    def read(self) -> list[str]:
+        """The names of what it reads."""
+        return [name for names in self.reads.values() for name in (names if isinstance(names, list) else [names])]
 
 
 class Interpreter:
@@ -54,7 +66,7 @@ class Interpreter:
         self._inputs = list(model.mlProgram.functions["main"].inputs)
         self._outputs = list(block.outputs)
         self._constants: dict[str, Any] = {name: _tensor(array) for name, array in constants.items()}
-        self._steps: list[_Step] = []
+        self._steps: list[Step] = []
         for operation in block.operations:
             if operation.type == "const":
                 if (name := operation.outputs[0].name) not in constants:
@@ -67,22 +79,46 @@ class Interpreter:
 
     def _read(self) -> set[str]:
         """The names of all values that an operation reads or the program returns."""
-        names = {name for step in self._steps for read in step.reads.values() for name in _listed(read)}
+        names = {name for step in self._steps for name in step.read}
         return names | set(self._outputs)
 
     @torch.no_grad()
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        values = dict(self._constants)
+    def __call__(self, *inputs: Tensor, half: Callable[[Step], bool] | None = None) -> list[Tensor]:
+        values: dict[str, Any] = {}
+        for _ in self.steps(*inputs, half=half, values=values):
+            pass
+        return [values[name] for name in self._outputs]
+
+    @torch.no_grad()
+    def steps(
+        self, *inputs: Tensor, half: Callable[[Step], bool] | None = None, values: dict[str, Any] | None = None
+    ) -> Iterator[tuple[Step, list[Tensor]]]:
+        """Each operation, in order, with its outputs.
+
+        half: which operations round what they read of the file and what they make to fp16, whatever the file declares;
+        None: those that it declares so. values: filled with every value by name.
+        """
+        values = {} if values is None else values
+        values |= self._constants
         for declared, value in zip(self._inputs, inputs, strict=True):
             values[declared.name] = _as_declared(value, declared, "input")
         for step in self._steps:
-            made = step.run(**{parameter: _look_up(names, values) for parameter, names in step.reads.items()})
-            for declared, value in zip(step.outputs, made if isinstance(made, tuple) else (made,), strict=True):
-                values[declared.name] = _as_declared(value, declared, step.kind)
-        return [values[name] for name in self._outputs]
+            rounds = half is not None and half(step)
+            given = {key: _look_up(names, values) for key, names in step.reads.items()}
+            if rounds:
+                given = {key: _rounded(value) for key, value in given.items()}
+            made = step.run(**given)
+            made = list(made) if isinstance(made, tuple) else [made]
+            outputs = [
+                _as_declared(value, declared, step.kind, keep=half is not None)
+                for declared, value in zip(step.outputs, made, strict=True)
+            ]
+            outputs = [_rounded(value) for value in outputs] if rounds else outputs
+            values |= dict(zip((output.name for output in step.outputs), outputs, strict=True))
+            yield step, outputs
 
 
-def _step(operation: Operation, modern: bool) -> _Step:
+def _step(operation: Operation, modern: bool) -> Step:
     kind = operation.type
     run = OPERATIONS.get(kind)
     if run is None:
@@ -96,18 +132,14 @@ def _step(operation: Operation, modern: bool) -> _Step:
         key: [binding.name for binding in argument.arguments] if key in several else argument.arguments[0].name
         for key, argument in operation.inputs.items()
     }
-    return _Step(kind, run, reads, list(operation.outputs))
+    return Step(kind, run, reads, list(operation.outputs))
 
 
-def _without_places(step: _Step, read: set[str]) -> _Step:
+def _without_places(step: Step, read: set[str]) -> Step:
     """`topk` whose places nothing reads answers with values alone, and equal values then make no difference."""
     if step.kind == "topk" and step.outputs[-1].name not in read:
         return replace(step, run=topk_of_values)
     return step
-
-
-def _listed(names: str | list[str]) -> list[str]:
-    return names if isinstance(names, list) else [names]
 
 
 def _look_up(names: str | list[str], values: Mapping[str, Any]) -> Any:
@@ -127,12 +159,21 @@ def _text(value: Value) -> str:
     return str(text)
 
 
-def _as_declared(value: Tensor, declared: NamedValueType, kind: str) -> Tensor:
-    """A result in the type that the file gives it. Raises ValueError where its shape is another."""
+def _as_declared(value: Tensor, declared: NamedValueType, kind: str, *, keep: bool = False) -> Tensor:
+    """A result in the type that the file gives it; with `keep`, not rounded. Raises ValueError for another shape."""
     tensor = declared.type.tensorType
     shape = tuple(dimension.constant.size for dimension in tensor.dimensions)
     if value.shape != shape:
         raise ValueError(f"{declared.name} ({kind}) has the shape {tuple(value.shape)}, and in the file {shape}")
     if tensor.dataType == _HALF:
-        return value.half().float()
+        return value.float() if keep else _rounded(value.float())
     return value.float() if tensor.dataType == _SINGLE else value.bool() if tensor.dataType == _BOOL else value.long()
+
+
+def _rounded(value: Any) -> Any:
+    """Floating-point tensors as fp16 holds them; anything else as it is."""
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.half().float()
+    return value

@@ -37,6 +37,7 @@ def package(
     file = WeightFile()
     modern = model.specificationVersion >= _FROM_IOS_18
     used: Counter[str] = Counter()
+    dense = {PLAIN.format(kind) for kind in ("fp16", "fp32")}
     for block in _blocks(main_block(filled)):
         laid: list[Operation] = []
         for operation in block.operations:
@@ -56,7 +57,8 @@ def package(
         MODEL: filled.SerializeToString(deterministic=True),
         WEIGHTS: file.content(),
     }
-    return files, " and ".join(words for words, _ in used.most_common() if words != PLAIN) or PLAIN
+    packed = [words for words, _ in used.most_common() if words not in dense]
+    return files, " and ".join(packed) or next((words for words, _ in used.most_common()), PLAIN.format("fp16"))
 
 
 def _smallest(found: dict[str, list[Step]], modern: bool) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
 from dwindle.export.blame import where
+from dwindle.export.coreml.compute import FP16, Compute
 from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface
 from dwindle.export.coreml.lowering import lowered
 from dwindle.export.coreml.read import WEIGHTS, constants, main_block, operations
@@ -43,30 +44,47 @@ class Program:
     """The weight file's constants and the network's smaller tensors, by the name under which operations read them."""
     sources: dict[str, str]
     """The name of the network's tensor for each of `weights` that is one unchanged."""
+    names: dict[str, str]
+    """The converter's name for each value of the program, by its own."""
     complete: bool
     """Whether nothing else in the program follows from the network's tensors, so that they can be replaced."""
 
     def filled(self, tensors: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
-        """The program's weights, in fp16, with those of another network of the same architecture in their places.
+        """The program's weights with those of another network of the same architecture in their places.
+
+        They are in fp16; those of operations that compute in fp32 have fp16's values, or the network's own, in fp32.
 
         tensors: that network's, by name; infinite values stay so. Raises UsageError for a weight beyond fp16's range.
         """
-        values = {}
-        for name in self.sources.values():
-            exact = tensors[name].decoded()
-            values[name] = exact.astype(np.float16) + np.float16(0)
-            if (np.isfinite(exact) & ~np.isfinite(values[name])).any():
-                raise UsageError(
-                    f"{name} has values beyond 65504, the largest of fp16, in which Core ML computes: scale it down",
-                    code="out-of-range",
-                    name=name,
-                )
-        return {name: values[self.sources[name]] if name in self.sources else own for name, own in self.weights.items()}
+        return {
+            name: _as(tensors[self.sources[name]].decoded(), own.dtype, self.sources[name])
+            if name in self.sources
+            else own
+            for name, own in self.weights.items()
+        }
+
+
+def _as(exact: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    values: NDArray[Any] = exact.astype(dtype) + dtype.type(0)
+    if (np.isfinite(exact) & ~np.isfinite(values)).any():
+        raise UsageError(
+            f"{name} has values beyond 65504, the largest of fp16, in which Core ML computes: scale it down, or give "
+            "`compute` fp32",
+            code="out-of-range",
+            name=name,
+        )
+    return values
 
 
 @once
-def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface = ARRAYS_ONLY) -> Program:
-    """An fp16 program of a network's architecture, for `Program.filled`.
+def convert(
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    min_os: str,
+    interface: Interface = ARRAYS_ONLY,
+    compute: Compute = FP16,
+) -> Program:
+    """A program of a network's architecture, for `Program.filled`.
 
     min_os: `iOS16` (which includes macOS 13), `iOS17` or `iOS18`: the program runs there and on later systems.
 
@@ -74,12 +92,15 @@ def convert(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interfa
     that Core ML lacks.
     """
     one, other = distinct(network), distinct(network, seed=1)
-    return _program(one, inputs, min_os, interface, lambda: _traced_and_converted(other, inputs, min_os, interface))
+    form = (inputs, min_os, interface, compute)
+    return _program(one, *form, lambda: _traced_and_converted(other, *form))
 
 
-def convert_as_is(network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface) -> Program:
+def convert_as_is(
+    network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface, compute: Compute = FP16
+) -> Program:
     """As `convert`, for a network some of whose constants coremltools computes from weights: the program keeps them."""
-    return _program(network, inputs, min_os, interface, None)
+    return _program(network, inputs, min_os, interface, compute, None)
 
 
 def _program(
@@ -87,11 +108,12 @@ def _program(
     inputs: tuple[Tensor, ...],
     min_os: str,
     interface: Interface,
+    compute: Compute,
     again: Callable[[], tuple[ExportedProgram, Model, bytes]] | None,
 ) -> Program:
     """again: converts a network of the same architecture and other values; without it, `complete` is False."""
     interface.check(network, inputs)
-    program, model, blobs = _traced_and_converted(network, inputs, min_os, interface)
+    program, model, blobs = _traced_and_converted(network, inputs, min_os, interface, compute)
     found = constants(model, blobs)
     sources, complete = _sources(found, program, network)
     others = {name: array for name, array in found.items() if name not in sources}
@@ -115,6 +137,7 @@ def _program(
         model=model,
         weights={renamed.get(name, name): found[name] for name in found if name in weights},
         sources={renamed[constant]: name for constant, name in sources.items()},
+        names={own: name for name, own in renamed.items()},
         complete=complete and again is not None,
     )
 
@@ -126,13 +149,13 @@ def half(network: nn.Module) -> dict[str, NDArray[np.float16]]:
 
 
 def _traced_and_converted(
-    network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface
+    network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface, compute: Compute
 ) -> tuple[ExportedProgram, Model, bytes]:
     """torch.export's program, and Core ML's with its weight file. Raises as `convert` does."""
     program = trace(interface.normalizing(network), inputs)
     try:
         with quiet():
-            return program, *_converted(program, min_os, interface)
+            return program, *_converted(program, min_os, interface, compute)
     except Exception as error:
         name = type(network).__name__
         raise UsageError(
@@ -158,7 +181,7 @@ def _may_be_computed(constant: NDArray[Any], program: ExportedProgram) -> bool:
         return constant.item() not in np.array(numbers, float).astype(constant.dtype)
 
 
-def _converted(program: ExportedProgram, min_os: str, interface: Interface) -> tuple[Model, bytes]:
+def _converted(program: ExportedProgram, min_os: str, interface: Interface, compute: Compute) -> tuple[Model, bytes]:
     import coremltools
 
     passes = coremltools.PassPipeline()
@@ -168,6 +191,7 @@ def _converted(program: ExportedProgram, min_os: str, interface: Interface) -> t
         lowered(program),
         minimum_deployment_target=coremltools.target[min_os],
         pass_pipeline=passes,
+        compute_precision=compute.precision(),
         skip_model_load=True,
         classifier_config=coremltools.ClassifierConfig(list(interface.classes)) if interface.classes else None,
     )
@@ -185,13 +209,16 @@ def _sources(
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     read = {node.name: names[node.name] for node in program.graph.nodes if node.name in names and node.users}
-    expected = half(network)
+    expected = {
+        name: {np.dtype(np.float16): array, np.dtype(np.float32): tensors(network)[name].numpy()}
+        for name, array in half(network).items()
+    }
     sources: dict[str, str] = {}
     for constant, array in found.items():
         # coremltools names a constant after torch's placeholder, which may begin with another's name
         placeholder = max((name for name in read if constant.startswith(name)), key=len, default="")
         value = expected.get(read.get(placeholder, ""))
-        if value is not None and array.dtype == np.float16 and np.array_equal(array, value):
+        if value is not None and array.dtype in value and np.array_equal(array, value[array.dtype]):
             sources[constant] = read[placeholder]
     return sources, expected.keys() & read.values() <= set(sources.values())
 

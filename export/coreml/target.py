@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dwindle.difference import difference
+from dwindle.errors import UsageError
+from dwindle.export.coreml.compute import FP32, Compute
 from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface, pixels
 from dwindle.export.coreml.read import main_block
 from dwindle.export.fold import fold, foldable, short_names
@@ -14,6 +18,7 @@ from dwindle.export.quantize import quantized, stored
 from dwindle.export.quiet import quiet
 from dwindle.export.target import Target, one_by_one
 from dwindle.export.zeros import Effect, Effects, Speed
+from dwindle.models.inputs import as_fed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
     from dwindle.export.coreml.program import Program
     from dwindle.manifest import Breakdown
 
+_COMPUTES = ("fp16", "fp32")
+_SAMPLES = 16
+"""On how many inputs values are looked at, at most."""
 _GUIDE = "Apple's coremltools guide, Pruning: Performance, August 2026"
 _STORAGE = "a bit for each weight, and the surviving weights (constexpr_sparse_to_dense and its kind)"
 _NEURAL_ENGINE = Speed(
@@ -46,7 +54,6 @@ class CoreML(Target):
     suffix = ".mlpackage"
     precisions = ("fp16", "int8", "int4", "palette4")
     systems = ("iOS16", "iOS17", "iOS18")
-    arithmetic = "fp16"
     packages = ("torch", "coremltools")
     takes_interface = True
     effects = Effects(
@@ -69,11 +76,79 @@ class CoreML(Target):
     )
 
     def __init__(
-        self, precision: str | None = None, min_os: str | None = None, interface: Interface = ARRAYS_ONLY
+        self,
+        precision: str | None = None,
+        min_os: str | None = None,
+        interface: Interface = ARRAYS_ONLY,
+        compute: str | None = None,
+        fp32: Mapping[str, str] | None = None,
     ) -> None:
+        """compute: fp32 or fp16; None: fp16. fp32: what computes in fp32 all the same, as of `holding.beyond_fp16`."""
         super().__init__(precision, min_os)
         self.interface = interface
+        self.compute = compute
+        self._beyond = dict(fp32 or {})
+        self.fp32 = tuple(f"{kind} {name}" for name, kind in self._beyond.items())
         self.min_os: str = min_os or ("iOS16" if self.precision == "fp16" else "iOS18")
+
+    @property
+    def arithmetic(self) -> str:
+        return self.compute or "fp16"
+
+    @property
+    def _compute(self) -> Compute:
+        return FP32 if self.compute == "fp32" else Compute(fp32=frozenset(self._beyond))
+
+    def _but(self, **changed: Any) -> CoreML:
+        """The same target with other arguments."""
+        own = {"interface": self.interface, "compute": self.compute, "fp32": self._beyond}
+        return CoreML(self.precision, self.min_os, **{**own, **changed})
+
+    def computing(self, compute: str) -> CoreML:
+        if compute not in _COMPUTES:
+            raise UsageError(
+                f"`compute` {compute!r} is unknown to coreml: give {' or '.join(_COMPUTES)}",
+                code="unknown-name",
+                option="compute",
+                name=compute,
+            )
+        if compute == "fp32" and self.precision != "fp16":
+            raise UsageError(
+                f"codes of {self.precision} are unpacked to fp16: give `precision` fp16 with `compute` fp32",
+                code="conflict",
+                option="compute",
+            )
+        return self._but(compute=compute)
+
+    def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> CoreML:
+        """The same target, with the operations in fp32 that fp16 does not hold on `real`.
+
+        It is `self` where a file in fp16 throughout is right, and where nothing here can run its operations.
+        """
+        from dwindle.export.coreml.holding import MOST, beyond_fp16
+        from dwindle.export.coreml.program import convert
+        from dwindle.export.parity import outputs_of
+
+        if self.arithmetic == "fp32" or self.interface.image:
+            return self
+        samples = tuple(as_fed(one[:_SAMPLES]) for one in real)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "net.mlpackage")
+            try:
+                self.write(network, inputs, path, pack=False)
+                expected = outputs_of(self.as_stored(network, activations=False), samples)
+                if difference(self.run(path, samples).astype(expected.dtype), expected).relative <= MOST:
+                    return self
+                whole = CoreML(self.precision, self.min_os, self.interface, "fp32")
+                path = Path(folder, "whole.mlpackage")
+                whole.write(network, inputs, path, pack=False)
+                beyond = beyond_fp16(path, list(zip(*(one.split(1) for one in samples), strict=True)))
+            except UsageError:
+                raise
+            except Exception:  # parity says what does not run, and why
+                return self
+        names = convert(network, inputs, self.min_os, self.interface, FP32).names
+        return self._but(fp32={names.get(name, name): kind for name, kind in beyond.items()})
 
     @property
     def note(self) -> str | None:
@@ -91,7 +166,7 @@ class CoreML(Target):
         )
 
     def with_interface(self, interface: Interface) -> CoreML:
-        return CoreML(self.precision, self.min_os, interface)
+        return self._but(interface=interface)
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         files, words = self.files(module, inputs, pack=pack)
@@ -104,7 +179,9 @@ class CoreML(Target):
         """What `write` writes, by the paths in the package, and the encoding in words."""
         from dwindle.export.coreml.program import convert
 
-        return self._filled(convert(module, inputs, self.min_os, self.interface), module, inputs, pack=pack)
+        return self._filled(
+            convert(module, inputs, self.min_os, self.interface, self._compute), module, inputs, pack=pack
+        )
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         packed = self.packed(module, inputs)
@@ -115,7 +192,7 @@ class CoreML(Target):
         from dwindle.export.coreml.program import convert
 
         pairs = foldable(module, inputs)
-        program = convert(fold(module, pairs), inputs, self.min_os, self.interface)
+        program = convert(fold(module, pairs), inputs, self.min_os, self.interface, self._compute)
         return lambda candidate: self._filled(program, fold(candidate, pairs), inputs, pack=True)[0]
 
     @property
@@ -159,7 +236,7 @@ class CoreML(Target):
 
         weights = stored(network, self.precision)
         if not program.complete:  # what is computed from weights follows from their values
-            program = convert_as_is(quantized(network, weights), inputs, self.min_os, self.interface)
+            program = convert_as_is(quantized(network, weights), inputs, self.min_os, self.interface, self._compute)
         coded = {
             name: tensor for name, tensor in weights.items() if tensor.scale is not None or tensor.palette is not None
         }

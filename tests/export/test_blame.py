@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
+from dwindle.export.blame import called
 from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.fold import deployable
 from dwindle.export.one_target import export_networks
@@ -124,3 +125,28 @@ def test_what_a_format_lacks_is_named_with_its_module_and_line(name: str, tmp_pa
         target.write(Outer(Eigen()).eval(), (torch.randn(1, 3, 3),), tmp_path / f"net{target.suffix}", pack=True)
     assert "linalg_eig" in str(refused.value)
     assert f" in inner ({HERE}, line {line(Eigen, 2)})" in str(refused.value)
+
+
+def test_operators_are_named_as_pytorch_does() -> None:
+    program = torch.export.export(First(), (torch.randn(2, 4),))
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    assert {called(node) for node in calls} == {"aten.topk.default"}
+    edge = torch.fx.Graph().call_function(Edge("aten.relu.default"))  # type: ignore[arg-type]
+    assert called(edge) == "aten.relu.default"
+
+
+class First(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.topk(2)[0]
+
+
+class Edge:
+    """Describes itself as ExecuTorch's operators do."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = self.__module__ = self.name = name
+
+    def __call__(self) -> None: ...
+
+    def __str__(self) -> str:
+        return f"<EdgeOpOverload: {self.name}>: schema = aten::relu(Tensor self) -> Tensor"
