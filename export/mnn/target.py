@@ -47,8 +47,8 @@ class MNN(Target):
                     source="studies/sparse/mnn.md",
                     detail="on ARM64, fp32 and fp16 files execute, with 90% zeros in blocks of 4 output channels, "
                     ".40 of the dense file's instructions (MobileNetV2) and .50 (ResNet-18), and with scattered ones "
-                    ".55 and .73; at 70% scattered zeros the ResNet-18 executes 1.66, as its 3×3 convolutions run faster "
-                    "densely, by Winograd's algorithm; below 60%, and in int8 files, layers are computed densely",
+                    ".55 and .73; at 70% scattered zeros the ResNet-18 executes 1.66, as its 3×3 convolutions run "
+                    "faster densely, by Winograd's algorithm; below 60%, and in int8 files, all is computed densely",
                 ),
             ),
         ),
