@@ -10,7 +10,7 @@ SIDE_BY_SIDE := -n auto --dist worksteal
 # More options of pytest's, such as --no-skips.
 PYTEST :=
 
-.PHONY: demo test test-all fuzz everything study lint clean
+.PHONY: demo test test-all fuzz everything study docs lint clean
 
 demo: $(READY)
 	$(BIN)/dwindle demo
@@ -37,6 +37,10 @@ everything: $(EXTRAS) $(CONSUMERS)
 study: $(READY)
 	$(BIN)/python -m studies.rewinding.run
 
+# The documentation, in build/site: open index.html, no server and no network needed.
+docs: $(EXTRAS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # With every extra: an import that leads nowhere is a finding.
 lint: $(EXTRAS)
 	$(BIN)/ruff check .
@@ -50,7 +54,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 $(EXTRAS): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,mnn,tensorboard,mlflow,trackio,timm,hf,lightning]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,mnn,tensorboard,mlflow,trackio,timm,hf,lightning,docs]"
 	touch $@
 
 .consumers/onnxruntime-1.17: PACKAGES := onnxruntime==1.17.3 "numpy<2"

@@ -134,6 +134,7 @@ NEEDS = {
     "transformers": Need("dwindle[hf] is not installed", _modules("transformers"), make=True),
     "lightning": Need("dwindle[lightning] is not installed", _modules("lightning"), make=True),
     "accelerate": Need("dwindle[hf] is not installed", _modules("transformers", "accelerate"), make=True),
+    "docs": Need("dwindle[docs] is not installed", _modules("mkdocs", "material", "mkdocstrings"), make=True),
     "fashion-mnist": Need("Debian's Fashion-MNIST is not installed", _fashion_mnist, ("dataset-fashion-mnist",)),
     # Kinds of machines, which nothing installs.
     "Linux": Need("this is not Linux", lambda: sys.platform == "linux"),

@@ -55,19 +55,6 @@ def test_scattered_zeros(name: str, smaller: bool, unit: Unit, faster: bool | No
     assert (effect.smaller, speed.faster, speed.basis) == (smaller, faster, basis)
 
 
-@pytest.mark.parametrize("name", registry.names(targets.GROUP))
-def test_the_readme_says_the_same(name: str) -> None:
-    table = (ROOT / "README.md").read_text().split("What single pruned weights bring")[1].split("\n\n")[1]
-    (row,) = [line for line in table.splitlines() if f"`{name}`" in line]
-    _, _, file, inference, grounds, _ = (cell.strip() for cell in row.split("|"))
-    effect = effects(name).weights
-    assert file == ("smaller" if effect.smaller else "not smaller")
-    for speed in effect.speeds:
-        assert inference.startswith(speed.verdict)
-        assert grounds.replace("`", "").startswith(f"{speed.basis}, {speed.source}")
-    assert effect.speeds or inference == "unknown"
-
-
 def test_a_delegate_of_core_ml_is_core_ml() -> None:
     assert effects("executorch-coreml") is effects("coreml")
 

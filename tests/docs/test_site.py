@@ -1,0 +1,92 @@
+"""The documentation builds without a warning, fetches nothing, and has all that the code knows in it."""
+
+from __future__ import annotations
+
+import html
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dwindle import errors, registry
+from dwindle.export import target as targets
+from dwindle.grammar import Grammar
+from tests.docs.pages import ROOT
+
+pytestmark = pytest.mark.needs("docs")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True)
+    assert (built.returncode, built.stdout + built.stderr) == (0, "")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sections(site: Path) -> dict[str, str]:
+    """The text of each section that search finds, by where it leads."""
+    index = json.loads((site / "search/search_index.json").read_text("utf-8"))
+    return {each["location"]: f"{each['title']} {each['text']}" for each in index["docs"]}
+
+
+def test_nothing_is_fetched(site: Path) -> None:
+    rel = r"rel=\W?(?:stylesheet|preload|preconnect|icon)"
+    loads = rf"<(?:script|img|source|iframe)\b[^>]*\bsrc=[^>]*|<link\b[^>]*\b{rel}[^>]*"
+    for page in site.rglob("*.html"):
+        for found in re.finditer(loads, page.read_text("utf-8")):
+            assert not re.search(r"https?://|=\"?//", found[0]), (page, found[0])
+
+
+def test_every_command_and_option_is_in_the_reference(site: Path) -> None:
+    page = html.unescape(re.sub(r"<[^>]+>", "", (site / "reference/commands.html").read_text("utf-8")))
+    for command, parser in Grammar().commands.items():
+        assert f"dwindle {command}" in page
+        for action in parser._actions:
+            assert action.dest == "help" or all(flag in page for flag in action.option_strings or [action.metavar])
+
+
+def test_every_error_is_in_the_reference(site: Path) -> None:
+    page = (site / "reference/errors.html").read_text("utf-8")
+    public = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
+    assert len(public) == 6
+    for kind in public:
+        assert f"<td><code>{kind.__name__}</code></td>" in page
+
+
+@pytest.mark.parametrize("name", registry.names(targets.GROUP))
+def test_it_says_of_zeros_what_the_target_says(site: Path, name: str) -> None:
+    for place in ("reference/targets.html", "explanation/zeros.html"):
+        rows = re.findall(r"<tr>\s*(.*?)\s*</tr>", (site / place).read_text("utf-8"), re.DOTALL)
+        rows = [[html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in row.split("</td>")] for row in rows]
+        (row,) = [cells for cells in rows if cells[0].strip() == name and len(cells) == 5]
+        effect = registry.resolve(targets.GROUP, name, "target").effects.weights
+        assert row[1].strip() == ("smaller" if effect.smaller else "not smaller")
+        for speed in effect.speeds:
+            assert speed.verdict in row[2]
+            assert f"{speed.basis}, {speed.source}".rstrip(", ") in row[3]
+        assert effect.speeds or row[2].strip() == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("own network folder", "tutorials/own-network.html"),
+        ("resume ctrl-c", "how-to/resume.html"),
+        ("read report worked", "how-to/read-report.html"),
+        ("gate ci", "tutorials/ci.html"),
+        ("add target", "how-to/extend.html"),
+    ],
+)
+def test_what_a_stranger_looks_for_is_found(sections: dict[str, str], words: str, page: str) -> None:
+    of_page = " ".join(text for location, text in sections.items() if location.split("#")[0] == page).lower()
+    assert all(word in of_page for word in words.split())
