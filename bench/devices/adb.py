@@ -106,7 +106,7 @@ def _supplied(board: Board) -> Program:
     path = os.environ.get(RUNNER)
     if not path:
         raise RuntimeUnavailable(
-            f"Android runs only what its NDK built: build {build.NATIVE / 'runner.cpp'} with it, as README.md says, "
+            f"Android runs only what its NDK built: build {build.NATIVE / 'runner.cpp'} with it, as docs/how-to/devices.md says, "
             f"and set {RUNNER} to the program",
             code="missing",
             name=RUNNER,
