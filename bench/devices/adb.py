@@ -106,8 +106,8 @@ def _supplied(board: Board) -> Program:
     path = os.environ.get(RUNNER)
     if not path:
         raise RuntimeUnavailable(
-            f"Android runs only what its NDK built: build {build.NATIVE / 'runner.cpp'} with it, as docs/how-to/devices.md "
-            f"says, and set {RUNNER} to the program",
+            f"Android runs only what its NDK built: build {build.NATIVE / 'runner.cpp'} with it, as "
+            f"docs/how-to/devices.md says, and set {RUNNER} to the program",
             code="missing",
             name=RUNNER,
         )
