@@ -10,14 +10,15 @@ import torch
 
 from dwindle.compress.layers import Layers
 from dwindle.compress.masks import prunable
-from dwindle.compress.network import Network
+from dwindle.compress.network import Change, Network
 from dwindle.compress.surgery.choice import GroupScore, best, choose, least, score
 from dwindle.compress.surgery.cut import Keep, cut, cut_tensors
-from dwindle.compress.surgery.exactness import prove
+from dwindle.compress.surgery.exactness import prove, runs
 from dwindle.compress.surgery.find import find_groups
 from dwindle.compress.surgery.groups import Found, Group
-from dwindle.errors import BudgetMissed
+from dwindle.errors import BudgetMissed, ParityFailed
 from dwindle.export.zeros import Kind
+from dwindle.quantities import format_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,6 +42,8 @@ class Channels:
     counts: Counted = "MACs"
     """What shares are measured in: MACs for a budget of MACs, parameters for one of bytes, which follow the
     parameters."""
+    inexact: bool = False
+    """Whether channels may go that change what is left, such as those that a LayerNorm averages over."""
     kind: Kind = field(default="channel", init=False)
     floor: float | None = field(default=None, init=False)
 
@@ -52,9 +55,10 @@ class Channels:
     def shrink(self, network: Network, share: float) -> Keep | None:
         """Cuts in place until at most `share` of the dense network's is left, or as far as alignment lets it.
 
-        Checks the cut: raises ParityFailed if the smaller network computes anything else. Returns what was kept.
+        Checks the cut: raises ParityFailed if the smaller network computes anything else, where the cut is exact, and
+        if it does not run, where it isn't. Returns what was kept.
         """
-        found = find_groups(network.model, network.inputs)
+        found = find_groups(network.model, network.inputs, inexact=self.inexact)
         scores, whole = self.score(found, network.model), self.whole(network.model)
         floors = [self._fewest(group, found, network) for group in found.groups]
         try:
@@ -67,7 +71,15 @@ class Channels:
             keep = best(found, scores, least(found, floors, align=self.align, whole=whole))
         if not keep.tensors:
             return None
-        prove(network.model, keep, network.inputs)
+        network.changes = _changes(found, keep)
+        if network.changes and not runs(network.model, keep, network.inputs):
+            raise ParityFailed(
+                f"the network does not run without channels of {format_names([one.layer for one in network.changes])}: "
+                "leave out `inexact_cuts`",
+                code="inexact-cut",
+                option="inexact_cuts",
+            )
+        prove(network.model, found.without(keep, inexact=True), network.inputs)
         network.model, network.kept = cut(network.model, keep), compose(network.kept, keep)
         network.masks = cut_tensors(network.masks, keep)
         network.uncut = found.uncut
@@ -83,6 +95,17 @@ class Channels:
     def whole(self, model: nn.Module) -> set[str]:
         """Returns the names of the weights whose channels the patterns exclude from pruning."""
         return prunable(model).keys() - self.layers.of(model).keys()
+
+
+def _changes(found: Found, keep: Keep) -> tuple[Change, ...]:
+    """What of a cut isn't exact, by group."""
+    kept = found.kept(keep)
+    every = [torch.arange(group.units) for group in found.groups]
+    return tuple(
+        Change(group.name, len(kept[i]), group.units, group.inexact, found.keep([*every[:i], kept[i], *every[i + 1 :]]))
+        for i, group in enumerate(found.groups)
+        if group.inexact and len(kept[i]) < group.units
+    )
 
 
 def carry(optimizer: torch.optim.Optimizer, before: nn.Module, after: nn.Module, keep: Keep) -> None:

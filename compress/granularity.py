@@ -14,15 +14,22 @@ from dwindle.errors import UsageError
 
 
 def granularity(
-    name: str, score: Score, layers: Layers, align: int = 8, counts: Counted = "parameters", layer_floor: float = 0.0
+    name: str,
+    score: Score,
+    layers: Layers,
+    align: int = 8,
+    counts: Counted = "parameters",
+    layer_floor: float = 0.0,
+    *,
+    inexact: bool = False,
 ) -> Granularity:
     """Returns the granularity of that name.
 
-    The names are `channel`, `unstructured`, `RxC` (blocks of R output by C input channels) and `N:M`. `align`, `counts`
-    and `layer_floor` are for channels: see `Channels`. Raises UsageError for any other name.
+    The names are `channel`, `unstructured`, `RxC` (blocks of R output by C input channels) and `N:M`. `align`,
+    `counts`, `layer_floor` and `inexact` are for channels: see `Channels`. Raises UsageError for any other name.
     """
     if name == "channel":
-        return Channels(align, layers, counts=counts, layer_floor=layer_floor)
+        return Channels(align, layers, counts=counts, layer_floor=layer_floor, inexact=inexact)
     if name == "unstructured":
         return Blocks(1, 1, score, layers)
     if match := re.fullmatch(r"(?:block )?(\d+)x(\d+)", name):

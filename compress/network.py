@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from dwindle.compress.surgery.cut import Keep
 
 
+@dataclass(frozen=True)
+class Change:
+    """A cut of a group of channels without which the network computes something else: `left` of its `units` stay."""
+
+    layer: str
+    left: int
+    units: int
+    reason: str
+    keep: Keep
+    """The cut of this group alone."""
+
+
 @dataclass
 class Network:
     """A model being pruned."""
@@ -31,6 +43,8 @@ class Network:
     """`NAME:DIM` → the indices that cuts left of the dense network's tensor; empty while nothing is cut."""
     uncut: tuple[Uncut, ...] = ()
     """What the last cut could not remove, and why."""
+    changes: tuple[Change, ...] = ()
+    """What the last cut changed of what the network computes; empty where it was exact."""
     dense_macs: int = 0
     uncounted: tuple[str, ...] = ()
     """The operators whose multiply-accumulates nobody knows: see `macs.Count`."""

@@ -137,6 +137,13 @@ class Request:
         group=PRUNING,
         help="When channels are removed, the share of its channels that every layer keeps.",
     )
+    inexact_cuts: bool = option(
+        False,
+        kind=SWITCH,
+        group=PRUNING,
+        help="When channels are removed, also remove those that change what the others compute, such as the width that "
+        "a LayerNorm averages over; what each cut changes before it is retrained is said.",
+    )
     recipe: str | None = option(
         None,
         metavar="NAME",

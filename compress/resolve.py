@@ -63,7 +63,8 @@ class Resolved:
             "weights": sha256(Path(request.weights)) if request.weights is not None else None,
         }
         # Runs begun before there were these options can be resumed.
-        unset = {name for name in ("calib_samples", "pretrained", "new_head", "train_dense") if not recorded[name]}
+        later = ("calib_samples", "pretrained", "new_head", "train_dense", "inexact_cuts")
+        unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
 
 
@@ -212,7 +213,12 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
     layers = Layers(tuple(request.include), tuple(request.exclude))
     score = load_score("magnitude" if request.score is None else request.score)
     counts: Counted = "parameters" if request.macs is None else "MACs"
-    parts = [granularity(part, score, layers, request.align, counts, request.layer_floor) for part in name.split("+")]
+    floor, inexact = request.layer_floor, request.inexact_cuts
+    parts = [
+        granularity(part, score, layers, request.align, counts, floor, inexact=inexact) for part in name.split("+")
+    ]
+    if inexact and not any(part.kind == "channel" for part in parts):
+        raise _conflict("inexact_cuts", f"`inexact_cuts` are cuts of channels, and {name} pruning makes none")
     size, macs = request.size, request.macs
     assert not isinstance(size, str)
     assert not isinstance(macs, str)
@@ -249,6 +255,8 @@ def _search(request: Request, phases: tuple[Phase, ...]) -> Settings:
         raise _conflict(
             "max_drop", "`method` amc allocates a given budget: give `size`, `density` or `macs`, not `max_drop`"
         )
+    if request.inexact_cuts:
+        raise _conflict("inexact_cuts", "`method` amc makes exact cuts only: leave out `inexact_cuts`")
     if len(phases) > 1 or request.score != "magnitude":
         raise _conflict(
             "score" if request.score != "magnitude" else "granularity",

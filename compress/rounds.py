@@ -37,6 +37,7 @@ from dwindle.compress.masks import masks_of_zeros
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
 from dwindle.compress.recalibrate import can_recalibrate, norms, recalibrate_by
+from dwindle.compress.surgery.exactness import difference
 from dwindle.compress.training import Progress, Training
 from dwindle.compress.watcher import Watcher
 from dwindle.documents import parse
@@ -231,6 +232,12 @@ class IterativePruning:
         keep = solver.granularity.shrink(self.network, to)
         if solver.granularity.share(self.network) >= share:
             return False
+        for change in self.network.changes if keep is not None else ():
+            apart = difference(before, change.keep, self.network.inputs, (None,)).outputs
+            self.watcher.note(
+                f"{change.layer}: cut to {change.left} of {change.units} units, which changes the outputs by "
+                f"{apart:.1%} of the largest before retraining ({change.reason})"
+            )
         if keep is not None and self.task.optimizer is not None:
             carry(self.task.optimizer, before, self.network.model, keep)
         if self.settings.method.restore:

@@ -125,8 +125,11 @@ def _fit_attributes(module: nn.Module) -> None:
         if sized is not None:
             module.num_features = len(sized)
     elif isinstance(module, nn.GroupNorm) and weight is not None:
-        module.num_groups = len(weight) * module.num_groups // module.num_channels
+        # Whole groups go, but for one over all channels.
+        module.num_groups = max(1, len(weight) * module.num_groups // module.num_channels)
         module.num_channels = len(weight)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight is not None:
+        module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.RNNBase):
         weights = dict(module.named_parameters())
         projection = weights.get("weight_hr_l0")

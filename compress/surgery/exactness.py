@@ -36,6 +36,8 @@ class Difference:
     layer: str
     dtype: torch.dtype = torch.float64
     """The lowest precision that the networks computed in."""
+    outputs: float = float("inf")
+    """The greatest relative difference of the network's outputs."""
 
 
 def prove(model: nn.Module, keep: Keep, example_inputs: Sample, *, seed: int = 0) -> float:
@@ -67,6 +69,12 @@ def agrees(model: nn.Module, keep: Keep, example_inputs: Sample) -> bool:
     return not found.layer
 
 
+def runs(model: nn.Module, keep: Keep, example_inputs: Sample) -> bool:
+    """Whether the cut network runs and gives numbers in the shapes of the whole one: all that there is to be asked of
+    an inexact cut."""
+    return math.isfinite(difference(model, keep, example_inputs, (None,)).outputs)
+
+
 def difference(
     model: nn.Module, keep: Keep, example_inputs: Sample, dtypes: tuple[torch.dtype | None, ...], seed: int = 0
 ) -> Difference:
@@ -89,7 +97,7 @@ def difference(
     apart["the output"] = max((_relative(a, b) for a, b in pairs), default=0.0)
     tolerance = _ROUNDING.get(whole.dtype, _COARSE)
     first = next((name for name, error in apart.items() if not error <= tolerance), "")
-    return Difference(max(apart.values()), first, whole.dtype)
+    return Difference(max(apart.values()), first, whole.dtype, apart["the output"])
 
 
 def _silenced(

@@ -6,12 +6,13 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from dwindle.checkpoint import Uncut
-from dwindle.compress.surgery.exactness import agrees
+from dwindle.compress.surgery.exactness import agrees, runs
 from dwindle.compress.surgery.groups import Extent, Found, Group, Place, Product, explain
 from dwindle.compress.surgery.labels import Labels, Literal, compact, varying
 from dwindle.compress.surgery.rules import rule_of
@@ -31,17 +32,20 @@ _ADAPTED = ("torch.nn.modules.channelshuffle.ChannelShuffle",)
 _SPARED = ("", "its channels can only go all together", "no layer that runs would cost less without them")
 
 
-def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Found:
+def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...], *, inexact: bool = False) -> Found:
     """Traces `model` on the example inputs, in eval mode, and finds what can be removed together.
 
     What is in no group stays; `whole` says why. Modules whose code may have sizes written out (`view`, `split`, a
     functional call) are run once with fewer channels, with their integer attributes adapted if need be, and kept whole
     if they cannot take it. Weights, modes and gradients are left alone.
 
+    inexact: also finds channels that change what is left when they go, such as those that a LayerNorm averages over;
+    `Group.inexact` says so, and all that is tried of them is that the network runs without them.
+
     Raises UsageError for a model that cannot be traced, that has masks or parametrizations attached, or that has
     nothing to remove.
     """
-    labels = _labelled(model, example_inputs)
+    labels = _labelled(model, example_inputs, inexact)
     adapted, strictly = set(_ADAPTED), set[str]()
     while True:
         solved = _Solved(labels, model)
@@ -49,7 +53,11 @@ def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Found:
         risks = solved.risks()
         failing = _failing(found, risks, model, example_inputs)
         if not failing:
-            break
+            if not (stiff := _stiff(found, model, example_inputs)):
+                break
+            for index in stiff:
+                labels.pin(solved.labels_of(index), "its code cannot take fewer of its channels")
+            continue
         stuck = set().union(*(risks[owner] for owner in failing & adapted))
         if beside := {owner for owner, groups in risks.items() if groups & stuck} - adapted:
             adapted |= beside  # it may be the code beside that has the sizes of the same channels
@@ -65,16 +73,17 @@ def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Found:
         adapted |= failing
     if not found.groups:
         raise UsageError(
-            f"no channel of this model can be removed ({explain(found.uncut)}): prune its weights instead",
+            f"no channel of this model can be removed{' exactly' * (not inexact)} ({explain(found.uncut)}): prune its "
+            f"weights instead{', or allow `inexact_cuts`' * (not inexact)}",
             code="nothing-to-prune",
             option="granularity",
         )
     return found
 
 
-def _labelled(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Labels:
+def _labelled(model: nn.Module, example_inputs: tuple[Tensor, ...], inexact: bool) -> Labels:
     """Follows what runs in eval mode, and what only runs in training (auxiliary heads) if that leaves weights out."""
-    labels = Labels()
+    labels = Labels(inexact=inexact)
     program = trace(model, example_inputs)
     walk(labels, program, rule_of)
     first, inputs = _first_names(model), program.graph_signature.inputs_to_parameters
@@ -106,6 +115,13 @@ class _Solved:
         self.group_of = torch.full((labels.count,), -1)
         self.spared = torch.zeros(labels.count, dtype=torch.long)
         self.groups = self._group()
+        for pin in labels.approximated:
+            for index in set(self.group_of[self.classes(pin.labels)].unique().tolist()) - {-1}:
+                self.groups[index] = replace(self.groups[index], inexact=self.groups[index].inexact or pin.reason)
+
+    def labels_of(self, index: int) -> Tensor:
+        """All labels of a group."""
+        return (self.group_of[self.root.long()] == index).nonzero()[:, 0].int()
 
     def classes(self, labels: Tensor) -> Tensor:
         return self.root[labels.long()].long()
@@ -231,11 +247,10 @@ def _failing(
     generator = torch.Generator().manual_seed(0)
 
     def wrong(groups: set[int]) -> bool:
-        halves = []
-        for index, group in enumerate(found.groups):
-            some = torch.randperm(group.units, generator=generator)[: group.units // 2].sort().values
-            halves.append(some if index in groups else torch.arange(group.units))
-        return not agrees(model, found.keep(halves), example_inputs)
+        keep = found.keep(_halves(found, groups, generator))
+        exact = found.without(keep, inexact=True)
+        inexact = any(found.groups[index].inexact for index in groups)
+        return not agrees(model, exact, example_inputs) or (inexact and not runs(model, keep, example_inputs))
 
     if not risks or not wrong(set().union(*risks.values())):
         return set()
@@ -245,6 +260,24 @@ def _failing(
         if groups - others and wrong(groups - others):
             failing.add(owner)
     return failing or set(risks)
+
+
+def _stiff(found: Found, model: nn.Module, example_inputs: tuple[Tensor, ...]) -> set[int]:
+    """The groups of inexact cuts that the network does not run without half of."""
+    generator = torch.Generator().manual_seed(0)
+    inexact = [index for index, group in enumerate(found.groups) if group.inexact]
+    return {
+        index for index in inexact if not runs(model, found.keep(_halves(found, {index}, generator)), example_inputs)
+    }
+
+
+def _halves(found: Found, groups: set[int], generator: torch.Generator) -> list[Tensor]:
+    """Half of the units of some groups, at random, and all of the others'."""
+    halves = []
+    for index, group in enumerate(found.groups):
+        some = torch.randperm(group.units, generator=generator)[: group.units // 2].sort().values
+        halves.append(some if index in groups else torch.arange(group.units))
+    return halves
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:

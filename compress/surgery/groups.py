@@ -38,16 +38,26 @@ class Group:
     units: int
     channels: int
     places: tuple[Place, ...]
+    inexact: str = ""
+    """Why the network computes something else without some of the units, where that was allowed; "": it doesn't."""
 
 
 def explain(uncut: Sequence[Uncut]) -> str:
-    """Which layers stay whole and why, the most frequent reasons first: `conv1, conv2: an output of the model`."""
-    layers: dict[str, list[str]] = defaultdict(list)
-    for one in uncut:
-        layers[one.reason].append(one.layer)
-    ranked = sorted(layers.items(), key=lambda item: -len(item[1]))
-    told = [f"{format_names(names)}: {reason}" if any(names) else reason for reason, names in ranked[:4]]
+    """Which layers stay whole and why, the reason that keeps most channels first, and of its layers the widest:
+    `conv2, conv1 (48 channels): an output of the model`."""
+    layers: dict[str, list[Uncut]] = defaultdict(list)
+    for one in sorted(uncut, key=lambda one: -one.channels):
+        layers[one.reason].append(one)
+    ranked = sorted(layers.items(), key=lambda item: -sum(one.channels for one in item[1]))
+    told = [_kept_by(reason, kept) for reason, kept in ranked[:4]]
     return "; ".join(told + ([f"{len(ranked) - 4} more reasons"] if len(ranked) > 4 else []))
+
+
+def _kept_by(reason: str, kept: Sequence[Uncut]) -> str:
+    names = [one.layer for one in kept if one.layer]
+    if not names:
+        return reason
+    return f"{format_names(names)} ({sum(one.channels for one in kept):,} channels): {reason}"
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,21 @@ class Found:
     @property
     def units(self) -> list[int]:
         return [group.units for group in self.groups]
+
+    def kept(self, keep: Keep) -> list[Tensor]:
+        """The units of each group that a cut leaves: `found.kept(found.keep(kept)) == kept`."""
+        left = []
+        for group in self.groups:
+            place = group.places[0]
+            slices = [one for one in keep.tensors.get(place.tensor, ()) if one.dim == place.dim]
+            there = torch.isin(place.indices[:, 0], slices[0].kept) if slices else torch.ones(group.units)
+            left.append(there.nonzero()[:, 0])
+        return left
+
+    def without(self, keep: Keep, inexact: bool) -> Keep:
+        """The part of a cut that concerns groups that are exact, or those that aren't."""
+        kept = zip(self.groups, self.kept(keep), strict=True)
+        return self.keep([units if bool(g.inexact) != inexact else torch.arange(g.units) for g, units in kept])
 
     def keep(self, kept: Sequence[Tensor]) -> Keep:
         """The cut that leaves these units of each group: ascending indices, one int64 tensor per group."""

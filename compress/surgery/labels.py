@@ -76,8 +76,12 @@ class Labels:
     """The labels handed out so far, and what a walk through the graph learns about them."""
 
     count: int = 1
+    inexact: bool = False
+    """Whether channels may go that change what is left."""
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     pinned: list[Pinned] = field(default_factory=list)
+    approximated: list[Pinned] = field(default_factory=list)
+    """Labels whose channels change what is left when they go, where that is allowed."""
     bindings: list[Binding] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     literals: list[Literal] = field(default_factory=list)
@@ -127,9 +131,18 @@ class Labels:
         if (labels := core(labels).abs()).any():
             self.pinned.append(Pinned(labels, reason))
 
+    def pin_inexact(self, labels: Tensor, reason: str) -> None:
+        """For channels that change what is left when they go: they stay, unless that is allowed."""
+        if not self.inexact:
+            self.pin(labels, reason)
+        elif (labels := core(labels).abs()).any():
+            self.approximated.append(Pinned(labels, reason))
+
     def pin_spoiled(self, labels: Tensor) -> None:
         """For an op that sums over channels: what is removed must have been zero."""
-        self.pin(labels.clamp(max=0), "a removed channel would leave a constant other than zero (a sigmoid, say)")
+        self.pin_inexact(
+            labels.clamp(max=0), "a removed channel would leave a constant other than zero (a sigmoid, say)"
+        )
 
     def tie(self, first: Tensor, *others: Tensor) -> None:
         """Puts labels that meet elementwise into one class. What meets a constant is not tied to anything."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -157,11 +158,15 @@ def log_of_sum(labels: Labels, call: Call) -> Any:
     return [spoiled(x) for x in statistic(labels, call)]
 
 
+_AVERAGES = ("mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "logsumexp")
+"""Statistics that are a little different with fewer channels. Of the others, some are positions of channels."""
+
+
 def statistic(labels: Labels, call: Call) -> Any:
     """Mean, maximum and the like: fine within a channel, wrong across channels, where removed zeros count."""
     x = labels.of(call["self"])
-    why = f"{call.op} over the channels"
-    return [_sum(labels, x, _dims(call, x), keep=bool(call["keepdim"]), inexact=why)] * len(call.values)
+    across = partial(labels.pin_inexact if call.op in _AVERAGES else labels.pin, reason=f"{call.op} over the channels")
+    return [_sum(labels, x, _dims(call, x), keep=bool(call["keepdim"]), across=across)] * len(call.values)
 
 
 def softmax(labels: Labels, call: Call) -> Any:
@@ -169,18 +174,24 @@ def softmax(labels: Labels, call: Call) -> Any:
     x = labels.of(call["self"])
     if call["dim"] % x.dim() not in varying(x):
         return spoiled(x)
-    labels.pin(x, f"{call.op} over the channels")
-    return x
+    labels.pin_inexact(x, f"{call.op} over the channels")
+    return spoiled(x)
 
 
-def _sum(labels: Labels, x: Tensor, dims: Iterable[int], *, keep: bool = False, inexact: str = "") -> Tensor:
-    """Labels of the sum. Summing all channels away leaves a constant; where a head's features are summed and the heads
-    stay apart, the features of a head become one class."""
+def _sum(
+    labels: Labels,
+    x: Tensor,
+    dims: Iterable[int],
+    *,
+    keep: bool = False,
+    across: Callable[[Tensor], None] = lambda channels: None,
+) -> Tensor:
+    """Labels of the sum. `across` is told of channels that are summed away, which leaves a constant; where a head's
+    features are summed and the heads stay apart, the features of a head become one class."""
     for dim in sorted((dim % x.dim() for dim in dims), reverse=True):
         shape = [*x.shape[:dim], 1, *x.shape[dim + 1 :]]
         if varying(x) == [dim]:
-            if inexact:
-                labels.pin(x, inexact)
+            across(x)
             labels.pin_spoiled(x)
             x = constants(shape)
         x = labels.merge(x, dim).expand(shape)

@@ -173,8 +173,11 @@ def group_norm(labels: Labels, call: Call) -> Any:
     x, weight, bias, groups = labels.of(call["input"]), call["weight"], call["bias"], call["num_groups"]
     if isinstance(weight, Tensor) or isinstance(bias, Tensor):
         return unknown(labels, call)
-    inputs = labels.channels(x, 1)
-    units = labels.channels(inputs.reshape(groups, -1), 0).repeat_interleave(x.shape[1] // groups)
+    inputs = units = labels.channels(x, 1)
+    if groups == 1 and labels.inexact:
+        labels.pin_inexact(inputs, f"{call.op} averages over its channels")
+    else:
+        units = labels.channels(inputs.reshape(groups, -1), 0).repeat_interleave(x.shape[1] // groups)
     labels.bind(weight, 0, units, writes=True)
     labels.bind(bias, 0, units, writes=True)
     _if_functional(labels, inputs)
@@ -182,11 +185,21 @@ def group_norm(labels: Labels, call: Call) -> Any:
 
 
 def layer_norm(labels: Labels, call: Call) -> Any:
-    """Averages over the last dimensions: a zero there still counts, so the width stays."""
-    x = labels.of(call["input"])
+    """Averages over the last dimensions: a zero there still counts, so the width stays, unless cuts may be inexact."""
+    x, weight, bias = labels.of(call["input"]), call["weight"], call["bias"]
     if max(varying(x), default=-1) < x.dim() - len(call["normalized_shape"]):
         return spoiled(x)
-    labels.pin(x, f"{call.op} averages over its channels")
+    why = f"{call.op} averages over its channels"
+    if len(call["normalized_shape"]) > 1 or not isinstance(weight, Parameter) or isinstance(bias, Tensor):
+        labels.pin(x, why)
+        return x
+    inputs = labels.channels(x, -1) if labels.inexact else x
+    labels.pin_inexact(inputs, why)
+    if labels.inexact:
+        labels.bind(weight, 0, inputs, writes=True)
+        labels.bind(bias, 0, inputs, writes=True)
+        _if_functional(labels, inputs)
+        return along(inputs.abs(), call.shape, -1)
     return x
 
 
