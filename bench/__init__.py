@@ -12,8 +12,9 @@ from dwindle.lazy import lazy_attributes
 if TYPE_CHECKING:
     from dwindle.bench.benchmark import bench
     from dwindle.bench.comparison import Diff, diff
+    from dwindle.bench.gating import gate
     from dwindle.bench.result import Bench
-    from dwindle.bench.verdict import Verdict, gate
+    from dwindle.bench.verdict import Verdict
     from dwindle.bench.views.frontier import frontier_report
     from dwindle.bench.views.page import report
 
@@ -27,7 +28,7 @@ __getattr__ = lazy_attributes(
         "bench": "dwindle.bench.benchmark",
         "diff": "dwindle.bench.comparison",
         "frontier_report": "dwindle.bench.views.frontier",
-        "gate": "dwindle.bench.verdict",
+        "gate": "dwindle.bench.gating",
         "report": "dwindle.bench.views.page",
     },
 )

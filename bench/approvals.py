@@ -10,11 +10,12 @@ reason = "two more classes, agreed on in March"
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dwindle.bench.limits import DEVICE_KINDS, KINDS, holds, quantity
+from dwindle.bench.verdict import Verdict
 from dwindle.errors import UsageError
 from dwindle.registry import unknown
 
@@ -46,6 +47,30 @@ def read_approvals(path: Path, listed: Any) -> tuple[Approval, ...]:
     if not isinstance(listed, list):
         raise _wrong(path, "allow is no list of tables: write [[gate.allow]]")
     return tuple(_approval(path, one) for one in listed)
+
+
+def approved(verdict: Verdict, approvals: Sequence[Approval]) -> Verdict:
+    """The verdict with those checks passed that are beyond their limit and approved of, and a note on each approval
+    that isn't needed any more, as its figures are within their limits again."""
+    rows = []
+    checked: set[Approval] = set()
+    needed: set[Approval] = set()
+    for row in verdict.rows:
+        able = [one for one in approvals if one.covers(row.name, (row.subject, row.target))]
+        checked |= set(able)
+        if row.passed or row.measured is None:
+            rows.append(row)
+            continue
+        needed |= set(able)
+        allowing = next((one for one in able if one.allows(row.name, row.measured)), None)
+        rows.append(replace(row, passed=True, allowed=allowing.reason) if allowing else row)
+    expired = [
+        f"the approval of {one.figure} of {one.of or 'any file'} ({one.reason}) has expired, as the limit holds again: "
+        "remove it from the limits"
+        for one in approvals
+        if one in checked - needed
+    ]
+    return replace(verdict, rows=tuple(rows), notes=(*verdict.notes, *expired))
 
 
 def _approval(path: Path, one: Any) -> Approval:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import glob
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -167,16 +167,18 @@ def quantity(name: str, value: Quantity) -> float:
 class LimitsFile:
     """The limits that a TOML file sets."""
 
-    shared: Limits
+    shared: Limits = field(default_factory=dict)
     """Those on every target that is checked."""
-    targets: dict[str, Limits]
+    targets: dict[str, Limits] = field(default_factory=dict)
     """Those on one target, by its name; they win over the shared ones."""
-    devices: dict[str, Limits]
+    devices: dict[str, Limits] = field(default_factory=dict)
     """Those on figures taken on one device, by its name."""
-    files: dict[Path, Limits]
+    files: dict[Path, Limits] = field(default_factory=dict)
     """Those on one model file or checkpoint, by its path."""
     allowed: Any = ()
     """What goes beyond them and is meant, as the file has it; `dwindle.bench.approvals` reads it."""
+    path: Path | None = None
+    """The file; None where there is none, and nothing is set."""
 
     def of(self, path: Path) -> LimitsFile:
         """The limits with those on one model file or checkpoint among the shared ones."""
@@ -213,6 +215,7 @@ def read_limits(path: Path) -> LimitsFile:
         {name: _table(path, f"gate.device.{name}", entry, DEVICE_KINDS) for name, entry in devices.items()},
         files,
         allowed,
+        path,
     )
 
 
