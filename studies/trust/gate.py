@@ -320,8 +320,9 @@ def _leaf(document: Any, draw: random.Random) -> str:
     elif way == "swap":
         other, there = draw.choice(places)
         within[key], other[there] = other[there], within[key]
-        if any(True for _ in _places(document, limit=10_000)) and _loops(document):
-            within[key] = None
+        for holder, at in ((within, key), (other, there)):
+            if _loops(document):
+                holder[at] = None
     elif way == "nudge" and isinstance(within[key], int | float):
         within[key] = within[key] * draw.choice((-1, 2, 0.5, 1e6, 1e-6)) + draw.choice((0, 1))
     else:
