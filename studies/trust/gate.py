@@ -7,6 +7,7 @@ limits. Whatever isn't a verdict or an error of dwindle's in one line is a trace
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -326,7 +327,7 @@ def _leaf(document: Any, draw: random.Random) -> str:
     elif way == "nudge" and isinstance(within[key], int | float):
         within[key] = within[key] * draw.choice((-1, 2, 0.5, 1e6, 1e-6)) + draw.choice((0, 1))
     else:
-        within[key] = draw.choice(HOSTILE)
+        within[key] = copy.deepcopy(draw.choice(HOSTILE))  # a later change of this place is not to change it
     return f"{way} {key}"
 
 
