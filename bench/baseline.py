@@ -22,6 +22,10 @@ class Baseline:
     """Installed size of each target's file, 1 or more."""
     cost: dict[str, float]
     """ARM64 instructions that one inference of each target's file executes, of those where they were counted."""
+    accuracy: dict[str, float] = field(default_factory=dict)
+    """Points of the task's metric that each target's file reaches in the worst of its runtimes, of those measured."""
+    download: dict[str, int] = field(default_factory=dict)
+    """Bytes that a device downloads of each target's file, as its manifest or bench.json has it."""
     paths: dict[str, Path] = field(default_factory=dict, compare=False)
     """The files themselves, of those that are there."""
 
@@ -61,33 +65,57 @@ def read_baseline(path: Path, of: Checkpoint) -> Baseline:
 def _bench(path: Path) -> tuple[str, Baseline]:
     measured = Bench.load(path)
     compressed = [row for row in measured.rows if row.role == COMPRESSED]
-    return measured.network, Baseline({row.target: row.artifact.bytes for row in compressed}, costs(measured.rows))
+    return measured.network, Baseline(
+        {row.target: row.artifact.bytes for row in compressed},
+        costs(measured.rows),
+        accuracies(measured.rows),
+        {row.target: row.artifact.download_bytes for row in compressed},
+    )
 
 
 def _checkpoint(path: Path) -> tuple[str, Baseline]:
     opened = Checkpoint.load(path)
     exported = manifests(opened.exports)
     cost: dict[str, float] = {}
+    accuracy: dict[str, float] = {}
     if opened.bench_path.exists():
         measured = Bench.load(opened.bench_path)
         current = {manifest.target for _, manifest in exported if measured.describes(manifest)}
-        cost = {target: count for target, count in costs(measured.rows).items() if target in current}
+        rows = [row for row in measured.rows if row.target in current]
+        cost, accuracy = costs(rows), accuracies(rows)
     paths = {manifest.target: folder / manifest.file.name for folder, manifest in exported}
-    return network(opened), Baseline({target: raw_bytes(path) for target, path in paths.items()}, cost, paths)
+    sizes = {target: raw_bytes(path) for target, path in paths.items()}
+    download = {manifest.target: manifest.fetched[0] for _, manifest in exported}
+    return network(opened), Baseline(sizes, cost, accuracy, download, paths)
 
 
-def read_baseline_file(path: Path, of: Path) -> Baseline:
-    """The figures of an earlier version of a model file: the file at `path`, or the one of its name in that folder.
+def read_baseline_file(path: Path, of: Path) -> Baseline | None:
+    """The figures of an earlier version of a model file: the file at `path`, or the one in that folder that has its
+    path or its name. None where the folder has no such file: it is new.
 
-    Raises UsageError where there is none, or it is of another kind; DwindleError where it can't be read.
+    Raises UsageError where there is nothing at `path`, or it is of another kind; DwindleError where it can't be read.
     """
-    before = path / of.name if path.is_dir() and path.suffix.lower() != of.suffix.lower() else path
+    before = path
+    if path.is_dir() and path.suffix.lower() != of.suffix.lower():
+        within = of if not of.is_absolute() and ".." not in of.parts else of.name
+        before = next((found for found in (path / within, path / of.name) if found.exists()), path)
+        if before == path:
+            return None
     if not before.exists():
         raise UsageError(f"there is no baseline at {before}", code="missing", option="baseline", path=before)
     if before.suffix.lower() != of.suffix.lower():
         message = f"the baseline {before} is no {of.suffix} file as {of} is: give an earlier version of that file"
         raise UsageError(message, code="other-network", option="baseline", path=before)
-    return Baseline({str(of): contents(before).bytes}, {}, {str(of): before})
+    return Baseline({str(of): contents(before).bytes}, {}, paths={str(of): before})
+
+
+def accuracies(rows: Iterable[Row]) -> dict[str, float]:
+    """The accuracy of each target's compressed file in the worst of its runtimes, of those that measured it."""
+    found: dict[str, float] = {}
+    for row in rows:
+        if row.role == COMPRESSED and row.accuracy:
+            found[row.target] = min(found.get(row.target, row.accuracy.value), row.accuracy.value)
+    return found
 
 
 def costs(rows: Iterable[Row]) -> dict[str, float]:

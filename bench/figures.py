@@ -78,10 +78,30 @@ def figures(limit: str, files: Files) -> list[tuple[str, Figure]]:
     return grown
 
 
-def sizes_of(files: Files) -> dict[str, float]:
-    """What a history keeps of an export: its `size` in bytes, and its `cost` in instructions where it was counted."""
-    found = {"size": _size(files)[0], "cost": _cost(files)[0]}
+def kept_figures(files: Files, *, download: bool) -> dict[str, float]:
+    """What a history keeps of a file and a comment shows, as `Verdict.figures` has it. `download`: deflate the file,
+    which takes seconds where it is large."""
+    found = {"size": _size(files)[0], "cost": _cost(files)[0], "accuracy": _accuracy(files)[0]}
+    if download:
+        found["download"] = _download(files)[0]
     return {name: value for name, value in found.items() if value is not None}
+
+
+def baseline_figures(files: Files, *, download: bool) -> dict[str, float]:
+    """The same figures of the baseline of a file, of those that it has."""
+    before, target = files.baseline, files.target
+    if before is None:
+        return {}
+    found: dict[str, float] = {
+        name: of[target]
+        for name, of in (("size", before.bytes), ("cost", before.cost), ("accuracy", before.accuracy))
+        if target in of
+    }
+    if download and target in before.download:
+        found["download"] = before.download[target]
+    elif download and target in before.paths:
+        found |= kept_figures(Files(target, before.paths[target], None, None, None), download=True)
+    return found
 
 
 def _size(files: Files) -> Figure:

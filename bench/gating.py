@@ -37,6 +37,7 @@ def gate(
     target: str | None = None,
     history: Path | str | None = None,
     why: bool = False,
+    download: bool = False,
 ) -> Verdict:
     """Checks exported files, or model files of any origin, against limits.
 
@@ -71,13 +72,15 @@ def gate(
             machine): max_ratio, max_drop, min_accuracy, and max_latency, milliseconds of one inference, of which the
             upper end of the 95% interval counts, and a noisy run measures nothing.
         baseline: what growth is counted from: the bench.json or the checkpoint of a checkpoint; of a model file an
-            earlier version, or a folder that has one of the same name.
+            earlier version, or a folder that has one of the same path or name; one that the folder lacks is new, its
+            growth not checked, and a note says so.
         target: whose files, several separated by commas; by default those that have a table of their own in
             the file of limits and, for limits of no particular target, the one it was compressed for.
         history: a file that `dwindle.bench.history.append` adds to. Without a baseline, growth is counted from the
             median of its last runs that passed; while those are too few, growth is not checked, and a note says so.
         why: also read what is in the exports of a checkpoint, and in the baseline's files, for
             `dwindle.bench.files.spent`; no limit is needed then.
+        download: also take download sizes, for `Verdict.figures`.
 
     Raises UsageError without a limit, for an unknown target or limit, for what is not there or of an unknown format,
     and for a baseline of another network; DwindleError (CheckpointError of a checkpoint) for files or documents that
@@ -104,6 +107,7 @@ def gate(
         targets=tuple(name.strip() for name in target.split(",")) if target is not None else None,
         entries=None if history is None or baseline is not None else read_history(Path(history)),
         why=why,
+        download=download,
     )
     several = len(subjects) > 1
     found = []

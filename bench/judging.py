@@ -9,7 +9,7 @@ from pathlib import Path
 from dwindle import registry
 from dwindle.bench.baseline import Baseline, read_baseline, read_baseline_file
 from dwindle.bench.devices.registry import reach
-from dwindle.bench.figures import Files, figures, sizes_of
+from dwindle.bench.figures import Files, baseline_figures, figures, kept_figures
 from dwindle.bench.files.contents import Contents, contents, is_model_file
 from dwindle.bench.history import LEAST, Entry, usual
 from dwindle.bench.limits import KINDS, Limits, LimitsFile, holds
@@ -21,6 +21,8 @@ from dwindle.manifest import Manifest, manifests
 
 TARGETS = "dwindle.targets"
 """Export's entry-point group, named here because the stages don't import each other."""
+AGAINST_BASELINE = ("max_growth", "max_signature_changes")
+"""The limits that compare with an earlier version."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Asked:
     entries: Sequence[Entry] | None
     """The history that growth is counted from; None where there is a baseline, or no history was given."""
     why: bool
+    download: bool
+    """Whether download sizes are among the figures."""
 
     @property
     def reads_anyway(self) -> bool:
@@ -51,16 +55,26 @@ def of_file(path: Path, asked: Asked) -> Verdict:
     notes: list[str] = []
     if asked.baseline is not None:
         before = read_baseline_file(asked.baseline, path)
-        limits = {"max_signature_changes": 0.0, **limits}
+        if before:
+            limits = {"max_signature_changes": 0.0, **limits}
     if not asked.reads_anyway:
         _require_limits(limits)
     if asked.entries is not None:
         before = usual(asked.entries, name, name)
         limits, notes = _with_enough(limits, before, name)
+    elif asked.baseline is not None and before is None:
+        limits = {kind: value for kind, value in limits.items() if kind not in AGAINST_BASELINE}
+        notes = [f"{name} is new, as {asked.baseline} has no such file: its growth is not checked"]
     files = Files(name, path, None, None, before)
-    rows, found = _checks(files, limits), files.contents
-    earlier = _earlier([files]) if asked.why else {}
-    return Verdict(tuple(rows), tuple(notes), {name: found}, earlier, {name: {"size": found.bytes}}, {name: path})
+    return Verdict(
+        tuple(_checks(files, limits)),
+        tuple(notes),
+        {name: files.contents},
+        _earlier([files]) if asked.why else {},
+        {name: kept_figures(files, download=asked.download)},
+        {name: baseline_figures(files, download=asked.download)},
+        {name: path},
+    )
 
 
 def of_checkpoint(opened: Checkpoint, asked: Asked) -> Verdict:
@@ -97,8 +111,11 @@ def of_checkpoint(opened: Checkpoint, asked: Asked) -> Verdict:
 
     readable = [files for files in shipped if asked.why and files.path and is_model_file(files.path)]
     inside = {files.target: files.contents for files in readable}
-    sizes = {f"{opened.path} as {files.target}": known for files in shipped if (known := sizes_of(files))}
-    return Verdict(tuple(rows), tuple(notes), inside, _earlier(readable), sizes, dict.fromkeys(sizes, opened.path))
+    named = {f"{opened.path} as {files.target}": files for files in shipped}
+    kept = {name: kept_figures(files, download=asked.download) for name, files in named.items() if files.path}
+    previous = {name: baseline_figures(named[name], download=asked.download) for name in kept}
+    subjects = dict.fromkeys(kept, opened.path)
+    return Verdict(tuple(rows), tuple(notes), inside, _earlier(readable), kept, previous, subjects)
 
 
 def _devices(written: LimitsFile) -> dict[str, Limits]:

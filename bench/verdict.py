@@ -49,8 +49,10 @@ class Verdict:
     before: Mapping[str, Contents] = field(default_factory=dict)
     """What was in the earlier version of each, by the same names, where `why` was asked."""
     figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Of each model file, by its path, and each export checked, as `net.dwindle as onnx`: `size` in bytes, and `cost`
-    in instructions where it was counted."""
+    """Of each model file, by its path, and each export checked, as `net.dwindle as onnx`: `size` in bytes and, where
+    they are known, `cost` in instructions, `accuracy` in points, and `download` in bytes where `download` was asked."""
+    previous: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """The same figures of the baseline, of those that it has."""
     subjects: Mapping[str, Path] = field(default_factory=dict)
     """The model file or the checkpoint that figures are of, by the same names."""
 
@@ -88,5 +90,6 @@ def joined(verdicts: Sequence[Verdict]) -> Verdict:
         {name: found for each in verdicts for name, found in each.files.items()},
         {name: found for each in verdicts for name, found in each.before.items()},
         {name: found for each in verdicts for name, found in each.figures.items()},
+        {name: found for each in verdicts for name, found in each.previous.items()},
         {name: found for each in verdicts for name, found in each.subjects.items()},
     )

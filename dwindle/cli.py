@@ -154,6 +154,7 @@ def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench.budget_file import write_budget
     from dwindle.bench.history import append
     from dwindle.bench.limits import KINDS
+    from dwindle.bench.part import write_part
     from dwindle.bench.views.junit import write_junit
     from dwindle.bench.views.markdown import append_markdown, append_text
     from dwindle.bench.views.table import gate_table
@@ -168,6 +169,7 @@ def _gate(arguments: argparse.Namespace) -> int:
         target=arguments.target,
         history=arguments.history,
         why=arguments.why or arguments.init is not None,
+        download=arguments.part is not None,
         **{name: getattr(arguments, name) for name in KINDS},
     )
     _print(arguments, gate_table(verdict))
@@ -175,7 +177,8 @@ def _gate(arguments: argparse.Namespace) -> int:
         _print(arguments, why_table(verdict.files, verdict.before))
     for note in verdict.notes:
         _say(f"note: {note}")
-    for out in filter(None, (arguments.junit, arguments.markdown, arguments.history, arguments.init)):
+    written = (arguments.junit, arguments.markdown, arguments.part, arguments.history, arguments.init)
+    for out in filter(None, written):
         require_not_sealed(out)
     name = format_names([path.name for path in arguments.files] or [arguments.limits.name])
     if arguments.junit:
@@ -184,6 +187,8 @@ def _gate(arguments: argparse.Namespace) -> int:
         append_markdown(verdict, name, arguments.markdown)
         if arguments.why:
             append_text(why_markdown(verdict.files, verdict.before), arguments.markdown)
+    if arguments.part:
+        write_part(arguments.part, verdict)
     if arguments.history:
         append(arguments.history, verdict.figures, passed=verdict.passed)
     if arguments.init:

@@ -282,6 +282,13 @@ def _gate(to: argparse.ArgumentParser) -> None:
         metavar="FILE.md",
         help="Append the verdict as a Markdown table to this file, such as the summary of a CI job. Default: don't.",
     )
+    output.add_argument(
+        "--part",
+        type=Path,
+        metavar="FILE.json",
+        help="Write this job's part of the comment on a pull request to this file, which "
+        "python -m dwindle.bench.pull_request posts together with the parts of other jobs. Default: don't.",
+    )
     _json(to)
 
 

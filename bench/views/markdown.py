@@ -9,7 +9,7 @@ from dwindle.bench.verdict import Check, Verdict
 from dwindle.bench.views.wording import ABSENT, amount, described, limit_name, outcome, sentence
 from dwindle.errors import DwindleError
 
-_MARKS = {"pass": "✅ pass", "allowed": "☑️ allowed", "miss": "❌ miss", "unmeasured": "⚠️ unmeasured"}
+MARKS = {"pass": "✅ pass", "allowed": "☑️ allowed", "miss": "❌ miss", "unmeasured": "⚠️ unmeasured"}
 
 
 def append_markdown(verdict: Verdict, name: str, path: Path) -> None:
@@ -30,7 +30,8 @@ def append_text(text: str, path: Path) -> None:
         raise DwindleError(f"cannot write {path}: {error.strerror}", code="unwritable", path=path) from error
 
 
-def _said(check: Check) -> str:
+def said(check: Check) -> str:
+    """What a figure consists of, and why it may go beyond its limit."""
     return "; ".join(filter(None, (check.reason, f"allowed: {check.allowed}" if check.allowed else None)))
 
 
@@ -46,8 +47,8 @@ def markdown(verdict: Verdict, name: str) -> str:
     ]
     for check in verdict.rows:
         measured = ABSENT if check.measured is None else amount(check, check.measured)
-        words = (_MARKS[outcome(check)], limit_name(check), check.subject, amount(check, check.limit), measured)
-        lines.append(f"| {' | '.join(map(foreign.markdown, (*words, _said(check))))} |")
+        words = (MARKS[outcome(check)], limit_name(check), check.subject, amount(check, check.limit), measured)
+        lines.append(f"| {' | '.join(map(foreign.markdown, (*words, said(check))))} |")
     for name, found in verdict.files.items():
         lines += ["", *(f"- {foreign.markdown(line)}" for line in described(name, found))]
     return "\n".join([*lines, "", ""])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import pytest
 import yaml
 
 from dwindle.bench import bench
+from dwindle.bench.part import read_parts
 from dwindle.checkpoint import Checkpoint
+from dwindle.grammar import Grammar
 from dwindle.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +61,7 @@ class Runner:
             assert name in given or not spec.get("required")
             self.values[f"inputs.{name}"] = given.get(name, self.filled(spec.get("default", "")))
         for step in STEPS:
-            if step["name"] in without:
+            if step["name"] in without or not self.runs(step.get("if")):
                 continue
             assert "${{" not in step["run"]  # what a user types comes through the environment, never into the script
             environment = {name: self.filled(value) for name, value in step.get("env", {}).items()}
@@ -74,6 +77,14 @@ class Runner:
             if done.returncode:
                 return done.returncode
         return 0
+
+    def runs(self, condition: str | None) -> bool:
+        """A step's `if`, of the one form that the action's own steps have."""
+        if condition is None:
+            return True
+        name, compared, nothing = condition.split()
+        assert (compared, nothing) == ("!=", "''")
+        return self.values[name] != ""
 
     def filled(self, text: str) -> str:
         return re.sub(r"\$\{\{ *([\w.-]+) *\}\}", lambda found: self.values.get(found[1], ""), str(text))
@@ -154,6 +165,56 @@ def test_the_gate_is_told_of_the_baseline_that_the_branch_has(
 
 
 @needs_git
+def test_model_files_are_held_to_those_of_the_branch_without_being_measured(
+    onnx_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "git").mkdir()
+    repository = published(tmp_path / "git")
+    for folder in ("app one", "other"):
+        (repository / folder).mkdir()
+        shutil.copy(onnx_files[1], repository / folder / "net.onnx")  # two of one name
+    publish(repository)
+    with (repository / "other/net.onnx").open("ab") as file:
+        file.write(bytes.fromhex("3203616263"))  # a longer doc string
+    shutil.copy(onnx_files[0], repository / "app one")
+    inputs = {"files": "**/*.onnx", "options": "--max-size 1MB", "max_growth": "0"}
+    request = Runner(repository, tmp_path / "request", base_ref="main")
+    assert request.run(**inputs) == 3, request.log
+    assert "::notice::main has no app one/dense.onnx" in request.log
+    (verdict,) = read_parts(Path(request.values["steps.gate.outputs.part"]))
+    grown = {row.target: row.measured for row in verdict.rows if row.name == "max_growth.size"}
+    assert grown.pop("other/net.onnx") == pytest.approx(5 / onnx_files[1].stat().st_size)
+    assert grown == {"app one/net.onnx": 0}
+    assert not (repository / "dwindle-report.html").exists()
+    again = Runner(repository, tmp_path / "again", base_ref="")
+    assert again.run(files="other/*.onnx", options="--max-size 1MB") == 0, again.log
+    names = {one.values["steps.gate.outputs.part-name"] for one in (request, again)}
+    assert len(names) == 2  # jobs of a matrix upload each their own
+    assert all(name.startswith("dwindle-comment-") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "installed"),
+    [
+        ({"files": "*.onnx"}, str(ROOT)),
+        ({"checkpoint": "net.dwindle"}, f"{ROOT}[all]"),
+        ({}, None),
+        ({"files": "*.onnx", "checkpoint": "net.dwindle"}, None),
+    ],
+)
+def test_what_is_installed(inputs: dict[str, str], installed: str | None, tmp_path: Path) -> None:
+    """By a double of Python that says what it was asked for."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "bin/python").chmod(0o755)
+    runner = Runner(tmp_path, tmp_path / "temp", base_ref="")
+    runner.environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    others = tuple(step["name"] for step in STEPS if step["name"] != "Install dwindle")
+    assert runner.run(without=others, **inputs) == (0 if installed else 2)
+    assert (runner.log.split()[-1] == installed) if installed else "::error::" in runner.log
+
+
+@needs_git
 @pytest.mark.slow
 def test_a_pull_request_is_measured_and_held_against_what_main_has(tmp_path: Path) -> None:
     """The whole of it on a network that is trained here: main's without a baseline yet, then a larger one."""
@@ -186,8 +247,29 @@ def test_a_pull_request_is_measured_and_held_against_what_main_has(tmp_path: Pat
 def test_the_example_uses_inputs_that_exist() -> None:
     workflow = yaml.safe_load((ROOT / "examples/budget.yml").read_text())
     (step,) = [step for step in workflow["jobs"]["budget"]["steps"] if "dwindle@" in step["uses"]]
-    required = {name for name, spec in ACTION["inputs"].items() if spec.get("required")}
-    assert required <= step["with"].keys() <= ACTION["inputs"].keys()
+    assert step["with"].keys() <= ACTION["inputs"].keys()
+    assert len(step["with"].keys() & {"files", "checkpoint"}) == 1
+
+
+def test_the_second_workflow_takes_the_artifacts_of_the_first() -> None:
+    first, second = (yaml.safe_load((ROOT / f"examples/{name}.yml").read_text()) for name in ("budget", "comment"))
+    assert second[True]["workflow_run"]["workflows"] == [first["name"]]  # YAML 1.1 reads `on` as true
+    assert first["permissions"] == {"contents": "read"}
+    taken, _, _, posted = second["jobs"]["comment"]["steps"]
+    (uploaded,) = [step for step in ACTION["runs"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert uploaded["with"]["name"] == "${{ steps.gate.outputs.part-name }}"
+    assert taken["with"]["pattern"] == "dwindle-comment-*"
+    assert posted["run"].startswith(f"python -m dwindle.bench.pull_request {taken['with']['path']}")
+    assert not any("checkout" in step.get("uses", "") for step in second["jobs"]["comment"]["steps"])
+
+
+def test_the_gitlab_example_uses_options_that_exist() -> None:
+    job = yaml.safe_load((ROOT / "examples/gitlab.yml").read_text())["budget"]
+    (line,) = [line for line in job["script"] if line.startswith("dwindle ")]
+    given = Grammar().parse(shlex.split(line)[1:])
+    assert str(given.part.parent) == "parts"
+    assert str(given.junit) == job["artifacts"]["reports"]["junit"]
+    assert any("pull_request parts" in line for line in job["after_script"])
 
 
 def test_every_expression_names_something() -> None:
