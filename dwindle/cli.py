@@ -155,6 +155,8 @@ def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench.history import append
     from dwindle.bench.limits import KINDS
     from dwindle.bench.part import write_part
+    from dwindle.bench.ratchet import lower_limits, require_limits_file
+    from dwindle.bench.views.badge import write_badge
     from dwindle.bench.views.junit import write_junit
     from dwindle.bench.views.markdown import append_markdown, append_text
     from dwindle.bench.views.table import gate_table
@@ -162,6 +164,7 @@ def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.checkpoint import require_not_sealed
     from dwindle.quantities import format_names
 
+    updated = require_limits_file(arguments.limits) if arguments.update else None
     verdict = gate(
         arguments.files,
         limits=arguments.limits,
@@ -177,7 +180,15 @@ def _gate(arguments: argparse.Namespace) -> int:
         _print(arguments, why_table(verdict.files, verdict.before))
     for note in verdict.notes:
         _say(f"note: {note}")
-    written = (arguments.junit, arguments.markdown, arguments.part, arguments.history, arguments.init)
+    written = (
+        arguments.junit,
+        arguments.markdown,
+        arguments.part,
+        arguments.badge,
+        arguments.history,
+        arguments.init,
+        updated,
+    )
     for out in filter(None, written):
         require_not_sealed(out)
     name = format_names([path.name for path in arguments.files] or [arguments.limits.name])
@@ -189,6 +200,12 @@ def _gate(arguments: argparse.Namespace) -> int:
             append_text(why_markdown(verdict.files, verdict.before), arguments.markdown)
     if arguments.part:
         write_part(arguments.part, verdict)
+    if arguments.badge:
+        write_badge(arguments.badge, verdict)
+    if updated:
+        given = [name for name in KINDS if getattr(arguments, name) is not None]
+        for one in lower_limits(updated, verdict, but=given):
+            _say(f"{updated}, [{one.table}]: {one.name} lowered from {one.before:,.0f} to {one.now:,}")
     if arguments.history:
         append(arguments.history, verdict.figures, passed=verdict.passed)
     if arguments.init:

@@ -269,6 +269,18 @@ def _gate(to: argparse.ArgumentParser) -> None:
         help="Write a first file for --limits, which allows what is measured now and 2%% more. Default: don't.",
     )
     output.add_argument(
+        "--update",
+        action="store_true",
+        help="Lower the sizes and costs in the file of --limits to what is measured now and 2%% more; none is raised. "
+        "Check all files that its limits are for. Default: off.",
+    )
+    output.add_argument(
+        "--badge",
+        type=Path,
+        metavar="FILE.svg",
+        help="Write the size and the accuracy of the one file checked as a small picture. Default: don't.",
+    )
+    output.add_argument(
         "--why",
         action="store_true",
         help="Also show what the bytes of each file are, layer by layer, and with --baseline what grew. Default: off.",
