@@ -7,14 +7,17 @@ becomes that Markdown file of the repository. mkdocs calls the functions whose n
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import inspect
 import posixpath
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import griffe
 from mkdocs.structure.files import File
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ DOCUMENTS = {
     "CHANGELOG.md": "project/changelog.md",
 }
 """The repository's documents and the pages that stand for them."""
+BOOST = {"tutorials/": 4, "how-to/": 4, "explanation/": 2, "reference/python.md": 0.1, "project/": 0.5, "results/": 0.5}
+"""By how much search prefers the pages whose paths begin so: who searches mostly wants to know what to do."""
 _PLACEHOLDER = re.compile(r"^<!-- (insert|include) (\S+) -->$", re.MULTILINE)
 
 
@@ -43,7 +48,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fills the placeholders of a page in."""
+    """Fills the placeholders of a page in, and says how much search prefers it."""
+    boost = next((factor for path, factor in BOOST.items() if page.file.src_uri.startswith(path)), 1)
+    page.meta.setdefault("search", {"boost": boost})
     here = posixpath.dirname(page.file.src_uri)
 
     def fill(found: re.Match[str]) -> str:
@@ -98,7 +105,7 @@ def _identity(action: argparse.Action) -> tuple[Any, ...]:
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:
-    return (parser.usage or " ".join(parser.format_usage().split())).removeprefix("usage: ")
+    return parser.usage or inspect.cleandoc(parser.format_usage().removeprefix("usage: "))
 
 
 def _entry(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
@@ -160,8 +167,42 @@ def public_names() -> str:
         package = f"dwindle.{room}" if room else "dwindle"
         module = importlib.import_module(package)
         parts += [f"## {package}", _first_paragraph(module)]
-        parts += [f"::: {getattr(module, name).__module__}.{name}" for name in module.__all__ if name != "__version__"]
+        parts += [f"::: {package}.{name}{_shown(getattr(module, name))}" for name in module.__all__ if name[0] != "_"]
     return "\n\n".join(parts)
+
+
+def _shown(public: object) -> str:
+    """What a directive says beside the name: fifty options in a signature tell nobody anything."""
+    return "\n    options:\n      show_signature: false" if _options(public) else ""
+
+
+def _options(public: object) -> dict[str, str]:
+    """The help of each option that a dataclass declares, by the name of its field."""
+    from dwindle import options
+
+    if not (inspect.isclass(public) and dataclasses.is_dataclass(public)):
+        return {}
+    return {each.name: each.described for each in options.options(public)}
+
+
+class Docstrings(griffe.Extension):
+    """Makes the docstrings Markdown: examples become code, and the help of options the docstrings of their fields."""
+
+    def on_instance(self, *, obj: griffe.Object | griffe.Alias, **_: Any) -> None:
+        if obj.docstring:
+            examples = r"(?:^ *(?:>>>|\.\.\.) .*\n(?:(?!$| *>>>).*\n)*)+"
+            obj.docstring.value = re.sub(examples, _fenced, f"{obj.docstring.value}\n", flags=re.MULTILINE)
+
+    def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
+        if not any(str(member.value).startswith("option(") for member in cls.attributes.values()):
+            return
+        for name, said in _options(getattr(importlib.import_module(cls.module.path), cls.name)).items():
+            cls.attributes[name].docstring = griffe.Docstring(_plain(said), parent=cls.attributes[name])
+            cls.attributes[name].value = None
+
+
+def _fenced(found: re.Match[str]) -> str:
+    return f"\n```pycon\n{textwrap.dedent(found[0])}```\n"
 
 
 def schemas() -> str:

@@ -1,0 +1,78 @@
+"""The tutorials' command lines run in the order in which they stand, on smaller networks and fewer steps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from dwindle.checkpoint import Checkpoint
+from dwindle.cli import main
+from dwindle.models.build import ModelSpec, build
+from tests.docs.pages import ROOT, blocks, command_lines, of_dwindle
+
+TUTORIALS = ROOT / "docs/tutorials"
+
+
+def lines(page: str, instead: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """The words after `dwindle` of a page's command lines, each of some words replaced by others."""
+    ours = [words for line in command_lines(TUTORIALS / page) if (words := of_dwindle(line)) is not None]
+    replaced = [[new for word in words for new in instead.get(word, [word])] for words in ours]
+    used = {word for words in ours for word in words}
+    assert instead.keys() <= used, instead.keys() - used
+    return replaced
+
+
+def photographs(folder: Path, pixels: int) -> None:
+    """Bright and dark noise, in a folder each."""
+    random = np.random.default_rng(0)
+    for name, low in {"dark": 0, "bright": 128}.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(20):
+            picture = random.integers(low, low + 128, (pixels, pixels, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(folder / name / f"{index}.png")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, from which modules are imported."""
+    monkeypatch.setenv("DWINDLE_BF16", "0")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("short_slices")
+def test_your_own_loop(here: Path) -> None:
+    python = [block.code for block in blocks(TUTORIALS / "own-loop.md", "python") if block.not_run is None]
+    (here / "my_code.py").write_text(python[0])
+    exec("\n".join(python), {"__name__": "page"})
+    for words in lines("own-loop.md", {"10%": ["20%", "--rounds", "1"]}):
+        if "my_code:task" not in words:  # a LightningModule's
+            assert main(words) == 0, words
+    kept = Checkpoint.load(here / "pruned.dwindle")
+    assert kept.history[-1].density == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_slices")
+def test_without_training(here: Path) -> None:
+    photographs(here / "photos", 16)
+    torch.manual_seed(0)
+    state = build(ModelSpec("zoo:resnet8", 2, (3, 16, 16))).state_dict()
+    save_file(state, here / "trained.safetensors")
+    pruned = {name: value * (value.abs() > 0.05) if value.dim() == 4 else value for name, value in state.items()}
+    save_file(pruned, here / "pruned.safetensors")
+    for words in lines(
+        "without-training.md", {"torchvision:resnet18": ["zoo:resnet8"], "224": ["16"], "12MB": ["150KB"]}
+    ):
+        assert main(words) == 0, words
+    assert (here / "net.dwindle/exports/onnx/net.onnx").stat().st_size <= 150_000
+    assert Checkpoint.load(here / "kept.dwindle").history[-1].density < 1
