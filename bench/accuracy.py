@@ -11,6 +11,7 @@ import numpy as np
 
 from dwindle.bench.result import DENSE, Accuracy, Agreement, McNemar, Row, Share
 from dwindle.bench.stats import mcnemar, wilson
+from dwindle.metrics import SQNR
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,7 +99,7 @@ def judge(task: CheckedTask, worker: Worker) -> Judged:
     value = task.evaluate(model, "test")
     n, metric = seen.samples, task.metric
     missing, top1, top5, answers = {}, None, None, None
-    interval = _interval(value, n)
+    interval = _interval(value, n) if metric != SQNR else None
     if interval is None:
         missing["accuracy.interval"] = f"{metric} is not a share of samples"
     labels, why = _labels(task, seen)

@@ -13,6 +13,7 @@ from dwindle.bench.result import COMPRESSED, Bench
 from dwindle.checkpoint import Checkpoint, flattened
 from dwindle.layers import layers
 from dwindle.manifest import manifests
+from dwindle.metrics import WITHOUT_LABELS
 
 Interval = tuple[float, float]
 
@@ -31,8 +32,8 @@ class Figure:
     """One figure of both checkpoints; a value is None where it wasn't measured."""
 
     name: str
-    """`size`, `download` (bytes), `accuracy` (points), `ratio` (time over the dense file's), `cost` (ARM64
-    instructions), `density` (share), `macs`."""
+    """`size`, `download` (bytes), `accuracy` (points) or the name of what is judged without labels, `ratio` (time over
+    the dense file's), `cost` (ARM64 instructions), `density` (share), `macs`."""
     target: str | None
     """The export target of the file; None for a figure of the network itself."""
     runtime: str | None
@@ -94,7 +95,7 @@ _Key = tuple[str, str | None, str | None]
 
 def _rank(key: _Key) -> tuple[int, str, str]:
     name, target, runtime = key
-    return _ORDER.index(name), target or "", runtime or ""
+    return _ORDER.index("accuracy" if name in WITHOUT_LABELS else name), target or "", runtime or ""
 
 
 def _figures(opened: Checkpoint) -> Iterator[tuple[_Key, Value]]:
@@ -105,7 +106,7 @@ def _figures(opened: Checkpoint) -> Iterator[tuple[_Key, Value]]:
         if last.macs is not None:
             yield ("macs", None, None), Value(last.macs)
     if "test" in opened.metrics:
-        yield ("accuracy", None, None), Value(opened.metrics["test"])
+        yield (_judged(opened.metric), None, None), Value(opened.metrics["test"])
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     for folder, manifest in manifests(opened.exports):
         files = Files(manifest.target, folder / manifest.file.name, manifest, measured, None)
@@ -114,11 +115,15 @@ def _figures(opened: Checkpoint) -> Iterator[tuple[_Key, Value]]:
         for row in files.rows(COMPRESSED) if files.unmeasured is None else ():
             where = (manifest.target, row.runtime.place)
             if row.accuracy:
-                yield ("accuracy", *where), Value(row.accuracy.value, row.accuracy.interval)
+                yield (_judged(row.accuracy.metric), *where), Value(row.accuracy.value, row.accuracy.interval)
             if row.compare:
                 yield ("ratio", *where), Value(row.compare.ratio, row.compare.ci95)
             if row.cost:
                 yield ("cost", *where), Value(row.cost.instructions["all"])
+
+
+def _judged(metric: str) -> str:
+    return metric if metric in WITHOUT_LABELS else "accuracy"
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> tuple[Change, ...]:

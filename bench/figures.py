@@ -17,6 +17,7 @@ from dwindle.bench.files.signature import changes
 from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Row
 from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.manifest import Manifest
+from dwindle.metrics import ACCURACY
 from dwindle.quantities import format_bytes, format_names
 
 Figure = tuple[float | None, str | None]
@@ -174,16 +175,21 @@ def _drop(files: Files) -> Figure:
         if not (row.accuracy and baseline.accuracy):
             return None, _reason(baseline if row.accuracy else row, "accuracy")
         before, after = baseline.accuracy.value, row.accuracy.value
-        return before - after, f"{after:.2f} against {before:.2f} in {row.runtime.place}"
+        return before - after, f"{_metric(row)}{after:.2f} against {before:.2f} in {row.runtime.place}"
 
     return _worst(files, "accuracy", of)
+
+
+def _metric(row: Row) -> str:
+    """The start of a figure's details, which says what was judged where that is no accuracy."""
+    return "" if row.accuracy is None or row.accuracy.metric == ACCURACY else f"{row.accuracy.metric}, "
 
 
 def _accuracy(files: Files) -> Figure:
     def of(row: Row) -> Figure:
         if not row.accuracy:
             return None, _reason(row, "accuracy")
-        return row.accuracy.value, f"{row.accuracy.n} samples in {row.runtime.place}"
+        return row.accuracy.value, f"{_metric(row)}{row.accuracy.n} samples in {row.runtime.place}"
 
     return _worst(files, "accuracy", of, least=True)
 

@@ -38,13 +38,16 @@ class Budget:
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.size, self.density, self.macs) if limit is not None]
         if not limits and self.allowance is None:
-            raise UsageError("there is no budget: give `size`, `macs`, `density` or `max_drop`", code="missing-option")
+            raise UsageError(
+                "there is no budget: give `size`, `macs`, `density`, or `max_drop` or `max_change`",
+                code="missing-option",
+            )
         if limits and self.allowance is not None:
             raise UsageError(
-                "`max_drop` finds the smallest network by itself: give it alone, or give the other budget and let "
-                "`dwindle gate --max-drop` judge the result",
+                f"`{self.allowance.option}` finds the smallest network by itself: give it alone, or give the other "
+                "budget and let `dwindle gate --max-drop` judge the result",
                 code="conflict",
-                option="max_drop",
+                option=self.allowance.option,
             )
 
     def macs_of(self, network: Network) -> float:

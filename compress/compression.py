@@ -14,9 +14,10 @@ import torch
 
 from dwindle import checkpoint as store
 from dwindle.checkpoint import Checkpoint
+from dwindle.compress.allowance import Change
 from dwindle.compress.amc.allocate import allocate
 from dwindle.compress.amc.search import Settings
-from dwindle.compress.budget import Solver
+from dwindle.compress.budget import Budget, Solver
 from dwindle.compress.dense_start import check_weights, judged
 from dwindle.compress.masks import masks_of_zeros, unnamed
 from dwindle.compress.network import Network
@@ -37,7 +38,7 @@ from dwindle.models.checked_task import CheckedTask
 from dwindle.models.copies import copied
 from dwindle.models.datasets import folder_from
 from dwindle.models.kept import samples_of
-from dwindle.models.pretrained import Fit, digest, load_pretrained, load_state
+from dwindle.models.pretrained import Fit, classes_of, digest, load_pretrained, load_state, read_state
 from dwindle.models.provenance import code_state
 from dwindle.models.sources.source import Found
 from dwindle.models.tasks import make_task
@@ -47,7 +48,7 @@ from dwindle.sealed import read_tensors
 from dwindle.tracking import JsonLines, Tracker
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 NOTABLE = 0.05
 """From this share of the parameters on, a note says that they can't be pruned."""
@@ -107,6 +108,7 @@ def prepare(request: Request) -> Prepared:
     source, name = source_of(request.model)
     found = source.find(name, pretrained=request.pretrained)
     task = make_task(_as_trained(found, resolved))
+    _check_labels(task, resolved)
     if task.steps is None and request.gradual:
         raise UsageError(
             "`gradual` prunes over a share of the schedule's steps, and the task has no `steps`: add that, or "
@@ -125,6 +127,8 @@ def prepare(request: Request) -> Prepared:
         )
     torch.manual_seed(request.seed)
     inputs, classes = task.example_inputs(), task.classes
+    if not task.labelled and classes is None and not source.is_code:
+        classes = _classes_of_weights(resolved, found, inputs)
     revision = found.revision if request.pretrained else None
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]), dict(found.config), revision)
     model = build(spec)
@@ -165,10 +169,15 @@ def prepare(request: Request) -> Prepared:
             code="not-finite",
             name=wrong[0],
         )
+    if not task.labelled:
+        reference = copied(model)
+        task.compare_with(lambda: reference)
     network = Network(model, inputs)
     size_of = Sizer(targets.load(request.target, request.precision), inputs)
     size_of(model)  # what the target can't take is known before anything is trained
-    solvers = tuple(Solver(budget, pruning, size_of, request.target) for pruning, budget in resolved.phases)
+    solvers = tuple(
+        Solver(_by_metric(budget, task), pruning, size_of, request.target) for pruning, budget in resolved.phases
+    )
     for solver in solvers:
         if resolved.method.keep:
             masks_of_zeros(model)
@@ -179,6 +188,51 @@ def prepare(request: Request) -> Prepared:
     perhaps = whole and not trained and not resolved.method.restore and (source.is_code or request.pretrained)
     notes = (fit.sentence(request.weights or request.model),) if fit else ()
     return Prepared(resolved, task, spec, network, solvers, trained, perhaps, notes)
+
+
+def _check_labels(task: CheckedTask, resolved: Resolved) -> None:
+    """Raises UsageError for what can only be had with labels where there are none, and the other way round."""
+    request = resolved.request
+    if task.labelled:
+        if request.max_change is not None:
+            raise UsageError(
+                "`max_change` is for data without labels, and this has some: give `max_drop`, the points of "
+                f"{task.metric} that may be lost",
+                code="conflict",
+                option="max_change",
+            )
+        return
+    data = "the task has neither `fit` nor `evaluate`" if "task" in resolved.task_options else "the data has no labels"
+    if resolved.method.retrains:
+        raise UsageError(
+            f"{data}, and `method` {request.method} trains: give labels (a folder of images for each class), or the "
+            "trained network's `weights` and `method` calibrate",
+            code="no-labels",
+            option="method",
+        )
+    for option, instead in (("max_drop", "`max_change`, such as 2%"), ("expect_accuracy", "none")):
+        if getattr(request, option) is not None:
+            raise UsageError(
+                f"{data}, so that nothing is known of accuracy: instead of `{option}` give {instead}",
+                code="no-labels",
+                option=option,
+            )
+
+
+def _by_metric(budget: Budget, task: CheckedTask) -> Budget:
+    """The budget, with an allowance of change that knows what the task compares."""
+    if not isinstance(budget.allowance, Change):
+        return budget
+    return replace(budget, allowance=replace(budget.allowance, metric=task.metric))
+
+
+def _classes_of_weights(resolved: Resolved, found: Found, inputs: tuple[Tensor, ...]) -> int:
+    """The number of classes that `weights` are for, which data without labels doesn't tell."""
+    request, any_number = resolved.request, 10
+    assert request.weights is not None  # a method that trains nothing needs them
+    with torch.random.fork_rng(devices=[]):
+        tried = build(ModelSpec(request.model, any_number, tuple(inputs[0].shape[1:]), dict(found.config)))
+    return classes_of(tried, read_state(Path(request.weights))) or any_number
 
 
 def _check_order(found: Found, task: CheckedTask) -> None:
@@ -286,6 +340,7 @@ def _compress(
         done=True,
         history=history,
         metrics=metrics,
+        metric=task.metric,
         uncut=cuts.uncut,
         preprocessing=task.preprocessing,
         data_folder=folder_from(run.path, resolved.task_options.get("data")),
@@ -312,6 +367,9 @@ def _came_trained(ready: Prepared, run: Checkpoint, watcher: Watcher) -> bool:
     own = "task" in ready.resolved.task_options
     if not (ready.trained or ready.perhaps_trained or own) or ranks.broadcast_from_first(lambda: store.begun(run.path)):
         return ready.trained
+    if not task.labelled:
+        watcher.note(f"there are no labels: {task.metric} is judged, on the `inputs` of validation and test")
+        return True
     start = judged(task, model)
     if own:
         with torch.random.fork_rng(devices=[]):

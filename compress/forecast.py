@@ -73,12 +73,14 @@ def plan(request: Request) -> Forecast:
     Raises what `compress` would raise before it trains, except for what the rehearsal finds: that is in the forecast,
     for each target.
     """
-    if request.max_drop is not None:
-        raise UsageError(
-            "how far `max_drop` goes is only known after training: plan with `size`, `density` or `macs`",
-            code="conflict",
-            option="max_drop",
-        )
+    for option in ("max_drop", "max_change"):
+        if getattr(request, option) is not None:
+            raise UsageError(
+                f"how far `{option}` goes is only known once networks have been judged: plan with `size`, `density` or "
+                "`macs`",
+                code="conflict",
+                option=option,
+            )
     ready = prepare(request)
     request, network, solver = ready.resolved.request, ready.network, ready.solvers[-1]
     small = network.copy()

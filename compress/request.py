@@ -54,7 +54,7 @@ class Request:
         metavar="FACTORY",
         recorded=False,
         help="Your own training instead of a data set: package.module:factory, a function of yours that returns an "
-        "object with fit, evaluate and example_inputs.",
+        "object with fit, evaluate and example_inputs; for `method` calibrate inputs and example_inputs are enough.",
         unset="image classification on `data`",
     )
     """In Python: a data set for the built-in image classification, or the options of `dwindle.models.make_task`, such
@@ -111,8 +111,18 @@ class Request:
         kind=NUMBER,
         metavar="POINTS",
         group=BUDGET,
-        help="Instead of a budget: shrink as far as the validation metric stays within this many points of the dense "
-        "network's.",
+        help="Instead of a budget, where the data has labels: shrink as far as the validation metric stays within this "
+        "many points of the dense network's.",
+        unset="a budget is given instead",
+    )
+    max_change: float | None = option(
+        None,
+        kind=SHARE,
+        group=BUDGET,
+        help="Instead of a budget, where `method` calibrate has data without labels: shrink as long as at most this "
+        "share of the answers changes, such as 2%: of samples, the share whose top class is another than the dense "
+        "network's; where outputs are no scores of classes, the root mean square of the differences over that of the "
+        "outputs.",
         unset="a budget is given instead",
     )
     granularity: str = option(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dwindle.compress.allowance import Allowance
+from dwindle.compress.allowance import Allowance, Change
 from dwindle.compress.amc import allocate
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.benefit import choose
@@ -63,7 +63,7 @@ class Resolved:
             "weights": sha256(Path(request.weights)) if request.weights is not None else None,
         }
         # Runs begun before there were these options can be resumed.
-        later = ("calib_samples", "pretrained", "new_head", "train_dense", "inexact_cuts")
+        later = ("calib_samples", "max_change", "pretrained", "new_head", "train_dense", "inexact_cuts")
         unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
 
@@ -140,6 +140,8 @@ def _check_ranges(request: Request) -> None:
     require(request.rounds is None or request.rounds >= 1, "rounds", "give 1 (one-shot) or more")
     drop = request.max_drop
     require(drop is None or 0 <= drop < math.inf, "max_drop", "give a number of points, 0 or more, such as 1.0")
+    share = request.max_change
+    require(share is None or 0 < share <= 1, "max_change", "give a share of the answers, above 0, such as 0.02")
     require(0 <= request.seed < 2**63, "seed", "give a number from 0 up to, not including, 2**63")
     require(0 <= request.layer_floor < 1, "layer_floor", "give a share from 0 (no floor) up to, not including, 1")
     require(request.save_every >= 0, "save_every", "give minutes, or 0 to save after every step")
@@ -148,8 +150,11 @@ def _check_ranges(request: Request) -> None:
     count = request.calib_samples
     require(count is None or count >= 2, "calib_samples", "give 2 or more, better hundreds")
     require(0 <= request.gradual <= 1, "gradual", "give a share from 0 to 1; 0.5 prunes over half of each retraining")
-    if drop is not None and request.rounds is not None:
-        raise _conflict("rounds", "`max_drop` finds the number of rounds by itself: leave out `rounds`")
+    if drop is not None and share is not None:
+        raise _conflict("max_change", "`max_drop` is for data with labels and `max_change` for data without: give one")
+    if request.rounds is not None and (drop is not None or share is not None):
+        given = "max_drop" if share is None else "max_change"
+        raise _conflict("rounds", f"`{given}` finds the number of rounds by itself: leave out `rounds`")
 
 
 def _check_method(request: Request, retraining: Method, task: Mapping[str, Any]) -> None:
@@ -161,6 +166,10 @@ def _check_method(request: Request, retraining: Method, task: Mapping[str, Any])
         )
     if not retraining.retrains:
         _check_untrained(request, retraining)
+    if request.max_change is not None and retraining.retrains:
+        raise _conflict(
+            "max_change", f"`method` {name} needs labels, and `max_change` is for data without any: give `max_drop`"
+        )
     if request.calib_samples is not None and retraining.samples is None:
         raise _conflict("calib_samples", f"`method` {name} solves no weights on samples: leave out `calib_samples`")
     if request.episodes is not None and not retraining.search:
@@ -197,8 +206,8 @@ def _check_untrained(request: Request, retraining: Method) -> None:
     defaults = {each.name: each.default for each in options(Request)}
     trained = ["recipe", "gradual", "rounds", "recalibrate", "new_head", "train_dense"]
     if retraining.keep:
-        trained += ["size", "density", "macs", "max_drop", "granularity", "score", "include", "exclude"]
-    if retraining.keep or request.max_drop is None:
+        trained += ["size", "density", "macs", "max_drop", "max_change", "granularity", "score", "include", "exclude"]
+    if retraining.keep or (request.max_drop is None and request.max_change is None):
         trained.append("prune_per_round")
     given = [each for each in trained if getattr(request, each) != defaults[each]]
     if isinstance(request.task, Mapping) and "data" in request.task:
@@ -224,15 +233,16 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
     assert not isinstance(macs, str)
     if len(parts) == 1:
         density = request.density
-        if size is macs is density is request.max_drop is None:
+        allowance = _allowance(request)
+        if size is macs is density is None and allowance is None:
             density = parts[0].floor  # a pattern such as 2:4 implies its own density
         if macs is not None and parts[0].kind != "channel":
             raise _conflict(
                 "macs", f"`macs` cannot be met by {name} pruning, which computes with zeros: use `granularity` channel"
             )
-        allowance = Allowance(request.max_drop) if request.max_drop is not None else None
         if allowance and parts[0].floor is not None:
-            raise _conflict("max_drop", f"`granularity` {name} implies its own density: leave out `max_drop`")
+            option = allowance.option
+            raise _conflict(option, f"`granularity` {name} implies its own density: leave out `{option}`")
         return ((parts[0], Budget(size, density, macs, allowance)),)
     if [part.kind for part in parts[:-1]] != ["channel"] or parts[-1].kind == "channel":
         raise UsageError(
@@ -240,13 +250,19 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
             code="invalid-value",
             option="granularity",
         )
-    if macs is None or (size is None and request.density is None) or request.rounds or request.max_drop is not None:
+    if macs is None or (size is None and request.density is None) or request.rounds or _allowance(request):
         raise _conflict(
             "granularity",
             f"`granularity` {name} needs `macs` for the channels and `size` or `density` for the rest, and neither "
-            "`rounds` nor `max_drop`",
+            "`rounds` nor `max_drop` nor `max_change`",
         )
     return (parts[0], Budget(macs=macs)), (parts[1], Budget(size, request.density))
+
+
+def _allowance(request: Request) -> Allowance | None:
+    if request.max_change is not None:
+        return Change(100 * request.max_change)
+    return None if request.max_drop is None else Allowance(request.max_drop)
 
 
 def _search(request: Request, phases: tuple[Phase, ...]) -> Settings:

@@ -141,18 +141,18 @@ class IterativePruning:
                 break
             history = after
             if not allowance.holds(history[-1], history):
-                lost = allowance.drop(history[-1], history)
                 best = allowance.best(history)
                 self.watcher.note(
-                    f"round {history[-1].index} lost {lost:.2f} points, and {allowance.points:g} are allowed: "
-                    "going back " + (f"to round {best.index}" if best.index else "to the dense network")
+                    f"round {history[-1].index} {allowance.missed(history[-1], history)}: going back "
+                    + (f"to round {best.index}" if best.index else "to the dense network")
                 )
         self._back_to(best := allowance.best(history))
         if not best.index:
             raise BudgetMissed(
-                f"every round lost more than the {allowance.points:g} points that `max_drop` allows: allow more",
+                f"no round keeps to `{allowance.option}` (the last one {allowance.missed(history[-1], history)}): "
+                "allow more",
                 code="out-of-reach",
-                option="max_drop",
+                option=allowance.option,
             )
         return tuple(record for record in history if allowance.holds(record, history))
 

@@ -31,6 +31,7 @@ import dwindle
 from dwindle.documents import REMEDY, Count, FileName, Range, Size, parse, read
 from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.files import refuse_link, remove, staged, sweep
+from dwindle.metrics import ACCURACY, named
 from dwindle.preprocessing import Preprocessing
 from dwindle.sealed import Tensors, check_file, members, read_sealed_json, read_tensors, seal, unseal
 
@@ -123,6 +124,7 @@ class _Document:
     numerics: Numerics | None = None
     preprocessing: Preprocessing | None = None
     data_folder: str | None = None
+    metric: str = ACCURACY
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ class Checkpoint:
     data_folder: str | None = None
     """The path from this folder to that of the images which it was trained on; None while unfinished, and where they
     are in no folder."""
+    metric: str = ACCURACY
+    """The name of the task's metric, once finished."""
 
     @classmethod
     def load(cls, path: Path | str) -> Checkpoint:
@@ -218,6 +222,7 @@ class Checkpoint:
             numerics=document.numerics,
             preprocessing=document.preprocessing,
             data_folder=document.data_folder,
+            metric=document.metric,
         )
 
     def require_done(self) -> Checkpoint:
@@ -294,7 +299,7 @@ class Checkpoint:
             rows["dense validation"] = f"{first.validation:.2f}"
             if first.bytes and last.bytes:
                 rows["bytes"] = f"{first.bytes:,} → {last.bytes:,}"
-        rows |= {name: f"{value:.2f}" for name, value in self.metrics.items()}
+        rows |= {named(name, self.metric): f"{value:.2f}" for name, value in self.metrics.items()}
         cells = (f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
         return f"<table><caption>{escape(str(self.path))}</caption>{''.join(cells)}</table>"
 
@@ -310,6 +315,7 @@ class Checkpoint:
             "numerics": asdict(self.numerics) if self.numerics else None,
             **({"preprocessing": asdict(self.preprocessing)} if self.preprocessing else {}),
             **({"data_folder": self.data_folder} if self.data_folder else {}),
+            **({"metric": self.metric} if self.metric != ACCURACY else {}),
         }
 
 

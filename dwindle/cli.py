@@ -70,7 +70,7 @@ def _compress(arguments: argparse.Namespace) -> int:
     with watcher(_stderr(), request.target) as watching:
         done = compress(request, arguments.out, watching, trackers)
     _print(arguments, _summary(done))
-    if loss := loss_line(done.metrics):
+    if loss := loss_line(done.metrics, done.metric):
         _stderr().print(loss, soft_wrap=True)
     if arguments.json:
         _print_json(_facts(done))
@@ -249,7 +249,7 @@ def _show(arguments: argparse.Namespace) -> int:
         made_by = command_line(found.origin, found.path.name)
         _print_json({**_facts(found), "command": made_by, "exports": listed, "damaged_exports": damaged})
         return 0
-    page: list[RenderableType] = [rounds_table(found.history, found.origin["target"])]
+    page: list[RenderableType] = [rounds_table(found.history, found.origin["target"], metric=found.metric)]
     if left := layers(found):
         page.append(layers_table(left))
     if (found.path / "amc").exists():
@@ -309,6 +309,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _summary(checkpoint: Any) -> str:
+    from dwindle.metrics import named
     from dwindle.quantities import format_bytes
 
     if not checkpoint.done:
@@ -318,7 +319,7 @@ def _summary(checkpoint: Any) -> str:
     return (
         f"{checkpoint.path}: {format_bytes(dense.bytes)} → {format_bytes(last.bytes)} as "
         f"{checkpoint.origin['target']} ({dense.bytes / last.bytes:.1f}× smaller, {last.density:.1%} of the "
-        f"weights), test {test:.2f} against {dense_test:.2f} dense"
+        f"weights), {named('test', checkpoint.metric)} {test:.2f} against {dense_test:.2f} dense"
     )
 
 

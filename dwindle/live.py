@@ -18,6 +18,7 @@ from dwindle.compress.amc.view import curve_view, result_view
 from dwindle.compress.request import Request
 from dwindle.compress.watcher import Watcher
 from dwindle.layers import Layer
+from dwindle.metrics import ACCURACY, change, named
 from dwindle.models.spec import TaskSpec
 from dwindle.options import as_flags, flags
 from dwindle.quantities import format_bytes, format_seconds
@@ -174,22 +175,25 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
 
 
 NOTABLE_LOSS = 1.0
-"""From this many points of the test metric on, a loss is said in words."""
+"""From this many points of the test metric on, or percent of changed answers, a loss is said in words."""
 
 
-def loss_line(metrics: Mapping[str, float]) -> Text | None:
+def loss_line(metrics: Mapping[str, float], metric: str) -> Text | None:
     """The line that says what a compression cost, and what to try; None where that is less than NOTABLE_LOSS."""
-    lost = metrics["dense_test"] - metrics["test"]
-    if lost < NOTABLE_LOSS:
+    changed, lost = change(metrics["test"], metric), metrics["dense_test"] - metrics["test"]
+    if (lost if changed is None else changed) < NOTABLE_LOSS:
         return None
+    if changed is None:
+        said, more = f"the test metric fell by {lost:.2f} points. To lose less", "train longer (`epochs`)"
+        option, rest = "max_drop", "prune less in each round (`prune_per_round`)"
+    else:
+        said, more = f"{changed:.2f}% of the answers changed. To change less", "calibrate on more (`calib_samples`)"
+        option, rest = "max_change", "train with labels"
     remedies = (
-        "allow more bytes, MACs or weights; train longer (`epochs`); prune less in each round (`prune_per_round`); or "
-        "say what may be lost (`max_drop`), and the smallest network that keeps to it is found"
+        f"allow more bytes, MACs or weights; {more}; {rest}; or say what may be lost (`{option}`), and the smallest "
+        "network that keeps to it is found"
     )
-    return Text(
-        as_flags(f"the test metric fell by {lost:.2f} points. To lose less: {remedies}", {**FLAGS, **flags(TaskSpec)}),
-        style="red",
-    )
+    return Text(as_flags(f"{said}: {remedies}", {**FLAGS, **flags(TaskSpec)}), style="red")
 
 
 COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")
@@ -198,13 +202,13 @@ COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")
 def row(record: Round, dense: Round) -> tuple[str, ...]:
     """The cells of one round in a table with COLUMNS."""
     smaller = f"{dense.bytes / record.bytes:.1f}×" if record.index and record.bytes and dense.bytes else ""
-    change = f" ({record.validation - dense.validation:+.2f})".replace("-", "−") if record.index else ""
+    against = f" ({record.validation - dense.validation:+.2f})".replace("-", "−") if record.index else ""
     return (
         str(record.index) if record.index else "dense",
         f"{record.density:.1%}",
         format_bytes(record.bytes) if record.bytes else "",
         smaller,
-        f"{record.validation:.2f}" + change,
+        f"{record.validation:.2f}" + against,
         f"{record.loss:.3f}" if record.loss is not None else "",
         format_seconds(record.seconds),
     )
@@ -214,14 +218,15 @@ CELLS = ("dense", "100.0%", "999.99 KB", "99.9×", "100.00 (−99.99)", "0.000",
 """The widest cells that are likely, so that rows which are printed one by one stand in columns."""
 
 
-def rounds_table(history: tuple[Round, ...], target: str, only: Round | None = None) -> Table:
+def rounds_table(history: tuple[Round, ...], target: str, only: Round | None = None, metric: str = ACCURACY) -> Table:
     """The history of a run: a row per round, differences against the dense round in brackets.
 
-    only: the one round whose row is wanted. The header stands over that of the dense round.
+    only: the one round whose row is wanted. The header stands over that of the dense round. metric: what validation is
+    judged by.
     """
     table = Table(box=None, padding=(0, 1), header_style="bold", show_header=only is None or not only.index)
     for title, cell in zip(COLUMNS, CELLS, strict=True):
-        titled = f"{target} bytes" if title == "bytes" else title
+        titled = f"{target} bytes" if title == "bytes" else named(title, metric) if title == "validation" else title
         table.add_column(titled, justify="right", min_width=max(len(titled), len(cell)), no_wrap=True)
     for record in (only,) if only else history:
         table.add_row(*row(record, history[0]), style="" if record.index else "dim")

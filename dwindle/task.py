@@ -26,6 +26,11 @@ class Task(Protocol):
     `fit`, `evaluate` and `example_inputs` are required; `dwindle.models.checked_task` checks all that is listed here,
     and a name that is nearly one of these is refused as a misspelling.
 
+    A task without labels has `inputs` and `example_inputs`, and neither `fit` nor `evaluate`. The method `calibrate`
+    prunes by it. Networks are then judged by how like those of the dense network their answers to `inputs` are: in
+    percent of the samples that have the same top class where the network gives scores of classes, a tensor of shape
+    (N, classes), and else as the SQNR of its outputs in dB.
+
     Under torchrun every rank has a task of its own. `fit` must leave the same network on all of them, which is
     checked after every round; whether the ranks split the work between them is up to the task.
 
@@ -55,7 +60,8 @@ class Task(Protocol):
     - `preprocessing: dwindle.preprocessing.Preprocessing` says all of how an image becomes an input: besides the above,
       its size, how it is scaled and cropped, the order of its colours. Without it the checkpoint and manifests have
       what `normalization` and `class_names` say.
-    - `metric: str` is the name of what `evaluate` returns. Without it, tables call it accuracy.
+    - `metric: str` is the name of what `evaluate` returns. Without it, tables call it accuracy. A task
+      without labels has none of its own.
     - `steps: int` is how many optimizer steps the whole schedule has. Without it there is no remaining time in the
       first round, and gradual pruning and weight rewinding are refused.
     - `classes: int` is how many outputs a model of this task has. Without it a model is built with its own number.
@@ -78,3 +84,15 @@ class Task(Protocol):
 
     def example_inputs(self) -> tuple[Tensor, ...]:
         """Returns one sample as a batch of one, float32 on the CPU: `model(*example_inputs())` must run."""
+
+
+class TaskWithoutLabels(Protocol):
+    """What is enough to calibrate a network that was trained elsewhere; see `Task`, whose other optional members it may
+    have."""
+
+    def inputs(self, split: Split) -> tuple[Tensor, ...]:
+        """Returns real inputs of a split, batched: those of `train` are calibrated on, hundreds of them, and networks
+        are judged on those of the others."""
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Returns one sample as a batch of one, as `Task.example_inputs`."""

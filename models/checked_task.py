@@ -14,22 +14,26 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from dwindle.errors import DwindleError, UsageError, one_line
+from dwindle.metrics import ACCURACY
 from dwindle.models import ranks
 from dwindle.models.inputs import row_major
+from dwindle.models.likeness import Likeness
 from dwindle.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from dwindle.task import Split, Task
+    from dwindle.task import Split, Task, TaskWithoutLabels
 
-REQUIRED = ("fit", "evaluate", "example_inputs")
+LABELLED = ("fit", "evaluate")
+"""What a task without labels has neither of."""
+REQUIRED = (*LABELLED, "example_inputs")
 NEAR = 0.8
 """How alike two names are, by `difflib`'s ratio, for one to be taken for a misspelling of the other."""
 
@@ -80,7 +84,7 @@ OPTIONAL = {
         "manifests have what `normalization` and `class_names` say of images, and not how those are scaled",
     ),
     "metric": OptionalMember(
-        lambda value: isinstance(value, str), "a string", "tables call its metric accuracy", default="accuracy"
+        lambda value: isinstance(value, str), "a string", "tables call its metric accuracy", default=ACCURACY
     ),
     "steps": OptionalMember(
         _is_count,
@@ -111,16 +115,24 @@ class CheckedTask:
         400
         >>> CheckedTask(task).inputs("test")  # the example inputs, where the task has no `inputs`
 
+    A task that has `inputs` and neither `fit` nor `evaluate` has no labels. Nothing is trained by it, and networks are
+    judged by how like those of a dense one their answers are (`dwindle.models.likeness`).
+
     What the user's code raises becomes a DwindleError with the code `task-failed`.
     """
 
-    def __init__(self, given: Task) -> None:
-        self.given = given
+    def __init__(self, given: Task | TaskWithoutLabels) -> None:
+        self.given = cast("Task", given)
         """The user's own task."""
+        self.labelled = not self.has("inputs") or any(self._member(name) is not None for name in LABELLED)
+        """Whether the task judges by itself, so that `evaluate` needs no network to compare with."""
+        self._likeness: Likeness | None = None
         own = [name for name in dir(given) if not name.startswith("_")]
         for name in REQUIRED:
             if not callable(self._member(name)):
                 near = difflib.get_close_matches(name, set(own) - {name}, 1, NEAR)
+                if name in LABELLED and not self.labelled and not near:
+                    continue
                 hint = f"should its `{near[0]}` be named so?" if near else "dwindle.Task says what it must do"
                 raise UsageError(f"{self._what} has no method `{name}`: {hint}", code="missing-member", name=name)
         self._refuse_misspelt(own)
@@ -162,7 +174,12 @@ class CheckedTask:
             self.given.fit(model, start=start, on_step=lambda loss: on_step(_loss(loss)), **options)
 
     def evaluate(self, model: nn.Module, split: Split) -> float:
-        """The task's metric, the same on every rank; raises UsageError for anything but one finite number."""
+        """The task's metric, the same on every rank; raises UsageError for anything but one finite number.
+
+        Of a task without labels, how like the dense network's the answers to `inputs` of the split are.
+        """
+        if not self.labelled:
+            return self._compared.of(model, self.inputs(split))
         with users_code("evaluate", f" on the {split} split"):
             own = self.given.evaluate(model, split)
         value: object = ranks.broadcast_from_first(lambda: own)  # a task may judge on each rank's own shard
@@ -178,6 +195,21 @@ class CheckedTask:
         if wrong := [tuple(tensor.shape) for tensor in inputs if tensor.shape[:1] != (1,)]:
             raise _bad("example_inputs", f"returned a shape of {wrong[0]}: it must be one sample as a batch of one")
         return inputs
+
+    def compare_with(self, dense: Callable[[], nn.Module]) -> None:
+        """Sets what a task without labels compares networks with. dense: builds it, once, when it is first needed."""
+        self._likeness = Likeness(dense, self.example_inputs())
+
+    @property
+    def _compared(self) -> Likeness:
+        if self._likeness is None:
+            raise UsageError(
+                f"{self._what} has neither `fit` nor `evaluate`: without labels a network can be judged only beside "
+                "the dense one that it was made from",
+                code="missing-member",
+                name="evaluate",
+            )
+        return self._likeness
 
     @property
     def takes_last_lr(self) -> bool:
@@ -258,7 +290,10 @@ class CheckedTask:
 
     @property
     def metric(self) -> str:
-        """The name of what `evaluate` returns; `accuracy` where the task has none."""
+        """The name of what `evaluate` returns; `accuracy` where the task has none, and what is compared without labels
+        (`dwindle.models.likeness`)."""
+        if not self.labelled:
+            return self._compared.metric
         return self._value("metric")  # type: ignore[no-any-return]
 
     @property

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +15,23 @@ from dwindle.models import optimizers, ranks, schedule
 from dwindle.models.average import Average
 from dwindle.models.batches import DROPOUT, MIXING, Batches
 from dwindle.models.data import Splits
+from dwindle.models.images import SAMPLES, Images
+from dwindle.models.modes import in_mode, on_device
 from dwindle.models.numerics import training_device
 from dwindle.models.photos.batches import PhotoBatches
 from dwindle.models.photos.mix import Mix
 from dwindle.models.photos.sample import Augmentation
 from dwindle.models.precision import bf16_gains
 from dwindle.models.recorded import Recorded, Step
-from dwindle.models.spec import NEWER
 from dwindle.models.spec import TaskSpec as TaskSpec
-from dwindle.preprocessing import COLOURS, Colours, Preprocessing, normalization
+from dwindle.preprocessing import Colours
 from dwindle.task import Split
 
 EVALUATION_BATCH = 256
 AVERAGE, POSITION = "average/", "position"
-SAMPLES = 256
-"""How many real inputs `inputs` returns."""
-SHOWN, NUMBERS = 2048, 2**25
-"""`training_inputs` returns SHOWN samples, or fewer, down to SAMPLES, where these have more than NUMBERS values."""
 
 
-class ImageClassification:
+class ImageClassification(Images):
     """The built-in task: a `dwindle.task.Task` with all its optional members.
 
         >>> task = ImageClassification(TaskSpec("digits", epochs=3), datasets.load("digits"))
@@ -50,24 +45,13 @@ class ImageClassification:
 
     def __init__(self, spec: TaskSpec, splits: Splits) -> None:
         """Raises UsageError where the data isn't what the spec was trained on, or a crop would leave nothing of it."""
-        if spec.fingerprint not in (None, splits.fingerprint):
-            raise UsageError(
-                f"the data {spec.data!r} has changed since the training: its SHA-256 is "
-                f"{splits.fingerprint[:12]}…, was {str(spec.fingerprint)[:12]}…, so bring back the same data "
-                "or train anew",
-                code="data-changed",
-                option="data",
-            )
+        super().__init__(spec, splits)
         if not spec.photographs and spec.crop >= (least := min(splits.shape[1:])):
             raise UsageError(
                 f"`crop` is {spec.crop} pixels, and images are {least} across: give {least // 8 or 1} or so",
                 code="out-of-range",
                 option="crop",
             )
-        self.spec = replace(spec, fingerprint=splits.fingerprint)
-        self.splits = splits
-        self.preprocessing = preprocessing_of(spec, splits)
-        """How an image becomes an input of the network."""
         self.optimizer: torch.optim.Optimizer | None = None
         """The optimizer that `fit` uses, kept between its calls: LR rewinding continues with its momentum."""
         self._batches = _batches(spec, splits, self.preprocessing.colours)
@@ -78,14 +62,6 @@ class ImageClassification:
         self._average: Mapping[str, Tensor] = {}
 
     @property
-    def origin(self) -> dict[str, Any]:
-        """What a checkpoint records of this task; `dwindle.models.tasks.make_task` takes it back."""
-        defaults = {each.name: each.default for each in fields(TaskSpec)}
-        made = asdict(self.spec)
-        left_out = {name for name in NEWER if made[name] == defaults[name]} | {"workers"}
-        return {name: value for name, value in made.items() if name not in left_out}
-
-    @property
     def classes(self) -> int:
         """How many logits a model of this task outputs."""
         return len(self.splits.classes)
@@ -94,15 +70,6 @@ class ImageClassification:
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the logits."""
         return self.splits.classes
-
-    @property
-    def normalization(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel, (channels,), on the scale of 0 to 255: samples are normalised by
-        them."""
-        if _given(self.spec) is None:  # not by way of a scale of 0 to 1, which would round them
-            return self.splits.mean, self.splits.std
-        mean, std = self.preprocessing.moments
-        return torch.tensor(mean), torch.tensor(std)
 
     def normalized_otherwise(self) -> dict[str, ImageClassification]:
         """This task with each other normalisation that trained weights may want, by what `normalize` calls it."""
@@ -147,7 +114,7 @@ class ImageClassification:
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         try:
             with (
-                _mode(model, training=True),
+                in_mode(model, training=True),
                 optimizers.placed(model, self.optimizer, device),
                 ranks.global_batch_norm(model),
                 forked,
@@ -184,7 +151,7 @@ class ImageClassification:
         device, subset = training_device(), self.splits[split]
         correct = 0
         batches = list(zip(subset.images.split(EVALUATION_BATCH), subset.labels.split(EVALUATION_BATCH), strict=True))
-        with _mode(model, training=False), _on(device, model):
+        with in_mode(model, training=False), on_device(device, model):
             for images, labels in batches[ranks.rank() :: ranks.world()]:
                 logits = model(self._normalized(images, device))
                 correct += int((logits.argmax(1) == labels.to(logits.device)).sum())
@@ -192,14 +159,12 @@ class ImageClassification:
 
     def inputs(self, split: Split) -> tuple[Tensor, ...]:
         """Returns up to 256 samples spread over the split: ((N, channels, height, width) float32 on the CPU,)."""
-        subset = self.splits[split]
-        chosen = torch.linspace(0, len(subset) - 1, min(SAMPLES, len(subset))).long()
-        return (self._normalized(subset.images[chosen], torch.device("cpu")).contiguous(),)
+        return self._spread(split, SAMPLES)
 
     def training_inputs(self) -> tuple[Tensor, ...]:
         """Returns up to 2,048 samples as the end of a training sees them, augmented if it is:
         ((N, channels, height, width) float32 on the CPU,)."""
-        count = min(SHOWN, max(SAMPLES, NUMBERS // self.splits.train.images[0].numel()))
+        count = self._shown
         first = self._batches.augmented or 0
         steps = range(first, first + math.ceil(count / self._batches.size))
         batches = [self._batches.at(0, step).images for step in steps]
@@ -208,10 +173,6 @@ class ImageClassification:
     def labels(self, split: Split) -> Tensor:
         """Returns the class of each sample, (N,) int64, in `evaluate`'s order."""
         return self.splits[split].labels
-
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Returns the first training sample: ((1, channels, height, width) float32 on the CPU,)."""
-        return (self.inputs("train")[0][:1],)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns a copy of the optimizer's state by its parameters' names (`momentum/NAME`), of the average of a
@@ -295,40 +256,6 @@ class ImageClassification:
 
         return forward
 
-    def _moments(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean, std = (moment.to(device)[:, None, None] for moment in self.normalization)
-        return mean, std
-
-    def _normalized(self, images: Tensor, device: torch.device) -> Tensor:
-        mean, std = self._moments(device)
-        return (images.to(device).float() - mean) / std
-
-
-def preprocessing_of(spec: TaskSpec, splits: Splits) -> Preprocessing:
-    """How the images of a data set become inputs: as the options say, else the network's source, else by the data.
-
-    Raises UsageError where that is for another number of channels.
-    """
-    channels, *size = splits.shape
-    how = _given(spec)
-    if how is None:
-        mean, std = (tuple(moment.double().div(255).tolist()) for moment in (splits.mean, splits.std))
-        how = replace(spec.preprocessing or Preprocessing(mean, std), mean=mean, std=std)
-    colours = how.colours if channels == len(COLOURS[how.colours]) else "L" if channels == 1 else "RGB"
-    return replace(how.over(channels), size=(size[0], size[1]), colours=colours, classes=splits.classes)
-
-
-def _given(spec: TaskSpec) -> Preprocessing | None:
-    """The preprocessing that options or the network's source say; None where pixels are normalised by the data's own
-    statistics."""
-    if spec.normalize is None:
-        return spec.preprocessing
-    given = normalization(spec.normalize)
-    if given is None:
-        return None
-    mean, std = given
-    return replace(spec.preprocessing, mean=mean, std=std) if spec.preprocessing else Preprocessing(mean, std)
-
 
 def _batches(spec: TaskSpec, splits: Splits, colours: Colours) -> Batches:
     if not spec.photographs:
@@ -364,31 +291,3 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _besides(prefixes: tuple[str, ...], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
-
-
-@contextmanager
-def _on(device: torch.device, model: nn.Module) -> Iterator[None]:
-    """Moves the model to a device, and back at the end. A wrapper around a runtime takes tensors from anywhere."""
-    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-    home = next((parameter.device for parameter in parameters), device)
-    if home == device:
-        yield
-        return
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to(home)
-
-
-@contextmanager
-def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Puts every module into one mode for the block, and each back into its own afterwards."""
-    before = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
-    for module in before:
-        module.training = training
-    try:
-        yield
-    finally:
-        for module, was in before.items():
-            module.training = was

@@ -49,6 +49,7 @@ class Splits:
     validation: Subset
     test: Subset
     classes: tuple[str, ...]
+    """The names of the classes; empty where there are no labels: those of the subsets then say nothing."""
     files: tuple[str, ...] = ()
     """The path of each training image, where there are files to decode it from again."""
 
@@ -151,7 +152,7 @@ def _check(name: str, subset: Subset, classes: int) -> None:
     if not len(labels):
         raise UsageError(f"the {name} split is empty: give at least one sample, better hundreds")
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
+    if classes and (low < 0 or high >= classes):
         raise UsageError(
             f"{name} labels run from {low} to {high}, and {classes} classes are numbered 0 to {classes - 1}"
         )

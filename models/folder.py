@@ -56,8 +56,9 @@ def load_folder(root: Path, image_size: int | None, how: Preprocessing | None = 
     """The images of `root`, laid out as torchvision's ImageFolder wants them: `[split/]class/image`.
 
     With a `train/` subfolder, `val/` (or one of VALIDATION's other names) and `test/` are read beside it; a split that
-    isn't there is carved from train, a tenth for validation and a fifth for test. Images become grey where all
-    are grey, else RGB. With `image_size`, each is cropped to a square about its centre and scaled to that
+    isn't there is carved from train, a tenth for validation and a fifth for test. Where a folder has images and no
+    folders, there are no labels, and a quarter is carved for each of the two. Images become grey where all are grey,
+    else RGB. With `image_size`, each is cropped to a square about its centre and scaled to that
     side, by the crop and the interpolation of `how`; without, all must be of one size. Hidden files and folders, whose
     names begin with a dot, are left out.
     What would take more than half of the free memory is decoded once into a file of the user's cache, and mapped.
@@ -85,8 +86,11 @@ def load_folder(root: Path, image_size: int | None, how: Preprocessing | None = 
             folders[split] = there[0]
     listed = {split: _list(folder) for split, folder in folders.items()}
     classes = listed["train"][0]
-    if len(classes) < 2:
-        message = f"{folders['train']} has one class folder, {classes[0]}: give two or more to tell apart"
+    if len(classes) == 1:
+        message = (
+            f"{folders['train']} has one class folder, {classes[0]}: give two or more to tell apart, or, to calibrate "
+            "without labels, that folder itself"
+        )
         raise UsageError(message, code="one-class", option="data", path=folders["train"], name=classes[0])
     for split, (names, _) in listed.items():
         if names != classes:
@@ -96,7 +100,9 @@ def load_folder(root: Path, image_size: int | None, how: Preprocessing | None = 
 
     width, height, mode = _common([path for _, samples in listed.values() for path, _ in samples], image_size)
     splits = {split: samples for split, (_, samples) in listed.items()}
-    for split, share in {"test": 0.2, "validation": 0.1}.items():
+    # Without labels nothing is trained, and half is enough to calibrate on.
+    carved = {"test": 0.2, "validation": 0.1} if classes else {"test": 1 / 4, "validation": 1 / 3}
+    for split, share in carved.items():
         if split not in splits:
             samples = splits["train"]
             left, out = drawn(np.array([label for _, label in samples]), share)
@@ -121,7 +127,8 @@ def is_image_name(name: str) -> bool:
 
 
 def _list(folder: Path) -> tuple[tuple[str, ...], list[Sample]]:
-    """The names of the class folders, sorted, and their images; how many other files were passed over is logged."""
+    """The names of the class folders, sorted, and their images; of a folder without folders its own images, as of one
+    class without a name. How many other files were passed over is logged."""
     from torchvision.datasets import ImageFolder
 
     passed_over: Counter[str] = Counter()
@@ -130,9 +137,11 @@ def _list(folder: Path) -> tuple[tuple[str, ...], list[Sample]]:
         def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
             found = (entry.name for entry in os.scandir(directory) if entry.is_dir())
             names = sorted(name for name in found if not name.startswith("."))
-            if not names:
+            if names:
+                return names, {name: index for index, name in enumerate(names)}
+            if not any(is_image_name(entry.name) for entry in Path(directory).iterdir()):
                 raise FileNotFoundError("it has no folders")
-            return names, {name: index for index, name in enumerate(names)}
+            return [], {".": 0}
 
     def is_image(path: str) -> bool:
         inside = Path(path).relative_to(folder)

@@ -118,6 +118,18 @@ def load_state(
     return Fit(len(taken), len(own), tuple(sorted(fresh)), tuple(ignored))
 
 
+def classes_of(model: nn.Module, saved: Mapping[str, Tensor]) -> int | None:
+    """The number of outputs that a state dict has for `model`'s last layer, where that alone has another size there;
+    else None."""
+    own = model.state_dict()
+    found, _ = _renamed(saved, own)
+    shapes = [(own[name].shape, found[name].shape) for name in own.keys() & found.keys()]
+    other = [(ours, theirs) for ours, theirs in shapes if ours != theirs]
+    counts = {theirs[:1] if ours[1:] == theirs[1:] else None for ours, theirs in other}
+    (only,) = counts if len(counts) == 1 else (None,)
+    return only[0] if only else None
+
+
 def digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of a state dict, by names, types, shapes and values."""
     hashed = hashlib.sha256()

@@ -28,8 +28,9 @@ class TaskSpec:
     """
 
     data: str = option(
-        help="The data set: digits, fashion-mnist, cifar10, cifar100, a folder with a folder of images per class, or "
-        "package.module:factory, a function of yours that returns dwindle.models.data.Splits.",
+        help="The data set: digits, fashion-mnist, cifar10, cifar100, a folder with a folder of images per class (or "
+        "with images alone, for the `method` calibrate), or package.module:factory, a function of yours that returns "
+        "dwindle.models.data.Splits.",
         metavar="DATA",
         group=DATA,
         unset="none; give this or `task`",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwindle.checkpoint import DOCUMENT
 from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError
+from dwindle.models.build import restore_dense
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification
 from dwindle.models.datasets import LOADERS, is_folder, load
 from dwindle.models.factory import call_factory, load_factory, parameters
+from dwindle.models.images import Images
 from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
 from dwindle.models.trust import Trust, require_trust
 from dwindle.registry import unknown
@@ -28,6 +31,7 @@ def make_task(spec: Mapping[str, Any]) -> CheckedTask:
     `spec` has fields of TaskSpec, `data` at least, for image classification, or `task`, a `package.module:factory`,
     and the keyword arguments of that factory. An option that is None takes its default.
 
+    The task of a folder without class folders has no labels: `dwindle.models.checked_task` says how it judges.
     Raises UsageError for an option that doesn't exist or a factory that doesn't make a `dwindle.Task`.
 
         >>> make_task({"data": "digits", "epochs": 3}).steps
@@ -49,17 +53,24 @@ def make_task(spec: Mapping[str, Any]) -> CheckedTask:
     task_spec = TaskSpec(**{**DATA_SET_OPTIONS.get(options["data"], {}), **options})
     how = task_spec.preprocessing
     splits = load(task_spec.data, root=task_spec.data_root, image_size=task_spec.image_size, how=how)
-    return CheckedTask(ImageClassification(task_spec, splits))
+    return CheckedTask(ImageClassification(task_spec, splits) if splits.classes else Images(task_spec, splits))
 
 
 def restore_task(checkpoint: Checkpoint, trust: Trust = False, data: str | None = None) -> CheckedTask:
-    """Makes the task that a checkpoint was trained by.
+    """Makes the task that a checkpoint was trained by, which compares with its dense network where it has no labels.
 
     Data sets and folders of images need no trust; a factory does, see `dwindle.models.trust.require_trust`. data: where
     the same data lies now, if not where it was; a factory that is named here needs no trust.
     Raises UsageError for code that isn't trusted and where its data is gone or has changed since, CheckpointError where
     the checkpoint names no task, or options that a task doesn't have.
     """
+    task = _restored(checkpoint, trust, data)
+    if not task.labelled:
+        task.compare_with(partial(restore_dense, checkpoint, trust))
+    return task
+
+
+def _restored(checkpoint: Checkpoint, trust: Trust, data: str | None) -> CheckedTask:
     spec, file = checkpoint.origin.get("task"), checkpoint.path / DOCUMENT
     if not isinstance(spec, Mapping) or not {"data", "task"} & spec.keys():
         raise CheckpointError(

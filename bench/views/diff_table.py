@@ -12,12 +12,15 @@ from rich.text import Text
 
 from dwindle.bench.comparison import Change, Diff, Figure, Value
 from dwindle.bench.views.wording import ABSENT, interval, signed
+from dwindle.metrics import SQNR, WITHOUT_LABELS
 from dwindle.quantities import format_bytes
 
+_JUDGED = ("accuracy", *WITHOUT_LABELS)
 _NAMES = {
     "density": "weights left",
     "macs": "MACs",
     "accuracy": "test accuracy",
+    **{metric: f"test {metric}" for metric in WITHOUT_LABELS},
     "size": "installed",
     "download": "download",
     "ratio": "time / dense",
@@ -52,7 +55,7 @@ def diff_table(found: Diff) -> RenderableType:
 def _title(figure: Figure) -> str:
     name, target, runtime = _NAMES[figure.name], figure.target, figure.runtime
     if target is None:
-        return f"{name}, in PyTorch" if figure.name == "accuracy" else name
+        return f"{name}, in PyTorch" if figure.name in _JUDGED else name
     return f"{name}, {target}" + (f" in {runtime}" if runtime not in (None, target) else "")
 
 
@@ -76,8 +79,8 @@ def _change(figure: Figure) -> str:
     if not (figure.before and figure.after):
         return ""
     before, after = figure.before.value, figure.after.value
-    if figure.name == "accuracy":
-        return f"{signed(after - before)} points"
+    if figure.name in _JUDGED:
+        return f"{signed(after - before)} {'dB' if figure.name == SQNR else 'points'}"
     return f"{after / before - 1:+.1%}".replace("-", "−") if before else ""
 
 

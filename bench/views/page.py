@@ -34,6 +34,7 @@ from dwindle.errors import DwindleError
 from dwindle.files import staged
 from dwindle.layers import layers
 from dwindle.manifest import Manifest, manifests
+from dwindle.metrics import SQNR, named, value_of
 from dwindle.origin import command_line, requested
 from dwindle.quantities import format_bytes, format_seconds
 
@@ -162,11 +163,13 @@ def _summary(opened: Checkpoint, rows: list[Row]) -> list[tuple[str, str, str]]:
             )
         )
     if main and (lost := drop(main, rows)) is not None and main.accuracy:
-        beside = f"{signed(-lost)} points against the dense file"
-        found.append((f"{main.accuracy.value:.2f}%", f"test {main.accuracy.metric} of the file", beside))
+        metric = main.accuracy.metric
+        beside = f"{signed(-lost)} {'dB' if metric == SQNR else 'points'} against the dense file"
+        found.append((value_of(main.accuracy.value, metric), f"test {metric} of the file", beside))
     elif {"test", "dense_test"} <= opened.metrics.keys():
-        after, before = opened.metrics["test"], opened.metrics["dense_test"]
-        found.append((f"{after:.2f}%", "test, in PyTorch", f"{signed(after - before)} points against dense"))
+        after, before, metric = opened.metrics["test"], opened.metrics["dense_test"], opened.metric
+        beside = f"{signed(after - before)} {'dB' if metric == SQNR else 'points'} against dense"
+        found.append((value_of(after, metric), f"{named('test', metric)}, in PyTorch", beside))
     if main and main.compare:
         beside = f"95%: {main.compare.ci95[0]:.3f}–{main.compare.ci95[1]:.3f}"
         found.append((f"{main.compare.ratio:.3f}×", f"the dense file's time in {main.runtime.place}", beside))

@@ -26,6 +26,7 @@ from dwindle.bench.views.wording import (
     runtime_name,
     sentence,
 )
+from dwindle.metrics import ACCURACY
 
 
 def bench_table(bench: Bench) -> RenderableType:
@@ -50,8 +51,8 @@ def bench_table(bench: Bench) -> RenderableType:
     machine = bench.machine
     notes = [
         "size: installed bytes · download: deflated, or as the .zst named below it · smaller: than the dense fp32 ONNX "
-        "file · test: on the test split, through the file, above its 95% interval · change: points against the dense "
-        "file",
+        f"file · test: {_metrics(bench.rows)}on the test split, through the file, above its 95% interval · change: "
+        "points against the dense file",
         "time: thread-CPU median of one inference on one thread, above the least wall time; where there is no such "
         "time, the wall median · × dense: over the dense file's, side by side, above its 95% interval",
         f"on {machine.cpu}, {machine.cores} cores, {machine.system}",
@@ -59,6 +60,11 @@ def bench_table(bench: Bench) -> RenderableType:
     notes += [f"not measured: {figures} of {files}: {reason}" for files, figures, reason in gaps(bench.rows)]
     notes += [f"noisy: {files}: {reasons}" for files, reasons in noisy(bench.rows)]
     return Group(*parts, Text("\n".join(notes), style="dim"))
+
+
+def _metrics(rows: tuple[Row, ...]) -> str:
+    found = dict.fromkeys(row.accuracy.metric for row in rows if row.accuracy)
+    return "".join(f"{metric}, " for metric in found if metric != ACCURACY)
 
 
 _OPERATORS = 8

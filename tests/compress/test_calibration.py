@@ -138,7 +138,7 @@ def test_to_keep_a_network_without_zeros_is_refused(trained: str, tmp_path: Path
 def test_a_task_without_inputs_is_refused_before_anything_is_saved(
     trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(ImageClassification, "inputs")
+    monkeypatch.setattr(ImageClassification, "inputs", None)
     monkeypatch.delattr(ImageClassification, "training_inputs")
     monkeypatch.setattr(ImageClassification, "example_inputs", lambda self: (torch.zeros(1, 1, 8, 8),))
     request = Request("zoo:resnet8", "digits", density=0.5, method="calibrate", weights=trained)

@@ -90,7 +90,7 @@ def test_a_run_that_asks_for_it_ends_on_statistics_of_its_own_weights(tmp_path: 
 @pytest.fixture
 def no_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The built-in task, without what it could be recalibrated by."""
-    monkeypatch.delattr(ImageClassification, "inputs")
+    monkeypatch.setattr(ImageClassification, "inputs", None)
     monkeypatch.delattr(ImageClassification, "training_inputs")
     monkeypatch.setattr(ImageClassification, "example_inputs", lambda self: (torch.zeros(1, 1, 8, 8),))
 
@@ -122,7 +122,7 @@ def test_without_training_inputs_a_task_is_recalibrated_by_its_inputs(monkeypatc
     assert can_recalibrate(task)
     assert torch.equal(task.training_inputs()[0], task.inputs("train")[0])
     assert len(augmented) > len(task.inputs("train")[0])
-    monkeypatch.delattr(ImageClassification, "inputs")
+    monkeypatch.setattr(ImageClassification, "inputs", None)
     assert not can_recalibrate(task)
 
 

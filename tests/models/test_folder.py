@@ -292,3 +292,10 @@ def test_a_set_with_nothing_to_tell_apart_is_said(tmp_path: Path, caplog: pytest
     _two(tmp_path, Image.new("L", (6, 4), 255) if flat else Image.fromarray(RAMP))
     said = [note for note in _notes(caplog) if "nothing tells them apart" in note]
     assert len(said) == 3, "each split has two images or more"
+
+
+def test_images_without_class_folders_have_no_labels(tmp_path: Path) -> None:
+    _fill(tmp_path, 16)
+    splits = load(str(tmp_path))
+    assert splits.classes == ()
+    assert [len(splits[split]) for split in ("train", "validation", "test")] == [8, 4, 4]
