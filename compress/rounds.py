@@ -378,5 +378,5 @@ class IterativePruning:
 
     def _restore(self, folder: Path, cuts: Cuts) -> None:
         state.restore(self.network, self.task, folder, cuts, self.build_dense)
-        if not self.task.has("load_state_dict"):
+        if self.task.labelled and not self.task.has("load_state_dict"):
             self.watcher.note(self.task.without("load_state_dict"))

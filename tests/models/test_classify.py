@@ -368,7 +368,7 @@ def test_training_inputs_are_what_a_training_begins_with(digits: Splits, monkeyp
     task.fit(network, start=0.0, on_step=lambda _: None)
     size = len(seen[0])
     torch.testing.assert_close(shown[: 2 * size], torch.cat(seen[:2]), rtol=0.02, atol=0.02)  # bf16 may train
-    monkeypatch.setattr("dwindle.models.classify.NUMBERS", 300 * 64)
+    monkeypatch.setattr("dwindle.models.images.NUMBERS", 300 * 64)
     assert len(task.training_inputs()[0]) == 300
 
 
