@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +14,11 @@ from dwindle.bench.stats import mcnemar, wilson
 from dwindle.metrics import SQNR
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dwindle.bench.process import Worker
     from dwindle.models.checked_task import CheckedTask
+    from dwindle.signature import Signature
 
 TOP = 5
 EXAMPLES = 10
@@ -54,12 +55,13 @@ def with_accuracy(
     sample: list[np.ndarray],
     progress: Callable[[str], None],
     also: Callable[[Row, Worker], Row] = lambda row, worker: row,
+    signature: Signature | None = None,
 ) -> list[Row]:
     """Adds accuracy and agreement to the rows of a dense file and of others beside it, in one runtime.
 
     starts: what starts a worker on each file, by its path. sample: what the files are loaded with. also: adds what
-    else a loaded worker tells to the file's row. A row that already has a reason for lacking accuracy is left as it
-    is, since its file doesn't run.
+    else a loaded worker tells to the file's row. signature: the files'. A row that already has
+    a reason for lacking accuracy is left as it is, since its file doesn't run.
     """
     done, judged = list(rows), dict[str, Judged]()
     for index, row in enumerate(rows):
@@ -70,7 +72,7 @@ def with_accuracy(
         try:
             with starts[path]() as worker:
                 worker.load(sample)
-                judged[path] = found = judge(task, worker)
+                judged[path] = found = judge(task, worker, signature)
                 row = also(row, worker)
         except Exception as error:  # a user's own task may ask more of a model than outputs
             why = f"evaluating it raised {type(error).__name__}: {error}"
@@ -90,12 +92,14 @@ def with_accuracy(
     return done
 
 
-def judge(task: CheckedTask, worker: Worker) -> Judged:
+def judge(task: CheckedTask, worker: Worker, signature: Signature | None = None) -> Judged:
     """Evaluates the task on the test split, with every sample sent through the loaded file.
+
+    signature: the file's; None where its network takes its inputs one after the other and gives one tensor.
 
     Raises WorkerFailed if the worker dies, and whatever the task's `evaluate` raises.
     """
-    model, seen = _as_module(worker)
+    model, seen = _as_module(worker, signature)
     value = task.evaluate(model, "test")
     n, metric = seen.samples, task.metric
     missing, top1, top5, answers = {}, None, None, None
@@ -185,25 +189,23 @@ class _Seen:
             self.ranked.append(np.argsort(-row, axis=1, kind="stable")[:, :TOP])
 
 
-def _as_module(worker: Worker) -> tuple[nn.Module, _Seen]:
+def _as_module(worker: Worker, signature: Signature | None) -> tuple[nn.Module, _Seen]:
     """The worker as a module that a task can evaluate, and the record of what passes through it."""
     import torch
-    from torch import Tensor, nn
 
     from dwindle.models.inputs import as_fed
+    from dwindle.models.signature import Answering
 
     seen = _Seen()
 
-    class File(nn.Module):
-        def forward(self, *inputs: Tensor) -> Any:
-            """Files have a batch of one: samples go one at a time."""
-            answers = []
-            for index in range(len(inputs[0])):
-                sample = [as_fed(batch[index : index + 1]).numpy() for batch in inputs]
-                answers.append(worker.infer(sample))
-                seen.take(sample, answers[-1])
-            outputs = [torch.cat([torch.from_numpy(a) for a in column]) for column in zip(*answers, strict=True)]
-            outputs = [output.to(inputs[0].device) for output in outputs]
-            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+    def infer(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        """Files have a batch of one: samples go one at a time."""
+        answers = []
+        for index in range(len(inputs[0])):
+            sample = [as_fed(batch[index : index + 1]).numpy() for batch in inputs]
+            answers.append(worker.infer(sample))
+            seen.take(sample, answers[-1])
+        columns = zip(*answers, strict=True)
+        return [torch.cat([torch.from_numpy(np.atleast_1d(one)) for one in column]) for column in columns]
 
-    return File(), seen
+    return Answering(infer, signature), seen

@@ -110,7 +110,7 @@ class Counting:
             here = outputs(lambda: Worker(runtime.name, path, command=command), [self.sample])
         except WorkerFailed as error:
             return None, str(error)
-        return apart(here, count.outputs), None
+        return apart(here, count.outputs, len(here)), None
 
 
 def earlier(opened: Checkpoint, exported: list[tuple[Path, Manifest]]) -> tuple[Bench | None, list[Row]]:

@@ -41,7 +41,8 @@ class Reference:
             there = [output for arrays in self.inputs for output in worker.infer(arrays)]
         except (WorkerFailed, LookupError) as error:
             return replace(row, reasons={**row.reasons, "parity": str(error)})
-        found = Parity(apart(here, there), within or self.tolerances[row.target], len(self.inputs), name)
+        off = apart(here, there, len(there) // len(self.inputs))
+        found = Parity(off, within or self.tolerances[row.target], len(self.inputs), name)
         return replace(row, parity=found)
 
 
@@ -66,11 +67,19 @@ def outputs(start: Callable[[], Worker], inputs: list[list[np.ndarray]]) -> list
         return [output for arrays in inputs for output in worker.infer(arrays)]
 
 
-def apart(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """The largest difference between two lists of outputs, over the largest of ours; infinite where one has a NaN."""
-    worst = max(difference(other, our).absolute for our, other in zip(ours, theirs, strict=True))
-    largest = max(float(np.abs(our).max()) for our in ours)
-    return worst / largest if largest else worst
+def apart(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], outputs: int = 1) -> float:
+    """The largest difference between two lists of outputs, each over the largest of ours of that output; infinite where
+    one has a NaN.
+
+    outputs: how many a file has; they follow each other in the lists, for one input after the other.
+    """
+    assert [our.shape for our in ours] == [other.shape for other in theirs]
+    each = [(ours[index::outputs], theirs[index::outputs]) for index in range(outputs)]
+    return max(difference(_joined(there), _joined(here)).relative for here, there in each)
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.ravel() for array in arrays])
 
 
 def samples(task: CheckedTask, count: int) -> list[list[np.ndarray]]:

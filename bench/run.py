@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dwindle.models.checked_task import CheckedTask
+    from dwindle.signature import Signature
 
 Progress = Callable[[str], None]
 """Called with a line that says what is being done."""
@@ -61,6 +62,11 @@ class Run:
     def tolerances(self) -> dict[str, float | None]:
         """How far a file's outputs may be from those expected, over the largest of them, by target."""
         return {manifest.target: manifest.parity.tolerance for _, manifest in self.exported}
+
+    @property
+    def signature(self) -> Signature | None:
+        """What every file takes and gives; None where an older version of dwindle exported them."""
+        return next((manifest.signature for _, manifest in self.exported), None)
 
     def blank_pairs(self) -> list[tuple[Row, Row]]:
         """Each target's dense and compressed file as a row with nothing measured."""

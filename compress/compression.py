@@ -40,6 +40,7 @@ from dwindle.models.datasets import folder_from
 from dwindle.models.kept import samples_of
 from dwindle.models.pretrained import Fit, classes_of, digest, load_pretrained, load_state, read_state
 from dwindle.models.provenance import code_state
+from dwindle.models.signature import flat
 from dwindle.models.sources.source import Found
 from dwindle.models.tasks import make_task
 from dwindle.models.trust import is_code
@@ -49,6 +50,8 @@ from dwindle.tracking import JsonLines, Tracker
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from dwindle.signature import Signature
 
 NOTABLE = 0.05
 """From this share of the parameters on, a note says that they can't be pruned."""
@@ -61,6 +64,7 @@ class Prepared:
     resolved: Resolved
     task: CheckedTask
     spec: ModelSpec
+    signature: Signature
     network: Network
     solvers: tuple[Solver, ...]
     trained: bool
@@ -79,6 +83,10 @@ class Prepared:
         same: dict[str, Any] = json.loads(json.dumps({**own, **self.resolved.origin}))
         return same
 
+    def build_dense(self) -> nn.Module:
+        """Builds the network anew, flat as `network` is."""
+        return flat(build(self.spec), self.signature)
+
     @property
     def targets(self) -> tuple[str, ...]:
         """The names of all targets that the network is meant for, that of the budget first."""
@@ -91,7 +99,7 @@ class Prepared:
             self.network,
             [solver.granularity for solver in self.solvers],
             self.task,
-            partial(build, self.spec),
+            self.build_dense,
             self.origin,
             self.targets,
             trained=self.trained,
@@ -132,7 +140,7 @@ def prepare(request: Request) -> Prepared:
     revision = found.revision if request.pretrained else None
     spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]), dict(found.config), revision)
     model = build(spec)
-    check_logits(model, inputs, classes)
+    check_logits(model, inputs, classes, task.keywords)
     check_rebuilds(spec, model)
     if request.recalibrate and norms(model) and not can_recalibrate(task):
         raise UsageError(
@@ -172,6 +180,8 @@ def prepare(request: Request) -> Prepared:
     if not task.labelled:
         reference = copied(model)
         task.compare_with(lambda: reference)
+    signature = task.signature(model)
+    model = flat(model, signature)
     network = Network(model, inputs)
     size_of = Sizer(targets.load(request.target, request.precision), inputs)
     size_of(model)  # what the target can't take is known before anything is trained
@@ -187,7 +197,7 @@ def prepare(request: Request) -> Prepared:
     trained = whole and request.weights is not None
     perhaps = whole and not trained and not resolved.method.restore and (source.is_code or request.pretrained)
     notes = (fit.sentence(request.weights or request.model),) if fit else ()
-    return Prepared(resolved, task, spec, network, solvers, trained, perhaps, notes)
+    return Prepared(resolved, task, spec, signature, network, solvers, trained, perhaps, notes)
 
 
 def _check_labels(task: CheckedTask, resolved: Resolved) -> None:
@@ -284,7 +294,7 @@ def _compress(
     request: Request, out: Path, watcher: Watcher, trackers: Sequence[Tracker], whole_run: ExitStack
 ) -> Checkpoint:
     ready = prepare(request)
-    resolved, spec, task, network = ready.resolved, ready.spec, ready.task, ready.network
+    resolved, task, network = ready.resolved, ready.task, ready.network
     request = resolved.request
     origin = ready.origin
     code = _code(resolved)
@@ -314,13 +324,14 @@ def _compress(
         save_every=60 * request.save_every,
         pretrained=_came_trained(ready, run, watcher),
     )
-    build_dense = partial(build, spec)
     if ranks.rank() == 0:
         trackers = [JsonLines(run.path / store.HISTORY), *trackers]
     with tracked(watcher, trackers, run.path.stem, origin) as watching:
         target = calibrated(targets.load(request.target, request.precision), task, say=watching.note)
         as_shipped = shipper(target, task.example_inputs())
-        pruning = IterativePruning(run.path, network, task, ready.solvers, settings, watching, build_dense, as_shipped)
+        pruning = IterativePruning(
+            run.path, network, task, ready.solvers, settings, watching, ready.build_dense, as_shipped
+        )
         if request.rehearsal and ranks.broadcast_from_first(lambda: not store.begun(run.path)):
             _rehearsed(ready, watching)
         if resolved.search:
@@ -328,13 +339,13 @@ def _compress(
         history = pruning.run()
         dense = ranks.broadcast_from_first(lambda: read_tensors(store.dense_round(run.path), "weights"))
         metrics = {"test": task.evaluate(as_shipped(network.model), "test")}
-        metrics["dense_test"] = task.evaluate(loaded(build_dense(), dense, store.dense_round(run.path)), "test")
+        metrics["dense_test"] = task.evaluate(loaded(ready.build_dense(), dense, store.dense_round(run.path)), "test")
         watching.result(metrics)
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
     if request.keep_samples:
         tensors["samples"] = samples_of(task, request.keep_samples)
-    cuts = cuts_of(network, build_dense)
+    cuts = cuts_of(network, ready.build_dense)
     done = replace(
         run,
         done=True,
@@ -342,6 +353,7 @@ def _compress(
         metrics=metrics,
         metric=task.metric,
         uncut=cuts.uncut,
+        signature=ready.signature,
         preprocessing=task.preprocessing,
         data_folder=folder_from(run.path, resolved.task_options.get("data")),
     )

@@ -34,6 +34,7 @@ from dwindle.files import refuse_link, remove, staged, sweep
 from dwindle.metrics import ACCURACY, named
 from dwindle.preprocessing import Preprocessing
 from dwindle.sealed import Tensors, check_file, members, read_sealed_json, read_tensors, seal, unseal
+from dwindle.signature import Signature
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,6 +126,7 @@ class _Document:
     preprocessing: Preprocessing | None = None
     data_folder: str | None = None
     metric: str = ACCURACY
+    signature: Signature | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,8 @@ class Checkpoint:
     are in no folder."""
     metric: str = ACCURACY
     """The name of the task's metric, once finished."""
+    signature: Signature | None = None
+    """What the network takes and gives; None while unfinished, and where an older version of dwindle made it."""
 
     @classmethod
     def load(cls, path: Path | str) -> Checkpoint:
@@ -223,6 +227,7 @@ class Checkpoint:
             preprocessing=document.preprocessing,
             data_folder=document.data_folder,
             metric=document.metric,
+            signature=document.signature,
         )
 
     def require_done(self) -> Checkpoint:
@@ -316,6 +321,7 @@ class Checkpoint:
             **({"preprocessing": asdict(self.preprocessing)} if self.preprocessing else {}),
             **({"data_folder": self.data_folder} if self.data_folder else {}),
             **({"metric": self.metric} if self.metric != ACCURACY else {}),
+            **({"signature": asdict(self.signature)} if self.signature else {}),
         }
 
 

@@ -15,7 +15,8 @@ class Difference(NamedTuple):
     absolute: float
     """Infinite where either array has a NaN, so that no tolerance allows it."""
     relative: float
-    """`absolute` over the largest absolute value of the reference; `absolute` itself where all of that is zero."""
+    """`absolute` over the largest absolute value of the reference; `absolute` itself where all of that is zero. The
+    share that differs of whole numbers, such as indices."""
 
 
 def difference(array: NDArray[Any], reference: NDArray[Any]) -> Difference:
@@ -24,6 +25,9 @@ def difference(array: NDArray[Any], reference: NDArray[Any]) -> Difference:
     >>> difference(np.array([1.0, 2.5]), np.array([1.0, 2.0]))
     Difference(absolute=0.5, relative=0.25)
     """
+    if reference.dtype.kind != "f":
+        off = np.abs(array.astype(np.float64) - reference)
+        return Difference(float(off.max()), float((off != 0).mean()))
     absolute, largest = float(np.abs(array - reference).max()), float(np.abs(reference).max())
     if math.isnan(absolute):
         absolute = math.inf

@@ -19,11 +19,12 @@ def loaded(path: str, threads: int) -> Callable[[list[np.ndarray]], list[np.ndar
     interpreter = Interpreter(path, num_threads=threads)
     interpreter.allocate_tensors()
     inputs = [detail["index"] for detail in interpreter.get_input_details()]
+    types = [detail["dtype"] for detail in interpreter.get_input_details()]
     outputs = [detail["index"] for detail in interpreter.get_output_details()]
 
     def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        for index, array in zip(inputs, arrays, strict=True):
-            interpreter.set_tensor(index, array)
+        for index, dtype, array in zip(inputs, types, arrays, strict=True):
+            interpreter.set_tensor(index, array.astype(dtype, copy=False))  # the format has int32 for int64
         interpreter.invoke()
         return [interpreter.get_tensor(index) for index in outputs]
 

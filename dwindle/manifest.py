@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,7 @@ from dwindle.files import deflated_bytes, raw_bytes, sha256, write_json
 from dwindle.preprocessing import Preprocessing
 from dwindle.quantities import format_bytes
 from dwindle.sealed import read_sealed_json, sealed_json
+from dwindle.signature import Signature
 
 NAME = "manifest.json"
 _ROLES = ("net.", "dense.")
@@ -43,13 +44,13 @@ class Parity:
     """How an exported file was compared with the network it came from. Figures are None where it can't be run here."""
 
     max_abs: Annotated[float, Range(0)] | None
-    """Largest absolute difference of any output."""
+    """Largest absolute difference of `output`, of all outputs the nearest to its tolerance."""
     relative: Annotated[float, Range(0)] | None
-    """`max_abs` over the largest absolute value of the reference's outputs."""
+    """`max_abs` over the largest absolute value of the reference; of whole numbers, the share that differs."""
     tolerance: Annotated[float, Range(0)] | None
     """The most that `relative` was allowed to be: what rounding explains, or what was given in its place."""
     top1_agreement: Share | None
-    """Share of samples whose largest output is the same in both."""
+    """Share of samples whose largest output is the same in both; None where outputs are no scores by class."""
     samples: Count
     weights_equal: Count | None
     """Tensors read back from the file and found bit-equal; None where the format keeps them out of reach."""
@@ -59,6 +60,9 @@ class Parity:
     """What ran the file, where that was not the format's own runtime."""
     explained: Annotated[float, Range(0)] | None = None
     """What rounding explains, where another `tolerance` was given in its place; None where that is `tolerance`."""
+
+    output: str | None = None
+    """The name of the output that the figures are of."""
 
     @property
     def widened(self) -> str | None:
@@ -78,12 +82,14 @@ class Quality:
     """What storing weights in fewer bits cost, against the same network in fp32."""
 
     sqnr: float | None
-    """Signal to quantisation noise of the outputs, in decibels; None where they are equal."""
-    top1_agreement: Share
-    """Share of samples whose largest output is the same in both."""
+    """Signal to quantisation noise of the outputs, in decibels, the lowest of `outputs`; None where they are equal."""
+    top1_agreement: Share | None
+    """Share of samples whose largest output is the same in both; None where outputs are no scores by class."""
     samples: Count
     tensors: dict[str, float]
     """Signal to quantisation noise of each tensor that was changed, by its name in the network as it ships."""
+    outputs: dict[str, float] = field(default_factory=dict)
+    """Signal to quantisation noise of each output that was changed, by its name."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,8 @@ class Manifest:
     """How many samples set the ranges of activations; None where those aren't rounded."""
     preprocessing: Preprocessing | None = None
     """How an image becomes an input of the file; None where the task doesn't say, or an older dwindle wrote it."""
+    signature: Signature | None = None
+    """The file's inputs and outputs, in its order; None where an older version of dwindle wrote it."""
     breakdown: Breakdown | None = None
     """What the bytes of `file` are spent on; None where the target cannot tell, or dwindle wrote it before it could."""
 

@@ -44,11 +44,13 @@ class Task(Protocol):
       interrupted starts again from its beginning, with a fresh optimizer.
     - `last_lr: bool` is a keyword of `fit` that holds the schedule's last learning rate. Without it the task cannot
       be fine-tuned.
-    - `inputs(split) -> tuple[Tensor, ...]` returns a few hundred real inputs of a split, batched. Without it files
-      are compared on the example inputs alone, and batch norm cannot be recalibrated.
+    - `inputs(split) -> tuple[Tensor, ...]` returns a few hundred real inputs of a split, batched and in the form of
+      `example_inputs`. Without it files are compared on the example inputs alone, and batch norm cannot be
+      recalibrated.
     - `training_inputs() -> tuple[Tensor, ...]` returns a thousand or two inputs as `fit` shows them at its end,
-      batched: augmented if `fit` augments them then, and fewer if they are large. Without it batch norm is
-      recalibrated by `inputs("train")`, which fits a network that was trained on augmented images a little less.
+      batched and in the form of `example_inputs`: augmented if `fit` augments them then, and fewer if they are large.
+      Without it batch norm is recalibrated by `inputs("train")`, which fits a network that was trained on augmented
+      images a little less.
     - `labels(split) -> Tensor` returns the class of each sample, (N,) int64, in the order in which `evaluate` goes
       through them, for a network that answers with a score per class. Without it bench reports neither top-5 nor
       the samples whose class changed.
@@ -60,6 +62,8 @@ class Task(Protocol):
     - `preprocessing: dwindle.preprocessing.Preprocessing` says all of how an image becomes an input: besides the above,
       its size, how it is scaled and cropped, the order of its colours. Without it the checkpoint and manifests have
       what `normalization` and `class_names` say.
+    - `states: dict[str, str]` names the inputs that are an output of the call before, with that output's name, for a
+      network that is fed a stream piece by piece. Without it every input is the caller's own.
     - `metric: str` is the name of what `evaluate` returns. Without it, tables call it accuracy. A task
       without labels has none of its own.
     - `steps: int` is how many optimizer steps the whole schedule has. Without it there is no remaining time in the
@@ -82,8 +86,14 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, split: Split) -> float:
         """Returns the metric of `model` on a split, in points (accuracy in percent); higher is better."""
 
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Returns one sample as a batch of one, float32 on the CPU: `model(*example_inputs())` must run."""
+    def example_inputs(self) -> tuple[Tensor, ...] | dict[str, Tensor]:
+        """Returns one sample as a batch of one, on the CPU, its floats in float32.
+
+        A tuple is what `model(*example_inputs())` takes, and a dictionary what `model(**example_inputs())` does. The
+        model may return a tensor, or tensors in tuples, lists, dictionaries and dataclasses; None among them is left
+        out. Each tensor becomes an input or output of exported files, under the name of `forward`'s parameter or of
+        the key or field.
+        """
 
 
 class TaskWithoutLabels(Protocol):

@@ -78,12 +78,12 @@ def first_off(
             path = Path(folder, f"part{target.suffix}")
             target.write(beginning, example, path, pack=pack)
             try:
-                found = target.run(path, samples)
+                (found,) = target.run(path, samples)
             except DwindleError:
                 raise
             except Exception:  # whatever a runtime makes of a file it can't run
                 return True
-        expected = outputs_of(target.as_stored(beginning, activations=False), samples)
+        (expected,) = outputs_of(target.as_stored(beginning, activations=False), samples)
         return _differ(found, expected, sizes, tolerance)
 
     return _first(shipped, example, off)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from dwindle.models.trust import Trust
     from dwindle.preprocessing import Preprocessing
+    from dwindle.signature import Signature
 
 NO_PACKING = "none"
 PACKINGS = ("auto", NO_PACKING)
@@ -53,6 +54,7 @@ def export_one(
     from dwindle.models.build import restore, restore_dense
     from dwindle.models.checked_task import CheckedTask
     from dwindle.models.kept import KeptSamples
+    from dwindle.models.signature import flat
     from dwindle.models.tasks import restore_task
 
     say = progress or (lambda line: None)
@@ -63,7 +65,9 @@ def export_one(
         say(f"{name}: by the {len(task.inputs('validation')[0])} samples that the checkpoint keeps")
     else:
         task = restore_task(checkpoint, trust, options.data)
-    net = restore(checkpoint, trust)
+    net, dense = restore(checkpoint, trust), restore_dense(checkpoint, trust)
+    signature = checkpoint.signature or task.signature(dense)
+    net, dense = flat(net, signature), flat(dense, signature)
     example = task.example_inputs()
 
     def at(precision: str | None, say: Callable[[str], None]) -> Target:
@@ -73,20 +77,20 @@ def export_one(
 
     precision = options.precision
     if options.max_drop is not None:
-        dense, possible = checkpoint.history[0].validation, targets.load(name).precisions
+        reached, possible = checkpoint.history[0].validation, targets.load(name).precisions
         silent = {kind: at(kind, lambda line: None) for kind in possible}
         precision = smallest(
             {kind: target.packer(net, example)(net) for kind, target in silent.items()},
             lambda kind: as_file(silent[kind], net, example),
             task,
-            dense,
+            reached,
             options.max_drop,
             lambda line: say(f"{name}: {line}"),
         )
     target = at(precision, lambda line: say(f"{name}: {line}"))
     target = with_interface(target, task, options.image_input, options.classes, lambda line: say(f"{name}: {line}"))
     real = task.inputs("validation")
-    trained = {"net": net, "dense": restore_dense(checkpoint, trust)}
+    trained = {"net": net, "dense": dense}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
     folder, how = checkpoint.exports / target.name, options.packing
     return export_networks(
@@ -101,6 +105,7 @@ def export_one(
         tolerance=options.tolerance,
         preprocessing=task.preprocessing,
         keeps_rejected=options.keeps_rejected,
+        signature=signature,
     )
 
 
@@ -117,13 +122,14 @@ def export_networks(
     tolerance: float | None = None,
     preprocessing: Preprocessing | None = None,
     keeps_rejected: bool = True,
+    signature: Signature | None = None,
 ) -> Manifest:
     """Writes one target's folder, and returns its manifest.
 
     networks: by the names `net` and `dense`, each network as it was trained (in eval mode, on the CPU) and as it ships
     (`fold.deployable`). example: an input of the networks, a batch of one. real: the inputs on which files are compared
     with their networks. packing, unproven, tolerance, keeps_rejected: as in `ExportOptions`. preprocessing: how an
-    image becomes an input, for the manifest. Raises as `export` does.
+    image becomes an input, and signature: the networks', both for the manifest. Raises as `export` does.
     """
     say = progress or (lambda line: None)
     dense = type(target)() if target.compute is None else type(target)().computing(target.compute)
@@ -177,6 +183,7 @@ def export_networks(
             fp32=roles["net"].fp32,
             calibration_samples=len(target.samples[0]) if target.samples is not None else None,
             preprocessing=preprocessing,
+            signature=signature,
             breakdown=target.breakdown(scratch / f"net{target.suffix}"),
             quality=quality(networks["net"][1], target.precision, found["net"]),
         )

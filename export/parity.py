@@ -6,7 +6,7 @@ where the target rounds those. What the rounding itself costs is what `quality` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,9 +15,11 @@ from dwindle.difference import difference
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError, one_line
 from dwindle.export.fold import tensors
 from dwindle.export.steps import begin
-from dwindle.export.target import Target, one_by_one
+from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.manifest import Parity
 from dwindle.models.inputs import as_fed
+from dwindle.models.signature import output_names
+from dwindle.models.signature import outputs_of as given
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,10 +72,13 @@ class Compared(NamedTuple):
     parity: Parity
     rounded: nn.Module
     """The network with the weights that the file stores."""
-    exact: np.ndarray
-    """The outputs of the network in fp32, shape (samples, …)."""
-    outputs: np.ndarray
+    exact: Outputs
+    """The outputs of the network in fp32."""
+    outputs: Outputs
     """The outputs of the file; where it cannot be run here, those of `rounded`."""
+    names: tuple[str, ...]
+    """The names of the outputs."""
+    samples: int
 
 
 def check(
@@ -121,7 +126,7 @@ def compare(
     rounded = target.as_stored(shipped, activations=False)
     begin(f"reading the weights back from {path.name}")
     equal = _compare_weights(target, path, rounded, shipped)
-    samples = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs)
+    samples, names = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs), output_names(shipped)
     begin(f"running {path.name} in {target.stand_in or f'the runtime of {target.name}'}")
     try:
         outputs = target.run(path, samples)
@@ -141,7 +146,8 @@ def compare(
         floats = [name for name, tensor in tensors(shipped).items() if tensor.is_floating_point()]
         instead = f"{len(equal)} of {len(floats)} tensors were compared bit for bit instead"
         unknown = Parity(None, None, None, None, 0, len(equal), f"{error}; {instead}")
-        return Compared(unknown, rounded, outputs_of(shipped, samples), outputs_of(rounded, samples))
+        exact, outputs = outputs_of(shipped, samples), outputs_of(rounded, samples)
+        return Compared(unknown, rounded, exact, outputs, names, len(samples[0]))
     except DwindleError:
         raise
     except Exception as error:  # whatever a runtime makes of a file it can't run
@@ -150,21 +156,25 @@ def compare(
         ) from error
     begin(f"comparing {path.name} with its network")
     reference = exact = outputs_of(module, samples)
-    explained = TOLERANCE.get(target.arithmetic, 0.0)
+    explained = dict.fromkeys(names, TOLERANCE.get(target.arithmetic, 0.0))
     if target.precision != "fp32":
         # Two comparisons, so that the rounding of weights cannot hide a wrongly folded batch norm.
         exact = outputs_of(shipped, samples)
-        _compare_outputs("the network with batch norm folded", Allowed(TOLERANCE["fp32"]), exact, reference, 0)
+        folded = dict.fromkeys(names, Allowed(TOLERANCE["fp32"]))
+        _compare_outputs("the network with batch norm folded", folded, exact, reference, len(samples[0]))
         reference = outputs_of(rounded, samples)
     if target.calibrates:
         unrounded, reference = reference, outputs_of(target.as_stored(shipped, activations=True), samples)
-        explained = _int8_tolerance(path.name, reference, unrounded)
-    parity = _compare_outputs(path.name, Allowed(explained, tolerance), outputs, reference, len(equal))
-    return Compared(replace(parity, run_by=target.stand_in), rounded, exact, outputs)
+        pairs = zip(names, reference, unrounded, strict=True)
+        explained = {name: _int8_tolerance(path.name, name, here, there) for name, here, there in pairs}
+    allowed = {name: Allowed(most, tolerance) for name, most in explained.items()}
+    parity = _compare_outputs(path.name, allowed, outputs, reference, len(samples[0]))
+    parity = replace(parity, weights_equal=len(equal) or None, run_by=target.stand_in)
+    return Compared(parity, rounded, exact, outputs, names, len(samples[0]))
 
 
-def _int8_tolerance(name: str, reference: np.ndarray, unrounded: np.ndarray) -> float:
-    """The tolerance for a file that rounds activations as `reference` does and `unrounded` doesn't, all else equal.
+def _int8_tolerance(name: str, output: str, reference: np.ndarray, unrounded: np.ndarray) -> float:
+    """The tolerance for an output of a file that rounds activations as `reference` does and `unrounded` doesn't.
 
     A file adds int8 products exactly, in integers, where the reference adds them in fp32; both round the sum to the
     same steps at the same places. Only a sum in the middle between two steps may go one way here, the other there.
@@ -176,10 +186,11 @@ def _int8_tolerance(name: str, reference: np.ndarray, unrounded: np.ndarray) -> 
     tolerance = 2 * difference(unrounded, reference).relative + _STEP
     if not tolerance < 1:
         raise ParityFailed(
-            f"{name} cannot be told from another network, because rounding activations to int8 changes outputs by half "
-            "of the largest one or more: keep fp32",
+            f"{name} cannot be told from another network, because rounding activations to int8 changes {output} by "
+            "half of its largest value or more: keep fp32",
             code="drowned-by-rounding",
             path=name,
+            name=output,
         )
     return tolerance
 
@@ -246,7 +257,7 @@ def require_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     import torch
 
     samples = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs)
-    if np.isfinite(outputs_of(module, samples)).all():
+    if all(np.isfinite(output).all() for output in outputs_of(module, samples)):
         return
     first: list[str] = []
 
@@ -277,54 +288,65 @@ def require_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     )
 
 
-def outputs_of(module: nn.Module, samples: tuple[Tensor, ...]) -> np.ndarray:
-    """A network's outputs, joined along dimension 0; raises UsageError where they aren't one tensor each."""
+def outputs_of(module: nn.Module, samples: tuple[Tensor, ...]) -> Outputs:
+    """A flat network's outputs for each of the samples."""
     import torch
 
-    def infer(sample: list[np.ndarray]) -> np.ndarray:
-        output = module(*map(torch.from_numpy, sample))
-        if not isinstance(output, torch.Tensor):
-            name = type(module).__name__
-            raise UsageError(
-                f"{name} returns a {type(output).__name__}, and export takes a network that returns one tensor",
-                code="not-one-tensor",
-                name=name,
-            )
-        return output.numpy()
+    def infer(sample: list[np.ndarray]) -> list[np.ndarray]:
+        return [output.numpy() for output in given(module(*map(torch.from_numpy, sample)))]
 
     with torch.no_grad():
         return one_by_one(infer, samples)
 
 
-def _compare_outputs(name: str, allowed: Allowed, outputs: np.ndarray, reference: np.ndarray, equal: int) -> Parity:
-    """Raises ParityFailed where outputs differ from the reference by more than is allowed, over its largest one.
+def _compare_outputs(
+    name: str, allowed: Mapping[str, Allowed], outputs: Outputs, reference: Outputs, samples: int
+) -> Parity:
+    """The comparison of the output that is nearest to its tolerance, or furthest beyond it.
 
-    name: of the file or network that they are of, for the message. equal: how many tensors were found equal before.
+    name: of the file or network that they are of, for the message. allowed: by the name of each output. Raises
+    ParityFailed where one is further off than that.
     """
     import numpy as np
 
-    if outputs.shape != reference.shape:
+    shapes, expected = [one.shape for one in outputs], [one.shape for one in reference]
+    if shapes != expected:
         raise ParityFailed(
-            f"{name} answers in shape {outputs.shape}, the checkpoint in {reference.shape}",
+            f"{name} answers in shape {_listed(shapes)}, the checkpoint in {_listed(expected)}",
             code="outputs-differ",
             path=name,
         )
-    if not np.isfinite(reference).all():
+    if odd := [one for one, values in zip(allowed, reference, strict=True) if not np.isfinite(values).all()]:
         raise ParityFailed(
-            f"{name} cannot be compared, because the checkpoint's own outputs are not finite",
+            f"{name} cannot be compared, because the checkpoint's own values of {odd[0]} are not finite",
             code="not-finite",
             path=name,
+            name=odd[0],
         )
-    outputs = outputs.astype(reference.dtype)
-    found = difference(outputs, reference)
-    if not found.relative <= allowed.most:
+    pairs = zip(allowed, outputs, reference, strict=True)
+    found = {one: difference(ours.astype(theirs.dtype), theirs) for one, ours, theirs in pairs}
+    worst = max(found, key=lambda one: found[one].relative / (allowed[one].most or 1.0))
+    off, limit = found[worst], allowed[worst]
+    largest = np.abs(reference[list(found).index(worst)]).max()
+    if not off.relative <= limit.most:
         raise ParityFailed(
-            f"{name} is off by {found.absolute:.2g} on outputs of up to {np.abs(reference).max():.2g}, which is "
-            f"{found.relative:.1e} of them, where {allowed}",
+            f"{name} is off by {off.absolute:.2g} in {worst}, whose values go up to {largest:.2g}: that is "
+            f"{off.relative:.1e} of them, where {limit}",
             code="outputs-differ",
             path=name,
+            name=worst,
         )
-    samples = len(reference)
-    agree = outputs.reshape(samples, -1).argmax(1) == reference.reshape(samples, -1).argmax(1)
-    explained = None if allowed.given is None else allowed.explained
-    return Parity(*found, allowed.most, float(agree.mean()), samples, equal or None, explained=explained)
+    agreement = top1_agreement(outputs, reference)
+    explained = None if limit.given is None else limit.explained
+    return Parity(*off, limit.most, agreement, samples, None, explained=explained, output=worst)
+
+
+def top1_agreement(outputs: Outputs, reference: Outputs) -> float | None:
+    """The share of samples whose largest output is the same; None unless there is one output, of scores by class."""
+    if len(reference) != 1 or reference[0].ndim != 2:
+        return None
+    return float((outputs[0].argmax(1) == reference[0].argmax(1)).mean())
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes))

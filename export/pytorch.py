@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from dwindle.errors import UsageError, one_line
 from dwindle.export.fold import deployable, tensors, trace
 from dwindle.export.quiet import quiet
-from dwindle.export.target import Target, one_by_one
+from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.manifest import Breakdown
+from dwindle.models.signature import outputs_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,12 +44,14 @@ class PyTorch(Target):
         size = len(_archive(deployable(module, inputs), inputs))  # follows from the shapes alone
         return lambda candidate: size
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
         import torch
 
         module = read(path).module()
         with torch.inference_mode():
-            return one_by_one(lambda sample: module(*map(torch.from_numpy, sample)).numpy(), inputs)
+            return one_by_one(
+                lambda sample: [one.numpy() for one in outputs_of(module(*map(torch.from_numpy, sample)))], inputs
+            )
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         program = read(path)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.export.fold import tensors
-from dwindle.export.parity import Compared
+from dwindle.export.parity import Compared, top1_agreement
 from dwindle.manifest import Quality
 
 if TYPE_CHECKING:
@@ -25,12 +25,14 @@ def quality(shipped: nn.Module, precision: str, compared: Compared) -> Quality |
     rounded = tensors(compared.rounded)
     ratios = {name: sqnr(tensor.numpy(), rounded[name].numpy()) for name, tensor in tensors(shipped).items()}
     exact, outputs = compared.exact, compared.outputs
-    classes = (found.reshape(len(found), -1).argmax(1) for found in (exact, outputs))
+    each = {name: sqnr(*pair) for name, *pair in zip(compared.names, exact, outputs, strict=True)}
+    lost = {name: ratio for name, ratio in each.items() if ratio is not None}
     return Quality(
-        sqnr=sqnr(exact, outputs),
-        top1_agreement=float(np.equal(*classes).mean()),
-        samples=len(exact),
+        sqnr=min(lost.values(), default=None),
+        top1_agreement=top1_agreement(outputs, exact),
+        samples=compared.samples,
         tensors={name: ratio for name, ratio in ratios.items() if ratio is not None},
+        outputs=lost,
     )
 
 
@@ -41,10 +43,14 @@ def sentence(found: Quality, precision: str) -> str:
     if not found.tensors:
         return f"{precision} changes no weight: SQNR of the outputs {found.sqnr:.1f} dB"
     name, ratio = min(found.tensors.items(), key=lambda entry: entry[1])
-    return (
-        f"{precision} against fp32: SQNR of the outputs {found.sqnr:.1f} dB, of weights {ratio:.1f} dB or more "
-        f"({name}); {found.top1_agreement:.1%} of {found.samples} samples in the same class"
-    )
+    outputs = f"{found.sqnr:.1f} dB"
+    if len(found.outputs) > 1:
+        outputs += f" or more ({min(found.outputs, key=lambda one: found.outputs[one])})"
+    agreement = ""
+    if found.top1_agreement is not None:
+        agreement = f"; {found.top1_agreement:.1%} of {found.samples} samples in the same class"
+    weights = f"{ratio:.1f} dB or more ({name})"
+    return f"{precision} against fp32: SQNR of the outputs {outputs}, of weights {weights}{agreement}"
 
 
 def sqnr(exact: NDArray[Any], approximate: NDArray[Any]) -> float | None:

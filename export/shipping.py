@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dwindle.errors import UsageError, one_line
 from dwindle.export.coreml.interface import Interface, Normalization
@@ -13,11 +13,13 @@ from dwindle.export.fold import deployable
 from dwindle.export.quantize import as_shipped
 from dwindle.export.target import Target
 from dwindle.models.inputs import as_fed
+from dwindle.models.signature import Answering, Flat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dwindle.models.checked_task import CheckedTask
+    from dwindle.signature import Signature
 
 SAMPLES = 256
 """How many samples a target is calibrated on, unless another number is asked for."""
@@ -124,7 +126,7 @@ def as_file(target: Target, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn
     path = Path(folder.name, f"net{target.suffix}")
     target.write(deployable(module, inputs), inputs, path, pack=True)
 
-    network = running(target, path)
+    network = running(target, path, module.signature if isinstance(module, Flat) else None)
     network.folder = folder  # type: ignore[assignment]  # removed together with the module
     return network
 
@@ -153,16 +155,18 @@ def shipper(target: Target, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module],
     return ships
 
 
-def running(target: Target, path: Path) -> nn.Module:
-    """A module that runs a file by its target's runtime, sample by sample, for batches of any size."""
-    from torch import from_numpy, nn
+def running(target: Target, path: Path, signature: Signature | None = None) -> nn.Module:
+    """A module that runs a file by its target's runtime, sample by sample, for batches of any size.
 
-    class File(nn.Module):
-        def forward(self, *batch: Tensor) -> Any:
-            outputs = target.run(path, tuple(as_fed(tensor) for tensor in batch))
-            return from_numpy(outputs).to(batch[0].device)
+    signature: the network's, whose inputs the module takes and whose form its answers have; None where the network is
+    flat as it is.
+    """
+    from torch import from_numpy
 
-    return File()
+    def infer(batch: tuple[Tensor, ...]) -> list[Tensor]:
+        return [from_numpy(output) for output in target.run(path, tuple(as_fed(tensor) for tensor in batch))]
+
+    return Answering(infer, signature)
 
 
 def _spread(tensor: Tensor, samples: int) -> Tensor:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dwindle.manifest import Breakdown
 
 GROUP = "dwindle.targets"
+Outputs = tuple["np.ndarray", ...]
+"""An array for each output of a file or network, the samples' own joined along dimension 0."""
 _REQUIRED = ("name", "suffix", "precisions", "packages")
 """Class attributes that have no default."""
 
@@ -152,6 +154,7 @@ class Target(ABC):
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         """Writes a network (what `fold.deployable` returns) to `path`, for the batch size of `inputs`.
 
+        The file's inputs and outputs have the names and the order of `models.signature.input_names` and `output_names`.
         pack: False stores zeros like any other weight, as other tools expect. Returns how weights are encoded, in
         words, such as `bitmask + fp16 survivors`. Raises UsageError for a network that the format cannot hold.
         """
@@ -164,8 +167,8 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
-        """The file's output for each sample of `inputs` (any number of them), by its own runtime.
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
+        """The file's outputs for each sample of `inputs` (any number of them), by its own runtime.
 
         Raises RuntimeUnavailable where that runtime is not on this machine.
         """
@@ -265,12 +268,13 @@ def require_used(targets: Sequence[Target], min_os: str | None, calib_samples: i
         )
 
 
-def one_by_one(infer: Callable[[list[np.ndarray]], np.ndarray], inputs: tuple[Tensor, ...]) -> np.ndarray:
-    """Runs a file whose batch is one over any number of samples; the outputs, joined along dimension 0.
+def one_by_one(infer: Callable[[list[np.ndarray]], Sequence[np.ndarray]], inputs: tuple[Tensor, ...]) -> Outputs:
+    """Runs a file whose batch is one over any number of samples.
 
-    infer: from one array per input, each a batch of one, to the output.
+    infer: from one array per input, each a batch of one, to one array per output.
     """
     import numpy as np
 
     samples = zip(*(tensor.split(1) for tensor in inputs), strict=True)
-    return np.concatenate([infer([tensor.numpy() for tensor in sample]) for sample in samples])
+    answers = [infer([tensor.numpy() for tensor in sample]) for sample in samples]
+    return tuple(np.concatenate([np.atleast_1d(one) for one in column]) for column in zip(*answers, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from dwindle.checkpoint import DOCUMENT
 from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError, one_line
 from dwindle.models.copies import copied
+from dwindle.models.signature import call
 from dwindle.models.sources.code import Code
 from dwindle.models.sources.source import GROUP, ModelSource, registered
 from dwindle.models.trust import Trust, is_code, require_trust
@@ -103,10 +104,13 @@ def check_rebuilds(model: ModelSpec, built: nn.Module) -> None:
             )
 
 
-def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int | None) -> None:
+def check_logits(
+    module: nn.Module, inputs: tuple[Tensor, ...], classes: int | None, keywords: Sequence[str] | None = None
+) -> None:
     """Checks, on a copy, that the module turns a batch into a float tensor of shape (batch, classes).
 
-    `inputs`: one sample as a batch of one. Without `classes`, any float tensor will do.
+    `inputs`: one sample as a batch of one. Without `classes`, any tensors will do, of which a float one can be trained.
+    `keywords`: the names by which the module is given its inputs; None: one after the other.
     Raises UsageError with both shapes where it doesn't.
     """
     shape = tuple(inputs[0].shape[1:])
@@ -120,11 +124,13 @@ def check_logits(module: nn.Module, inputs: tuple[Tensor, ...], classes: int | N
         try:
             device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
             with torch.set_grad_enabled(training), torch.random.fork_rng(devices=[]):
-                logits = copied(module).train(training)(*(tensor.to(device) for tensor in batch))
+                logits = call(copied(module).train(training), [tensor.to(device) for tensor in batch], keywords)
         except Exception as error:
             raise _bad_model(
                 f"the model {name} can't take a sample of shape {shape}{_why(module, shape, error)}"
             ) from error
+        if classes is None and not isinstance(logits, Tensor):
+            continue  # `signature_of` says what is wrong with other outputs
         if not isinstance(logits, Tensor):
             raise _bad_model(f"the model {name} returns a {type(logits).__name__}: it must return a tensor of logits")
         if not logits.is_floating_point():

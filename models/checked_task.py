@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,11 +25,13 @@ from dwindle.metrics import ACCURACY
 from dwindle.models import ranks
 from dwindle.models.inputs import row_major
 from dwindle.models.likeness import Likeness
+from dwindle.models.signature import flat, nested, signature_of
 from dwindle.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from dwindle.signature import Signature
     from dwindle.task import Split, Task, TaskWithoutLabels
 
 LABELLED = ("fit", "evaluate")
@@ -93,6 +96,13 @@ OPTIONAL = {
     ),
     "classes": OptionalMember(
         _is_count, "a whole number, 1 or more", "a model is built with its own number of outputs"
+    ),
+    "states": OptionalMember(
+        lambda value: (
+            isinstance(value, Mapping) and all(isinstance(name, str) for pair in value.items() for name in pair)
+        ),
+        "a dictionary from the names of inputs to the names of outputs",
+        "no output is taken for the next call's input",
     ),
     "origin": OptionalMember(
         lambda value: isinstance(value, Mapping),
@@ -171,7 +181,7 @@ class CheckedTask:
         # Only fine-tuning asks a task for more than the protocol's two arguments.
         options = {LAST_LR: True} if last_lr else {}
         with users_code("fit", context):
-            self.given.fit(model, start=start, on_step=lambda loss: on_step(_loss(loss)), **options)
+            self.given.fit(nested(model), start=start, on_step=lambda loss: on_step(_loss(loss)), **options)
 
     def evaluate(self, model: nn.Module, split: Split) -> float:
         """The task's metric, the same on every rank; raises UsageError for anything but one finite number.
@@ -181,7 +191,7 @@ class CheckedTask:
         if not self.labelled:
             return self._compared.of(model, self.inputs(split))
         with users_code("evaluate", f" on the {split} split"):
-            own = self.given.evaluate(model, split)
+            own = self.given.evaluate(nested(model), split)
         value: object = ranks.broadcast_from_first(lambda: own)  # a task may judge on each rank's own shard
         number = _number(value)
         if number is None or not math.isfinite(number):
@@ -189,16 +199,17 @@ class CheckedTask:
         return number
 
     def example_inputs(self) -> tuple[Tensor, ...]:
-        """One sample as a batch of one, an input per argument of the model."""
+        """One sample as a batch of one, a tensor for each input of the model, in the signature's order."""
         with users_code("example_inputs"):
-            inputs = _tensors("example_inputs", self.given.example_inputs())
+            given: Any = self.given.example_inputs()
+        inputs = _tensors("example_inputs", given, None)
         if wrong := [tuple(tensor.shape) for tensor in inputs if tensor.shape[:1] != (1,)]:
             raise _bad("example_inputs", f"returned a shape of {wrong[0]}: it must be one sample as a batch of one")
         return inputs
 
     def compare_with(self, dense: Callable[[], nn.Module]) -> None:
         """Sets what a task without labels compares networks with. dense: builds it, once, when it is first needed."""
-        self._likeness = Likeness(dense, self.example_inputs())
+        self._likeness = Likeness(dense, self.example_inputs(), self.keywords)
 
     @property
     def _compared(self) -> Likeness:
@@ -210,6 +221,26 @@ class CheckedTask:
                 name="evaluate",
             )
         return self._likeness
+
+    @cached_property
+    def keywords(self) -> tuple[str, ...] | None:
+        """The names by which the model is given its inputs, in their order; None where it gets them one by one."""
+        with users_code("example_inputs"):
+            given: Any = self.given.example_inputs()
+        return tuple(map(str, given)) if isinstance(given, Mapping) else None
+
+    def signature(self, model: nn.Module) -> Signature:
+        """What `model` takes and gives. Raises UsageError as `dwindle.models.signature.signature_of` does."""
+        return signature_of(nested(model), self.example_inputs(), self.keywords, self.states)
+
+    def flat(self, model: nn.Module) -> nn.Module:
+        """The model as every stage takes it (`dwindle.models.signature.flat`). Raises as `signature` does."""
+        return flat(model, self.signature(model))
+
+    @property
+    def states(self) -> Mapping[str, str]:
+        """The inputs that are an output of the call before, with the names of those outputs; empty where none is."""
+        return self._value("states") or {}
 
     @property
     def takes_last_lr(self) -> bool:
@@ -241,7 +272,7 @@ class CheckedTask:
         """Takes up a state of `state_dict` for `model`; does nothing where the task has no state."""
         if self.has("load_state_dict"):
             with users_code("load_state_dict"):
-                self._member("load_state_dict")(state, model)
+                self._member("load_state_dict")(state, nested(model))
 
     def inputs(self, split: Split) -> tuple[Tensor, ...]:
         """A few hundred real inputs of a split, batched; the example inputs where the task has none."""
@@ -249,7 +280,7 @@ class CheckedTask:
             return self.example_inputs()
         with users_code("inputs", f" on the {split} split"):
             found = self._member("inputs")(split)
-        return _batch("inputs", found, f" on the {split} split")
+        return _batch("inputs", found, self.keywords, f" on the {split} split")
 
     def training_inputs(self) -> tuple[Tensor, ...]:
         """A thousand or two inputs as `fit` shows them at its end, batched; else the training split's `inputs`."""
@@ -257,7 +288,7 @@ class CheckedTask:
             return self.inputs("train")
         with users_code("training_inputs"):
             found = self._member("training_inputs")()
-        return _batch("training_inputs", found)
+        return _batch("training_inputs", found, self.keywords)
 
     def labels(self, split: Split) -> Tensor | None:
         """The class of each sample, (N,), in `evaluate`'s order; None where the task has no labels."""
@@ -383,17 +414,35 @@ def _loss(value: object) -> float:
     return number
 
 
-def _tensors(member: str, value: object) -> tuple[Tensor, ...]:
-    """Checks that a member returned a tuple of tensors, and makes each row-major."""
-    if not isinstance(value, tuple) or not value or not all(isinstance(tensor, Tensor) for tensor in value):
-        what = tuple(type(one).__name__ for one in value) if isinstance(value, tuple) else type(value).__name__
-        raise _bad(member, f"returned {what}: it must be a tuple of tensors, one per argument of the model")
-    return tuple(map(row_major, value))
+def _tensors(member: str, value: object, keywords: tuple[str, ...] | None) -> tuple[Tensor, ...]:
+    """Checks that a member returned tensors, in a tuple or by name, and makes each row-major.
+
+    keywords: the names that a dictionary must have, in the order of the result; None: those that it has.
+    """
+    given = value
+    if isinstance(value, Mapping):
+        if keywords is not None and (odd := value.keys() ^ set(keywords)):
+            raise _bad(
+                member, f"has other names than `example_inputs`: {min(map(str, odd))} is in one and not in the other"
+            )
+        given = tuple(value[name] for name in keywords or value)
+    elif keywords is not None:
+        raise _bad(
+            member, f"returned a {type(value).__name__}: it must be a dictionary, as `example_inputs` returns one"
+        )
+    if not isinstance(given, tuple) or not given or not all(isinstance(tensor, Tensor) for tensor in given):
+        what = tuple(type(one).__name__ for one in given) if isinstance(given, tuple) else type(given).__name__
+        raise _bad(
+            member,
+            f"returned {what}: it must be a tuple of tensors, one per argument of the model, or a dictionary "
+            "of them by the arguments' names",
+        )
+    return tuple(map(row_major, given))
 
 
-def _batch(member: str, value: object, context: str = "") -> tuple[Tensor, ...]:
-    """Checks that a member returned a batch of samples: a tuple of tensors, of one length, and not empty."""
-    tensors = _tensors(member, value)
+def _batch(member: str, value: object, keywords: tuple[str, ...] | None, context: str = "") -> tuple[Tensor, ...]:
+    """Checks that a member returned a batch of samples: tensors of one length, and not empty."""
+    tensors = _tensors(member, value, keywords)
     lengths = {len(tensor) if tensor.dim() else 0 for tensor in tensors}
     if len(lengths) > 1 or not min(lengths):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from dwindle.errors import UsageError
 from dwindle.metrics import AGREEMENT, LOSSLESS, SQNR
 from dwindle.models.modes import in_mode, on_device
 from dwindle.models.numerics import training_device
+from dwindle.models.signature import call, leaves_of, nested
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,21 +25,26 @@ BATCH = 64
 class Likeness:
     """Compares networks with a dense one, which is built when it is first needed."""
 
-    def __init__(self, build: Callable[[], nn.Module], example: tuple[Tensor, ...]) -> None:
-        """build: makes the dense network. example: an input of it, a batch of one."""
-        self._build, self._example = build, example
+    def __init__(
+        self, build: Callable[[], nn.Module], example: tuple[Tensor, ...], keywords: Sequence[str] | None = None
+    ) -> None:
+        """build: makes the dense network. example: an input of it, a batch of one. keywords: as in `signature_of`."""
+        self._build, self._example, self._keywords = build, example, keywords
 
     @cached_property
     def _dense(self) -> nn.Module:
-        return self._build().cpu().eval()
+        return nested(self._build()).cpu().eval()
 
     @cached_property
     def metric(self) -> str:
         """AGREEMENT where the dense network gives one tensor of scores, (N, 2 or more), for its classes; else SQNR."""
         with torch.no_grad():
-            given = tuple(_tensors(self._dense(*self._example)))
+            given = self._answers(self._dense, self._example)
         scores = len(given) == 1 and given[0].dim() == 2 and given[0].shape[1] > 1 and given[0].is_floating_point()
         return AGREEMENT if scores else SQNR
+
+    def _answers(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        return [tensor for _, tensor in leaves_of(call(model, inputs, self._keywords))]
 
     @torch.no_grad()
     def of(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> float:
@@ -46,11 +52,12 @@ class Likeness:
 
         Raises UsageError where the dense network's own outputs aren't finite.
         """
+        model = nested(model)
         device, metric, same, signal, noise = training_device(), self.metric, 0, 0.0, 0.0
         with in_mode(model, training=False), on_device(device, model), on_device(device, self._dense):
             for batch in zip(*(tensor.split(BATCH) for tensor in inputs), strict=True):
                 given = tuple(part.to(device) for part in batch)
-                pairs = zip(_tensors(self._dense(*given)), _tensors(model(*given)), strict=True)
+                pairs = zip(self._answers(self._dense, given), self._answers(model, given), strict=True)
                 for wanted, found in ((one.double().cpu(), other.double().cpu()) for one, other in pairs):
                     if not wanted.isfinite().all():
                         raise UsageError(
@@ -71,12 +78,3 @@ def _decibels(signal: float, noise: float) -> float:
     if not math.isfinite(noise) or (noise and not signal):
         return -LOSSLESS
     return max(-LOSSLESS, min(LOSSLESS, 10 * math.log10(signal / noise))) if noise else LOSSLESS
-
-
-def _tensors(given: Any) -> Iterator[Tensor]:
-    """Every tensor of what a network returns."""
-    if isinstance(given, Tensor):
-        yield given
-    elif isinstance(given, Mapping | tuple | list):
-        for each in given.values() if isinstance(given, Mapping) else given:
-            yield from _tensors(each)

@@ -38,6 +38,8 @@ class TorchOnCuda(Torch):
     def load(self, path: Path, threads: int) -> Infer:
         import torch
 
+        from dwindle.models.signature import outputs_of
+
         torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = False
         module = self.prepared(module_of(path), path)
@@ -47,10 +49,11 @@ class TorchOnCuda(Torch):
                 inputs = [torch.from_numpy(array).to("cuda") for array in arrays]
                 if self.half:
                     inputs = [tensor.half() if tensor.is_floating_point() else tensor for tensor in inputs]
-                output = module(*inputs)
-                output = (output.float() if self.half else output).cpu()
+                outputs = outputs_of(module(*inputs))
+                halves = [output.float() if output.dtype == torch.half else output for output in outputs]
+                found = [output.cpu() for output in halves]
                 torch.cuda.synchronize()
-            return [output.numpy()]
+            return [output.numpy() for output in found]
 
         torch.cuda.synchronize()
         return infer

@@ -43,12 +43,14 @@ class Torch(Runtime):
     def load(self, path: Path, threads: int) -> Infer:
         import torch
 
+        from dwindle.models.signature import outputs_of
+
         torch.set_num_threads(threads)
         module = self.prepared(module_of(path), path)
 
         def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
             with torch.inference_mode():
-                return [module(*map(torch.from_numpy, arrays)).numpy()]
+                return [output.numpy() for output in outputs_of(module(*map(torch.from_numpy, arrays)))]
 
         return infer
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
+from dwindle.models.signature import outputs_of
 
 if TYPE_CHECKING:
     from coremltools.proto.Model_pb2 import Model
@@ -73,7 +74,7 @@ class Interface:
                     name=min(twice),
                 )
             with torch.no_grad():
-                shape = tuple(network(*inputs).shape)
+                shape = tuple(outputs_of(network(*inputs))[0].shape)
             if shape != (1, len(self.classes)):
                 answer = f"{shape[1]} scores" if len(shape) == 2 else f"a tensor of shape {shape}"
                 raise UsageError(

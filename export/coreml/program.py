@@ -23,6 +23,7 @@ from dwindle.export.coreml.read import WEIGHTS, constants, main_block, operation
 from dwindle.export.fold import distinct, short_names, tensors, trace
 from dwindle.export.quantize import Stored
 from dwindle.export.quiet import quiet
+from dwindle.models.signature import input_names, output_names
 
 if TYPE_CHECKING:
     from coremltools.proto.MIL_pb2 import Block
@@ -155,7 +156,7 @@ def _traced_and_converted(
     program = trace(interface.normalizing(network), inputs)
     try:
         with quiet():
-            return program, *_converted(program, min_os, interface, compute)
+            model, weights = _converted(program, min_os, interface, compute)
     except Exception as error:
         name = type(network).__name__
         raise UsageError(
@@ -163,6 +164,31 @@ def _traced_and_converted(
             code="not-convertible",
             name=name,
         ) from error
+    _name_outside(model, input_names(network, len(inputs)), output_names(network), bool(interface.classes))
+    return program, model, weights
+
+
+def _name_outside(model: Model, inputs: tuple[str, ...], outputs: tuple[str, ...], classifies: bool) -> None:
+    """Gives a converted model's inputs and outputs these names, in place.
+
+    classifies: whether its outputs are a class and scores by class, which Core ML has its own names for.
+    """
+    (function,) = model.mlProgram.functions.values()
+    block = main_block(model)
+    described, names = model.description, dict(zip((value.name for value in function.inputs), inputs, strict=True))
+    if not classifies:
+        names |= zip(block.outputs, outputs, strict=True)
+    taken = {output.name for operation in operations(block) for output in operation.outputs}
+    names = {**{name: f"{name}_" for name in taken & set(names.values())}, **names}
+    for value in (*function.inputs, *described.input, *described.output):
+        value.name = names.get(value.name, value.name)
+    for operation in operations(block):
+        for output in operation.outputs:
+            output.name = names.get(output.name, output.name)
+        if "name" in operation.attributes and operation.outputs:
+            operation.attributes["name"].immediateValue.tensor.strings.values[:] = [operation.outputs[0].name]
+    _refer(block, names)
+    block.outputs[:] = [names.get(name, name) for name in block.outputs]
 
 
 def _may_be_computed(constant: NDArray[Any], program: ExportedProgram) -> bool:

@@ -16,7 +16,7 @@ from dwindle.export.coreml.read import main_block
 from dwindle.export.fold import fold, foldable, short_names
 from dwindle.export.quantize import quantized, stored
 from dwindle.export.quiet import quiet
-from dwindle.export.target import Target, one_by_one
+from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.models.inputs import as_fed
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _COMPUTES = ("fp16", "fp32")
 _SAMPLES = 16
 """On how many inputs values are looked at, at most."""
+_TYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131104: "int32"}
+"""NumPy's names of `ArrayFeatureType.ArrayDataType` (FeatureTypes.proto): an app gives int32 for int64."""
 _GUIDE = "Apple's coremltools guide, Pruning: Performance, August 2026"
 _STORAGE = "a bit for each weight, and the surviving weights (constexpr_sparse_to_dense and its kind)"
 _NEURAL_ENGINE = Speed(
@@ -202,9 +204,9 @@ class CoreML(Target):
             return None
         return "dwindle's own interpreter of the file (fp16 weights, fp32 arithmetic), not Core ML itself"
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
         infer = self.loaded(path)
-        return one_by_one(lambda sample: infer(sample)[0], inputs)
+        return one_by_one(infer, inputs)
 
     def loaded(self, path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
         """A function from an array for each input, a batch of one, to the file's outputs.
@@ -254,12 +256,13 @@ def _by_core_ml(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
         model = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)
     spec = model.get_spec()
     inputs, outputs = ([value.name for value in values] for values in (spec.description.input, spec.description.output))
+    types = {value.name: value.type.multiArrayType.dataType for value in spec.description.input}
     images = {value.name for value in spec.description.input if value.type.HasField("imageType")}
     scores, labels = spec.description.predictedProbabilitiesName, _labels(spec)
 
     def given(name: str, array: np.ndarray) -> Any:
         if name not in images:
-            return array
+            return array.astype(_TYPES[types[name]])
         from PIL import Image
 
         return Image.fromarray(pixels(spec, array)[0].transpose(1, 2, 0).squeeze().astype(np.uint8))

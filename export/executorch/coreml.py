@@ -23,7 +23,7 @@ from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable, trace
 from dwindle.export.patch import replaced
 from dwindle.export.quiet import quiet
-from dwindle.export.target import Target, one_by_one
+from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.files import raw_bytes
 from dwindle.manifest import Breakdown
 
@@ -79,9 +79,9 @@ class ExecuTorchCoreML(Target):
         """What runs its files on a machine without Core ML; None on a Mac."""
         return self.package.stand_in
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
         infer = self.loaded(path)
-        return one_by_one(lambda sample: infer(sample)[0], inputs)
+        return one_by_one(infer, inputs)
 
     def loaded(self, path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
         """As `CoreML.loaded`, for the package in the file."""

@@ -14,7 +14,7 @@ from dwindle.export.executorch.int8 import Quantized, check_samples, quantize
 from dwindle.export.executorch.program import lower, lowered
 from dwindle.export.fold import deployable, distinct, trace
 from dwindle.export.quiet import quiet
-from dwindle.export.target import Target, one_by_one
+from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.zeros import Effects, Speed, removed, stored_like_any
 
 if TYPE_CHECKING:
@@ -100,19 +100,21 @@ class ExecuTorch(Target):
             size = len(lower(network, inputs).content)
         return lambda candidate: size
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
         import torch
 
         with quiet():  # the native code describes the processor on sys.stderr at the first call
             from executorch.extension.pybindings.portable_lib import _load_for_executorch, _unsafe_reset_threadpool
 
             _unsafe_reset_threadpool(1)
+
+            def infer(sample: list[np.ndarray]) -> list[np.ndarray]:
+                return [output.numpy() for output in program.forward([torch.from_numpy(array) for array in sample])]
+
             with translated("loading it"):
                 program = _load_for_executorch(str(path))
             with translated("running it"):
-                return one_by_one(
-                    lambda sample: program.forward([torch.from_numpy(array) for array in sample])[0].numpy(), inputs
-                )
+                return one_by_one(infer, inputs)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         from dwindle.export.executorch.read import weights

@@ -24,6 +24,7 @@ from dwindle.export.litert.file import Place
 from dwindle.export.litert.rules import suit_sparse_kernels
 from dwindle.export.quantize import Stored
 from dwindle.export.quiet import silent
+from dwindle.models.signature import input_names, output_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,6 +97,7 @@ def read(content: bytes, network: nn.Module) -> dict[str, Array]:
 
 def _found(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
     model = file.parse(_converted(network, inputs))
+    _name_outside(model, input_names(network, len(inputs)), output_names(network))
     _strip(model)
     suit_sparse_kernels(model)
     floats = {name: tensor.numpy() for name, tensor in tensors(network).items() if tensor.is_floating_point()}
@@ -156,6 +158,18 @@ def _orders(array: Array, constant: Array) -> Iterator[tuple[int, ...]]:
         for axes in itertools.permutations(range(array.ndim)):
             if np.array_equal(array.transpose(axes), constant):
                 yield axes
+
+
+def _name_outside(model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    """Gives the file's inputs and outputs these names, in place, in its tensors and in its signature."""
+    graph = model.subgraphs[0]
+    for places, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
+        named = dict(zip(map(int, places), names, strict=True))
+        for place, name in named.items():
+            graph.tensors[place].name = name.encode()
+        for signature in model.signatureDefs or []:
+            for entry in signature.inputs if places is graph.inputs else signature.outputs:
+                entry.name = named[entry.tensorIndex].encode()
 
 
 def _strip(model: Any) -> None:

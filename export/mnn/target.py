@@ -11,7 +11,7 @@ from dwindle.errors import RuntimeUnavailable
 from dwindle.export.fold import fold, foldable
 from dwindle.export.quantize import quantized, stored
 from dwindle.export.quiet import silent
-from dwindle.export.target import Target, one_by_one
+from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.mnn import loaded
 
@@ -88,10 +88,10 @@ class MNN(Target):
         graph = convert(fold(module, pairs), inputs)
         return lambda candidate: len(self._filled(graph, fold(candidate, pairs), inputs, pack=True)[0])
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
         with silent(1, 2):  # the native code says on stdout how it is going to compute
             infer = loaded(str(path), threads=1)
-        return one_by_one(lambda sample: infer(sample)[0], inputs)
+        return one_by_one(infer, inputs)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         from dwindle.export.mnn.graph import read

@@ -6,7 +6,7 @@ of the graph. What an older one needs stays: a name for each node, and an IR ver
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import onnx
@@ -17,6 +17,7 @@ from dwindle.export.architecture import once
 from dwindle.export.blame import where
 from dwindle.export.fold import short_names, trace
 from dwindle.export.quiet import quiet
+from dwindle.models.signature import input_names, output_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,7 +45,8 @@ def skeleton(network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
             code="not-convertible",
             name=name,
         ) from error
-    _shorten(model, set(names.values()))
+    _separate_outputs(model)
+    _shorten(model, set(names.values()), _outer_names(model, network))
     return model
 
 
@@ -69,14 +71,36 @@ def _optimized(program: ExportedProgram, names: dict[str, str]) -> ModelProto:
     return model
 
 
-def _shorten(model: ModelProto, weights: set[str]) -> None:
-    """Strips in place what no runtime reads and gives every inner value a name of a few bytes."""
+def _separate_outputs(model: ModelProto) -> None:
+    """Gives every output a value of its own, in place: the optimizer makes one of outputs that are equal."""
+    taken = {value.name for value in model.graph.input}
+    for value in model.graph.output:
+        if value.name in taken:
+            again = f"{value.name}_{len(taken)}"
+            model.graph.node.append(onnx.helper.make_node("Identity", [value.name], [again]))
+            value.name = again
+        taken.add(value.name)
+
+
+def _outer_names(model: ModelProto, network: nn.Module) -> dict[str, str]:
+    """The network's own names of its inputs and outputs, by those that the converter gave them."""
+    inputs, outputs = model.graph.input, model.graph.output
+    return {
+        **dict(zip((value.name for value in inputs), input_names(network, len(inputs)), strict=True)),
+        **dict(zip((value.name for value in outputs), output_names(network), strict=True)),
+    }
+
+
+def _shorten(model: ModelProto, weights: set[str], outer: Mapping[str, str]) -> None:
+    """Strips in place what no runtime reads and gives every inner value a name of a few bytes.
+
+    outer: the names that inputs and outputs are to have, by their present ones."""
     del model.metadata_props[:]
     for field in ("doc_string", "producer_name", "producer_version"):
         model.ClearField(field)
     model.graph.name = "net"
-    kept = weights | {"", *(value.name for value in (*model.graph.input, *model.graph.output))}
-    short: dict[str, str] = {}
+    kept = weights | {""}
+    short = dict(outer)
 
     def name(old: str) -> str:
         return old if old in kept else short.setdefault(old, f"_{len(weights) + len(short)}")

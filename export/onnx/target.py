@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dwindle.export.fold import fold, foldable, short_names
 from dwindle.export.quantize import stored
-from dwindle.export.target import Target, one_by_one
+from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.zeros import Effect, Effects, Speed, removed
 from dwindle.onnx_session import infer, session
 
@@ -57,9 +57,9 @@ class Onnx(Target):
         graph = skeleton(fold(module, pairs), inputs)
         return lambda candidate: self._filled(graph, fold(candidate, pairs), pack=True)[0].ByteSize()
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
         run = infer(session(str(path)))
-        return one_by_one(lambda sample: run(sample)[0], inputs)
+        return one_by_one(run, inputs)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         import onnx

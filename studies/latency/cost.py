@@ -62,7 +62,7 @@ def measure(spec: str, shape: tuple[int, ...], target: str) -> dict[str, Any]:
             folder.mkdir()
             counts.append(emulator.count(Path(shutil.copy(path, folder)), target, [inputs[0].numpy()]))
         seconds = (time.monotonic() - began) / REPEATS
-        here = exporter.run(path, inputs)
+        (here,) = exporter.run(path, inputs)
     every = [count.instructions["all"] for count in counts]
     return {
         "network": spec,

@@ -48,7 +48,7 @@ def measure(name: str) -> Row:
     size = SIZES.get(name, 96)
     network, example = build(name, size)
     images = (torch.randn(2, 3, size, size),)
-    expected = outputs_of(network, images)
+    (expected,) = outputs_of(network, images)
     shipped = deployable(network, example)
     del network
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +60,7 @@ def measure(name: str) -> Row:
         except DwindleError as error:
             return {"size": size, "failure": str(error)}
         made = np.concatenate([interpreter(image)[0].numpy() for image in images[0].split(1)])
-    rounded = outputs_of(quantized(shipped, stored(shipped, "fp16")), images)
+    (rounded,) = outputs_of(quantized(shipped, stored(shipped, "fp16")), images)
     largest = float(np.abs(expected).max())
     return {
         "size": size,

@@ -107,7 +107,7 @@ def test_fewer_bits_and_what_they_cost(checkpoint: Path) -> None:
     assert quality.sqnr is not None
     assert 25 < quality.sqnr < 60
     assert quality.samples == 64
-    assert quality.top1_agreement > 0.9
+    assert (quality.top1_agreement or 0) > 0.9
     assert len(quality.tensors) == 20
     assert min(quality.tensors.values()) > 30
     assert said[-1].startswith(f"onnx: int8 against fp32: SQNR of the outputs {quality.sqnr:.1f} dB, of weights ")

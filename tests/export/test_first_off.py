@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -17,7 +16,7 @@ from dwindle.export.first_off import first_off
 from dwindle.export.fold import deployable
 from dwindle.export.one_target import export_networks
 from dwindle.export.onnx.target import Onnx
-from dwindle.export.target import Target
+from dwindle.export.target import Outputs, Target
 
 HERE = Path(__file__).name
 Inputs = tuple[Tensor, ...]
@@ -58,7 +57,7 @@ class Miscompiled(Onnx):
 class Crippled(Onnx):
     """A runtime that lacks an operator."""
 
-    def run(self, path: Path, inputs: Inputs) -> np.ndarray:
+    def run(self, path: Path, inputs: Inputs) -> Outputs:
         if any(node.op_type == "Sigmoid" for node in onnx.load(path).graph.node):
             raise RuntimeError("error 0x14")
         return super().run(path, inputs)

@@ -47,14 +47,14 @@ def test_the_file_of_a_channels_last_task_takes_what_an_app_feeds(name: str, cha
     parity = check(target, path, network, shipped, task.inputs("validation"))
     assert parity.relative is not None
     images = IMAGES[:, :channels].contiguous()
-    np.testing.assert_allclose(target.run(path, (images,)), network(images).numpy(), atol=1e-5)
+    np.testing.assert_allclose(target.run(path, (images,))[0], network(images).numpy(), atol=1e-5)
 
 
 def test_a_channels_last_network_is_written_all_the_same(tmp_path: Path) -> None:
     network, target = small().to(memory_format=torch.channels_last), targets.load("executorch")
     shipped = deployable(network, (IMAGES[:1],))
     target.write(shipped, (IMAGES[:1],), tmp_path / "net.pte", pack=True)
-    np.testing.assert_allclose(target.run(tmp_path / "net.pte", (IMAGES,)), network(IMAGES).numpy(), atol=1e-5)
+    np.testing.assert_allclose(target.run(tmp_path / "net.pte", (IMAGES,))[0], network(IMAGES).numpy(), atol=1e-5)
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last), "the user's own stays as it is"
 
 
@@ -90,5 +90,5 @@ def test_token_ids_stay_integers(target: Target, tmp_path: Path) -> None:
     manifest = export_networks(networks, example, inputs, tmp_path / "out", target.calibrated(inputs))
     assert manifest.parity.relative is not None
     assert manifest.parity.samples == 6
-    found = target.run(tmp_path / "out" / f"net{target.suffix}", inputs)
+    (found,) = target.run(tmp_path / "out" / f"net{target.suffix}", inputs)
     np.testing.assert_allclose(found, network(*inputs).numpy(), atol=0.1 if target.precision == "int8" else 1e-5)

@@ -61,7 +61,7 @@ def test_buffers_and_weights_with_two_names_are_read_back(tmp_path: Path) -> Non
     assert held.keys() == {"first.weight", "first.bias", "again.weight", "again.bias", "scale", "shift"}
     for name, array in held.items():
         np.testing.assert_array_equal(array, tensors(network)[name].numpy())
-    np.testing.assert_array_equal(PyTorch().run(tmp_path / "net.pt2", (x,)), network(x).numpy())
+    np.testing.assert_array_equal(PyTorch().run(tmp_path / "net.pt2", (x,))[0], network(x).numpy())
 
 
 def test_torch_alone_runs_it(written: Written, example: Inputs) -> None:

@@ -18,7 +18,7 @@ from dwindle.export.coreml.interface import Interface
 from dwindle.export.fold import deployable
 from dwindle.export.one_target import export_networks
 from dwindle.export.parity import check
-from dwindle.export.target import Target
+from dwindle.export.target import Outputs, Target
 from dwindle.manifest import Manifest
 
 OURS = ["coreml", "executorch", "executorch-coreml", "litert", "mnn", "onnx", "pytorch"]
@@ -41,10 +41,10 @@ class Raw(Target):
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         return lambda candidate: 4 * sum(tensor.numel() for tensor in candidate.parameters())
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray:
+    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
         values = np.fromfile(path, np.float32)
         weight, bias = values[:-2].reshape(2, 4), values[-2:]
-        return inputs[0].numpy() @ weight.T + bias
+        return (inputs[0].numpy() @ weight.T + bias,)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         values = np.fromfile(path, np.float32)

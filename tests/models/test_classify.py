@@ -61,7 +61,10 @@ def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 def test_learns_digits_and_is_a_task(digits: Splits) -> None:
     task, network = _task(digits, epochs=8), _network()
     losses = _fit(task, network)
-    assert {name for name in OPTIONAL if not CheckedTask(task).has(name)} == {"metric"}  # accuracy is its default
+    assert {name for name in OPTIONAL if not CheckedTask(task).has(name)} == {
+        "metric",
+        "states",
+    }  # accuracy is its default
     assert CheckedTask(task).takes_last_lr
     assert len(losses) == task.steps == 8 * (1079 // 64)
     assert task.evaluate(network, "validation") > 95

@@ -107,7 +107,7 @@ def test_every_weight_is_in_the_file_bit_for_bit(
     for array in theirs:
         assert (array + np.float16(0)).tobytes() in {own.tobytes() for own in expected.values()}
     x = torch.randn(INPUTS[0].shape, generator=torch.Generator().manual_seed(0))
-    found = target.run(path, (x,))
+    (found,) = target.run(path, (x,))
     with torch.no_grad():
         np.testing.assert_allclose(found, quantized(shipped, held)(x).numpy(), rtol=2e-2, atol=2e-2)
 

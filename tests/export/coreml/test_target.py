@@ -181,7 +181,7 @@ def test_a_damaged_package_is_refused(written: Written, tmp_path: Path) -> None:
 
 
 def test_the_file_computes_what_the_network_does(written: Written, samples: Inputs) -> None:
-    outputs = CoreML().run(written.net, samples)
+    (outputs,) = CoreML().run(written.net, samples)
     np.testing.assert_allclose(outputs, written.shipped(*samples).numpy(), rtol=2e-2, atol=2e-2)
 
 

@@ -65,11 +65,11 @@ def test_the_file_is_the_calibrated_network(written: Written) -> None:
 def test_what_int8_costs_is_told_of_the_file_itself(written: Written) -> None:
     found = quality(written.shipped, "int8", written.compared)
     assert found is not None
-    ran = ExecuTorch().run(written.net, REAL)
+    (ran,) = ExecuTorch().run(written.net, REAL)
     assert found.sqnr == pytest.approx(sqnr(written.shipped(*REAL).numpy(), ran), abs=1e-3)
     assert found.sqnr is not None
     assert 20 < found.sqnr < 60
-    assert found.top1_agreement > 0.9
+    assert (found.top1_agreement or 0) > 0.9
     assert found.tensors.keys() == dict(written.shipped.named_parameters()).keys()
     assert sentence(found, "int8").startswith(f"int8 against fp32: SQNR of the outputs {found.sqnr:.1f} dB")
 
@@ -224,5 +224,5 @@ def test_operators_in_int8(name: str, tmp_path: Path) -> None:
     tried = OPERATORS[name]
     compared = proven(Through(copy.deepcopy(tried) if isinstance(tried, nn.Module) else tried), tmp_path)
     assert compared.parity.relative is not None
-    found = sqnr(compared.exact, compared.outputs)
+    found = sqnr(compared.exact[0], compared.outputs[0])
     assert found is None or found > 15

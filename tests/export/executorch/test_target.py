@@ -45,7 +45,7 @@ def written(
     with captured_output(folder / "printed"):
         assert ExecuTorch().write(shipped, example, folder / "net.pte", pack=True) == "dense fp32"
         packed_bytes = ExecuTorch().packer(trained(resnet8(in_channels=1), seed=5), example)
-        outputs = ExecuTorch().run(folder / "net.pte", samples)
+        (outputs,) = ExecuTorch().run(folder / "net.pte", samples)
     return Written(network, shipped, folder / "net.pte", outputs, packed_bytes, (folder / "printed").read_text())
 
 
@@ -153,7 +153,7 @@ def test_the_tanh_form_of_gelu_is_not_taken_for_the_exact_one(tmp_path: Path) ->
     torch.manual_seed(0)
     inputs, gelu = (torch.linspace(-8, 8, 1024).reshape(1, 1024),), nn.GELU("tanh").eval()
     ExecuTorch().write(gelu, inputs, tmp_path / "gelu.pte", pack=True)
-    np.testing.assert_allclose(ExecuTorch().run(tmp_path / "gelu.pte", inputs), gelu(*inputs).numpy(), atol=2e-6)
+    np.testing.assert_allclose(ExecuTorch().run(tmp_path / "gelu.pte", inputs)[0], gelu(*inputs).numpy(), atol=2e-6)
     inputs, blocks = (torch.randn(4, 8, 16),), nn.Sequential(Block(), Block(), Block()).eval().requires_grad_(False)
     ExecuTorch().write(blocks, (inputs[0][:1],), tmp_path / "net.pte", pack=True)
     parity = check(ExecuTorch(), tmp_path / "net.pte", blocks, blocks, inputs)

@@ -59,7 +59,7 @@ def written(
     with captured_output(folder / "printed"):
         words = LiteRT().write(shipped, example, folder / "net.tflite", pack=True)
         packed_bytes = LiteRT().packer(trained(resnet8(in_channels=1), seed=5), example)
-        outputs = LiteRT().run(folder / "net.tflite", samples)
+        (outputs,) = LiteRT().run(folder / "net.tflite", samples)
     assert words == "compressed sparse rows + fp32 survivors"
     return Written(network, shipped, folder / "net.tflite", packed_bytes, outputs, (folder / "printed").read_text())
 

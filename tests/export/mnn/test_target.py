@@ -82,7 +82,7 @@ def written(
     with captured_output(folder / "printed"):
         words = MNN().write(shipped, example, folder / "net.mnn", pack=True)
         packed_bytes = MNN().packer(trained(resnet8(in_channels=1), seed=5), example)
-        outputs = MNN().run(folder / "net.mnn", samples)
+        (outputs,) = MNN().run(folder / "net.mnn", samples)
     assert words == "sparse fp32 survivors"
     return Written(network, shipped, folder / "net.mnn", packed_bytes, outputs, (folder / "printed").read_text())
 

@@ -57,7 +57,7 @@ def test_the_file_computes_what_the_network_does(
 
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    outputs = Onnx().run(path, samples)
+    (outputs,) = Onnx().run(path, samples)
     np.testing.assert_allclose(outputs, shipped(*samples).numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(by_reference(model, samples[0][:1].numpy()), outputs[:1], rtol=1e-4, atol=1e-5)
 
@@ -91,14 +91,14 @@ def test_fewer_bits(
 
     held = stored(shipped, precision)
     small = quantized(shipped, held)
-    np.testing.assert_allclose(target.run(path, samples), small(*samples).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(target.run(path, samples)[0], small(*samples).numpy(), rtol=1e-4, atol=1e-5)
     decoded = target.decode(path, shipped)
     assert len(decoded) == 20
     assert all(array.tobytes() == held[name].decoded().tobytes() for name, array in decoded.items())
 
     dense = tmp_path / "dense.onnx"
     assert target.write(shipped, example, dense, pack=False) == f"dense {precision}"
-    np.testing.assert_array_equal(target.run(dense, samples), target.run(path, samples))
+    np.testing.assert_array_equal(target.run(dense, samples)[0], target.run(path, samples)[0])
 
 
 def test_a_pruned_network_unpacked_is_as_large_as_the_dense_one(
@@ -136,7 +136,7 @@ def test_a_recurrent_layers_zeros_are_packed(tmp_path: Path) -> None:
     Onnx().write(network, one, tmp_path / "net.onnx", pack=True)
     Onnx().write(network, one, tmp_path / "dense.onnx", pack=False)
     assert (tmp_path / "net.onnx").stat().st_size < 0.4 * (tmp_path / "dense.onnx").stat().st_size
-    np.testing.assert_allclose(Onnx().run(tmp_path / "net.onnx", samples), network(*samples).numpy(), atol=1e-5)
+    np.testing.assert_allclose(Onnx().run(tmp_path / "net.onnx", samples)[0], network(*samples).numpy(), atol=1e-5)
 
 
 def test_the_graph_is_lean(written: dict[float, Written]) -> None:
@@ -172,7 +172,7 @@ def test_no_value_shapes_the_graph(tmp_path: Path) -> None:
         Onnx().write(shipped, inputs, tmp_path / "net.onnx", pack=True)
         assert packed_bytes(network) == (tmp_path / "net.onnx").stat().st_size
         np.testing.assert_allclose(
-            Onnx().run(tmp_path / "net.onnx", inputs), shipped(*inputs).numpy(), rtol=1e-4, atol=1e-5
+            Onnx().run(tmp_path / "net.onnx", inputs)[0], shipped(*inputs).numpy(), rtol=1e-4, atol=1e-5
         )
         with torch.no_grad():
             for parameter in network.parameters():
