@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,15 @@ class Difference(NamedTuple):
     relative: float
     """`absolute` over the largest absolute value of the reference; `absolute` itself where all of that is zero. The
     share that differs of whole numbers, such as indices."""
+
+
+def furthest(arrays: Sequence[NDArray[Any]], references: Sequence[NDArray[Any]]) -> float:
+    """The largest relative difference between arrays and their references, each pair of one shape.
+
+    Arrays are compared in the type of their reference.
+    """
+    pairs = zip(arrays, references, strict=True)
+    return max(difference(one.astype(other.dtype), other).relative for one, other in pairs)
 
 
 def difference(array: NDArray[Any], reference: NDArray[Any]) -> Difference:

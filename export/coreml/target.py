@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dwindle.difference import difference
+from dwindle.difference import furthest
 from dwindle.errors import UsageError
 from dwindle.export.coreml.compute import FP32, Compute
 from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface, pixels
@@ -139,7 +139,7 @@ class CoreML(Target):
             try:
                 self.write(network, inputs, path, pack=False)
                 expected = outputs_of(self.as_stored(network, activations=False), samples)
-                if difference(self.run(path, samples).astype(expected.dtype), expected).relative <= MOST:
+                if furthest(self.run(path, samples), expected) <= MOST:
                     return self
                 whole = CoreML(self.precision, self.min_os, self.interface, "fp32")
                 path = Path(folder, "whole.mlpackage")

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dwindle.difference import difference
+from dwindle.difference import furthest
 from dwindle.errors import DwindleError
 from dwindle.export import target as targets
 from dwindle.export.first_off import named
@@ -68,7 +68,7 @@ def outcome(name: str, case: str, folder: Path) -> dict[str, Any]:
     try:
         found = target.run(path, unseen)
         expected = outputs_of(target.as_stored(shipped, activations=True), unseen)
-        beyond = difference(found.astype(expected.dtype), expected).relative
+        beyond = furthest(found, expected)
     except DwindleError as error:
         return _refused(error, type(module).__name__)
     kind = "right" if beyond <= _FAR * parity.tolerance else "wrong"
