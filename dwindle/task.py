@@ -100,9 +100,9 @@ class TaskWithoutLabels(Protocol):
     """What is enough to calibrate a network that was trained elsewhere; see `Task`, whose other optional members it may
     have."""
 
-    def inputs(self, split: Split) -> tuple[Tensor, ...]:
+    def inputs(self, split: Split) -> tuple[Tensor, ...] | dict[str, Tensor]:
         """Returns real inputs of a split, batched: those of `train` are calibrated on, hundreds of them, and networks
         are judged on those of the others."""
 
-    def example_inputs(self) -> tuple[Tensor, ...]:
+    def example_inputs(self) -> tuple[Tensor, ...] | dict[str, Tensor]:
         """Returns one sample as a batch of one, as `Task.example_inputs`."""

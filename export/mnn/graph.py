@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dwindle.errors import UsageError
 from dwindle.export.architecture import once
 from dwindle.export.fold import distinct, short_names, tensors
 from dwindle.export.mnn import converter, file, forms
 from dwindle.export.quantize import Stored, stored
-from dwindle.models.signature import input_names, output_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,14 +104,6 @@ def read(content: bytes, network: nn.Module) -> dict[str, Array]:
 
 
 def _found(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
-    for names in (input_names(network, len(inputs)), output_names(network)):
-        if list(names) != sorted(names):
-            raise UsageError(
-                f"MNN's sessions list inputs and outputs by name, and those of {type(network).__name__} are "
-                f"{', '.join(names)}, in this order: bring them into the alphabet's",
-                code="not-convertible",
-                name=names[0],
-            )
     net = file.parse(converter.convert(_onnx(network, inputs), type(network).__name__))
     file.strip(net)
     short = short_names(network)

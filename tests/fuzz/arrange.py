@@ -38,7 +38,7 @@ def origin() -> dict[str, Any]:
     return dict(json.loads(json.dumps(whole)))
 
 
-def finished(path: Path) -> Checkpoint:
+def finished(path: Path, *, keeps_samples: bool = False) -> Checkpoint:
     """A finished checkpoint with an export and what was measured of it."""
     model = build(MODEL)
     masks = {
@@ -64,7 +64,10 @@ def finished(path: Path) -> Checkpoint:
     )
     structure = {"attributes": {}, "shapes": {}, "frozen": []}
     weights = tensors(model)
-    store.finish(done, {"weights": weights, "dense": dense, "masks": pack_masks(masks)}, structure)
+    groups = {"weights": weights, "dense": dense, "masks": pack_masks(masks)}
+    if keeps_samples:
+        groups["samples"] = {f"{split}.0": torch.rand(4, *MODEL.input_shape) for split in ("train", "validation")}
+    store.finish(done, groups, structure)
     _export(path / "exports/onnx", weights)
     found = Checkpoint.load(path)
     exported = manifests(found.exports)

@@ -24,7 +24,7 @@ def wrong_lines() -> Iterator[list[str]]:
         needed = [name, *_required(command)]
         for word in ("--nothing", "--nothing=3", "--\x1b[31m", "--[/x]", "-z", "--json=3" if name != "demo" else "-Z"):
             yield [*needed, word]
-        if not any(action.nargs == "+" for action in command._actions):
+        if not any(action.nargs in ("+", "*") for action in command._actions):
             yield [*needed, "one-too-many"]
         if len(needed) > 1:
             yield [name]

@@ -75,7 +75,7 @@ class Fuzz:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        arrange.finished(folder / DONE)
+        arrange.finished(folder / DONE, keeps_samples=True)
         arrange.unfinished(folder / RUNNING)
         self._with_structure()
         (folder / "evil.py").write_text(f"open({str(folder / RAN)!r}, 'w')\ndef make(**_): pass\n")
