@@ -186,6 +186,11 @@ def test_model_files_are_held_to_those_of_the_branch_without_being_measured(
     assert grown.pop("other/net.onnx") == pytest.approx(5 / onnx_files[1].stat().st_size)
     assert grown == {"app one/net.onnx": 0}
     assert not (repository / "dwindle-report.html").exists()
+    shutil.copy(onnx_files[1], repository / "net[1].onnx")
+    publish(repository)
+    bracketed = Runner(repository, tmp_path / "bracketed", base_ref="main")
+    assert bracketed.run(**{**inputs, "files": "net[1].onnx"}) == 0, bracketed.log
+    assert "max growth of size" in bracketed.summary.read_text()
     again = Runner(repository, tmp_path / "again", base_ref="")
     assert again.run(files="other/*.onnx", options="--max-size 1MB") == 0, again.log
     names = {one.values["steps.gate.outputs.part-name"] for one in (request, again)}
