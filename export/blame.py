@@ -9,6 +9,8 @@ from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dwindle.errors import UsageError, one_line
+
 if TYPE_CHECKING:
     from torch.fx import Node
 
@@ -36,6 +38,15 @@ def where(error: BaseException) -> str:
         if own:
             return f" at {Path(own[-1].filename).name}, line {own[-1].lineno}"
     return ""
+
+
+def refusal(error: BaseException, network: str, doing: str) -> UsageError:
+    """The error for a network that a converter refused with an exception. doing: such as `written as ONNX`."""
+    return UsageError(
+        f"{network} cannot be {doing}{where(error)}: {one_line(error, root_cause=True)}",
+        code="not-convertible",
+        name=network,
+    )
 
 
 def operator(error: BaseException) -> str | None:

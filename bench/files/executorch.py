@@ -81,27 +81,23 @@ def _tensor(value: Table) -> Table | None:
 def _calls(plan: Table) -> list[str]:
     """The operators that the runtime's own kernels execute, one for each call."""
     names = [f"{one.text(0)}.{one.text(1)}".rstrip(".") for one in plan.children(6)]
-    found = []
-    for chain in plan.children(5):
-        for instruction in chain.children(2):
-            if instruction.number(0, "<B") == _KERNEL and (call := instruction.child(1)):
-                index = call.number(0)
-                if not 0 <= index < len(names):
-                    raise ValueError(f"it calls the {index}th of {len(names)} operators")
-                found.append(names[index])
-    return found
+    return _called(plan, _KERNEL, names, "operators")
 
 
 def _delegated(plan: Table) -> list[str]:
     """The delegates that are called, one for each call."""
-    names = [one.text(0) for one in plan.children(7)]
+    return _called(plan, _DELEGATE, [one.text(0) for one in plan.children(7)], "delegates")
+
+
+def _called(plan: Table, kind: int, names: list[str], what: str) -> list[str]:
+    """What the instructions of one kind call, one of `names` for each."""
     found = []
     for chain in plan.children(5):
         for instruction in chain.children(2):
-            if instruction.number(0, "<B") == _DELEGATE and (call := instruction.child(1)):
+            if instruction.number(0, "<B") == kind and (call := instruction.child(1)):
                 index = call.number(0)
                 if not 0 <= index < len(names):
-                    raise ValueError(f"it calls the {index}th of {len(names)} delegates")
+                    raise ValueError(f"it calls the {index}th of {len(names)} {what}")
                 found.append(names[index])
     return found
 

@@ -46,11 +46,10 @@ def topk(
     output_indices_dtype: str = "int32",
 ) -> tuple[Tensor, ...]:
     (count,), (along,) = ints(k, [1]), ints(axis, [-1])
-    values, order = _sorted(x, along, ascending)
-    if return_indices is not None and not return_indices:
-        return (values.narrow(along, 0, count),)
-    _require_distinct("topk", values.narrow(along, 0, min(count + 1, x.shape[along])), along)
-    return values.narrow(along, 0, count), order.narrow(along, 0, count)
+    if return_indices is None or return_indices:
+        values, _ = _sorted(x, along, ascending)
+        _require_distinct("topk", values.narrow(along, 0, min(count + 1, x.shape[along])), along)
+    return topk_of_values(x, k, axis, ascending, sort, return_indices, output_indices_dtype)
 
 
 def topk_of_values(

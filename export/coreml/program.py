@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dwindle.errors import UsageError, one_line
+from dwindle.errors import UsageError
 from dwindle.export.architecture import once
-from dwindle.export.blame import where
+from dwindle.export.blame import refusal
 from dwindle.export.coreml.compute import FP16, Compute
 from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface
 from dwindle.export.coreml.lowering import lowered
@@ -158,12 +158,7 @@ def _traced_and_converted(
         with quiet():
             model, weights = _converted(program, min_os, interface, compute)
     except Exception as error:
-        name = type(network).__name__
-        raise UsageError(
-            f"{name} cannot be written as Core ML{where(error)}: {one_line(error, root_cause=True)}",
-            code="not-convertible",
-            name=name,
-        ) from error
+        raise refusal(error, type(network).__name__, "written as Core ML") from error
     _name_outside(model, input_names(network, len(inputs)), output_names(network), bool(interface.classes))
     return program, model, weights
 

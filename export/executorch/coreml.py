@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dwindle.errors import RuntimeUnavailable, UsageError, one_line
-from dwindle.export.blame import where
+from dwindle.errors import RuntimeUnavailable, UsageError
+from dwindle.export.blame import refusal
 from dwindle.export.coreml.read import MODEL
 from dwindle.export.coreml.read import breakdown as package_breakdown
 from dwindle.export.coreml.target import CoreML
@@ -122,11 +122,7 @@ def _program(network: nn.Module, inputs: tuple[Tensor, ...], package: bytes, min
                 lowered = to_edge_transform_and_lower(program, partitioner=[CoreMLPartitioner(compile_specs=specs)])
             content = bytes(lowered.to_executorch().buffer)
     except Exception as error:
-        raise UsageError(
-            f"{name} cannot be written as ExecuTorch for Core ML{where(error)}: {one_line(error, root_cause=True)}",
-            code="not-convertible",
-            name=name,
-        ) from error
+        raise refusal(error, name, "written as ExecuTorch for Core ML") from error
     if (operators := _outside(_plan(content)[0])) is not None:
         raise UsageError(
             f"Core ML cannot run all of {name}, as it lacks {operators}: give `delegate` xnnpack, which runs all of it",

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dwindle.errors import UsageError, one_line
-from dwindle.export.blame import where
+from dwindle.errors import UsageError
+from dwindle.export.blame import refusal
 from dwindle.export.fold import tensors, trace
 from dwindle.export.quantize import SCALES
 from dwindle.export.quiet import quiet
@@ -52,12 +52,7 @@ def quantize(network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
         with quiet():
             converted = _converted(traced, samples)
     except Exception as error:
-        name = type(network).__name__
-        raise UsageError(
-            f"{name} cannot be quantised for ExecuTorch{where(error)}: {one_line(error, root_cause=True)}",
-            code="not-convertible",
-            name=name,
-        ) from error
+        raise refusal(error, type(network).__name__, "quantised for ExecuTorch") from error
     return Quantized(converted, _with(network, _rounded(names, converted)))
 
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
-from dwindle.export.blame import where
+from dwindle.export.blame import refusal
 from dwindle.export.executorch.gelu import spell_out_tanh_gelu
 from dwindle.export.fold import distinct, tensors, trace
 from dwindle.export.patch import replaced
@@ -82,11 +81,7 @@ def lowered(program: ExportedProgram, name: str) -> bytes:
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             return bytes(edge.to_executorch().buffer)
     except Exception as error:
-        raise UsageError(
-            f"{name} cannot be written as ExecuTorch{where(error)}: {one_line(error, root_cause=True)}",
-            code="not-convertible",
-            name=name,
-        ) from error
+        raise refusal(error, name, "written as ExecuTorch") from error
 
 
 @contextmanager

@@ -7,21 +7,20 @@ last, so most weights have their dimensions in another order than the network's.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
-from dwindle.export.blame import where
+from dwindle.export.blame import refusal
 from dwindle.export.fold import distinct, short_names, tensors
 from dwindle.export.litert import file
 from dwindle.export.litert.file import Place
 from dwindle.export.litert.rules import suit_sparse_kernels
+from dwindle.export.matching import Floats, Source
 from dwindle.export.quantize import Stored
 from dwindle.export.quiet import silent
 from dwindle.models.signature import input_names, output_names
@@ -30,15 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Array = NDArray[Any]
-
-
-class Source(NamedTuple):
-    """The tensor of the network that a constant is."""
-
-    name: str
-    """The tensor's name in the network."""
-    axes: tuple[int, ...]
-    """The order in which the file has those of its dimensions that are larger than one."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +90,13 @@ def _found(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
     _name_outside(model, input_names(network, len(inputs)), output_names(network))
     _strip(model)
     suit_sparse_kernels(model)
-    floats = {name: tensor.numpy() for name, tensor in tensors(network).items() if tensor.is_floating_point()}
-    sources, complete = _sources(file.constants(model), floats)
+    floats = Floats(network)
+    sources, complete = {}, True
+    for place, (_, constant) in file.constants(model).items():
+        if (source := floats.source(constant.squeeze())) is not None:
+            sources[place] = source
+        elif floats.may_be_made_from(constant):
+            complete = False
     return Graph(file.serialize(model), sources, short_names(network), complete)
 
 
@@ -117,47 +112,7 @@ def _converted(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
             finally:
                 litert_torch.config.show_progress = before
     except Exception as error:
-        name = type(network).__name__
-        raise UsageError(
-            f"{name} cannot be written as LiteRT{where(error)}: {one_line(error, root_cause=True)}",
-            code="not-convertible",
-            name=name,
-        ) from error
-
-
-def _sources(
-    constants: Mapping[Place, tuple[str, Array]], floats: Mapping[str, Array]
-) -> tuple[dict[Place, Source], bool]:
-    """The constants that are tensors of the network, and whether none of the others can come from one."""
-    alike: dict[tuple[int, float, float], list[str]] = {}
-    for name, array in floats.items():
-        alike.setdefault(_key(array), []).append(name)
-    numbers = any(array.size == 1 for array in floats.values())
-    found = {}
-    complete = True
-    for place, (_, constant) in constants.items():
-        matches = (
-            Source(name, axes)
-            for name in alike.get(_key(constant), [])
-            for axes in _orders(floats[name].squeeze(), constant.squeeze())
-        )
-        if (source := next(matches, None)) is not None:
-            found[place] = source
-        elif constant.size > 1 or numbers:  # else it is a number of the program's own
-            complete = False
-    return found, complete
-
-
-def _key(array: Array) -> tuple[int, float, float]:
-    return array.size, float(array.min()), float(array.max())
-
-
-def _orders(array: Array, constant: Array) -> Iterator[tuple[int, ...]]:
-    """Every order of an array's dimensions in which it is the constant."""
-    if array.ndim == constant.ndim:
-        for axes in itertools.permutations(range(array.ndim)):
-            if np.array_equal(array.transpose(axes), constant):
-                yield axes
+        raise refusal(error, type(network).__name__, "written as LiteRT") from error
 
 
 def _name_outside(model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:

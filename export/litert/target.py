@@ -6,16 +6,14 @@ than two thirds of the weights of its 1×1 convolutions and linear layers are ze
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.errors import RuntimeUnavailable
-from dwindle.export.fold import fold, foldable
-from dwindle.export.quantize import quantized, stored
+from dwindle.export.filled import Converter, FilledTarget
 from dwindle.export.quiet import silent
-from dwindle.export.target import Outputs, Target, one_by_one
+from dwindle.export.target import Outputs, one_by_one
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.litert import loaded
 
@@ -23,13 +21,12 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from dwindle.export.litert.graph import Graph
     from dwindle.manifest import Breakdown
 
 _STORAGE = "compressed sparse rows, where they take fewer bytes than dense ones"
 
 
-class LiteRT(Target):
+class LiteRT(FilledTarget):
     """A .tflite file, whose inputs and outputs keep the network's own layout of dimensions."""
 
     name = "litert"
@@ -67,19 +64,16 @@ class LiteRT(Target):
             )
         super().__init__(precision, min_os)
 
-    def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
-        from dwindle.export.litert.graph import convert
+    @property
+    def converter(self) -> Converter:
+        from dwindle.export.litert import graph
 
-        content, packed = self._filled(convert(module, inputs), module, inputs, pack=pack)
+        return graph
+
+    def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
+        content, packed = self.filled(module, inputs, pack=pack)
         path.write_bytes(content)
         return f"compressed sparse rows + {self.precision} survivors" if packed else f"dense {self.precision}"
-
-    def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
-        from dwindle.export.litert.graph import convert
-
-        pairs = foldable(module, inputs)
-        graph = convert(fold(module, pairs), inputs)
-        return lambda candidate: len(self._filled(graph, fold(candidate, pairs), inputs, pack=True)[0])
 
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
         with silent():  # the native code says on stderr how it is going to compute
@@ -95,14 +89,3 @@ class LiteRT(Target):
         from dwindle.export.litert.file import breakdown
 
         return breakdown(path.read_bytes())
-
-    def _filled(
-        self, graph: Graph, network: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool
-    ) -> tuple[bytes, bool]:
-        """The file of a network of the graph's architecture, and whether any tensor in it is sparse."""
-        from dwindle.export.litert.graph import convert_as_is
-
-        weights = stored(network, self.precision)
-        if not graph.complete:  # what is computed from weights follows from their values
-            graph = convert_as_is(quantized(network, weights), inputs)
-        return graph.filled(weights, pack=pack)

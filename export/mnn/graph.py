@@ -8,16 +8,16 @@ of them.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.export.architecture import once
 from dwindle.export.fold import distinct, short_names, tensors
+from dwindle.export.matching import Floats, Source
 from dwindle.export.mnn import converter, file, forms
 from dwindle.export.quantize import Stored, stored
 
@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Array = NDArray[Any]
-
-
-class Source(NamedTuple):
-    """The tensor of the network that a constant is."""
-
-    name: str
-    """The tensor's name in the network."""
-    axes: tuple[int, ...]
-    """The order in which the file has those of its dimensions that are larger than one."""
 
 
 @dataclass(frozen=True)
@@ -107,26 +98,16 @@ def _found(network: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
     net = file.parse(converter.convert(_onnx(network, inputs), type(network).__name__))
     file.strip(net)
     short = short_names(network)
-    floats = {name: tensor.numpy() for name, tensor in tensors(network).items() if tensor.is_floating_point()}
-    alike: dict[tuple[int, float, float], list[str]] = {}
-    for name, array in floats.items():
-        if array.size:
-            alike.setdefault(_key(array), []).append(name)
-    numbers = any(array.size == 1 for array in floats.values())
+    floats = Floats(network)
     sources, complete = {}, True
     for place, layer in enumerate(file.layers(net)):
         labels = []
         for field, constant in file.constants(layer).items():
-            matches = (
-                Source(name, axes)
-                for name in (alike.get(_key(constant), []) if constant.size else [])
-                for axes in _orders(floats[name].squeeze(), constant)
-            )
-            source = next(matches, None)
+            source = floats.source(constant, flat=True)
             if source is not None:
                 sources[place, field] = source
                 layer["main"][field] = None
-            elif constant.any() and (constant.size > 1 or numbers):  # else it is a number of the program's own
+            elif constant.any() and floats.may_be_made_from(constant):
                 complete = False
             labels.append("-" if source is None else f"{short[source.name]}.{''.join(map(str, source.axes))}")
         if labels:
@@ -151,14 +132,3 @@ def _ordered(tensor: Stored, axes: tuple[int, ...]) -> Stored:
     if axes == tuple(range(len(axes))):
         return tensor
     return Stored(np.ascontiguousarray(tensor.decoded().squeeze().transpose(axes)))
-
-
-def _key(array: Array) -> tuple[int, float, float]:
-    return array.size, float(array.min()), float(array.max())
-
-
-def _orders(array: Array, constant: Array) -> Iterator[tuple[int, ...]]:
-    """Every order of an array's dimensions in which it is the constant, which is flat."""
-    for axes in itertools.permutations(range(array.ndim)):
-        if np.array_equal(array.transpose(axes).reshape(-1), constant):
-            yield axes

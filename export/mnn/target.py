@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.errors import RuntimeUnavailable
-from dwindle.export.fold import fold, foldable
-from dwindle.export.quantize import quantized, stored
+from dwindle.export.filled import Converter, FilledTarget
 from dwindle.export.quiet import silent
-from dwindle.export.target import Outputs, Target, one_by_one
+from dwindle.export.target import Outputs, one_by_one
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.mnn import loaded
 
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from dwindle.export.mnn.graph import Graph
     from dwindle.manifest import Breakdown
 
 _STORAGE = (
@@ -28,7 +25,7 @@ _STORAGE = (
 )
 
 
-class MNN(Target):
+class MNN(FilledTarget):
     """A .mnn file for MNN's interpreter. Its converter, from ONNX, makes the graph; the weights are dwindle's."""
 
     name = "mnn"
@@ -71,22 +68,19 @@ class MNN(Target):
             )
         super().__init__(precision, min_os)
 
-    def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
-        from dwindle.export.mnn.graph import convert
+    @property
+    def converter(self) -> Converter:
+        from dwindle.export.mnn import graph
 
-        content, blocks = self._filled(convert(module, inputs), module, inputs, pack=pack)
+        return graph
+
+    def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
+        content, blocks = self.filled(module, inputs, pack=pack)
         path.write_bytes(content)
         if not blocks:
             return f"dense {self.precision}" + (", zeros as distances" if pack and self.precision == "int8" else "")
         largest = max(blocks)
         return "sparse fp32 survivors" + (f" in blocks of {largest} output channels" if largest > 1 else "")
-
-    def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
-        from dwindle.export.mnn.graph import convert
-
-        pairs = foldable(module, inputs)
-        graph = convert(fold(module, pairs), inputs)
-        return lambda candidate: len(self._filled(graph, fold(candidate, pairs), inputs, pack=True)[0])
 
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
         with silent(1, 2):  # the native code says on stdout how it is going to compute
@@ -102,14 +96,3 @@ class MNN(Target):
         from dwindle.export.mnn.file import breakdown
 
         return breakdown(path.read_bytes())
-
-    def _filled(
-        self, graph: Graph, network: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool
-    ) -> tuple[bytes, frozenset[int]]:
-        """The file of a network of the graph's architecture, and the blocks by which sparse layers are computed."""
-        from dwindle.export.mnn.graph import convert_as_is
-
-        weights = stored(network, self.precision)
-        if not graph.complete:  # what is computed from weights follows from their values
-            graph = convert_as_is(quantized(network, weights), inputs)
-        return graph.filled(weights, pack=pack)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
-from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
-from dwindle.export.blame import where
+from dwindle.export.blame import refusal
 from dwindle.export.fold import short_names, trace
 from dwindle.export.quiet import quiet
 from dwindle.models.signature import input_names, output_names
@@ -39,12 +38,7 @@ def skeleton(network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
         with quiet():
             model = _optimized(program, names)
     except Exception as error:
-        name = type(network).__name__
-        raise UsageError(
-            f"{name} cannot be written as ONNX{where(error)}: {one_line(error, root_cause=True)}",
-            code="not-convertible",
-            name=name,
-        ) from error
+        raise refusal(error, type(network).__name__, "written as ONNX") from error
     _separate_outputs(model)
     _shorten(model, set(names.values()), _outer_names(model, network))
     return model

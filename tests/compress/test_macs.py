@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torchvision.ops import deform_conv2d
 
 from dwindle.compress.blocks import Blocks
@@ -150,7 +150,7 @@ def test_every_product_is_counted(name: str) -> None:
 
 
 def test_an_operator_without_a_formula_is_named() -> None:
-    @torch.library.custom_op("dwindle_test::twice", mutates_args=())
+    @library.custom_op("dwindle_test::twice", mutates_args=())
     def twice(x: Tensor, weight: Tensor) -> Tensor:
         return x @ weight * 2
 
