@@ -21,6 +21,8 @@ from dwindle.bench.launch import python_worker
 from dwindle.bench.wire import receive, send
 from dwindle.errors import DwindleError
 
+_STEPS = {"load": "loading", "time": "timing", "infer": "running", "profile": "profiling"}
+"""What a worker does at each request, for messages."""
 PATIENCE = 180.0
 """Seconds that one answer may take before its worker is considered hung."""
 
@@ -186,7 +188,8 @@ class Worker:
         if late:
             return f"hung: no answer to {request!r} within {self.patience:g} s"
         code = self._process.returncode
-        return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+        how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+        return f"{how} while {_STEPS[request]} it"
 
     def _last_words(self) -> str:
         self._chatter.seek(0)

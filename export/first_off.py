@@ -46,9 +46,13 @@ def named(
     Arguments: those of `first_off`.
     """
     if error.code in ("outputs-differ", "not-runnable"):
-        node, what = first_off(target, shipped, example, real, pack=pack), "the first operator that differs"
+        what = "the first operator that differs"
+        begin(f"looking for {what}, as {error}")
+        node = first_off(target, shipped, example, real, pack=pack)
     elif error.code == "not-convertible" and not operator(error):
-        node, what = first_unwritable(target, shipped, example, pack=pack), "the operator that cannot be written"
+        what = "the operator that cannot be written"
+        begin(f"looking for {what}, as {error}")
+        node = first_unwritable(target, shipped, example, pack=pack)
     else:
         return error
     if node is None:
@@ -110,7 +114,6 @@ def _first(
 
     fails: given a network's beginning and the sizes of the values in its one output.
     """
-    begin("looking for the first operator that differs")
     whole: Any = trace(shipped, example).module()
     calls = [node for node in whole.graph.nodes if node.op == "call_function" and _is_tensor(node)]
 

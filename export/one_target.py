@@ -79,9 +79,14 @@ def export_one(
     if options.max_drop is not None:
         reached, possible = checkpoint.history[0].validation, targets.load(name).precisions
         silent = {kind: at(kind, lambda line: None) for kind in possible}
+
+        def ships(kind: str) -> nn.Module:
+            begin(f"judging net{silent[kind].suffix} at {kind}")
+            return as_file(silent[kind], net, example)
+
         precision = smallest(
             {kind: target.packer(net, example)(net) for kind, target in silent.items()},
-            lambda kind: as_file(silent[kind], net, example),
+            ships,
             task,
             reached,
             options.max_drop,
@@ -147,12 +152,13 @@ def export_networks(
         for name, (module, shipped) in networks.items():
             path = scratch / f"{name}{target.suffix}"
             say(f"{target.name}: writing {path.name}")
-            begin(f"writing {path.name}")
             blamed = partial(named, target=roles[name], shipped=shipped, example=example, real=real, pack=packs[name])
             try:
+                begin(f"looking at the values that {path.name} has to hold")
                 roles[name] = roles[name].holding(shipped, example, real)
                 if held := ", ".join(roles[name].fp32):
                     say(f"{target.name}: fp16 does not hold the values of {held}, which compute in fp32")
+                begin(f"writing {path.name}")
                 encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
             except UsageError as error:
                 raise blamed(error) from error.__cause__

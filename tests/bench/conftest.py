@@ -170,7 +170,7 @@ def export(checkpoint: Checkpoint) -> Exported:
 
 
 ODD = '''
-import os, sys, time
+import ctypes, os, sys, time
 
 from dwindle.bench.missing import Missing
 from dwindle.bench.runtimes.runtime import Runtime
@@ -193,8 +193,15 @@ class Odd(Runtime):
         os.write(1, b"raw chatter on descriptor 1")  # as a C library would
         if how == "refuse":
             raise ValueError("not a model")
+        if how == "fault":
+            ctypes.string_at(0)
+        inferences = 0
 
         def infer(arrays):
+            nonlocal inferences
+            inferences += 1
+            if how == "killed" and inferences > 1:
+                os.kill(os.getpid(), 9)
             if how == "crash":
                 print("about to fall over", file=sys.stderr, flush=True)
                 os.abort()

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ def test_arrays_larger_than_a_pipe_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "code", "says"),
     [
-        ("crash", "ended", r"odd on crash\.odd .*SIGABRT.*about to fall over"),
+        ("crash", "ended", r"odd on crash\.odd crashed \(SIGABRT\) while loading it.*about to fall over"),
+        ("fault", "ended", r"odd on fault\.odd crashed \(SIGSEGV\) while loading it"),
         ("leave", "ended", r"odd on leave\.odd .*exit code 7"),
         ("refuse", "refused", r"odd on refuse\.odd .*ValueError: not a model"),
     ],
@@ -50,6 +52,17 @@ def test_a_failure_says_how_it_ended(tmp_path: Path, how: str, code: str, says: 
     with odd(tmp_path, how) as worker, pytest.raises(WorkerFailed, match=says) as caught:
         worker.load(SAMPLE)
     assert (caught.value.code, caught.value.path, caught.value.file) == (code, worker.file, worker.file)
+
+
+@pytest.mark.parametrize(
+    ("ask", "doing"), [(lambda worker: worker.time(3), "timing"), (lambda worker: worker.infer(SAMPLE), "running")]
+)
+def test_a_crash_says_in_which_step(tmp_path: Path, ask: Callable[[Worker], object], doing: str) -> None:
+    with odd(tmp_path, "killed") as worker:
+        worker.load(SAMPLE)
+        with pytest.raises(WorkerFailed, match=rf"odd on killed\.odd crashed \(SIGKILL\) while {doing} it") as caught:
+            ask(worker)
+    assert (caught.value.code, caught.value.exit_code) == ("ended", 1)
 
 
 def test_a_hang_is_ended_after_the_patience(tmp_path: Path) -> None:
