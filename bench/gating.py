@@ -51,8 +51,8 @@ def gate(
     no figure, and of a model file there is none. Nothing is run, and PyTorch isn't imported.
 
     Args:
-        files: a checkpoint or a model file (.onnx, .tflite, .mlpackage, .mlmodel, .pte or .pt2), or several; by their
-            paths or by patterns. None of them: those that `limits` names.
+        files: a checkpoint or a model file (.onnx, .tflite, .mlpackage, .mlmodel, .pte, .pt2 or .mnn), or several; by
+            their paths or by patterns. None of them: those that `limits` names.
         max_size: installed bytes that the compressed file may have.
         max_download: bytes that a device downloads: the file deflated, or the `.zst` beside it where that is smaller.
         max_drop: points of the task's metric on the test split that it may lose against the dense file in the

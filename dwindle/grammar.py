@@ -228,8 +228,8 @@ def _gate(to: argparse.ArgumentParser) -> None:
         metavar="NET.dwindle|FILE",
         nargs="*",
         type=Path,
-        help="The checkpoints and model files (.onnx, .tflite, .mlpackage, .mlmodel, .pte, .pt2) to check, or patterns "
-        "of their names. Default: those that --limits names.",
+        help="The checkpoints and model files (.onnx, .tflite, .mlpackage, .mlmodel, .pte, .pt2, .mnn) to check, or "
+        "patterns of their names. Default: those that --limits names.",
     )
     limits = to.add_argument_group("limits (all that are given must hold)")
     flags = {name: f"--{name.replace('_', '-')}" for name in (*KINDS, "baseline")}

@@ -133,6 +133,8 @@ class Contents:
         return sum(part.packable for part in self.parts)
 
 
+_CODE = (".pt", ".pth", ".jit", ".pkl", ".pickle", ".ckpt")
+"""Pickles and TorchScript."""
 _DAMAGE = (
     *(ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError, MemoryError),
     *(struct.error, zipfile.BadZipFile, NotImplementedError, RuntimeError),
@@ -160,6 +162,8 @@ def contents(path: Path) -> Contents:
     if not is_model_file(path):
         listed = ", ".join(suffixes())
         message = f"{path} is neither a checkpoint nor a model file that dwindle reads ({listed})"
+        if path.suffix.lower() in _CODE:
+            message += f": a {path.suffix} file is a program that Python or PyTorch runs; export it to one of these"
         raise UsageError(message, code="unknown-format", path=path)
     read: Callable[[Path], Contents] = registry.resolve(READERS, path.suffix.lower()[1:], "kind of file")
     try:

@@ -13,9 +13,10 @@ class Buffer:
     """A FlatBuffer within a file. No more than several times its bytes are read, so that reading comes to an end where
     many references lead to one table."""
 
-    def __init__(self, data: memoryview, identifier: bytes, base: int = 0) -> None:
-        """Raises ValueError where the buffer that begins at `base` doesn't have the identifier."""
-        if bytes(data[base + 4 : base + 8]) != identifier:
+    def __init__(self, data: memoryview, identifier: bytes = b"", base: int = 0) -> None:
+        """Raises ValueError where the buffer that begins at `base` doesn't have the format's identifier, if it has
+        one."""
+        if bytes(data[base + 4 : base + 4 + len(identifier)]) != identifier:
             raise ValueError(f"it has no {identifier.decode()} at byte {base + 4}")
         self.data, self.base = data, base
         self._left = 4 * len(data)
@@ -87,8 +88,15 @@ class Table:
             yield self.buffer.table(self._followed(start + 4 * index))
 
     def text(self, place: int) -> str:
-        start, count = self.vector(place, 1)
-        self.buffer.spend(count)
+        return self._text(*self.vector(place, 1))
+
+    def texts(self, place: int) -> list[str]:
+        start, count = self.vector(place, 4)
+        ends = (self._followed(start + 4 * index) for index in range(count))
+        return [self._text(end + 4, self.buffer.number("<I", end)) for end in ends]
+
+    def _text(self, start: int, count: int) -> str:
+        self.buffer.spend(4 + count)
         return bytes(self.buffer.data[start : start + count]).decode("utf-8", "replace")
 
     def _followed(self, at: int) -> int:

@@ -209,4 +209,7 @@ class _Walk:
 
 
 def _size(data: memoryview, size: Field) -> int | str:
-    return size.value if size.number == 1 else text(data, size)
+    """A size as it is written, of 64 bits with a sign, or its name."""
+    if size.number != 1:
+        return text(data, size)
+    return size.value if size.value < 1 << 63 else size.value - (1 << 64)

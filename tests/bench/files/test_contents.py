@@ -263,3 +263,20 @@ def test_no_package_of_a_format_is_imported(onnx_files: Pair) -> None:
     arguments: list[str] = ["gate", str(onnx_files[1]), "--max-size", "1MB"]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]")
+
+
+def test_a_size_that_is_not_fixed_may_be_minus_one(tmp_path: Path) -> None:
+    """Paddle's exporter writes it so."""
+    sides = [onnx.helper.make_tensor_value_info(name, 1, [-1, 4]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", sides[:1], sides[1:])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "net.onnx")
+    assert contents(tmp_path / "net.onnx").inputs[0].shape == (-1, 4)
+
+
+def test_int8_by_onnxruntime(onnx_files: Pair, tmp_path: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(onnx_files[1], tmp_path / "int8.onnx", op_types_to_quantize=["Conv", "MatMul", "Gemm"])
+    found = whole(tmp_path / "int8.onnx")
+    assert bytes_of(found, TABLE) > 0
+    assert sum(size for kind, size in found.weights.items() if kind != "float32") >= 5120
