@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from studies.networks.sample import Made, batch, ready
+from studies.networks.table import table
+
+
+def row(network: str, part: str, column: str, **values: Any) -> dict[str, Any]:
+    return {"network": network, "part": part, "column": column, "seconds": 1.5, "peak_mb": 800, **values}
+
+
+def cut(network: str, left: float, *, inexact: bool = False, align: int = 8) -> dict[str, Any]:
+    values = {"half": left <= 0.5, "macs_left": left, "inexact": inexact, "align": align, "error": 1e-15}
+    return row(network, "cut", "channels", **values)
+
+
+def test_the_table_counts_what_is_half_what_is_exact_and_what_only_others_write() -> None:
+    rows = [
+        cut("a", 0.49),
+        cut("b", 0.5, inexact=True, align=1),
+        cut("c", 0.8),
+        row("a", "torch-pruning", "channels", half=True, macs_left=0.48, error=0.6),
+        row("b", "torch-pruning", "channels", outcome="failed", said="RuntimeError: no"),
+        *(row("a", "onnx", column, outcome="right", said=None) for column in ("channels", "sparse", "plain")),
+        row("b", "onnx", "channels", outcome="refused", said="the operator x"),
+        row("b", "onnx", "sparse", outcome="right", said=None),
+        row("b", "onnx", "plain", outcome="right"),
+    ]
+    lines = table(rows, ["a", "b", "c", "d"]).splitlines()
+    assert "- 3 of 4 networks were cut: 2 to half of their multiply-accumulates, 1 of them exactly; " in lines[4]
+    assert lines[4].endswith("torch-pruning: 1 of 2, 0 exactly")
+    assert lines[5].startswith("- onnx: of 2 networks 1 as right files")
+    assert lines[5].endswith("1 of which are missing among ours")
+    cells = {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
+    assert "| a | 49% | 2, 800 | 48%, inexact | ✓ ✓ ✓ | – – – |" in cells["a"]
+    assert "| ~50% (align 1) |" in cells["b"]
+    assert "| refused ✓ ✓ |" in cells["b"]
+    assert "| fails |" in cells["b"]
+    assert "d" not in cells
+    assert "- b, onnx, channels: the operator x" in lines
+
+
+def test_what_begins_at_zero_gets_values_and_batch_norm_fits_them() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    torch.nn.init.zeros_(network[0].bias)
+    model = ready(Made(network, (torch.randn(1, 3, 9, 9),)))
+    assert model[0].bias.abs().min() > 0
+    assert model[1].running_mean.any()
+    assert not model.training
+    tokens = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8]])
+    assert sorted(batch((tokens,), 2)[0][1].tolist()) == tokens[0].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.needs("timm", "transformers")
+def test_a_column_is_made_in_a_process_of_its_own() -> None:
+    from studies.networks import run
+
+    assert len(run.NETWORKS) >= 60
+    ours = run.apart("plain:espcn", "cut", "channels")
+    assert ours["half"]
+    assert not ours["inexact"]
+    assert ours["error"] < 1e-10
+    assert run.apart("plain:espcn", "torch-pruning", "channels")["half"]
+    assert run.apart("plain:espcn", "onnx", "channels")["outcome"] == "right"
+    assert run.apart("plain:espcn", "onnx", "plain")["outcome"] == "right"
+    assert run.apart("no such", "cut", "channels")["outcome"] == "failed"
