@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dwindle.bench.baseline import Baseline, costs
 from dwindle.bench.files.contents import Contents, contents, is_model_file
@@ -19,6 +20,9 @@ from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.manifest import Manifest
 from dwindle.metrics import ACCURACY
 from dwindle.quantities import format_bytes, format_names
+
+if TYPE_CHECKING:
+    from dwindle.bench.outputs import Expected
 
 Figure = tuple[float | None, str | None]
 """The figure and what it consists of; or None and the reason why it wasn't measured."""
@@ -38,6 +42,8 @@ class Files:
     baseline: Baseline | None
     device: str | None = None
     """The one device whose figures count, by the name that `dwindle bench --device` has for it; None: every device."""
+    expected: Expected | None = None
+    """The reference file, and the samples on which outputs are compared; None where there is none."""
 
     @property
     def unmeasured(self) -> str | None:
@@ -163,6 +169,14 @@ def _signature_changes(files: Files) -> Figure:
         return None, f"the baseline has no {files.target} file to read inputs and outputs from"
     changed = changes(contents(before), files.contents)
     return float(len(changed)), "; ".join(changed) or None
+
+
+def _difference(files: Files) -> Figure:
+    if files.path is None:
+        return None, files.unmeasured
+    if files.expected is None:
+        return None, "there is nothing to compare outputs with: give --reference and --inputs"
+    return files.expected.furthest(files.path)
 
 
 def _drop(files: Files) -> Figure:
@@ -291,4 +305,5 @@ _FIGURES: dict[str, Callable[[Files], Figure]] = {
     "max_zeros": _zeros,
     "max_undelegated": _undelegated,
     "max_signature_changes": _signature_changes,
+    "max_difference": _difference,
 }

@@ -5,15 +5,19 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dwindle.bench.approvals import approved, read_approvals
-from dwindle.bench.files.contents import is_model_file
+from dwindle.bench.files.contents import contents, is_model_file
 from dwindle.bench.history import read_history
 from dwindle.bench.judging import Asked, of_checkpoint, of_file
 from dwindle.bench.limits import LimitsFile, Quantity, matching, quantity, read_limits
 from dwindle.bench.verdict import Verdict, joined
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import UsageError
+
+if TYPE_CHECKING:
+    from dwindle.bench.outputs import Expected
 
 Subject = Checkpoint | Path | str
 """A checkpoint, opened or by its path, or the path of a model file, or a pattern of paths such as `models/*.onnx`."""
@@ -32,8 +36,11 @@ def gate(
     max_zeros: Quantity | None = None,
     max_undelegated: Quantity | None = None,
     max_signature_changes: Quantity | None = None,
+    max_difference: Quantity | None = None,
     limits: Path | str | None = None,
     baseline: Path | str | None = None,
+    reference: Path | str | None = None,
+    inputs: Path | str | None = None,
     target: str | None = None,
     history: Path | str | None = None,
     why: bool = False,
@@ -45,10 +52,13 @@ def gate(
         0
         >>> gate("app/models/*.tflite", max_size="5MB", baseline="main/models").exit_code
         0
+        >>> gate("app/net.tflite", reference="net.onnx", inputs="samples.npz", max_difference="1%").exit_code
+        0
 
     Sizes are taken from the files on the disk; those of a checkpoint have to be what their manifest describes.
     Accuracy, latency and cost are bench's, in the worst of the runtimes; where one of them tried and failed, there is
-    no figure, and of a model file there is none. Nothing is run, and PyTorch isn't imported.
+    no figure, and of a model file there is none. PyTorch isn't imported, and nothing is run but, for `reference`, the
+    files themselves, each in a process of its own.
 
     Args:
         files: a checkpoint or a model file (.onnx, .tflite, .mlpackage, .mlmodel, .pte, .pt2 or .mnn), or several; by
@@ -66,6 +76,10 @@ def gate(
         max_undelegated: calls of operators in it that no delegate takes.
         max_signature_changes: inputs and outputs whose name, type or shape may differ from the baseline's. Where a
             model file has a baseline and nothing else is said, 0.
+        max_difference: the most that a number of an output may differ from that of `reference` on one of the `inputs`,
+            over the largest value of that output, as a share; of whole numbers, the share that differ. Where a
+            reference is given and nothing else is said, 0.001. Without a runtime here for both files, there is no
+            figure.
         limits: a TOML file with these in its table `[gate]`, or `[gate.TARGET]` for one target, or `[gate.file."NAME"]`
             for one model file or checkpoint, whose name or pattern begins at the folder of the TOML file. What is given
             as an argument comes first. `[gate.device.NAME]` has limits on what ran on one device (`host` is this
@@ -74,6 +88,9 @@ def gate(
         baseline: what growth is counted from: the bench.json or the checkpoint of a checkpoint; of a model file an
             earlier version, or a folder that has one of the same path or name; one that the folder lacks is new, its
             growth not checked, and a note says so.
+        reference: a model file, of any of the formats, whose outputs are what they should be.
+        inputs: the samples on which outputs are compared, an .npz file as `numpy.savez` writes it with an array for
+            each input, by its name or in order: one sample, or several along the first axis.
         target: whose files, several separated by commas; by default those that have a table of their own in
             the file of limits and, for limits of no particular target, the one it was compressed for.
         history: a file that `dwindle.bench.history.append` adds to. Without a baseline, growth is counted from the
@@ -97,6 +114,7 @@ def gate(
         "max_zeros": max_zeros,
         "max_undelegated": max_undelegated,
         "max_signature_changes": max_signature_changes,
+        "max_difference": max_difference,
     }
     written = read_limits(Path(limits)) if limits is not None else LimitsFile()
     subjects = _subjects(files, written)
@@ -108,6 +126,7 @@ def gate(
         entries=None if history is None or baseline is not None else read_history(Path(history)),
         why=why,
         download=download,
+        expected=_expected(reference, inputs),
     )
     several = len(subjects) > 1
     found = []
@@ -119,6 +138,19 @@ def gate(
             found.append(of_file(subject, asked))
     verdict = joined(found)
     return verdict if written.path is None else approved(verdict, read_approvals(written.path, written.allowed))
+
+
+def _expected(reference: Path | str | None, inputs: Path | str | None) -> Expected | None:
+    if reference is None and inputs is None:
+        return None
+    if reference is None or inputs is None:
+        lacking, given = ("reference", "inputs") if reference is None else ("inputs", "reference")
+        message = f"`{given}` is given without `{lacking}`: outputs are compared where both are"
+        raise UsageError(message, code="incomplete", option=lacking)
+    from dwindle.bench.outputs import Expected, read_samples
+
+    contents(Path(reference))  # says so where it can't be read
+    return Expected(Path(reference), read_samples(Path(inputs)))
 
 
 def _subjects(files: Subject | Sequence[Subject], written: LimitsFile) -> list[Checkpoint | Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dwindle import registry
 from dwindle.bench.baseline import Baseline, read_baseline, read_baseline_file
@@ -12,12 +13,15 @@ from dwindle.bench.devices.registry import reach
 from dwindle.bench.figures import Files, baseline_figures, figures, kept_figures
 from dwindle.bench.files.contents import Contents, contents, is_model_file
 from dwindle.bench.history import LEAST, Entry, usual
-from dwindle.bench.limits import KINDS, Limits, LimitsFile, holds
+from dwindle.bench.limits import DIFFERENCE, KINDS, Limits, LimitsFile, holds
 from dwindle.bench.result import Bench
 from dwindle.bench.verdict import Check, Verdict
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import UsageError
 from dwindle.manifest import Manifest, manifests
+
+if TYPE_CHECKING:
+    from dwindle.bench.outputs import Expected
 
 TARGETS = "dwindle.targets"
 """Export's entry-point group, named here because the stages don't import each other."""
@@ -40,6 +44,13 @@ class Asked:
     why: bool
     download: bool
     """Whether download sizes are among the figures."""
+    expected: Expected | None = None
+    """What outputs are held against; None where no reference file was given."""
+
+    @property
+    def unsaid(self) -> Limits:
+        """The limits that hold where a file has no other of their kind."""
+        return {} if self.expected is None else {"max_difference": DIFFERENCE}
 
     @property
     def reads_anyway(self) -> bool:
@@ -50,7 +61,7 @@ class Asked:
 def of_file(path: Path, asked: Asked) -> Verdict:
     """The verdict on a model file."""
     name = str(path)
-    limits: Limits = {**asked.limits.of(path).shared, **asked.flags}
+    limits: Limits = {**asked.unsaid, **asked.limits.of(path).shared, **asked.flags}
     before = None
     notes: list[str] = []
     if asked.baseline is not None:
@@ -65,7 +76,7 @@ def of_file(path: Path, asked: Asked) -> Verdict:
     elif asked.baseline is not None and before is None:
         limits = {kind: value for kind, value in limits.items() if kind not in AGAINST_BASELINE}
         notes = [f"{name} is new, as {asked.baseline} has no such file: its growth is not checked"]
-    files = Files(name, path, None, None, before)
+    files = Files(name, path, None, None, before, expected=asked.expected)
     return Verdict(
         tuple(_checks(files, limits)),
         tuple(notes),
@@ -87,7 +98,7 @@ def of_checkpoint(opened: Checkpoint, asked: Asked) -> Verdict:
     names = asked.targets if asked.targets is not None else _limited_targets(opened, written, asked)
     _require_known([*names, *written.targets], exported)
     wanted: dict[str, Limits] = {
-        name: {**written.shared, **written.targets.get(name, {}), **asked.flags} for name in names
+        name: {**asked.unsaid, **written.shared, **written.targets.get(name, {}), **asked.flags} for name in names
     }
     if not asked.reads_anyway:
         _require_limits(any((*wanted.values(), *devices.values())))
@@ -99,7 +110,7 @@ def of_checkpoint(opened: Checkpoint, asked: Asked) -> Verdict:
     shipped = []
     for name, limits in wanted.items():
         path, manifest = exported.get(name, (None, None))
-        files = Files(name, path, manifest, measured, before)
+        files = Files(name, path, manifest, measured, before, expected=asked.expected)
         if asked.entries is not None:
             files = replace(files, baseline=usual(asked.entries, f"{opened.path} as {name}", name))
             limits, said = _with_enough(limits, files.baseline, name)
@@ -133,7 +144,7 @@ def _devices(written: LimitsFile) -> dict[str, Limits]:
 def _limited_targets(opened: Checkpoint, written: LimitsFile, asked: Asked) -> tuple[str, ...]:
     """The targets that have limits of their own and, where anything is asked of no particular target, the one that
     the checkpoint was compressed for."""
-    of_no_target = asked.flags or written.shared
+    of_no_target = asked.flags or written.shared or asked.unsaid
     left_to_default = (written.devices or asked.reads_anyway) and not written.targets
     default = [str(opened.origin.get("target", "onnx"))] if of_no_target or left_to_default else []
     return (*default, *written.targets)

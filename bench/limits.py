@@ -135,8 +135,17 @@ KINDS: dict[str, Kind] = {
         "The most inputs and outputs whose name, type or shape may differ from those of `baseline`; 0 for a model file "
         "where nothing else is said.",
     ),
+    "max_difference": Kind(
+        _growth,
+        "a share: give the largest difference over the largest output, such as 0.001 or 0.1%",
+        "SHARE",
+        "The most that an output may differ from that of `reference` on `inputs`, over the largest value of that "
+        "output, such as 0.1%; 0.1% where `reference` is given and nothing else is said.",
+    ),
 }
 """The limits that hold for a file, by name."""
+DIFFERENCE = 0.001
+"""The max_difference from a reference file where nothing else is said."""
 DEVICE_KINDS = {
     "max_latency": Kind(_at_least(0), "a latency: give milliseconds, such as 20"),
     **{name: KINDS[name] for name in ("max_ratio", "max_drop", "min_accuracy")},

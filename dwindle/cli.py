@@ -169,6 +169,8 @@ def _gate(arguments: argparse.Namespace) -> int:
         arguments.files,
         limits=arguments.limits,
         baseline=arguments.baseline,
+        reference=arguments.reference,
+        inputs=arguments.inputs,
         target=arguments.target,
         history=arguments.history,
         why=arguments.why or arguments.init is not None,

@@ -232,7 +232,7 @@ def _gate(to: argparse.ArgumentParser) -> None:
         "patterns of their names. Default: those that --limits names.",
     )
     limits = to.add_argument_group("limits (all that are given must hold)")
-    flags = {name: f"--{name.replace('_', '-')}" for name in (*KINDS, "baseline")}
+    flags = {name: f"--{name.replace('_', '-')}" for name in (*KINDS, "baseline", "reference", "inputs")}
     for name, kind in KINDS.items():
         summary = as_flags(kind.help, flags).replace("%", "%%")
         limits.add_argument(flags[name], metavar=kind.metavar, help=f"{summary} Default: no limit.")
@@ -249,6 +249,20 @@ def _gate(to: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="What --max-growth compares with: a bench.json or checkpoint; of a model file an earlier version of it, "
         "or a folder with one of its name. Default: none.",
+    )
+    limits.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="A model file, of any format, whose outputs on --inputs the files' outputs are compared with, each in its "
+        "own runtime. Default: none, and nothing is run.",
+    )
+    limits.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE.npz",
+        help="The samples for --reference, as numpy.savez writes them: an array for each input, by name or in order, "
+        "of one sample or of several along the first axis. Default: none.",
     )
     limits.add_argument(
         "--target",

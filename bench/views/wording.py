@@ -257,6 +257,8 @@ def amount(check: Check, value: float) -> str:
         return f"{value:.1%}"
     if kind == "max_undelegated":
         return f"{value:.0f} calls"
+    if kind == "max_difference":
+        return f"{value:.3g}"
     if kind == "max_signature_changes":
         return f"{value:.0f}"
     if kind == "max_growth":
