@@ -105,14 +105,24 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from rich.text import Text
+
     from dwindle.export import ExportOptions, export
+    from dwindle.export.snippet import require_language, snippet
     from dwindle.export.target import delegated
 
     options = ExportOptions(**given(arguments, ExportOptions))
     targets = delegated(_names(arguments.target), arguments.delegate)
+    if arguments.snippet:
+        require_language(arguments.snippet, targets)
     made = export(arguments.net, targets, options, trust=_trust(arguments), progress=_say)
     written = [(arguments.net / "exports" / each.target / each.file.name, each) for each in made]
-    _print(arguments, *(f"{path}  {each.file.bytes:,} bytes  {each.encoding}" for path, each in written))
+    lines = [f"{path}  {each.file.bytes:,} bytes  {each.encoding}" for path, each in written]
+    if arguments.snippet:
+        _say("\n".join(lines))
+        _print(arguments, *(Text(snippet(each, arguments.snippet)) for each in made))
+    else:
+        _print(arguments, *lines)
     if arguments.json:
         _print_json([dataclasses.asdict(manifest) for manifest in made])
     return 0

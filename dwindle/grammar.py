@@ -185,6 +185,12 @@ def _export(to: argparse.ArgumentParser) -> None:
         help="What runs ExecuTorch files: xnnpack on the CPU, or coreml, which packs zeros. Default: xnnpack.",
     )
     add_options(to, ExportOptions)
+    to.add_argument(
+        "--snippet",
+        metavar="LANGUAGE",
+        help="Print code that runs the file in an app, with its names, shapes and normalisation: python (onnx, "
+        "executorch, litert), swift (coreml), kotlin (onnx, executorch, litert) or js (onnx). Default: none.",
+    )
     _trust(to)
     _json(to)
 
