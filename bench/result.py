@@ -12,6 +12,7 @@ from dwindle.documents import Count, Range, Size, parse
 from dwindle.errors import CheckpointError
 from dwindle.files import write_json
 from dwindle.manifest import Manifest
+from dwindle.notebook import table
 from dwindle.sealed import read_sealed_json, sealed_json
 
 SCHEMA = 1
@@ -284,6 +285,18 @@ class Bench:
     network: str = ""
     """What the checkpoint is of, such as `zoo:resnet8 on digits`: figures of another are no baseline for it."""
     schema: int = SCHEMA
+
+    def _repr_html_(self) -> str:
+        """A table with a row per file and runtime, for a notebook."""
+
+        def cells(row: Row) -> tuple[str, ...]:
+            accuracy = f"{row.accuracy.value:.2f}" if row.accuracy else ""
+            milliseconds = f"{row.latency.min:.3g}" if row.latency else ""
+            return row.artifact.path, row.runtime.place, f"{row.artifact.bytes:,}", accuracy, milliseconds
+
+        metrics = {row.accuracy.metric for row in self.rows if row.accuracy}
+        head = ("file", "runtime", "bytes", " or ".join(sorted(metrics)), "least ms of an inference")
+        return table(self.network, map(cells, self.rows), head)
 
     def save(self, path: Path) -> None:
         """Writes bench.json with its seal; raises DwindleError where it can't be written."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,9 +21,10 @@ from dwindle.compress.budget import Budget, Solver
 from dwindle.compress.dense_start import check_weights, judged
 from dwindle.compress.masks import masks_of_zeros, unnamed
 from dwindle.compress.network import Network
+from dwindle.compress.progress import drawing
 from dwindle.compress.recalibrate import can_recalibrate, norms
 from dwindle.compress.rehearsal import Rehearsal, rehearse
-from dwindle.compress.request import Request
+from dwindle.compress.request import Request, request_for
 from dwindle.compress.resolve import Resolved, resolve
 from dwindle.compress.rounds import IterativePruning, PruningSettings
 from dwindle.compress.size import Sizer
@@ -32,12 +33,14 @@ from dwindle.compress.watcher import Watcher, tracked
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.export.shipping import calibrated, shipper
+from dwindle.foreign import console
 from dwindle.models import numerics, ranks
 from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, loaded, source_of
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.copies import copied
 from dwindle.models.datasets import folder_from
 from dwindle.models.kept import samples_of
+from dwindle.models.objects import is_object, recorded
 from dwindle.models.pretrained import Fit, classes_of, digest, load_pretrained, load_state, read_state
 from dwindle.models.provenance import code_state
 from dwindle.models.signature import flat
@@ -85,7 +88,14 @@ class Prepared:
 
     def build_dense(self) -> nn.Module:
         """Builds the network anew, flat as `network` is."""
-        return flat(build(self.spec), self.signature)
+        return flat(build(self.spec, self.objects.get("model")), self.signature)
+
+    @property
+    def objects(self) -> dict[str, Any]:
+        """What the caller gave as objects, by the names of Checkpoint's fields."""
+        request = self.resolved.request
+        model = {} if isinstance(request.model, str) else {"model": request.model}
+        return model if isinstance(request.task, str | Mapping) else {**model, "task": request.task}
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -103,6 +113,7 @@ class Prepared:
             self.origin,
             self.targets,
             trained=self.trained,
+            objects=self.objects,
         )
 
 
@@ -113,9 +124,16 @@ def prepare(request: Request) -> Prepared:
     """
     resolved = resolve(request)
     request = resolved.request
+    given, called = (
+        (None, request.model) if isinstance(request.model, str) else (request.model, recorded(request.model))
+    )
     source, name = source_of(request.model)
     found = source.find(name, pretrained=request.pretrained)
-    task = make_task(_as_trained(found, resolved))
+    task = (
+        make_task(_as_trained(found, resolved))
+        if isinstance(request.task, str | Mapping)
+        else CheckedTask(request.task)
+    )
     _check_labels(task, resolved)
     if task.steps is None and request.gradual:
         raise UsageError(
@@ -138,10 +156,14 @@ def prepare(request: Request) -> Prepared:
     if not task.labelled and classes is None and not source.is_code:
         classes = _classes_of_weights(resolved, found, inputs)
     revision = found.revision if request.pretrained else None
-    spec = ModelSpec(request.model, classes, tuple(inputs[0].shape[1:]), dict(found.config), revision)
-    model = build(spec)
+    spec = ModelSpec(called, classes, tuple(inputs[0].shape[1:]), dict(found.config), revision)
+    model = build(spec, given)
     check_logits(model, inputs, classes, task.keywords)
-    check_rebuilds(spec, model)
+    if given is None:
+        check_rebuilds(spec, model)
+    else:  # an unfinished run goes on with the network that it began with, and a finished one is of no other
+        tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+        spec = replace(spec, pretrained=digest(tensors))
     if request.recalibrate and norms(model) and not can_recalibrate(task):
         raise UsageError(
             "batch norm is recalibrated by real inputs, and the task has no `inputs`: add that, or turn "
@@ -164,7 +186,7 @@ def prepare(request: Request) -> Prepared:
     fit: Fit | None = None
     if request.pretrained:
         weights = source.weights(name, found)
-        fit = load_state(model, weights, request.model, option="pretrained", classes=classes, new_head=True)
+        fit = load_state(model, weights, called, option="pretrained", classes=classes, new_head=True)
         spec = replace(spec, pretrained=digest(weights))
     elif request.weights is not None:
         fit = load_pretrained(model, Path(request.weights), classes=classes, new_head=request.new_head)
@@ -172,8 +194,7 @@ def prepare(request: Request) -> Prepared:
         _check_order(found, task)
     if wrong := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
         raise UsageError(
-            f"the model {request.model} is made with values in {wrong[0]} that are not finite: correct its "
-            "initial weights",
+            f"the model {called} is made with values in {wrong[0]} that are not finite: correct its initial weights",
             code="not-finite",
             name=wrong[0],
         )
@@ -196,7 +217,7 @@ def prepare(request: Request) -> Prepared:
     whole = not request.train_dense and not (fit and fit.fresh)
     trained = whole and request.weights is not None
     perhaps = whole and not trained and not resolved.method.restore and (source.is_code or request.pretrained)
-    notes = (fit.sentence(request.weights or request.model),) if fit else ()
+    notes = (fit.sentence(request.weights or called),) if fit else ()
     return Prepared(resolved, task, spec, signature, network, solvers, trained, perhaps, notes)
 
 
@@ -241,7 +262,7 @@ def _classes_of_weights(resolved: Resolved, found: Found, inputs: tuple[Tensor, 
     request, any_number = resolved.request, 10
     assert request.weights is not None  # a method that trains nothing needs them
     with torch.random.fork_rng(devices=[]):
-        tried = build(ModelSpec(request.model, any_number, tuple(inputs[0].shape[1:]), dict(found.config)))
+        tried = build(ModelSpec(str(request.model), any_number, tuple(inputs[0].shape[1:]), dict(found.config)))
     return classes_of(tried, read_state(Path(request.weights))) or any_number
 
 
@@ -268,32 +289,47 @@ def _as_trained(found: Found, resolved: Resolved) -> dict[str, Any]:
 
 
 def compress(
-    request: Request, out: Path | str, watcher: Watcher | None = None, trackers: Sequence[Tracker] = ()
+    model: nn.Module | Request | str,
+    out: Path | str,
+    watcher: Watcher | None = None,
+    trackers: Sequence[Tracker] = (),
+    **options: Any,
 ) -> Checkpoint:
     """Trains the model, then prunes and retrains it until the budget holds, and returns the checkpoint.
 
-        >>> net = compress(Request("zoo:resnet8", task="digits", size="25KB"), "net.dwindle")
+        >>> net = compress(Net(), "net.dwindle", task=Loop(), size="500KB")
+        >>> net = compress("zoo:resnet8", "net.dwindle", data="digits", epochs=20, size="25KB")
         >>> net.history[-1].bytes <= 25_000
         True
 
-    out: the folder of the checkpoint. An unfinished one that was made with the same options is resumed; a finished one
-    is returned as it is. watcher: what the progress is reported to. trackers: what figures are sent to, besides
-    `out`/history.jsonl.
+    Args:
+        model: the network, as an object or by its name, such as `timm:mobilenetv3_small_100`; or a Request. An object
+            stays as it is. Where it scores well above chance on the task, it is taken as the dense network.
+        out: the folder of the checkpoint. An unfinished one that was made with the same options is resumed; a finished
+            one is returned as it is. A network that is given as an object must have the same weights again.
+        watcher: what the progress is reported to; `Watcher()` for nothing. By default it is drawn on stderr, or in a
+            notebook.
+        trackers: what figures are sent to, besides `out`/history.jsonl.
+        options: fields of Request, such as `task`, an object that has the methods of `dwindle.Task`, and `size`; and
+            of `dwindle.models.TaskSpec`, such as `data` and `epochs`. `dwindle compress --help` describes them.
 
     Raises UsageError for a request that makes no sense, BudgetMissed if the budget cannot be reached, and
     DwindleError if training diverges or `out` cannot be written; the rounds finished by then stay saved.
     Under torchrun every rank calls this; the first alone reads and writes `out` and tells watcher and trackers.
     """
+    request = request_for(model, options)
     with ranks.joined(), ExitStack() as whole_run:
         if ranks.rank() > 0:
-            watcher, trackers = None, ()
-        return _compress(request, Path(out), watcher or Watcher(), trackers, whole_run)
+            watcher, trackers = Watcher(), ()
+        if watcher is None:
+            watcher = whole_run.enter_context(drawing(console(), request.target, flags={}))
+        ready = prepare(request)
+        return replace(_compress(ready, Path(out), watcher, trackers, whole_run), **ready.objects)
 
 
 def _compress(
-    request: Request, out: Path, watcher: Watcher, trackers: Sequence[Tracker], whole_run: ExitStack
+    ready: Prepared, out: Path, watcher: Watcher, trackers: Sequence[Tracker], whole_run: ExitStack
 ) -> Checkpoint:
-    ready = prepare(request)
     resolved, task, network = ready.resolved, ready.task, ready.network
     request = resolved.request
     origin = ready.origin
@@ -392,8 +428,8 @@ def _came_trained(ready: Prepared, run: Checkpoint, watcher: Watcher) -> bool:
         return True
     if ready.perhaps_trained and start.is_trained:
         watcher.note(
-            f"{request.model} came trained: it scores {start.validation:.2f} on validation, and is taken as the dense "
-            "network (`train_dense` trains it on)"
+            f"{ready.spec.spec} came trained: it scores {start.validation:.2f} on validation, and is taken as the "
+            "dense network (`train_dense` trains it on)"
         )
         return True
     return False
@@ -421,6 +457,8 @@ def _allocated(run: IterativePruning, settings: Settings, solver: Solver) -> Sol
 def _code(resolved: Resolved) -> dict[str, str]:
     """The version of the user's own code for model, data and task, by what names it."""
     options = resolved.task_options
-    specs = [resolved.request.model, *(str(options.get(key) or "") for key in ("data", "task"))]
-    own = [spec for spec in specs if is_code(spec)]
+    named = [str(options.get(key) or "") for key in ("data", "task")]
+    if isinstance(resolved.request.model, str):
+        named = [resolved.request.model, *named]
+    own = [spec for spec in named if is_code(spec) and not is_object(spec)]
     return {f"code {spec}": code_state(spec) for spec in own if not Path(spec).exists()}

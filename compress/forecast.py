@@ -8,14 +8,18 @@ import statistics
 import time
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from dwindle.compress.benefit import Benefit, benefit
 from dwindle.compress.compression import Prepared, prepare
-from dwindle.compress.request import Request
+from dwindle.compress.request import Request, request_for
 from dwindle.compress.size import Sizer
 from dwindle.errors import DwindleError, UsageError
 from dwindle.export import target as targets
 from dwindle.models.copies import copied
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WARM_UP_STEPS, WARM_UP_SECONDS = 20, 2.0
 
@@ -64,15 +68,18 @@ class Forecast:
     """Whether each of the same targets takes the network; empty where the request turns the `rehearsal` off."""
 
 
-def plan(request: Request) -> Forecast:
-    """Forecasts what `compress` would do with a request, in seconds instead of its whole training.
+def plan(model: nn.Module | Request | str, **options: Any) -> Forecast:
+    """Forecasts what `compress` would do with a network, in seconds instead of its whole training.
 
-        >>> plan(Request("zoo:resnet8", task="digits", size="25KB", targets=("coreml",))).bytes
+        >>> plan("zoo:resnet8", data="digits", size="25KB", targets=("coreml",)).bytes
         (Bytes(target='onnx', dense=310520, compressed=24870), Bytes(target='coreml', dense=163657, compressed=30584))
+
+    model, options: those of `compress`.
 
     Raises what `compress` would raise before it trains, except for what the rehearsal finds: that is in the forecast,
     for each target.
     """
+    request = request_for(model, options)
     for option in ("max_drop", "max_change"):
         if getattr(request, option) is not None:
             raise UsageError(

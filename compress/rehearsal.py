@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,12 +89,14 @@ def rehearse(
     targets: Sequence[str],
     *,
     trained: bool,
+    objects: Mapping[str, Any] = MappingProxyType({}),
 ) -> Rehearsal:
     """Exports a network to targets, compares the files with it, and deletes them.
 
     network: before its first training. granularities: what it will be pruned by, in this order. build_dense: builds it
     anew. origin: what its checkpoint will record, the model, the task and the target of the budget among it. trained:
-    whether its weights are more than initial ones.
+    whether its weights are more than initial ones. objects: what the caller gave as objects, by the names of
+    Checkpoint's fields.
     """
     dense = network.copy()
     dense.model = dense.model.cpu().eval()
@@ -112,9 +115,9 @@ def rehearse(
             path = Path(scratch, "net.dwindle")
             done = replace(store.start(path, origin), done=True, preprocessing=task.preprocessing)
             tensors = {**packed_state(small), "dense": dense.model.state_dict()}
-            store.finish(done, tensors, cuts_of(small, build_dense).structure)
+            made = store.finish(done, tensors, cuts_of(small, build_dense).structure)
             options = ExportOptions(unproven=True, keeps_rejected=False)
-            outcomes = attempt(path, targets, options, trust=True)
+            outcomes = attempt(replace(made, **objects), targets, options, trust=True)
     return Rehearsal(outcomes, trained, constant)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from dwindle.errors import UsageError
 from dwindle.models.spec import DATA, TaskSpec
@@ -27,6 +27,12 @@ from dwindle.options import (
     option,
     words,
 )
+from dwindle.registry import unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dwindle.task import Task, TaskWithoutLabels
 
 BUDGET = "budget (all that are given must hold)"
 PRUNING = "pruning"
@@ -38,18 +44,19 @@ class Request:
 
         >>> Request("zoo:resnet8", task="digits", size="25KB")
         >>> Request("zoo:resnet20", task={"data": "fashion-mnist", "epochs": 30}, macs="50%", recipe="best")
+        >>> Request(Net(), task=Loop(), density=0.1)
 
     Nothing is checked here: `resolve` raises UsageError for what makes no sense, and so do `compress` and `plan`.
     """
 
-    model: str = option(
+    model: str | nn.Module = option(  # noqa: RUF009  # it makes a field
         positional=True,
         metavar="MODEL",
         recorded=False,
         help="The network to compress: zoo:NAME such as zoo:resnet20, torchvision:NAME, timm:NAME, hf:REPOSITORY or "
         "hf:FOLDER of transformers, or package.module:factory, a function of yours that returns a torch.nn.Module.",
     )
-    task: Mapping[str, Any] | str = option(
+    task: Mapping[str, Any] | str | Task | TaskWithoutLabels = option(  # noqa: RUF009  # it makes a field
         group=DATA,
         metavar="FACTORY",
         recorded=False,
@@ -57,8 +64,9 @@ class Request:
         "object with fit, evaluate and example_inputs; for `method` calibrate inputs and example_inputs are enough.",
         unset="image classification on `data`",
     )
-    """In Python: a data set for the built-in image classification, or the options of `dwindle.models.make_task`, such
-    as `{"data": "digits", "epochs": 20}` or `{"task": "package.module:factory"}`."""
+    """In Python: an object that has the methods of `dwindle.Task`; a data set for the built-in image classification; or
+    the options of `dwindle.models.make_task`, such as `{"data": "digits", "epochs": 20}` or
+    `{"task": "package.module:factory"}`."""
     target: str = option(
         "onnx",
         flag="for",
@@ -321,11 +329,45 @@ def request_of(arguments: argparse.Namespace) -> Request:
     return Request(task=task if factory is None else {"task": factory, **task}, **values)
 
 
+def request_for(model: nn.Module | Request | str, options: Mapping[str, Any]) -> Request:
+    """The request for a network with these options, which are fields of Request and of TaskSpec.
+
+        >>> request_for("zoo:resnet8", {"data": "digits", "epochs": 3, "size": "25KB"})
+
+    model: also a request, of which `options` replace fields. Raises UsageError for an option that there isn't, and
+    where they don't say, or say twice, what to train on.
+    """
+    own, training = ({each.name for each in fields(kind)} for kind in (Request, TaskSpec))
+    for name in options:
+        if name not in own | training:
+            raise unknown_name("option", name, [*own, *training], option=name)
+    asked = {name: value for name, value in options.items() if name in own}
+    trained = {name: value for name, value in options.items() if name not in own}
+    task = asked.pop("task", model.task if isinstance(model, Request) and trained.keys() - {"data"} else None)
+    if trained:
+        own_task = {"data": task} if isinstance(task, str) else {} if task is None else task
+        if not isinstance(own_task, Mapping) or "data" in own_task.keys() & trained.keys():
+            raise UsageError(
+                f"`{next(iter(trained))}` is of the built-in training, and there is a `task`: leave one of them out",
+                code="conflict",
+                option=next(iter(trained)),
+            )
+        task = {**own_task, **trained}
+    if task is not None:
+        asked["task"] = task
+    if isinstance(model, Request):
+        return replace(model, **asked)
+    if task is None:
+        raise UsageError("say what to train on: give `data` or `task`", code="missing-option", option="data")
+    return Request(model, **asked)
+
+
 def request_words(request: Request) -> list[list[str]]:
     """What to write after `dwindle compress` to make this request: the model, then an option with its values per entry.
 
     Options at their defaults are left out: `request_of(parse(request_words(request))) == request`.
     """
     task = {"data": request.task} if isinstance(request.task, str) else request.task
+    assert isinstance(task, Mapping), "an object can't be written on a command line"
     model, *rest = words({**changed(request), "model": request.model, "task": task.get("task")}, Request)
     return [model, *words(task, TaskSpec), *rest]

@@ -24,6 +24,7 @@ from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.files import sha256
+from dwindle.models.objects import recorded
 from dwindle.models.photos.rule import ACROSS, photographs_in
 from dwindle.models.spec import TRAINING, TaskSpec
 from dwindle.options import options
@@ -76,7 +77,7 @@ def resolve(request: Request) -> Resolved:
     """
     _check_ranges(request)
     retraining = method(request.method, request.rewind_to)
-    own = {"data": request.task} if isinstance(request.task, str) else dict(request.task)
+    own = task_options(request.task)
     preset, task, said = _preset(request, retraining, own)
     _check_method(request, retraining, task)
     target = targets.load(request.target, request.precision)
@@ -111,6 +112,13 @@ def resolve(request: Request) -> Resolved:
         calib_samples=request.calib_samples or retraining.samples,
     )
     return Resolved(full, phases, retraining, preset, search, f"granularity {name}: {why}{said}", task)
+
+
+def task_options(task: Any) -> dict[str, Any]:
+    """The options that the task of a request, in any of its forms, is recorded by."""
+    if isinstance(task, str):
+        return {"data": task}
+    return dict(task) if isinstance(task, Mapping) else {"task": recorded(task)}
 
 
 def _preset(request: Request, retraining: Method, own: dict[str, Any]) -> tuple[Recipe, dict[str, Any], str]:

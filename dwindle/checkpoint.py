@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,12 +31,15 @@ from dwindle.documents import REMEDY, Count, FileName, Range, Size, parse, read
 from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.files import refuse_link, remove, staged, sweep
 from dwindle.metrics import ACCURACY, named
+from dwindle.notebook import table
 from dwindle.preprocessing import Preprocessing
 from dwindle.sealed import Tensors, check_file, members, read_sealed_json, read_tensors, seal, unseal
 from dwindle.signature import Signature
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from dwindle.task import Task
 
 SCHEMA = 1
 DOCUMENT = "checkpoint.json"
@@ -197,10 +199,18 @@ class Checkpoint:
     """The name of the task's metric, once finished."""
     signature: Signature | None = None
     """What the network takes and gives; None while unfinished, and where an older version of dwindle made it."""
+    model: nn.Module | None = field(default=None, repr=False, compare=False)
+    """A network of the same architecture that the caller gave as an object, and that the saved weights are loaded into
+    a copy of; None where the network is built by its name. It is in no file."""
+    task: Task | None = field(default=None, repr=False, compare=False)
+    """The task that the caller gave as an object; None where it is made by its name. It is in no file."""
 
     @classmethod
-    def load(cls, path: Path | str) -> Checkpoint:
+    def load(cls, path: Path | str, *, model: nn.Module | None = None, task: Task | None = None) -> Checkpoint:
         """Opens the checkpoint in the folder `path`, and checks the hash of every file that it vouches for.
+
+        model, task: those of a checkpoint that was made of objects, which no name leads to. `export` and `bench` need
+        them; what `compress` returns has them.
 
         Raises CheckpointError if it is missing, damaged (the file whose hash differs is named) or of another schema.
         """
@@ -228,6 +238,8 @@ class Checkpoint:
             data_folder=document.data_folder,
             metric=document.metric,
             signature=document.signature,
+            model=model,
+            task=task,
         )
 
     def require_done(self) -> Checkpoint:
@@ -305,8 +317,7 @@ class Checkpoint:
             if first.bytes and last.bytes:
                 rows["bytes"] = f"{first.bytes:,} → {last.bytes:,}"
         rows |= {named(name, self.metric): f"{value:.2f}" for name, value in self.metrics.items()}
-        cells = (f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
-        return f"<table><caption>{escape(str(self.path))}</caption>{''.join(cells)}</table>"
+        return table(self.path, rows.items())
 
     def _document(self) -> dict[str, Any]:
         return {

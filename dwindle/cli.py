@@ -62,12 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compress(arguments: argparse.Namespace) -> int:
     from dwindle.compress import compress
-    from dwindle.live import loss_line, watcher
+    from dwindle.compress.progress import drawing
+    from dwindle.live import loss_line
     from dwindle.tracking import tracker
 
     request = _request(arguments)
     trackers = [tracker(spec) for spec in arguments.track]
-    with watcher(_stderr(), request.target) as watching:
+    with drawing(_stderr(), request.target) as watching:
         done = compress(request, arguments.out, watching, trackers)
     _print(arguments, _summary(done))
     if loss := loss_line(done.metrics, done.metric):
@@ -249,8 +250,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from dwindle.checkpoint import Checkpoint
+    from dwindle.compress.progress import rounds_table
     from dwindle.layers import layers
-    from dwindle.live import layers_table, rounds_table
+    from dwindle.live import layers_table
     from dwindle.origin import command_line
     from dwindle.shipped import shipped, shipped_table
 
@@ -337,6 +339,7 @@ def _summary(checkpoint: Any) -> str:
 
 def _facts(checkpoint: Any) -> dict[str, Any]:
     facts = dataclasses.asdict(checkpoint)
+    del facts["model"], facts["task"]  # objects, which a command never has
     return {**facts, "path": str(checkpoint.path)}
 
 

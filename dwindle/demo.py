@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from dwindle.bench import bench, gate, report
 from dwindle.bench.views.table import bench_table, gate_table
 from dwindle.compress import Request, compress
+from dwindle.compress.progress import drawing
 from dwindle.export import export
-from dwindle.live import watcher
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,7 @@ def demo(out: Path, console: Console) -> int:
     out: the folder to write the checkpoint to. Returns the gate's exit code, which is 0 if it passes.
     """
     console.rule(f"compress zoo:resnet8 on handwritten digits, to {SIZE:,} bytes of ONNX")
-    with watcher(console, "onnx") as watching:
+    with drawing(console, "onnx") as watching:
         net = compress(Request("zoo:resnet8", task="digits", size=SIZE), out, watching)
     console.rule("export: packed, and proven equal to the checkpoint")
     export(net, TARGETS, progress=lambda line: console.print(line, highlight=False))

@@ -10,6 +10,7 @@ from typing import Annotated
 from dwindle.documents import Count, FileName, Range, Share, Size, parse
 from dwindle.errors import CheckpointError
 from dwindle.files import deflated_bytes, raw_bytes, sha256, write_json
+from dwindle.notebook import table
 from dwindle.preprocessing import Preprocessing
 from dwindle.quantities import format_bytes
 from dwindle.sealed import read_sealed_json, sealed_json
@@ -167,6 +168,16 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         write_json(folder / NAME, sealed_json(asdict(self)))
+
+    def _repr_html_(self) -> str:
+        """A table of what was exported, for a notebook."""
+        rows = {
+            "precision": self.precision,
+            "encoding": self.encoding,
+            "bytes": f"{self.dense.bytes:,} → {self.file.bytes:,}",
+            "largest difference": self.parity.not_run or f"{self.parity.relative:.1e} of the largest output",
+        }
+        return table(self.target, rows.items())
 
     @property
     def files(self) -> tuple[File, ...]:

@@ -12,6 +12,7 @@ from dwindle.compress.methods import METHODS
 from dwindle.compress.recipes import PLAIN, RECIPES, default_score, preset_options
 from dwindle.compress.request import Request, request_words
 from dwindle.errors import CheckpointError
+from dwindle.models.objects import is_object
 from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
 from dwindle.options import PATTERNS, options
 
@@ -63,7 +64,11 @@ def command_line(origin: Mapping[str, Any], out: Path | str) -> list[str]:
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"the checkpoint records a value that no option can have: {error}") from error
     pieces = [["dwindle", "compress", *model], *rest, ["-o", str(out)]]
-    comments = [f"{WEIGHTS}: the weights with SHA-256 {origin['weights']}"] if request.weights else []
+    task = origin.get("task")
+    named = (request.model, task.get("task") if isinstance(task, Mapping) else None)
+    objects = [str(spec) for spec in named if is_object(str(spec))]
+    comments = [f"{', '.join(objects)}: given from Python, and known by no name"] if objects else []
+    comments += [f"{WEIGHTS}: the weights with SHA-256 {origin['weights']}"] if request.weights else []
     if without := _without_flag(origin):
         comments.append(f"and from Python, the task's own options: {', '.join(without)}")
     # A comment ends with its line, and what follows in a name from a file would be a command.

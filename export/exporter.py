@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from dwindle.errors import DwindleError, UsageError
 from dwindle.export import side_by_side
 from dwindle.export import target as targets
 from dwindle.export.auto import AUTO
-from dwindle.export.one_target import NO_PACKING, PACKINGS
+from dwindle.export.one_target import NO_PACKING, PACKINGS, export_one
 from dwindle.export.options import ExportOptions
 from dwindle.files import refuse_link, sweep
 from dwindle.manifest import Manifest
@@ -45,7 +45,8 @@ def export(
     (`package.module:factory`) that may run, or True for any. Built-in ones need no trust.
 
     An earlier export of a target is replaced once both files have proven equal to their networks. Targets are exported
-    side by side, each in a process of its own, as a runtime may crash on a file that it can't run.
+    side by side, each in a process of its own, as a runtime may crash on a file that it can't run; where the network or
+    the task is an object of the caller's, one after the other in this process.
 
     Raises UsageError for an unknown target or precision, an option that none of the targets has a use for, or a network
     that a format cannot hold; ParityFailed where a file computes something else (that file is kept beside the earlier
@@ -89,8 +90,25 @@ def attempt(
     checkpoint.require_done()
     refuse_link(checkpoint.exports)
     sweep(checkpoint.exports)
-    failed = side_by_side.run(checkpoint.path, each, progress or (lambda line: None), trust=trust)
+    say = progress or (lambda line: None)
+    if checkpoint.model is None and checkpoint.task is None:
+        failed = side_by_side.run(checkpoint.path, each, say, trust=trust)
+    else:
+        failed = _one_by_one(checkpoint, each, say, trust)
     return {name: failed.get(name) or Manifest.read(checkpoint.exports / name) for name in each}
+
+
+def _one_by_one(
+    checkpoint: Checkpoint, each: Mapping[str, ExportOptions], progress: Callable[[str], None], trust: Trust
+) -> dict[str, DwindleError]:
+    """Exports a checkpoint with objects that no other process has; the failures by target."""
+    failed = {}
+    for name, options in each.items():
+        try:
+            export_one(checkpoint, name, options, progress, trust)
+        except DwindleError as error:
+            failed[name] = error
+    return failed
 
 
 def _check(options: ExportOptions) -> None:

@@ -16,8 +16,9 @@ from dwindle.checkpoint import DOCUMENT
 from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError, one_line
 from dwindle.models.copies import copied
+from dwindle.models.objects import is_object
 from dwindle.models.signature import call
-from dwindle.models.sources.code import Code
+from dwindle.models.sources.code import Code, Given
 from dwindle.models.sources.source import GROUP, ModelSource, registered
 from dwindle.models.trust import Trust, is_code, require_trust
 from dwindle.models.zoo import ZOO
@@ -37,7 +38,8 @@ class ModelSpec:
     """
 
     spec: str
-    """`zoo:NAME`, another registered source's, or `package.module:factory`."""
+    """`zoo:NAME`, another registered source's, or `package.module:factory`; of an object that the caller gave
+    `object:` and its class."""
     classes: int | None
     """How many logits the network outputs; None where the task isn't classification."""
     input_shape: tuple[int, ...]
@@ -47,14 +49,16 @@ class ModelSpec:
     revision: str | None = None
     """The version of the weights that the source began with; None where the network began fresh."""
     pretrained: str | None = None
-    """SHA-256 of those weights, by name and value; None where the network began fresh."""
+    """SHA-256 of those weights, or of an object's, by name and value; None where the network began fresh."""
 
 
-def source_of(spec: str) -> tuple[ModelSource, str]:
+def source_of(spec: str | nn.Module) -> tuple[ModelSource, str]:
     """The source that makes the network `spec`, and what the network is called there.
 
     Raises UsageError where there is no such source, or its packages aren't installed.
     """
+    if isinstance(spec, nn.Module):
+        return Given(spec), type(spec).__name__
     if found := registered(spec):
         return found
     if ":" not in spec:
@@ -69,12 +73,13 @@ def source_of(spec: str) -> tuple[ModelSource, str]:
     return Code(), spec
 
 
-def build(model: ModelSpec) -> nn.Module:
+def build(model: ModelSpec, given: nn.Module | None = None) -> nn.Module:
     """Builds the network with fresh weights, drawn from torch's global generator: seed that first.
 
+    given: the object that `model` describes, of which a copy is returned.
     Raises UsageError for a name that leads nowhere, a factory that fails or a result that isn't a module.
     """
-    source, name = source_of(model.spec)
+    source, name = source_of(model.spec if given is None else given)
     # A factory may hand out one module each time, which is trained by now.
     own = copied(source.build(name, model.config, model.classes, model.input_shape))
     if any(map(is_lazy, own.parameters())):
@@ -185,10 +190,19 @@ def restore_dense(checkpoint: Checkpoint, trust: Trust = False) -> nn.Module:
 def _fresh(checkpoint: Checkpoint, trust: Trust) -> nn.Module:
     file = checkpoint.path / DOCUMENT
     spec: ModelSpec = parse(ModelSpec, checkpoint.origin.get("model"), file, within="origin.model")
-    if is_code(spec.spec):
+    if checkpoint.model is None and is_object(spec.spec):
+        raise UsageError(
+            f"{checkpoint.path} was made of a network that no name leads to, {spec.spec}: open it from Python with "
+            "Checkpoint.load(path, model=…), a network of the same class",
+            code="object-needed",
+            option="model",
+            path=checkpoint.path,
+            name=spec.spec,
+        )
+    if checkpoint.model is None and is_code(spec.spec):
         require_trust(spec.spec, "model", trust, checkpoint.path)
     try:
-        return build(spec)
+        return build(spec, checkpoint.model)
     except (RuntimeError, MemoryError, ValueError, TypeError, OverflowError) as error:  # sizes that no network has
         raise CheckpointError(
             f"{checkpoint.path} names a model that can't be built, {spec.spec} with {spec.classes} classes for inputs "

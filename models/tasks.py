@@ -17,6 +17,7 @@ from dwindle.models.classify import ImageClassification
 from dwindle.models.datasets import LOADERS, is_folder, load
 from dwindle.models.factory import call_factory, load_factory, parameters
 from dwindle.models.images import Images
+from dwindle.models.objects import is_object
 from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
 from dwindle.models.trust import Trust, require_trust
 from dwindle.registry import unknown
@@ -72,6 +73,10 @@ def restore_task(checkpoint: Checkpoint, trust: Trust = False, data: str | None 
 
 def _restored(checkpoint: Checkpoint, trust: Trust, data: str | None) -> CheckedTask:
     spec, file = checkpoint.origin.get("task"), checkpoint.path / DOCUMENT
+    if checkpoint.task is not None:
+        if data is not None:
+            raise UsageError("`data` is where a task finds it that was given as an object: leave it out", option="data")
+        return CheckedTask(checkpoint.task)
     if not isinstance(spec, Mapping) or not {"data", "task"} & spec.keys():
         raise CheckpointError(
             f"{checkpoint.path} doesn't say how to make its task: give a factory as package.module:factory",
@@ -87,7 +92,17 @@ def _restored(checkpoint: Checkpoint, trust: Trust, data: str | None) -> Checked
             option="data",
         )
     if "task" in options:
-        require_trust(parse(str, options["task"], file, within="origin.task.task"), "task", trust, checkpoint.path)
+        own = parse(str, options["task"], file, within="origin.task.task")
+        if is_object(own):
+            raise UsageError(
+                f"{checkpoint.path} was made by a task that no name leads to, {own}: open it from Python with "
+                "Checkpoint.load(path, task=…), a task of the same class",
+                code="object-needed",
+                option="task",
+                path=checkpoint.path,
+                name=own,
+            )
+        require_trust(own, "task", trust, checkpoint.path)
         return make_task(options)
     options["preprocessing"] = parse(TaskSpec, options, file, within="origin.task").preprocessing
     options["data"] = data or _where(checkpoint, options["data"])

@@ -1,4 +1,4 @@
-"""`package.module:factory`: a function of the user's own that makes a network."""
+"""The user's own networks: made by a function, `package.module:factory`, or given as they are."""
 
 from __future__ import annotations
 
@@ -30,3 +30,16 @@ class Code(ModelSource):
                 option="model",
             )
         return built
+
+
+class Given(ModelSource):
+    """The network that the caller has, with the weights that it has."""
+
+    usage = "a torch.nn.Module"
+    is_code = True
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def build(self, name: str, config: Mapping[str, Any], classes: int | None, shape: tuple[int, ...]) -> nn.Module:
+        return self.module
