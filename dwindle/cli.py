@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwindle import crash, missing, streams
-from dwindle.errors import BudgetMissed, DwindleError, RuntimeUnavailable
+from dwindle.errors import BudgetMissed, DwindleError, RuntimeUnavailable, UsageError
 from dwindle.foreign import console, printable, single_line
-from dwindle.grammar import Grammar
+from dwindle.grammar import BEGIN, Grammar
 from dwindle.options import as_flags, given
 
 if TYPE_CHECKING:
@@ -33,9 +33,13 @@ UNLIMITED = 1000
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     streams.protect()
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words:
+        _say(BEGIN)
+        return UsageError.exit_code
     grammar = Grammar()
     try:
-        arguments = grammar.parse(sys.argv[1:] if argv is None else list(argv))
+        arguments = grammar.parse(words)
     except DwindleError as error:
         print(f"dwindle: {single_line(str(error))}", file=sys.stderr)
         return error.exit_code
@@ -75,6 +79,35 @@ def _compress(arguments: argparse.Namespace) -> int:
         _stderr().print(loss, soft_wrap=True)
     if arguments.json:
         _print_json(_facts(done))
+    return 0
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from dwindle.first_config import QUESTIONS, Question, answers, write_config
+
+    def ask(question: Question) -> str:
+        from rich.prompt import Prompt
+
+        return Prompt.ask(question.asks, console=_stderr(), default=question.default or None) or ""
+
+    asked = {question.option: getattr(arguments, question.option) for question in QUESTIONS}
+    found = answers(asked, ask if sys.stdin.isatty() else None)
+    write_config(found, arguments.out)
+    _say(f"wrote {arguments.out}; now: dwindle plan --config {arguments.out}")
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from dwindle.schema import schema
+
+    _print_json(schema(Grammar().commands["compress"]))
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    import shtab
+
+    streams.print_document(shtab.complete(Grammar().top, arguments.shell))
     return 0
 
 
@@ -389,6 +422,7 @@ def _names(listed: str) -> list[str]:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "init": _init,
     "compress": _compress,
     "plan": _plan,
     "export": _export,
@@ -399,5 +433,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": _verify,
     "diff": _diff,
     "doctor": _doctor,
+    "schema": _schema,
+    "completion": _completion,
     "demo": _demo,
 }

@@ -12,7 +12,8 @@ from dwindle.files import read_toml
 from dwindle.registry import unknown
 
 FLAG = "--config"
-_NOT_IN_A_FILE = ("config", "help", "json")
+NOT_IN_A_FILE = ("config", "help", "json")
+"""Options that belong on the command line."""
 
 
 def expand(argv: Sequence[str], command: argparse.ArgumentParser, ignored: Collection[str] = frozenset()) -> list[str]:
@@ -37,7 +38,7 @@ def expand(argv: Sequence[str], command: argparse.ArgumentParser, ignored: Colle
     words: list[str] = []
     for key, entry in read_toml(path).items():
         option = key.replace("_", "-")
-        if option in _NOT_IN_A_FILE:
+        if option in NOT_IN_A_FILE:
             raise UsageError(
                 f"{path}: {option} belongs on the command line: remove it from the file",
                 code="invalid-value",
@@ -47,7 +48,7 @@ def expand(argv: Sequence[str], command: argparse.ArgumentParser, ignored: Colle
         if option in ignored and option not in known:
             continue
         if option not in known:
-            message = f"{path}: " + unknown("option", option, sorted({*known, *ignored} - {*_NOT_IN_A_FILE}))
+            message = f"{path}: " + unknown("option", option, sorted({*known, *ignored} - {*NOT_IN_A_FILE}))
             raise UsageError(message, code="unknown-name", name=option, path=path)
         to = words if known[option].option_strings else positional
         to += _words(path, option, entry, known[option])

@@ -13,7 +13,18 @@ from dwindle.config import expand, keys
 from dwindle.export.options import ExportOptions
 from dwindle.foreign import single_line
 from dwindle.models.spec import TaskSpec
-from dwindle.options import add_options, as_flags
+from dwindle.options import add_options, as_flags, flags
+
+BEGIN = """dwindle shrinks a trained PyTorch network to the bytes that an app has for it. Begin with one of these:
+
+  dwindle demo                                 see it work on a small network, in a few minutes
+  dwindle init                                 write net.toml for your own network, from four answers
+  dwindle plan MODEL --data FOLDER --size 2MB  what a compression would bring, and how long it would take
+  dwindle compress MODEL --data FOLDER --size 2MB -o net.dwindle
+  dwindle export net.dwindle --target coreml
+  dwindle gate model.onnx --max-size 2MB       hold any model file to a limit, in CI
+
+dwindle --help lists every command, dwindle COMMAND --help its options."""
 
 EXIT_CODES = """exit codes:
   0 fine · 1 error · 2 usage · 3 budget missed · 4 parity failed · 5 runtime unavailable · 130 interrupted"""
@@ -65,6 +76,7 @@ class Grammar:
         )
         self._commands = self.top.add_subparsers(metavar="COMMAND", required=True)
         self.commands: dict[str, argparse.ArgumentParser] = {}
+        _init(self._add("init", "Write a first configuration file, from four answers."))
         _compress(self._add("compress", "Train, prune and retrain a network until it meets its budget."))
         _plan(self._add("plan", "Forecast a compression: rounds, time, bytes per target, and whether it pays."))
         _export(self._add("export", "Write the packed files, each proven equal to the checkpoint."))
@@ -79,6 +91,8 @@ class Grammar:
         _verify(self._add("verify", "Read every byte of a checkpoint and say what is whole; exit with 1 if any isn't."))
         _diff(self._add("diff", "Compare two checkpoints: bytes, accuracy, latency, widths and options."))
         _doctor(self._add("doctor", "List what is installed to work with, and the command that adds what isn't."))
+        self._add("schema", "Print the JSON Schema of configuration files, by which editors complete and check them.")
+        _completion(self._add("completion", "Print a script that lets a shell complete commands and options."))
         _demo(self._add("demo", "Train, compress, export and measure a small network in a few minutes."))
 
     def _add(self, name: str, summary: str) -> argparse.ArgumentParser:
@@ -130,6 +144,35 @@ def _trust(to: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Run whatever code the checkpoint names, as you would run a program of whoever made it. Default: off.",
     )
+
+
+def _init(to: argparse.ArgumentParser) -> None:
+    """Its options are those of compress that every configuration has; what isn't given is asked on a terminal."""
+    from dwindle.first_config import QUESTIONS
+
+    to.usage = "dwindle init [MODEL] [options]"
+    for question in QUESTIONS:
+        flag = "model" if question.option == "model" else flags(Request, TaskSpec)[question.option]
+        how: dict[str, Any] = {"nargs": "?"} if flag == "model" else {"dest": question.option}
+        default = question.default or "none"
+        to.add_argument(
+            flag,
+            metavar=question.option.upper(),
+            help=f"{question.asks}. Asked for where it isn't given. Default: {default}.",
+            **how,
+        )
+    to.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("net.toml"),
+        metavar="FILE.toml",
+        help="The file to write; none is overwritten. Default: net.toml.",
+    )
+
+
+def _completion(to: argparse.ArgumentParser) -> None:
+    to.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="The shell: bash or zsh.")
 
 
 def _request(to: argparse.ArgumentParser) -> None:

@@ -214,3 +214,26 @@ def test_json_that_cannot_be_written_is_an_error() -> None:
 def test_names_may_have_spaces_between_them(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "nothing.dwindle", "--device", "host, browser:0"]) == 2
     assert "'browser:0' is not the name of a device" in capsys.readouterr().err
+
+
+def test_alone_it_says_where_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert all(f"dwindle {command}" in said.err for command in ("demo", "init", "plan", "compress", "export", "gate"))
+
+
+def test_a_shell_completes_commands_and_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "complete").write_text(capsys.readouterr().out)
+    ask = (
+        f"source {tmp_path / 'complete'}; COMP_WORDS=(dwindle {{}}); COMP_CWORD={{}}; _shtab_dwindle; "
+        "echo ${{COMPREPLY[@]}}"
+    )
+    for words, at, answer in (
+        ("ex", 1, "export"),
+        ("export --snip", 2, "--snippet"),
+        ("gate --badg", 2, "--badge"),
+    ):
+        ran = subprocess.run(["bash", "-c", ask.format(words, at)], capture_output=True, text=True, check=True)
+        assert ran.stdout.split() == [answer]
