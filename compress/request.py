@@ -88,8 +88,8 @@ class Request:
         None,
         metavar="PRECISION",
         group=BUDGET,
-        help="What the file that `size` is counted on stores weights in: fp32, fp16, int8, int4 or palette4, where the "
-        "target has it.",
+        help="What the file that `size` is counted on stores weights in: fp32, fp16, int8, int4, palette4 or w8a8, "
+        "where the target has it.",
         unset="the target's own",
     )
     size: int | str | None = option(

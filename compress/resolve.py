@@ -92,7 +92,7 @@ def resolve(request: Request) -> Resolved:
         name, why = target.fastest, f"of what is pruned, {request.target} gains the most speed from it"
     full = replace(
         request,
-        precision=target.precision,
+        precision=request.precision or target.precision,
         score=default_score(preset, retraining) if request.score is None else request.score,
         recalibrate=preset.recalibrate if request.recalibrate is None else request.recalibrate,
         rewind_to=retraining.start,

@@ -19,7 +19,8 @@ class ExportOptions:
     precision: str | None = option(
         None,
         metavar="PRECISION",
-        help="What the files store weights in: fp32, fp16, int8, int4 or palette4, where the target has it; or auto, "
+        help="What the files store weights in: fp32, fp16, int8, int4 or palette4, where the target has it; w8a8, "
+        "int8 that also computes in int8, with activations rounded; or auto, "
         "whatever gives the smallest file that loses at most `max_drop` points.",
         unset="what the checkpoint's budget was counted at on that target; on other targets their own",
     )
@@ -40,7 +41,7 @@ class ExportOptions:
         None,
         kind=INTEGER,
         help="The number of training samples from which the ranges of activations are taken, for files that round "
-        "activations too, such as ExecuTorch's int8.",
+        "activations too (`precision` w8a8).",
         unset="256",
     )
     packing: str = option(

@@ -24,7 +24,7 @@ from dwindle.export.fold import deployable, tensors
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Precision = Literal["fp32", "fp16", "int8", "int4", "palette4"]
+Precision = Literal["fp32", "fp16", "int8", "int4", "palette4", "w8a8"]
 FOUR_BITS = ("int4", "palette4")
 LARGEST = 127
 """The largest int8 code. −128 is never used, as the range is symmetric."""
@@ -57,6 +57,9 @@ class Stored:
     palette: NDArray[np.float16] | None = None
     kind: str = ""
     """`int4` or `palette4`; empty for anything else, which the dtype of `values` tells."""
+    axis: int | None = None
+    """The dimension of `values` with a scale for each element, where a file reads codes and scales apart, to compute
+    with the codes; `scale` is then of shape (elements,). None: codes are multiplied by their scales first."""
 
     @property
     def bits(self) -> int:
@@ -66,6 +69,9 @@ class Stored:
     def decoded(self) -> NDArray[Any]:
         """The tensor that a runtime computes with: in fp32, or unchanged where it has no floats."""
         values = self.values if self.palette is None else self.palette[self.values]
+        if self.scale is not None and self.axis is not None:
+            shape = [-1 if axis == self.axis else 1 for axis in range(values.ndim)]
+            return values.astype(np.float32) * SCALES[self.scale].astype(np.float32).reshape(shape)
         if self.scale is not None:
             return values.astype(np.float32) * spread(SCALES[self.scale], values.shape).astype(np.float32)
         return values.astype(np.float32) if values.dtype == np.float16 else values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -44,6 +44,8 @@ class Target(ABC):
     """The ending of its files' names, with the dot."""
     precisions: ClassVar[tuple[str, ...]]
     """What it can store weights in (`export.quantize`). The first is its default."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Earlier names of its precisions, which are still taken, each with the present one."""
     packages: ClassVar[tuple[str, ...]]
     """The distributions that write and run its files. The manifest records their versions."""
     systems: ClassVar[tuple[str, ...]] = ()
@@ -70,7 +72,7 @@ class Target(ABC):
 
     def __init__(self, precision: str | None = None, min_os: str | None = None) -> None:
         """precision: one of `precisions`; None: the first. min_os: one of `systems`; None: the target's own choice."""
-        self.precision = precision or self.precisions[0]
+        self.precision = self.renamed.get(precision, precision) if precision else self.precisions[0]
         self.min_os = min_os
 
     @property
@@ -188,7 +190,7 @@ def load(name: str, precision: str | None = None, min_os: str | None = None) -> 
     an unknown name, precision or system, and for a registered object that is no Target.
     """
     kind = _kind(name)
-    if precision is not None and precision not in kind.precisions:
+    if precision is not None and precision not in (*kind.precisions, *kind.renamed):
         raise UsageError(
             f"`precision` {precision!r} is unknown to {name}: give {' or '.join(kind.precisions)}",
             code="unknown-precision",
@@ -261,8 +263,7 @@ def require_used(targets: Sequence[Target], min_os: str | None, calib_samples: i
         )
     if calib_samples is not None and not any(target.calibrates for target in targets):
         raise UsageError(
-            "`calib_samples` is how many samples set the ranges of rounded activations: export to executorch with "
-            "`precision` int8",
+            "`calib_samples` is how many samples set the ranges of rounded activations: give `precision` w8a8",
             code="unused-option",
             option="calib_samples",
         )

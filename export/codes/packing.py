@@ -54,7 +54,7 @@ def forms(tensor: Stored, *, pack: bool) -> dict[Code, Form]:
     """Every form worth considering for a tensor, by its code. Without `pack`, only those that store zeros."""
     array, values = tensor.values, _values(tensor)
     none = np.zeros(0, np.intp)
-    kind = "plain" if array.dtype not in (np.float16, np.int8) else "dense"
+    kind = "plain" if array.dtype not in (np.float16, np.int8) or (tensor.axis is not None and not pack) else "dense"
     size = array.size * tensor.bits / 8 + _PART * (kind == "dense")
     plain = Form(Code(kind, values), array.reshape(-1, 1), none, None, size)
     found = {plain.code: plain}

@@ -1,4 +1,4 @@
-"""ExecuTorch through the XNNPACK delegate, in fp32, or weights and activations in int8.
+"""ExecuTorch through the XNNPACK delegate, in fp32, or w8a8: weights and activations in int8.
 
 The format has no sparse weights: a zero takes as many bytes as any other weight, until the whole file is compressed.
 """
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.export.executorch.errors import translated
-from dwindle.export.executorch.int8 import Quantized, check_samples, quantize
 from dwindle.export.executorch.program import lower, lowered
 from dwindle.export.fold import deployable, distinct, trace
 from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target, one_by_one
+from dwindle.export.w8a8 import Calibration, quantize
+from dwindle.export.w8a8_samples import check_samples, noise_like
 from dwindle.export.zeros import Effects, Speed, removed, stored_like_any
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class ExecuTorch(Target):
 
     name = "executorch"
     suffix = ".pte"
-    precisions = ("fp32", "int8")
+    precisions = ("fp32", "w8a8")
+    renamed = {"int8": "w8a8"}  # noqa: RUF012
     packages = ("torch", "executorch", "torchao")
     zstd = True
     effects = Effects(
@@ -54,15 +56,15 @@ class ExecuTorch(Target):
         """samples: real inputs, batched, for the ranges of int8 activations; None: what `write` is given."""
         super().__init__(precision, min_os)
         self.samples = samples
-        self._last: tuple[nn.Module, Quantized] | None = None
+        self._calibration = Calibration()
 
     @property
     def arithmetic(self) -> str:
-        return self.precision
+        return "int8" if self.calibrates else self.precision
 
     @property
     def calibrates(self) -> bool:
-        return self.precision == "int8"
+        return self.precision == "w8a8"
 
     def calibrated(self, samples: tuple[Tensor, ...]) -> ExecuTorch:
         check_samples(samples)
@@ -72,30 +74,24 @@ class ExecuTorch(Target):
         if not self.calibrates:
             return super().as_stored(network, activations=activations)
         assert self.samples is not None
-        quantized = self._quantized(network, self.samples)
+        quantized = self._calibration.of(network, self.samples)
         return quantized.program if activations else quantized.weights_only
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         if self.calibrates:
-            content = _lowered(self._quantized(module, self.samples or inputs).program, inputs)
+            content = _lowered(self._calibration.of(module, self.samples or inputs).program, inputs)
         else:
             program = lower(module, inputs)
             content = program.filled(module) if program.complete else _lowered(module, inputs)
         path.write_bytes(content)
-        return f"dense {self.precision}"
+        return f"dense {self.arithmetic}"
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
-        import torch
-
         # The size follows from the shapes alone, except that lowering stores equal tensors once. Those of `distinct`
         # all differ, and so no trained network's file is larger. The ranges of int8 do not change it.
         network = deployable(module, inputs)
         if self.calibrates:
-            generator = torch.Generator().manual_seed(0)
-            noise = tuple(
-                torch.rand(one.shape, generator=generator) if one.is_floating_point() else one for one in inputs
-            )
-            size = len(_lowered(quantize(distinct(network), noise).program, inputs))
+            size = len(_lowered(quantize(distinct(network), noise_like(inputs)).program, inputs))
         else:
             size = len(lower(network, inputs).content)
         return lambda candidate: size
@@ -125,12 +121,6 @@ class ExecuTorch(Target):
         from dwindle.export.executorch.read import breakdown
 
         return breakdown(path)
-
-    def _quantized(self, network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
-        """The network in int8. The last result is cached: a calibration takes as long as running all samples."""
-        if self._last is None or self._last[0] is not network:
-            self._last = network, quantize(network, samples)
-        return self._last[1]
 
 
 def _lowered(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:

@@ -53,18 +53,20 @@ def fill(skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool) -> 
 
     def model(pack: bool) -> tuple[ModelProto, str]:
         plan = choose({name: forms(tensor, pack=pack) for name, tensor in stored.items()}, overhead)
-        return _filled(skeleton, stored, plan, opset), _words(plan, stored)
+        return _filled(skeleton, stored, plan, opset, pack=pack), _words(plan, stored)
 
     # The choice reckons with rough figures: a network of a few hundred weights may be better off without.
     return min((model(own) for own in {pack, False}), key=lambda made: made[0].ByteSize())
 
 
-def _filled(skeleton: ModelProto, stored: Mapping[str, Stored], plan: Mapping[str, Form], opset: int) -> ModelProto:
+def _filled(
+    skeleton: ModelProto, stored: Mapping[str, Stored], plan: Mapping[str, Form], opset: int, *, pack: bool
+) -> ModelProto:
     model = ModelProto()
     model.CopyFrom(skeleton)
     rest = list(model.graph.node)
     del model.graph.node[:]  # what unpacks a weight comes before what reads it
-    scales = _scales(model.graph, stored)
+    scales = _scales(model.graph, stored, pack=pack)
     strings: dict[Code, list[list[str]]] = {}
     for name, form in plan.items():
         if form.code.kind == "plain":
@@ -173,7 +175,7 @@ def _part(graph: GraphProto, part: str, name: str, form: Form, stored: Stored, s
     steps: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []
     if form.turn is not None:
         steps.append(("Turn", (), {"t": list(form.turn), "s": sizes}))
-    if stored.scale is not None:
+    if stored.scale is not None and stored.axis is None:
         assert scale is not None
         blocks = [stored.scale.size, sizes[1] // stored.scale.shape[1], *sizes[2:]]
         steps.append(("Scaled", (scale,), {"s": blocks}))
@@ -185,15 +187,25 @@ def _part(graph: GraphProto, part: str, name: str, form: Form, stored: Stored, s
         part = made
 
 
-def _scales(graph: GraphProto, stored: Mapping[str, Stored]) -> dict[str, str]:
-    """Adds scales to a graph, those of tensors of equal rank as one string of bytes; their names, by tensor."""
+def _scales(graph: GraphProto, stored: Mapping[str, Stored], *, pack: bool) -> dict[str, str]:
+    """Adds scales to a graph, those of tensors of equal rank as one string of bytes; their names, by tensor.
+
+    Without `pack`, scales that a graph reads apart are stored as such, as other tools expect.
+    """
+    names = {name: f"{name}q" for name, tensor in stored.items() if tensor.scale is not None}
+    if not pack:
+        apart = {name: tensor.scale for name, tensor in stored.items() if tensor.axis is not None}
+        graph.initializer.extend(
+            from_array(SCALES[scale].astype(np.float32), names[name]) for name, scale in apart.items()
+        )
+        stored = {name: tensor for name, tensor in stored.items() if name not in apart}
     codes = {
         name: tensor.scale.reshape(-1, *[1] * (tensor.scale.ndim - 1))
         for name, tensor in stored.items()
         if tensor.scale is not None
     }
     if not codes:
-        return {}
+        return names
     lowest = min(int(code.min()) for code in codes.values())
     highest = max(int(code.max()) for code in codes.values())
     graph.initializer.append(from_array(SCALES[lowest : highest + 1], "_t"))
@@ -201,8 +213,8 @@ def _scales(graph: GraphProto, stored: Mapping[str, Stored]) -> dict[str, str]:
         own = {name: code - np.uint8(lowest) for name, code in codes.items() if code.ndim == rank}
         graph.initializer.append(from_array(np.concatenate(list(own.values())), f"_c{rank}"))
         graph.node.append(call("Scales", [f"_c{rank}", "_t"], f"_s{rank}"))
-        _split(graph, f"_s{rank}", [f"{name}q" for name in own], [len(code) for code in own.values()])
-    return {name: f"{name}q" for name in codes}
+        _split(graph, f"_s{rank}", [names[name] for name in own], [len(code) for code in own.values()])
+    return names
 
 
 def _split(graph: GraphProto, whole: str, parts: Sequence[str], sizes: Sequence[int]) -> None:

@@ -32,7 +32,14 @@ def skeleton(network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
 
     Raises UsageError where the network cannot be traced or has an operator that ONNX lacks.
     """
-    program = trace(network, inputs)
+    return graph_of(trace(network, inputs), network)
+
+
+def graph_of(program: ExportedProgram, network: nn.Module) -> ModelProto:
+    """The graph of a traced network, or of what was made of it; the network names its tensors, inputs and outputs.
+
+    Raises UsageError where it has an operator that ONNX lacks.
+    """
     names = short_names(network)
     try:
         with quiet():

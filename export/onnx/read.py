@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 from onnx.helper import get_attribute_value
 from onnx.numpy_helper import to_array
 
@@ -28,13 +28,18 @@ def tensors(model: ModelProto) -> dict[str, Array]:
     for node in model.graph.node:
         inputs = [found[name] for name in node.input if name in found]
         if node.domain == DOMAIN:
-            attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
-            found[node.output[0]] = _DECODERS[node.op_type](*inputs, **attributes)
+            found[node.output[0]] = _DECODERS[node.op_type](*inputs, **_attributes(node))
             whole |= {node.output[0]} if node.op_type in (*PUT, "Float", "Nibbles", "Look", "Scales") else set()
+        elif node.op_type in _SCALING and len(inputs) == len(node.input):
+            found[node.output[0]] = _SCALING[node.op_type](*inputs, **_attributes(node))
         elif node.op_type == "Split" and node.input[0] in whole:
             array, sizes = inputs
             found |= zip(node.output, np.split(array, np.cumsum(sizes)[:-1]), strict=True)
     return found
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    return {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
 
 
 _MASK_READERS = ("Ones", "Gaps", "Pairs")
@@ -90,6 +95,16 @@ def _decode_put(positions: Array, values: Array, n: list[int]) -> Array:
     whole[positions] = values
     return whole.reshape(-1)
 
+
+def _dequantize(codes: Array, scale: Array, zero: Array | None = None, axis: int = 1) -> Array:
+    shape = [-1 if dimension == axis else 1 for dimension in range(codes.ndim)]
+    if zero is not None and zero.any():
+        raise ValueError("it has weights with a zero point, which dwindle does not write")
+    return codes.astype(np.float32) * scale.reshape(shape)
+
+
+_SCALING: dict[str, Callable[..., Array]] = {"DequantizeLinear": _dequantize, "Mul": np.multiply}
+"""What standard operators make of codes and scales, where all they read is in the file."""
 
 _DECODERS: dict[str, Callable[..., Array]] = {
     "Ones": _decode_ones,

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.export.fold import fold, foldable, short_names
+from dwindle.export.fold import distinct, fold, foldable, short_names
 from dwindle.export.quantize import stored
 from dwindle.export.target import Outputs, Target, one_by_one
+from dwindle.export.w8a8 import Calibration, quantize, recoded, require_packages
+from dwindle.export.w8a8_samples import check_samples, noise_like
 from dwindle.export.zeros import Effect, Effects, Speed, removed
 from dwindle.onnx_session import infer, session
 
@@ -33,7 +35,7 @@ class Onnx(Target):
 
     name = "onnx"
     suffix = ".onnx"
-    precisions = ("fp32", "fp16", "int8", "int4", "palette4")
+    precisions = ("fp32", "fp16", "int8", "int4", "palette4", "w8a8")
     packages = ("torch", "onnx", "onnxscript", "onnxruntime")
     effects = Effects(
         weights=Effect(True, "a Golomb-Rice code of the mask, and the surviving weights", (_UNPACKED,)),
@@ -43,19 +45,74 @@ class Onnx(Target):
         ),
     )
 
+    def __init__(
+        self, precision: str | None = None, min_os: str | None = None, samples: tuple[Tensor, ...] | None = None
+    ) -> None:
+        """samples: real inputs, batched, for the ranges of w8a8's activations; None: what `write` is given."""
+        super().__init__(precision, min_os)
+        self.samples = samples
+        self._calibration = Calibration(rest="fp16")
+        if self.calibrates:
+            require_packages()
+
+    @property
+    def arithmetic(self) -> str:
+        return "int8" if self.calibrates else "fp32"
+
+    @property
+    def calibrates(self) -> bool:
+        return self.precision == "w8a8"
+
+    def calibrated(self, samples: tuple[Tensor, ...]) -> Onnx:
+        check_samples(samples)
+        return Onnx(self.precision, samples=samples)
+
+    def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
+        if not self.calibrates:
+            return super().as_stored(network, activations=activations)
+        assert self.samples is not None
+        quantized = self._calibration.of(network, self.samples)
+        return quantized.program if activations else quantized.weights_only
+
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         from dwindle.export.onnx.graph import skeleton
 
-        model, encoding = self._filled(skeleton(module, inputs), module, pack=pack)
+        if self.calibrates:
+            from dwindle.export.onnx import qdq
+            from dwindle.export.onnx.fill import fill
+
+            quantized = self._calibration.of(module, self.samples or inputs)
+            graph = qdq.skeleton(module, quantized, inputs)
+            model, encoding = fill(graph, qdq.stored(module, quantized.layers), pack=pack)
+        else:
+            model, encoding = self._filled(skeleton(module, inputs), module, pack=pack)
         path.write_bytes(model.SerializeToString())
         return encoding
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         from dwindle.export.onnx.graph import skeleton
 
+        if self.calibrates:
+            return self._packer_of_codes(module, inputs)
         pairs = foldable(module, inputs)
         graph = skeleton(fold(module, pairs), inputs)
         return lambda candidate: self._filled(graph, fold(candidate, pairs), pack=True)[0].ByteSize()
+
+    def _packer_of_codes(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
+        """The graph's size does not depend on ranges: those of noise stand for any. Codes are of the candidate."""
+        from dwindle.export.onnx import qdq
+        from dwindle.export.onnx.fill import fill
+
+        pairs = foldable(module, inputs)
+        network = fold(module, pairs)
+        made = quantize(distinct(network), noise_like(inputs), rest="fp16")
+        graph = qdq.skeleton(network, made, inputs)
+
+        def size(candidate: nn.Module) -> int:
+            folded = fold(candidate, pairs)
+            return int(fill(graph, qdq.stored(folded, recoded(folded, made.layers)), pack=True)[0].ByteSize())
+
+        return size
 
     def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
         run = infer(session(str(path)))

@@ -203,9 +203,9 @@ def test_executorch_in_int8_is_calibrated_judged_by_its_file_and_compressed(chec
     options: dict[str, Any] = {"precision": "auto", "max_drop": 100.0, "calib_samples": 16}
     (manifest,) = export(checkpoint, ["executorch"], **options, progress=said.append)
     folder = checkpoint / "exports" / "executorch"
-    assert said[0].startswith("executorch: int8 (")
+    assert said[0].startswith("executorch: w8a8 (")
     assert said[1] == "executorch: calibrated on 16 samples of the training split"
-    assert (manifest.precision, manifest.dense_precision, manifest.encoding) == ("int8", "fp32", "dense int8")
+    assert (manifest.precision, manifest.dense_precision, manifest.encoding) == ("w8a8", "fp32", "dense int8")
     assert manifest.parity.weights_equal == 20
     assert manifest.calibration_samples == 16
     assert manifest.quality is not None
@@ -278,7 +278,7 @@ def test_an_option_that_no_target_has_a_use_for_is_refused(
 def test_an_option_is_fine_where_one_target_has_a_use_for_it() -> None:
     both = [Onnx(), CoreML()]
     require_used(both, "iOS18", None)
-    require_used([*both, ExecuTorch("int8")], "iOS18", 9)
+    require_used([*both, ExecuTorch("w8a8")], "iOS18", 9)
     with pytest.raises(UsageError) as refused:
         require_used([*both, ExecuTorch()], "iOS18", 9)
     assert (refused.value.code, refused.value.option) == ("unused-option", "calib_samples")
@@ -287,7 +287,7 @@ def test_an_option_is_fine_where_one_target_has_a_use_for_it() -> None:
 @pytest.mark.parametrize("samples", [0, -1])
 def test_a_calibration_needs_samples(checkpoint: Path, samples: int) -> None:
     with pytest.raises(UsageError) as refused:
-        export(checkpoint, ["executorch"], precision="int8", calib_samples=samples)
+        export(checkpoint, ["executorch"], precision="w8a8", calib_samples=samples)
     assert (refused.value.code, refused.value.option) == ("out-of-range", "calib_samples")
 
 

@@ -29,7 +29,7 @@ class Real(OneSample):
 
 def test_samples_are_spread_over_the_training_split() -> None:
     said: list[str] = []
-    target = calibrated(ExecuTorch("int8"), CheckedTask(Real()), 3, said.append)
+    target = calibrated(ExecuTorch("w8a8"), CheckedTask(Real()), 3, said.append)
     assert isinstance(target, ExecuTorch)
     assert target.samples is not None
     assert target.samples[0][:, 0].tolist() == [0, 49 * 16, 99 * 16]
@@ -38,7 +38,7 @@ def test_samples_are_spread_over_the_training_split() -> None:
 
 def test_a_task_without_inputs_is_said_to_have_only_its_example() -> None:
     said: list[str] = []
-    target = calibrated(ExecuTorch("int8"), CheckedTask(OneSample()), None, said.append)
+    target = calibrated(ExecuTorch("w8a8"), CheckedTask(OneSample()), None, said.append)
     assert isinstance(target, ExecuTorch)
     assert target.samples is not None
     assert len(target.samples[0]) == 1
@@ -62,7 +62,7 @@ def test_a_file_is_written_once_for_the_same_weights(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ExecuTorch, "write", counting)
     network, batch = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval(), torch.randn(7, 16)
-    ships = shipper(ExecuTorch("int8").calibrated((batch,)), (batch[:1],))
+    ships = shipper(ExecuTorch("w8a8").calibrated((batch,)), (batch[:1],))
     first = ships(network)(batch)
     assert torch.equal(ships(copy.deepcopy(network).train())(batch), first)
     assert len(written) == 1
@@ -77,7 +77,7 @@ def test_a_task_judges_the_file_itself_in_batches_of_any_size() -> None:
     network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
     example, batch = (torch.randn(1, 16),), torch.randn(7, 16)
     exact = network(batch).detach()
-    file = as_file(ExecuTorch("int8").calibrated((batch,)), network, example)
+    file = as_file(ExecuTorch("w8a8").calibrated((batch,)), network, example)
     found = file(batch)
     assert found.shape == (7, 4)
     assert 0 < (found - exact).abs().max() < 0.05 * exact.abs().max()

@@ -121,3 +121,9 @@ def test_every_target_of_ours_is_one() -> None:
         assert issubclass(kind, Target)
         assert kind.name == name
         assert not kind.__abstractmethods__
+
+
+def test_an_earlier_name_of_a_precision_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Raw, "renamed", {"half": "fp16"})
+    registered(monkeypatch, Raw)
+    assert targets.load("raw", "half").precision == "fp16"

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed, UsageError
-from dwindle.export.executorch.int8 import quantize
 from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.fold import deployable
 from dwindle.export.parity import Compared, compare
 from dwindle.export.quality import quality, sentence, sqnr
 from dwindle.export.quantize import SCALES, store
+from dwindle.export.w8a8 import quantize
 from dwindle.models.zoo import resnet8
 
 Inputs = tuple[Tensor, ...]
@@ -44,7 +44,7 @@ def written(
 ) -> Written:
     folder = tmp_path_factory.mktemp("int8")
     network = masked(trained(resnet8(in_channels=1)), 0.1).eval()
-    shipped, target = deployable(network, example), ExecuTorch("int8").calibrated(REAL)
+    shipped, target = deployable(network, example), ExecuTorch("w8a8").calibrated(REAL)
     with captured_output(folder / "printed"):
         assert target.write(shipped, example, folder / "net.pte", pack=True) == "dense int8"
         compared = compare(target, folder / "net.pte", network, shipped, REAL)
@@ -104,7 +104,7 @@ def test_another_calibration_is_another_network(written: Written) -> None:
 
 def test_a_network_that_rounding_drowns_is_refused(example: Inputs, tmp_path: Path) -> None:
     # Ranges from samples of 1e-3 let hardly anything of real ones through.
-    target = ExecuTorch("int8").calibrated(tuple(tensor / 1000 for tensor in REAL))
+    target = ExecuTorch("w8a8").calibrated(tuple(tensor / 1000 for tensor in REAL))
     layer = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval().requires_grad_(False)
     target.write(layer, example, tmp_path / "net.pte", pack=True)
     with pytest.raises(ParityFailed) as failed:
@@ -134,7 +134,7 @@ def test_small_rows_keep_their_steps() -> None:
 )
 def test_samples_that_no_range_follows_from_are_refused(samples: Inputs, code: str) -> None:
     with pytest.raises(UsageError) as refused:
-        ExecuTorch("int8").calibrated(samples)
+        ExecuTorch("w8a8").calibrated(samples)
     assert (refused.value.code, refused.value.name) == (code, "inputs")
 
 
@@ -147,7 +147,7 @@ def test_the_packer_says_what_write_wrote(width: int, masked: Changed, tmp_path:
             nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(36 * width, 10)
         )
 
-    real, target = (REAL[0][:4],), ExecuTorch("int8")
+    real, target = (REAL[0][:4],), ExecuTorch("w8a8")
     packed_bytes = target.packer(network(0), (REAL[0][:1],))
     pruned = masked(network(1), 0.1)
     target.calibrated(real).write(deployable(pruned.eval(), real), (REAL[0][:1],), tmp_path / "net.pte", pack=True)
@@ -167,7 +167,7 @@ class Through(nn.Module):
 
 def proven(network: nn.Module, folder: Path) -> Compared:
     """A file of the network in int8, proven equal."""
-    example, target = (REAL[0][:1],), ExecuTorch("int8").calibrated(REAL)
+    example, target = (REAL[0][:1],), ExecuTorch("w8a8").calibrated(REAL)
     network = network.eval().requires_grad_(False)
     shipped = deployable(network, example)
     target.write(shipped, example, folder / "net.pte", pack=True)

@@ -1,0 +1,250 @@
+"""w8a8: weights and activations in int8, by PyTorch 2 Export's post-training quantisation.
+
+ExecuTorch's XNNPACKQuantizer says which operators compute in int8 and which values share a range (concatenation,
+pooling, reshaping); every target that computes in int8 takes the same. Weights are symmetric with a scale per output
+channel, so that a pruned one stays exactly zero. Scales lie on the grid that every int8 file of dwindle's has
+(`quantize.SCALES`): compressed as a whole, MobileNetV2's is a tenth smaller for it. Activations have a scale and a zero
+point per tensor. Biases are int32, in steps of their sums.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dwindle.errors import RuntimeUnavailable, UsageError
+from dwindle.export.blame import refusal
+from dwindle.export.fold import tensors, trace
+from dwindle.export.quantize import LARGEST, SCALES
+from dwindle.export.quiet import quiet
+from dwindle.export.w8a8_convert import converted, value_of
+from dwindle.export.w8a8_samples import check_samples
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.fx import GraphModule, Node
+
+_INT32 = 2**31
+
+
+class Layer(NamedTuple):
+    """A convolution or linear layer that computes in int8."""
+
+    weight: str
+    """The weight's name in the network."""
+    bias: str | None
+    """The bias's name, where it is stored in int32."""
+    codes: np.ndarray
+    """int8, in the weight's shape."""
+    scale: np.ndarray
+    """fp32, from `quantize.SCALES`, one for each of the weight's channels along `axis`."""
+    axis: int
+    bias_codes: np.ndarray | None
+    """int32. Their scales are the weight's times that of the layer's input."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A network in int8."""
+
+    program: GraphModule
+    """The network as the file computes it, up to how results are rounded, ready to be lowered, for a batch of one."""
+    weights_only: nn.Module
+    """The network with weights and biases as the file stores them, its activations in fp32."""
+    layers: tuple[Layer, ...]
+
+    @property
+    def activations_only(self) -> GraphModule:
+        """The program, whose layers read the network's own weights in fp32 by their names in the network."""
+        from torch.fx.graph_module import _assign_attr
+
+        program = copy.deepcopy(self.program)
+        named = {node.name: name for name, node in self._decoding}
+        exact = tensors(self.weights_only)
+        for node in list(program.graph.nodes):
+            if (name := named.get(node.name)) is None:
+                continue
+            _assign_attr(exact[name], program, name)
+            with program.graph.inserting_before(node):
+                node.replace_all_uses_with(program.graph.get_attr(name))
+        program.graph.eliminate_dead_code()
+        program.recompile()
+        return program
+
+    _decoding: tuple[tuple[str, Node], ...] = ()
+    """The names of weights, each with the node of the program that decodes it."""
+
+
+def require_packages() -> None:
+    """Raises RuntimeUnavailable where what quantises networks is not installed."""
+    if not (find_spec("executorch") and find_spec("torchao")):
+        raise RuntimeUnavailable(
+            "w8a8 is made by packages that are not installed: pip install executorch torchao",
+            code="not-installed",
+            name="executorch",
+        )
+
+
+def quantize(network: nn.Module, samples: tuple[Tensor, ...], *, rest: str = "fp32") -> Quantized:
+    """A network (`fold.deployable`'s) in int8, its activations' ranges those that `samples` take.
+
+    rest: what the tensors that are not int8 are stored in, fp32 or fp16. Raises UsageError for samples that no range
+    follows from, and for a network that cannot be traced or quantised.
+    """
+    check_samples(samples)
+    one = tuple(tensor[:1] for tensor in samples)
+    traced = trace(network, one).module()
+    names = _names(traced)
+    try:
+        with quiet():
+            program = converted(traced, samples)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise refusal(error, type(network).__name__, "quantised to int8") from error
+    found = list(_layers(names, program))
+    rounded = _rounded(found, program)
+    if rest == "fp16":
+        left = {name: tensor for name, tensor in tensors(network).items() if name not in rounded}
+        rounded |= {name: tensor.half().float() for name, tensor in left.items() if tensor.dtype == _float32()}
+        _set(program, rounded)
+    layers = tuple(_layer(one, rounded, program) for one in found)
+    decoding = tuple((one.weight, one.decoded) for one in found)
+    return Quantized(program, _with(network, rounded), layers, decoding)
+
+
+class Calibration:
+    """Quantises networks by samples. The last result is cached, as it takes as long as running all samples."""
+
+    def __init__(self, rest: str = "fp32") -> None:
+        """rest: as `quantize` takes it."""
+        self._rest = rest
+        self._last: tuple[nn.Module, Quantized] | None = None
+
+    def of(self, network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
+        """What `quantize` makes of a network; the samples are the same in every call."""
+        if self._last is None or self._last[0] is not network:
+            self._last = network, quantize(network, samples, rest=self._rest)
+        return self._last[1]
+
+
+def recoded(network: nn.Module, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The layers with the codes of another network of the same architecture. Biases keep theirs."""
+    own = tensors(network)
+    made = []
+    for layer in layers:
+        array = own[layer.weight].numpy()
+        rows = np.moveaxis(array, layer.axis, 0).reshape(array.shape[layer.axis], -1)
+        grid = SCALES.astype(np.float32)
+        scale = grid[np.searchsorted(grid, np.abs(rows).max(1) / LARGEST).clip(max=grid.size - 1)]
+        shape = [-1 if axis == layer.axis else 1 for axis in range(array.ndim)]
+        codes = np.rint(array / scale.reshape(shape)).clip(-LARGEST, LARGEST).astype(np.int8)
+        made.append(layer._replace(codes=codes, scale=scale))
+    return tuple(made)
+
+
+class _Found(NamedTuple):
+    """A convolution or linear layer of a converted network."""
+
+    weight: str
+    bias: str | None
+    decoded: Node
+    """The node that decodes the weights from int8 codes."""
+    step: float | None
+    """The scale of the layer's input; None: the input is not quantised."""
+
+
+def _names(traced: nn.Module) -> dict[str, list[str | None]]:
+    """The names of the tensors that each call reads beside its first argument, by the call's name.
+
+    This has to be found before observers are inserted between tensors and calls.
+    """
+    graph: Any = traced.graph
+    return {
+        node.name: [value.target if getattr(value, "op", None) == "get_attr" else None for value in node.args[1:]]
+        for node in graph.nodes
+        if node.op == "call_function"
+    }
+
+
+def _layers(names: dict[str, list[str | None]], converted: GraphModule) -> Iterator[_Found]:
+    for node in converted.graph.nodes:
+        read = names.get(node.name, [])
+        if read and read[0] and _is("dequantize_per_channel", node.args[1]):
+            step = node.args[0].args[1] if _is("dequantize_per_tensor", node.args[0]) else None
+            yield _Found(read[0], read[1] if len(read) > 1 else None, node.args[1], step)
+
+
+def _rounded(found: list[_Found], converted: GraphModule) -> dict[str, Tensor]:
+    """What the file stores for each tensor that it rounds, but for a bias that several layers round differently."""
+    import torch
+
+    rounded: dict[str, Tensor] = {}
+    apart = set()
+    for layer in found:
+        codes, scale, zero, axis, low, high, dtype = (_value(argument, converted) for argument in layer.decoded.args)
+        rounded[layer.weight] = torch.ops.quantized_decomposed.dequantize_per_channel(
+            codes, scale, zero, axis, low, high, dtype
+        )
+        if layer.bias is None or layer.step is None:
+            continue
+        # ExecuTorch rounds it when it lowers the program: `QuantParams.from_bias`.
+        span = (scale * layer.step, zero * 0, 0, -_INT32, _INT32 - 1, torch.int32)
+        bias = torch.ops.quantized_decomposed.quantize_per_channel(value_of(layer.bias, converted), *span)
+        bias = torch.ops.quantized_decomposed.dequantize_per_channel(bias, *span)
+        if layer.bias in rounded and not torch.equal(rounded[layer.bias], bias):
+            apart.add(layer.bias)
+        rounded[layer.bias] = bias
+    return {name: tensor for name, tensor in rounded.items() if name not in apart}
+
+
+def _layer(found: _Found, rounded: dict[str, Tensor], converted: GraphModule) -> Layer:
+    codes, scale, _, axis = (_value(argument, converted) for argument in found.decoded.args[:4])
+    bias = found.bias if found.step is not None and found.bias in rounded else None
+    bias_codes = None
+    if bias is not None and found.step is not None:
+        bias_codes = (rounded[bias] / (scale * found.step)).round().int().numpy()
+    return Layer(found.weight, bias, codes.numpy(), scale.numpy(), int(axis), bias_codes)
+
+
+def _set(program: GraphModule, values: dict[str, Tensor]) -> None:
+    """Gives a program's tensors these values, in place, by their names in the network."""
+    import torch
+
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            if node.op == "get_attr" and node.target in values:
+                value_of(node.target, program).copy_(values[node.target])
+
+
+def _float32() -> Any:
+    import torch
+
+    return torch.float32
+
+
+def _with(network: nn.Module, rounded: dict[str, Tensor]) -> nn.Module:
+    """A copy of the network with these tensors. Raises AssertionError should a pruned weight have come back to life."""
+    import torch
+
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, tensor in tensors(copied).items():
+            if name in rounded:
+                if tensor.dim() > 1:
+                    assert not ((tensor == 0) & (rounded[name] != 0)).any(), f"{name} was pruned, and is no longer"
+                tensor.copy_(rounded[name])
+    return copied
+
+
+def _is(operator: str, node: Any) -> bool:
+    return getattr(node, "op", None) == "call_function" and f".{operator}." in f".{node.target}."
+
+
+def _value(argument: Any, module: GraphModule) -> Any:
+    return value_of(argument.target, module) if hasattr(argument, "target") else argument

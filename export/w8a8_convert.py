@@ -1,0 +1,140 @@
+"""A traced network in int8, by PyTorch 2 Export's quantisation: observers put in, samples run, observers replaced."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dwindle.errors import UsageError
+from dwindle.export.quantize import SCALES
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.fx import GraphModule, Node
+    from torchao.quantization.pt2e.quantizer import QuantizationSpec
+
+_JUDGED = 16
+"""How many samples say which ranges are nearer to the network."""
+
+
+def converted(traced: nn.Module, samples: tuple[Tensor, ...]) -> GraphModule:
+    """A traced network in int8, for a batch of one, its activations' ranges those that `samples` take.
+
+    The ranges are those of least squared error, or all that the samples take, whichever leaves the outputs nearer to
+    the network's. Raises UsageError, naming the value, where no range follows from the samples.
+    """
+    import torch
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    from dwindle.export.w8a8_ranges import Range
+
+    config = get_symmetric_quantization_config(is_per_channel=True)
+    activation = replace(config.input_activation, observer_or_fake_quant_ctr=Range.with_args(eps=2**-12))
+    config = replace(config, weight=_on_grid(config.weight), input_activation=activation, output_activation=activation)
+
+    class Finite(XNNPACKQuantizer):
+        # Batch norm is folded before, and each pattern of one would be traced at length.
+        SUPPORTED_PATTERNS = [one for one in XNNPACKQuantizer.SUPPORTED_PATTERNS if "_bn" not in one.name]  # noqa: RUF012
+
+        def annotate(self, model: GraphModule) -> GraphModule:
+            annotated: GraphModule = super().annotate(model)
+            for node in _reading_infinity(annotated):
+                node.meta.pop(Q_ANNOTATION_KEY, None)
+            return annotated
+
+    observed = prepare_pt2e(traced, Finite().set_global(config))
+    each = list(zip(*(tensor.split(1) for tensor in samples), strict=True))
+    with torch.no_grad():
+        for sample in each:
+            observed(*sample)
+        _require_ranges(observed)
+        judged = each[:: max(1, len(each) // _JUDGED)]
+        exact = [_flat(observed(*sample)) for sample in judged]  # an observer passes values on as they are
+        clipped: GraphModule = convert_pt2e(copy.deepcopy(observed))
+        for module in observed.modules():
+            if isinstance(module, Range):
+                module.whole = True
+        whole: GraphModule = convert_pt2e(observed)
+
+        def noise(program: GraphModule) -> float:
+            found = [_flat(program(*sample)) for sample in judged]
+            return sum(float(((a - b) ** 2).sum()) for a, b in zip(exact, found, strict=True))
+
+        return min(clipped, whole, key=noise)
+
+
+def _flat(outputs: Any) -> Tensor:
+    """All floating-point values of a network's outputs, in a row."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    return torch.cat(
+        [one.flatten().double() for one in tree_leaves(outputs) if one.is_floating_point()] or [torch.zeros(1)]
+    )
+
+
+def _require_ranges(observed: GraphModule) -> None:
+    """Raises UsageError, naming the layer, for a value that no sample reached or that was never finite."""
+    from dwindle.export.w8a8_ranges import Range
+
+    for node in observed.graph.nodes:
+        if node.op != "call_module":
+            continue
+        module = observed.get_submodule(node.target)
+        if isinstance(module, Range) and not (module.min_val.isfinite() and module.max_val.isfinite()):
+            raise UsageError(
+                f"no range of the values of {node.args[0].name} follows from the samples, as they never reach it or "
+                "are not finite there: return real ones from the task's `inputs` of the training split",
+                code="no-range",
+                name=str(node.args[0].name),
+            )
+
+
+def _reading_infinity(module: GraphModule) -> list[Node]:
+    """The calls that read infinite values, as attention's scores meet a causal mask: no range of int8 spans to one."""
+    infinite: set[Node] = set()
+    reading = []
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            value = value_of(node.target, module)
+            if value.is_floating_point() and value.isinf().any():
+                infinite.add(node)
+        elif infinite.intersection(node.all_input_nodes):
+            reading.append(node)
+            if "softmax" not in str(node.target):  # which makes zeros of them
+                infinite.add(node)
+    return reading
+
+
+def _on_grid(weight: QuantizationSpec) -> QuantizationSpec:
+    """The specification with scales of `quantize.SCALES`.
+
+    They begin at 2⁻¹⁴. XNNPACK's own recipe ends at 2⁻¹², which leaves rows that stay below 0.03, as folded batch
+    norm makes them, a few of their 254 steps.
+    """
+    import torch
+    from torchao.quantization.pt2e.observer import PerChannelMinMaxObserver
+
+    grid = torch.from_numpy(SCALES.astype(np.float32))
+
+    # torchao leaves a transposed convolution's channels where they are by `PerChannel` in the class's name.
+    class OnGridPerChannel(PerChannelMinMaxObserver):
+        def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+            scale, zero = super().calculate_qparams()
+            return grid[torch.searchsorted(grid, scale).clamp(max=len(grid) - 1)], zero
+
+    return replace(weight, observer_or_fake_quant_ctr=OnGridPerChannel.with_args(eps=float(grid[0])))
+
+
+def value_of(name: str, module: GraphModule) -> Any:
+    """A tensor of a graph, by the name that it reads it by."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
