@@ -171,7 +171,10 @@ def _trust(arguments: argparse.Namespace) -> bool | list[str]:
 def _bench(arguments: argparse.Namespace) -> int:
     from dwindle.bench import bench
     from dwindle.bench.devices.registry import reach
+    from dwindle.bench.views.summary import bench_summary
     from dwindle.bench.views.table import bench_table
+    from dwindle.checkpoint import Checkpoint
+    from dwindle.origin import goal
 
     devices = _names(arguments.device)
     measured = bench(
@@ -184,7 +187,9 @@ def _bench(arguments: argparse.Namespace) -> int:
         data=arguments.data,
         progress=_say,
     )
-    _print(arguments, bench_table(measured))
+    details = [bench_table(measured)] if arguments.verbose else []
+    made_for = goal(Checkpoint.load(arguments.net).origin)
+    _print(arguments, bench_summary(measured.rows, made_for, str(arguments.net)), *details)
     if arguments.json:
         _print_json(dataclasses.asdict(measured))
     for name in devices:

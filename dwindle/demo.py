@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.bench import bench, gate, report
-from dwindle.bench.views.table import bench_table, gate_table
+from dwindle.bench.views.summary import bench_summary
+from dwindle.bench.views.table import gate_table
 from dwindle.compress import Request, compress
 from dwindle.compress.progress import drawing
 from dwindle.export import export
+from dwindle.origin import goal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +33,7 @@ def demo(out: Path, console: Console) -> int:
     export(net, TARGETS, progress=lambda line: console.print(line, highlight=False))
     console.rule("bench: the files themselves, side by side with the dense network's")
     measured = bench(net, progress=lambda line: console.print(line, highlight=False))
-    console.print(bench_table(measured))
+    console.print(bench_summary(measured.rows, goal(net.origin), str(net.path)))
     console.rule("gate")
     verdict = gate(net, max_size=SIZE, max_drop=1.0)
     console.print(gate_table(verdict))

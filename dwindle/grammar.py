@@ -263,6 +263,13 @@ def _bench(to: argparse.ArgumentParser) -> None:
         "--profile", action="store_true", help="On this machine, also measure the time that each operator takes."
     )
     to.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="Also print the dense files, intervals, samples that changed class, ARM64 costs, and why figures are "
+        "absent. Default: off.",
+    )
+    to.add_argument(
         "--sparse",
         action="store_true",
         help="On arm64, also count the instructions of ExecuTorch files with ExecuTorch's sparse kernels.",

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dwindle.compress.progress import FLAGS
 from dwindle.layers import Layer
-from dwindle.metrics import change
+from dwindle.metrics import NOTABLE_LOSS, change
 from dwindle.models.spec import TaskSpec
 from dwindle.options import as_flags, flags
 from dwindle.quantities import format_bytes, format_seconds
@@ -32,10 +32,6 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
         yield f"{size.target}: {smaller}, {size.dense / size.compressed:.1f}×; {benefit.sentence()}"
     for rehearsed in forecast.rehearsed:
         yield f"{rehearsed.target}: {rehearsed.sentence}"
-
-
-NOTABLE_LOSS = 1.0
-"""From this many points of the test metric on, or percent of changed answers, a loss is said in words."""
 
 
 def loss_line(metrics: Mapping[str, float], metric: str) -> Text | None:

@@ -13,6 +13,8 @@ from them. Outputs with more numbers, or larger ones, count for more."""
 WITHOUT_LABELS = (AGREEMENT, SQNR)
 LOSSLESS = 144.0
 """The SQNR of outputs that are the same to the last bit of float32, and the highest that is told."""
+NOTABLE_LOSS = 1.0
+"""From this many points of the test metric on, or percent of changed answers, a loss is said in words."""
 
 
 def change(value: float, metric: str) -> float | None:

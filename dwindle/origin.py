@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from dwindle.bench.views.summary import Goal
 from dwindle.compress.methods import METHODS
 from dwindle.compress.recipes import PLAIN, RECIPES, default_score, preset_options
 from dwindle.compress.request import Request, request_words
@@ -18,6 +19,16 @@ from dwindle.options import PATTERNS, options
 
 WEIGHTS = "FILE"
 """Stands for the path of a file of weights, since a checkpoint records only the hash of its content."""
+
+
+def goal(origin: Mapping[str, Any]) -> Goal:
+    """What a checkpoint of this origin was made for: its target and budget, against which bench's figures are read.
+
+    Raises CheckpointError for a value that its option can't have.
+    """
+    asked = requested(origin)
+    size = asked.size if isinstance(asked.size, int) else None
+    return Goal(asked.target, size, asked.max_drop)
 
 
 def requested(origin: Mapping[str, Any]) -> Request:

@@ -17,6 +17,7 @@ from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
 from dwindle.bench.rows import blank_rows, untried
 from dwindle.bench.views.chart import frontier
 from dwindle.bench.views.cost_words import cost_cells, legend
+from dwindle.bench.views.summary import findings, main_row, next_step
 from dwindle.bench.views.why import why_rows
 from dwindle.bench.views.wording import (
     answers,
@@ -28,6 +29,7 @@ from dwindle.bench.views.wording import (
     noisy,
     runtime_briefly,
     signed,
+    smaller,
 )
 from dwindle.checkpoint import Checkpoint, flattened, require_not_sealed
 from dwindle.errors import DwindleError
@@ -35,7 +37,7 @@ from dwindle.files import staged
 from dwindle.layers import layers
 from dwindle.manifest import Manifest, manifests
 from dwindle.metrics import SQNR, named, value_of
-from dwindle.origin import command_line, requested
+from dwindle.origin import command_line, goal
 from dwindle.quantities import format_bytes, format_seconds
 
 
@@ -83,14 +85,15 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
     exported = manifests(opened.exports)
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     rows = _rows(opened.path, exported, measured)
-    size, left = requested(opened.origin).size, layers(opened)
-    budget = size if isinstance(size, int) else None
+    left, asked = layers(opened), goal(opened.origin)
     return {
         "title": opened.path.name,
         "checkpoint": opened,
         "lead": _lead(opened),
+        "findings": (found := findings(rows, asked)),
+        "next": next_step(found, shlex.quote(opened.path.name)),
         "summary": _summary(opened, rows),
-        "charts": [frontier(opened.history, budget, *extent) for extent in CHARTS] if opened.history else [],
+        "charts": [frontier(opened.history, asked.size, *extent) for extent in CHARTS] if opened.history else [],
         "rows": [(row, cells(row, rows), runtime_briefly(row)) for row in rows],
         "first": {id(row) for row in {(row.target, row.role): row for row in reversed(rows)}.values()},
         "machines": machines(rows),
@@ -143,15 +146,12 @@ def _lead(opened: Checkpoint) -> str:
 def _summary(opened: Checkpoint, rows: list[Row]) -> list[tuple[str, str, str]]:
     """The few figures that matter most: (figure, what it is, beside it)."""
     found = []
-    main = next(
-        (row for row in rows if row.role == COMPRESSED and row.target == opened.origin.get("target", "onnx")),
-        next((row for row in rows if row.role == COMPRESSED), None),
-    )
+    main = main_row(rows, goal(opened.origin).target)
     dense, last = (opened.history[0], opened.history[-1]) if opened.history else (None, None)
     if main:
         size = format_bytes(main.artifact.bytes)
-        smaller = f"{main.compression:.1f}× smaller than dense fp32 ONNX" if main.compression else ""
-        found.append((size, f"{main.target} file", smaller))
+        ratio = smaller(main, rows)
+        found.append((size, f"{main.target} file", f"{ratio:.1f}× smaller than dense" if ratio else ""))
     elif dense and last and dense.bytes and last.bytes:
         found.append((format_bytes(last.bytes), "would ship", f"{dense.bytes / last.bytes:.1f}× smaller"))
     if last:

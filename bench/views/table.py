@@ -50,7 +50,7 @@ def bench_table(bench: Bench) -> RenderableType:
     parts += [*_answers(bench.rows), *_operators(bench.rows), *_costs(bench.rows)]
     machine = bench.machine
     notes = [
-        "size: installed bytes · download: deflated, or as the .zst named below it · smaller: than the dense fp32 ONNX "
+        "size: installed bytes · download: deflated, or as the .zst named below it · smaller: than the target's dense "
         f"file · test: {_metrics(bench.rows)}on the test split, through the file, above its 95% interval · change: "
         "points against the dense file",
         "time: thread-CPU median of one inference on one thread, above the least wall time; where there is no such "

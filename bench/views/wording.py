@@ -36,6 +36,7 @@ class Cells:
     fetched: str
     """As what it is downloaded, where that isn't the file deflated: `pte.zst`."""
     smaller: str
+    """Than the same target's dense file."""
     accuracy: str
     interval: str
     change: str
@@ -54,7 +55,7 @@ def cells(row: Row, rows: Iterable[Row]) -> Cells:
         bytes=format_bytes(row.artifact.bytes),
         download=format_bytes(row.artifact.download_bytes),
         fetched=(name.partition(".")[2] if row.artifact.fetched and (name := row.artifact.fetched[1]) else ""),
-        smaller=f"{row.compression:.1f}×" if row.compression else ABSENT,
+        smaller=f"{ratio:.1f}×" if (ratio := smaller(row, rows)) else ABSENT,
         accuracy=f"{accuracy.value:.2f}" if accuracy else ABSENT,
         interval=interval(accuracy.interval, 1) if accuracy and accuracy.interval else "",
         change=ABSENT if (lost := drop(row, rows)) is None else signed(-lost),
@@ -64,6 +65,14 @@ def cells(row: Row, rows: Iterable[Row]) -> Cells:
         memory=format_bytes(row.memory_bytes) if row.memory_bytes is not None else ABSENT,
         noise=("quiet" if noise.quiet else "noisy") if noise else ABSENT,
     )
+
+
+def smaller(row: Row, rows: Iterable[Row]) -> float | None:
+    """The bytes of the dense file of a row's target over its own; None for the dense file itself."""
+    if row.role == DENSE:
+        return None
+    dense = (other for other in rows if (other.target, other.role) == (row.target, DENSE))
+    return next((other.artifact.bytes / row.artifact.bytes for other in dense), None)
 
 
 def drop(row: Row, rows: Iterable[Row]) -> float | None:

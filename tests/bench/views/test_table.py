@@ -57,7 +57,7 @@ def test_the_bench_table_has_every_headline() -> None:
     missing = untried(replace(COMPRESSED, target="coreml", latency=None, compare=None, accuracy=None), "no Mac")
     text = shown(bench_table(Bench((DENSE, COMPRESSED, missing), Machine("CPU", 2, "Linux"), 0, "now", "0.1")))
     line, below = text.split("  compressed")[1].splitlines()[:2]
-    assert line.split() == ["28.9", "KB", "25.0", "KB", "11.4×", "96.30", "−0.70", "205", "µs", "1.012"]
+    assert line.split() == ["28.9", "KB", "25.0", "KB", "11.5×", "96.30", "−0.70", "205", "µs", "1.012"]
     assert below.split() == ["94.7–98.3", "200", "µs", "1.005–1.019"]
     assert "onnx in onnxruntime 1.32.0" in text
     figures = "latency, latency ratio, accuracy, agreement, memory, noise"
