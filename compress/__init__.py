@@ -11,11 +11,11 @@ from dwindle.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from dwindle.compress.compression import compress
-    from dwindle.compress.forecast import Forecast, plan
+    from dwindle.compress.forecast import Forecast, curve, plan
     from dwindle.compress.pruner import Pruner
     from dwindle.compress.request import Request
 
-__all__ = ["Forecast", "Pruner", "Request", "compress", "plan"]
+__all__ = ["Forecast", "Pruner", "Request", "compress", "curve", "plan"]
 __getattr__ = lazy_attributes(
     __name__,
     {
@@ -23,6 +23,7 @@ __getattr__ = lazy_attributes(
         "Pruner": "dwindle.compress.pruner",
         "Request": "dwindle.compress.request",
         "compress": "dwindle.compress.compression",
+        "curve": "dwindle.compress.forecast",
         "plan": "dwindle.compress.forecast",
     },
 )

@@ -40,7 +40,7 @@ class Budget:
         if not limits and self.allowance is None:
             raise UsageError(
                 "there is no budget: give `size`, `macs`, `density`, or `max_drop` or `max_change`",
-                code="missing-option",
+                code="no-budget",
             )
         if limits and self.allowance is not None:
             raise UsageError(

@@ -6,7 +6,7 @@ import contextlib
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from dwindle.compress.benefit import Benefit, benefit
 from dwindle.compress.compression import Prepared, prepare
 from dwindle.compress.request import Request, request_for
 from dwindle.compress.size import Sizer
-from dwindle.errors import DwindleError, UsageError
+from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.export import target as targets
 from dwindle.models.copies import copied
 
@@ -79,7 +79,35 @@ def plan(model: nn.Module | Request | str, **options: Any) -> Forecast:
     Raises what `compress` would raise before it trains, except for what the rehearsal finds: that is in the forecast,
     for each target.
     """
+    return _forecast(request_for(model, options))
+
+
+SHARES = (0.5, 0.3, 0.2, 0.1, 0.05)
+"""The densities that `curve` tries."""
+
+
+def curve(model: nn.Module | Request | str, **options: Any) -> tuple[Forecast, ...]:
+    """Forecasts several budgets, for whoever doesn't know yet which to give: each of SHARES that can be reached.
+
+        >>> forecasts = curve("zoo:resnet8", data="digits")
+        >>> [(each.share, each.bytes[0].compressed) for each in forecasts]
+
+    model, options: those of `compress`, without a budget. The network is rehearsed and timed once, for the first.
+    Raises as `plan` does.
+    """
     request = request_for(model, options)
+    found: list[Forecast] = []
+    for share in SHARES:
+        pace = found[0].seconds / found[0].steps if found and found[0].seconds and found[0].steps else None
+        try:
+            found.append(_forecast(replace(request, density=share, rehearsal=request.rehearsal and not found), pace))
+        except BudgetMissed:
+            break  # smaller ones can't be reached either
+    return tuple(found)
+
+
+def _forecast(request: Request, pace: float | None = None) -> Forecast:
+    """pace: seconds per optimizer step; measured where it is None."""
     for option in ("max_drop", "max_change"):
         if getattr(request, option) is not None:
             raise UsageError(
@@ -111,7 +139,8 @@ def plan(model: nn.Module | Request | str, **options: Any) -> Forecast:
         count = solver.packed_bytes if name == request.target else Sizer(target, inputs)
         sizes.append(Bytes(name, count(network.model), count(small.model)))
         benefits.append(benefit(solver.granularity.kind, target))
-    return Forecast(share, rounds, steps, _seconds(ready, steps), tuple(sizes), tuple(benefits), rehearsed)
+    seconds = _seconds(ready, steps) if pace is None or steps is None else pace * steps
+    return Forecast(share, rounds, steps, seconds, tuple(sizes), tuple(benefits), rehearsed)
 
 
 def _rehearsed(ready: Prepared) -> tuple[Rehearsed, ...]:

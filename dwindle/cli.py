@@ -115,7 +115,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     from dwindle.compress import plan
     from dwindle.live import forecast_lines
 
-    request = _request(arguments)
+    try:
+        request = _request(arguments)
+    except UsageError as error:
+        if error.code != "no-budget":
+            raise
+        return _curve(arguments)
     with _working("building the network and its files, to see what a compression would do"):
         forecast = plan(request)
     _print(arguments, *forecast_lines(forecast))
@@ -126,6 +131,20 @@ def _plan(arguments: argparse.Namespace) -> int:
         _say(f"warning: this granularity does not make the {request.target} file smaller; channels would")
     refused = next((each.exit_code for each in forecast.rehearsed if each.exit_code), 0)
     return refused or (BudgetMissed.exit_code if missed and arguments.strict else 0)
+
+
+def _curve(arguments: argparse.Namespace) -> int:
+    """What several budgets come to, where none is given."""
+    from dwindle.compress import curve
+    from dwindle.compress.request import request_of
+    from dwindle.live import curve_table
+
+    with _working("building the network and its files at several densities, as no budget is given"):
+        forecasts = curve(request_of(arguments))
+    _print(arguments, curve_table(forecasts))
+    if arguments.json:
+        _print_json([dataclasses.asdict(forecast) for forecast in forecasts])
+    return next((each.exit_code for each in forecasts[0].rehearsed if each.exit_code), 0)
 
 
 def _request(arguments: argparse.Namespace) -> Request:

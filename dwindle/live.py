@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -32,6 +33,26 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
         yield f"{size.target}: {smaller}, {size.dense / size.compressed:.1f}×; {benefit.sentence()}"
     for rehearsed in forecast.rehearsed:
         yield f"{rehearsed.target}: {rehearsed.sentence}"
+
+
+def curve_table(forecasts: Sequence[Forecast]) -> RenderableType:
+    """A line per budget that `curve` tried, and what the rehearsal found; the last line says how to choose one."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    sizes = forecasts[0].bytes
+    for title in ("density", *(size.target for size in sizes), "rounds", "training"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_row("dense", *(format_bytes(size.dense) for size in sizes), "0", "")
+    for forecast in forecasts:
+        table.add_row(
+            f"{forecast.share:.0%}",
+            *(format_bytes(size.compressed) for size in forecast.bytes),
+            str(forecast.rounds),
+            "" if forecast.seconds is None else format_seconds(forecast.seconds),
+        )
+    rehearsed = [Text(f"{one.target}: {one.sentence}") for one in forecasts[0].rehearsed]
+    return Group(
+        table, *rehearsed, Text("next: give one of these as --size or --density, or what may be lost as --max-drop")
+    )
 
 
 def loss_line(metrics: Mapping[str, float], metric: str) -> Text | None:

@@ -78,4 +78,4 @@ def test_a_limit_the_dense_network_meets_is_refused(budget: Budget, says: str) -
 def test_no_budget_is_refused() -> None:
     with pytest.raises(UsageError) as refused:
         Budget()
-    assert refused.value.code == "missing-option"
+    assert refused.value.code == "no-budget"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from dwindle.compress import Request, compress, plan
+from dwindle.compress import Request, compress, curve, plan
+from dwindle.compress.forecast import SHARES
 from dwindle.compress.resolve import resolve
 from dwindle.errors import BudgetMissed, UsageError
 
@@ -24,6 +26,20 @@ def test_a_plan_foretells_bytes_density_and_rounds(tmp_path: Path) -> None:
     assert forecast.steps == 16 * (forecast.rounds + 1)
     assert forecast.seconds is not None
     assert forecast.seconds > 0
+
+
+def test_without_a_budget_several_are_forecast() -> None:
+    found = curve(Request("zoo:resnet8", {"data": "digits", "epochs": 1}, targets=("coreml",)))
+    assert [round(forecast.share, 2) for forecast in found] == list(SHARES)
+    for earlier, later in pairwise(found):
+        assert later.rounds > earlier.rounds
+        assert all(
+            after.compressed < before.compressed for before, after in zip(earlier.bytes, later.bytes, strict=True)
+        )
+        assert later.seconds is not None
+        assert earlier.seconds is not None
+        assert later.seconds > earlier.seconds
+    assert [size.target for size in found[0].bytes] == ["onnx", "coreml"]
 
 
 def test_a_plan_refuses_what_compress_would() -> None:

@@ -106,7 +106,7 @@ def test_every_default_is_filled_in() -> None:
         ({"method": "amc", "score": "lamp"}, "score", "conflict"),
         ({"method": "amc", "density": None, "max_drop": 1.0}, "max_drop", "conflict"),
         ({"method": "amc", "granularity": "2:4"}, "granularity", "conflict"),
-        ({"density": None}, None, "missing-option"),
+        ({"density": None}, None, "no-budget"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_with_the_option_at_fault(
