@@ -11,7 +11,7 @@ from dwindle.bench.figures import Files, figures
 from dwindle.bench.result import Bench
 from dwindle.bench.views.methods_chart import KINDS, Series, best, in_bytes, methods, methods_chart, sign
 from dwindle.bench.views.page import CHARTS, render
-from dwindle.checkpoint import Checkpoint
+from dwindle.checkpoint import Checkpoint, flattened
 from dwindle.errors import UsageError
 from dwindle.manifest import Manifest, manifests
 
@@ -38,10 +38,7 @@ def frontier_report(checkpoints: Sequence[Checkpoint | Path | str], out: Path | 
 
 def _facts(opened: Sequence[Checkpoint]) -> dict[str, Any]:
     names = _names(opened)
-    series = [
-        Series(name, str(one.origin.get("method") or "unnamed method"), one.history)
-        for name, one in zip(names, opened, strict=True)
-    ]
+    series = [Series(name, kind, one.history) for name, kind, one in zip(names, _kinds(opened), opened, strict=True)]
     order, counted = methods(series), in_bytes(series)
     found = [manifests(one.exports) for one in opened]
     exported = [{manifest.target: manifest for _, manifest in one} for one in found]
@@ -62,6 +59,27 @@ def _facts(opened: Sequence[Checkpoint]) -> dict[str, Any]:
             for one, own, files, path in zip(series, exported, found, opened, strict=True)
         ],
     }
+
+
+_ALIKE = ("seed", "task.seed", "size", "density", "macs", "max_drop", "max_change", "rounds")
+"""Options that make no other series: repetitions of one way to compress, and the budgets along its frontier."""
+
+
+def _kinds(opened: Sequence[Checkpoint]) -> list[str]:
+    """What each checkpoint's series is called: its method, and up to two options by which others of that method differ.
+
+    Those with the same have one colour.
+    """
+    origins = [flattened(one.origin) for one in opened]
+    kinds = []
+    for origin in origins:
+        method = origin.get("method") or "unnamed method"
+        rivals = [other for other in origins if other.get("method") == origin.get("method")]
+        names = sorted({name for other in rivals for name in other} - {*_ALIKE, "method"})
+        differ = [name for name in names if len({str(other.get(name)) for other in rivals}) > 1]
+        said = ", ".join(f"{name.removeprefix('task.').replace('_', ' ')} {origin.get(name)}" for name in differ[:2])
+        kinds.append(f"{method}, {said}" if said else str(method))
+    return kinds
 
 
 def _tested(opened: Checkpoint, exported: Sequence[tuple[Path, Manifest]]) -> dict[str, str]:
