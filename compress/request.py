@@ -343,6 +343,12 @@ def request_for(model: nn.Module | Request | str, options: Mapping[str, Any]) ->
             raise unknown_name("option", name, [*own, *training], option=name)
     asked = {name: value for name, value in options.items() if name in own}
     trained = {name: value for name, value in options.items() if name not in own}
+    if not isinstance(trained.get("data", ""), str):
+        from dwindle.models.supervised import Supervised
+
+        if asked.get("task") is not None:
+            raise UsageError("there are `data` and a `task`: leave one of them out", code="conflict", option="data")
+        asked["task"], trained = Supervised(trained.pop("data"), **{"seed": asked.get("seed", 0), **trained}), {}
     task = asked.pop("task", model.task if isinstance(model, Request) and trained.keys() - {"data"} else None)
     if trained:
         own_task = {"data": task} if isinstance(task, str) else {} if task is None else task

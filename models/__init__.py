@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from dwindle.models.build import ModelSpec
     from dwindle.models.classify import ImageClassification
     from dwindle.models.spec import TaskSpec
+    from dwindle.models.supervised import Supervised
     from dwindle.models.tasks import make_task
 
-__all__ = ["ImageClassification", "LightningTask", "ModelSpec", "TaskSpec", "TrainerTask", "make_task"]
+__all__ = ["ImageClassification", "LightningTask", "ModelSpec", "Supervised", "TaskSpec", "TrainerTask", "make_task"]
 __getattr__ = lazy_attributes(
     __name__,
     {
         "ImageClassification": "dwindle.models.classify",
         "LightningTask": "dwindle.models.adapters.lightning",
         "ModelSpec": "dwindle.models.build",
+        "Supervised": "dwindle.models.supervised",
         "TaskSpec": "dwindle.models.spec",
         "TrainerTask": "dwindle.models.adapters.trainer",
         "make_task": "dwindle.models.tasks",

@@ -35,6 +35,14 @@ def load(
     folder's images, the way they are scaled, and the colours. Nothing is kept on disk but what torchvision downloads.
     Raises UsageError where the data isn't found, isn't readable or isn't fit to train on.
     """
+    splits = load_any(data, root=root, image_size=image_size, how=how)
+    if not isinstance(splits, Splits):
+        raise UsageError(f"data {data!r} made a {type(splits).__name__}, not dwindle.models.data.Splits")
+    return splits
+
+
+def load_any(data: str, *, root: str | None, image_size: int | None, how: Preprocessing | None) -> Any:
+    """As `load`; what a factory returns may be something else, such as data sets of torch."""
     if root is not None and data in LOADERS and not expanded(root).is_dir():  # else another copy would be taken
         raise UsageError(
             f"`data_root` {root} is no folder: give the one that holds the data, or leave it out",
@@ -43,10 +51,10 @@ def load(
             path=root,
         )
     splits = _load(data, root, image_size, how)
-    return splits.in_colours(how.colours) if how else splits
+    return splits.in_colours(how.colours) if how and isinstance(splits, Splits) else splits
 
 
-def _load(data: str, root: str | None, image_size: int | None, how: Preprocessing | None) -> Splits:
+def _load(data: str, root: str | None, image_size: int | None, how: Preprocessing | None) -> Any:
     roots = [expanded(place) for place in (root, os.environ.get(ROOT)) if place]
     if is_folder(data):
         if image_size is None and how and how.size:
@@ -57,10 +65,7 @@ def _load(data: str, root: str | None, image_size: int | None, how: Preprocessin
     if data in LOADERS:
         return LOADERS[data](roots)
     if ":" in data:
-        splits = call_factory(data, "data", root=root)
-        if not isinstance(splits, Splits):
-            raise UsageError(f"data {data!r} made a {type(splits).__name__}, not dwindle.models.data.Splits")
-        return splits
+        return call_factory(data, "data", root=root)
     if "/" in data:
         raise UsageError(f"there is no folder {data}: give a folder of class folders, or one of {', '.join(LOADERS)}")
     raise UsageError(unknown("data set", data, list(LOADERS)))

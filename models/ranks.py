@@ -116,9 +116,9 @@ def shard(batch: Tensor) -> Tensor:
     return batch.tensor_split(world())[rank()]
 
 
-def total(value: int) -> int:
-    """Returns the sum of every rank's value."""
-    return int(_summed(torch.tensor(value))) if world() > 1 else value
+def summed(values: Tensor) -> Tensor:
+    """Returns the sum over the ranks of a tensor on the CPU, which each rank has its own values in."""
+    return _summed(values.clone()) if world() > 1 else values
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:

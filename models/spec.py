@@ -30,7 +30,7 @@ class TaskSpec:
     data: str = option(
         help="The data set: digits, fashion-mnist, cifar10, cifar100, a folder with a folder of images per class (or "
         "with images alone, for the `method` calibrate), or package.module:factory, a function of yours that returns "
-        "dwindle.models.data.Splits.",
+        "data sets of torch by split, such as train, val and test, or dwindle.models.data.Splits.",
         metavar="DATA",
         group=DATA,
         unset="none; give this or `task`",
@@ -149,6 +149,21 @@ class TaskSpec:
         unset="no average",
     )
     """The average is what is judged, saved, pruned and trained further; the momentum stays that of the steps."""
+    metric: str | None = option(
+        None,
+        help="What networks are judged by, in points: accuracy; balanced-accuracy, the mean over the classes; f1, its "
+        "mean over the classes; of masks mean-iou; of samples with several labels mean-average-precision or f1.",
+        metavar="NAME",
+        group=DATA,
+        unset="accuracy; mean-iou of masks, and mean-average-precision where a sample has several labels",
+    )
+    class_weights: bool = option(
+        False,
+        kind=SWITCH,
+        help="Weight the loss of each class by the inverse of its share of the training samples, for classes of which "
+        "some have far fewer samples than others.",
+        group=TRAINING,
+    )
     label_smoothing: float = 0.0
     """The share of each label that is spread over all classes."""
     clip: float | None = None
@@ -240,6 +255,7 @@ DATA_SET_OPTIONS: dict[str, dict[str, Any]] = {
 NEWER = (
     *("augment", "optimizer", "label_smoothing", "clip", "mixup", "cutmix"),
     *("photographs", "area", "trivial", "erase", "normalize", "preprocessing"),
+    *("metric", "class_weights"),
 )
 """Options that a checkpoint records only where they differ from the default: runs begun before there were these go
 on."""

@@ -14,11 +14,13 @@ from dwindle.errors import CheckpointError, UsageError
 from dwindle.models.build import restore_dense
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification
-from dwindle.models.datasets import LOADERS, is_folder, load
+from dwindle.models.data import Splits
+from dwindle.models.datasets import LOADERS, is_folder, load_any
 from dwindle.models.factory import call_factory, load_factory, parameters
 from dwindle.models.images import Images
 from dwindle.models.objects import is_object
 from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
+from dwindle.models.supervised import Supervised
 from dwindle.models.trust import Trust, require_trust
 from dwindle.registry import unknown
 
@@ -53,7 +55,9 @@ def make_task(spec: Mapping[str, Any]) -> CheckedTask:
         )
     task_spec = TaskSpec(**{**DATA_SET_OPTIONS.get(options["data"], {}), **options})
     how = task_spec.preprocessing
-    splits = load(task_spec.data, root=task_spec.data_root, image_size=task_spec.image_size, how=how)
+    splits = load_any(task_spec.data, root=task_spec.data_root, image_size=task_spec.image_size, how=how)
+    if not isinstance(splits, Splits):  # data sets of torch, which a factory made
+        return CheckedTask(Supervised(splits, name=options.pop("data"), **options))
     return CheckedTask(ImageClassification(task_spec, splits) if splits.classes else Images(task_spec, splits))
 
 
