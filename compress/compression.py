@@ -49,12 +49,12 @@ from dwindle.models.tasks import make_task
 from dwindle.models.trust import is_code
 from dwindle.quantities import format_names
 from dwindle.sealed import read_tensors
+from dwindle.signature import Signature, varying
 from dwindle.tracking import JsonLines, Tracker
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dwindle.signature import Signature
 
 NOTABLE = 0.05
 """From this share of the parameters on, a note says that they can't be pruned."""
@@ -114,6 +114,7 @@ class Prepared:
             self.targets,
             trained=self.trained,
             objects=self.objects,
+            signature=self.signature,
         )
 
 
@@ -201,10 +202,12 @@ def prepare(request: Request) -> Prepared:
     if not task.labelled:
         reference = copied(model)
         task.compare_with(lambda: reference)
-    signature = task.signature(model)
+    signature = varying(task.signature(model), request.dynamic)
     model = flat(model, signature)
     network = Network(model, inputs)
-    size_of = Sizer(targets.load(request.target, request.precision), inputs)
+    target = targets.load(request.target, request.precision)
+    targets.require_dynamic(target, signature)
+    size_of = Sizer(target, inputs)
     size_of(model)  # what the target can't take is known before anything is trained
     solvers = tuple(
         Solver(_by_metric(budget, task), pruning, size_of, request.target) for pruning, budget in resolved.phases

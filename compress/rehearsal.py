@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from dwindle.compress.network import Granularity, Network
     from dwindle.models.checked_task import CheckedTask
+    from dwindle.signature import Signature
 
 HALF = 0.5
 """The share that the rehearsed network is pruned to, of what it has: what it will be isn't known yet."""
@@ -90,13 +91,14 @@ def rehearse(
     *,
     trained: bool,
     objects: Mapping[str, Any] = MappingProxyType({}),
+    signature: Signature | None = None,
 ) -> Rehearsal:
     """Exports a network to targets, compares the files with it, and deletes them.
 
     network: before its first training. granularities: what it will be pruned by, in this order. build_dense: builds it
     anew. origin: what its checkpoint will record, the model, the task and the target of the budget among it. trained:
     whether its weights are more than initial ones. objects: what the caller gave as objects, by the names of
-    Checkpoint's fields.
+    Checkpoint's fields. signature: the network's; None: what one forward pass tells.
     """
     dense = network.copy()
     dense.model = dense.model.cpu().eval()
@@ -113,7 +115,7 @@ def rehearse(
         constant = _is_constant(dense.model, task)
         with tempfile.TemporaryDirectory(prefix="dwindle-rehearsal-") as scratch:
             path = Path(scratch, "net.dwindle")
-            done = replace(store.start(path, origin), done=True, preprocessing=task.preprocessing)
+            done = replace(store.start(path, origin), done=True, preprocessing=task.preprocessing, signature=signature)
             tensors = {**packed_state(small), "dense": dense.model.state_dict()}
             made = store.finish(done, tensors, cuts_of(small, build_dense).structure)
             options = ExportOptions(unproven=True, keeps_rejected=False)

@@ -294,6 +294,15 @@ class Request:
         "point below it.",
         unset="a warning where they are near chance",
     )
+    dynamic: tuple[str, ...] = option(
+        (),
+        kind=NAMES,
+        metavar="SIZES",
+        help="Dimensions of inputs whose sizes may vary in exported files, comma-separated: batch, batch=1..8, or "
+        "INPUT:DIMENSION=LEAST..MOST such as tokens:1=1..128 or image:2=96..256/32, whose sizes are 32 apart. Files "
+        "are compared at both bounds and in the middle.",
+        unset="every size is the example input's",
+    )
     seed: int = option(
         0,
         kind=INTEGER,

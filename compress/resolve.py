@@ -64,7 +64,7 @@ class Resolved:
             "weights": sha256(Path(request.weights)) if request.weights is not None else None,
         }
         # Runs begun before there were these options can be resumed.
-        later = ("calib_samples", "max_change", "pretrained", "new_head", "train_dense", "inexact_cuts")
+        later = ("calib_samples", "max_change", "pretrained", "new_head", "train_dense", "inexact_cuts", "dynamic")
         unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
 

@@ -329,6 +329,8 @@ def _show(arguments: argparse.Namespace) -> int:
 
         if searched := allocation(found.path):
             page.append(result_view(searched))
+    if found.signature:
+        page.append(f"takes and gives: {found.signature}")
     for uncut in found.uncut:
         page.append(f"kept whole: {uncut.channels} of {uncut.of} channels of {uncut.layer}, {uncut.reason}")
     if exports:

@@ -64,6 +64,8 @@ class Parity:
 
     output: str | None = None
     """The name of the output that the figures are of."""
+    sizes: tuple[str, ...] = ()
+    """The other sizes of inputs that it was compared at, such as `image:2=96, image:3=96`; empty where none varies."""
 
     @property
     def widened(self) -> str | None:

@@ -46,7 +46,7 @@ SHARE = Kind(parse_share, format_share, "SHARE", _NUMBERS)
 SHARE_OR_ZERO = Kind(partial(parse_share, zero=True), format_share, "SHARE", _NUMBERS)
 MACS = Kind(parse_macs, format_macs, "MACS", _NUMBERS)
 NAMES = Kind(lambda text: tuple(dict.fromkeys(filter(None, text.split(",")))), ",".join, "A,B", tuple)
-"""Names with commas between them; the value is a tuple."""
+"""Names with commas between them; the value is a tuple. The flag may be given several times."""
 SWITCH = Kind(bool, holds=bool)
 """A switch, which has no text: `--name` turns it on and `--no-name` off."""
 PATTERNS = Kind(str, metavar="PATTERN")
@@ -159,6 +159,8 @@ def add_options(to: argparse.ArgumentParser, *declared: type) -> None:
             how |= {"metavar": each.metavar, "type": _reader(each.kind)}
         if each.kind is PATTERNS:
             how["nargs"] = "+"
+        if each.kind is NAMES:
+            how["action"] = "extend"
         if each.bare is not None:
             how |= {"nargs": "?", "const": each.bare}
         where.add_argument(each.flag, dest=each.name, default=None, **how)

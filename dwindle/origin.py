@@ -15,7 +15,7 @@ from dwindle.compress.request import Request, request_words
 from dwindle.errors import CheckpointError
 from dwindle.models.objects import is_object
 from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
-from dwindle.options import PATTERNS, options
+from dwindle.options import NAMES, PATTERNS, options
 
 WEIGHTS = "FILE"
 """Stands for the path of a file of weights, since a checkpoint records only the hash of its content."""
@@ -93,12 +93,13 @@ def _values(recorded: Mapping[str, Any], declared: type) -> dict[str, Any]:
         value = recorded.get(each.name)
         if value is None or not each.recorded:
             continue  # None stands for an option that was left to its default
-        items = value if each.kind is PATTERNS and isinstance(value, list) else [value]
-        if not all(isinstance(item, each.kind.holds) for item in items):
+        several = each.kind in (PATTERNS, NAMES)
+        items = value if several and isinstance(value, list) else [value]
+        if not all(isinstance(item, str if several else each.kind.holds) for item in items):
             raise CheckpointError(
                 f"the checkpoint records {each.name} as {value!r:.40}: no option can have that", option=each.name
             )
-        values[each.name] = tuple(map(str, items)) if each.kind is PATTERNS else value
+        values[each.name] = tuple(map(str, items)) if several else value
     return values
 
 

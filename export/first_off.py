@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dwindle.difference import difference
 from dwindle.errors import DwindleError
 from dwindle.export.blame import called, described, operator
+from dwindle.export.dynamic import fixed
 from dwindle.export.fold import trace
 from dwindle.export.parity import SAMPLES, TOLERANCE, outputs_of
 from dwindle.export.steps import begin
@@ -114,7 +115,7 @@ def _first(
 
     fails: given a network's beginning and the sizes of the values in its one output.
     """
-    whole: Any = trace(shipped, example).module()
+    whole: Any = trace(fixed(shipped), example).module()
     calls = [node for node in whole.graph.nodes if node.op == "call_function" and _is_tensor(node)]
 
     def asked(index: int) -> bool:

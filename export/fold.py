@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
 from dwindle.export.blame import where
+from dwindle.export.dynamic import example, shapes, traceable
 from dwindle.export.quiet import quiet
 from dwindle.models.inputs import row_major
 
@@ -108,13 +109,26 @@ def short_names(network: nn.Module) -> dict[str, str]:
     return {name: f"_{index}" for index, name in enumerate(tensors(network))}
 
 
-def trace(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
-    """torch.export's program of a network in eval mode; raises UsageError where torch.export cannot trace it."""
+def trace(network: nn.Module, inputs: tuple[Tensor, ...], sizes: nn.Module | None = None) -> ExportedProgram:
+    """torch.export's program of a network in eval mode, its sizes symbolic where they vary.
+
+    sizes: the network whose sizes vary likewise; None: this one. Raises UsageError where torch.export cannot trace it,
+    or where the model fixes a size that is said to vary.
+    """
     import torch
+    from torch import fx
 
     try:
-        with quiet(), torch.no_grad():
-            return torch.export.export(network, inputs)
+        with quiet(), torch.no_grad(), traceable(sizes or network):
+            varies = shapes(sizes or network)
+            if varies is None:
+                return torch.export.export(network, inputs)
+            given = example(sizes or network, inputs)
+            # `Flat.forward` takes all of its inputs as one parameter, and a GraphModule made of it each as one.
+            each = varies if isinstance(network, fx.GraphModule) else (varies,)
+            return torch.export.export(network, given, dynamic_shapes=each)
+    except UsageError:
+        raise
     except Exception as error:  # torch.export raises whatever the model's own code raised
         name = type(network).__name__
         raise UsageError(

@@ -27,13 +27,13 @@ from dwindle.export.target import Target
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest, written
 from dwindle.quantities import format_bytes
+from dwindle.signature import Signature, varying
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dwindle.models.trust import Trust
     from dwindle.preprocessing import Preprocessing
-    from dwindle.signature import Signature
 
 NO_PACKING = "none"
 PACKINGS = ("auto", NO_PACKING)
@@ -67,6 +67,8 @@ def export_one(
         task = restore_task(checkpoint, trust, options.data)
     net, dense = restore(checkpoint, trust), restore_dense(checkpoint, trust)
     signature = checkpoint.signature or task.signature(dense)
+    signature = varying(signature, options.dynamic) if options.dynamic else signature
+    targets.require_dynamic(targets.load(name), signature)
     net, dense = flat(net, signature), flat(dense, signature)
     example = task.example_inputs()
 
@@ -230,5 +232,6 @@ def _summary(manifest: Manifest) -> str:
     if parity.relative is None:
         return f"{sizes}; unproven: {parity.not_run}"
     by = f", run by {parity.run_by}" if parity.run_by else ""
+    by += f", at {len(parity.sizes)} other sizes too" if parity.sizes else ""
     wide = f"; {parity.widened}" if parity.widened else ""
     return f"{sizes}; within {parity.relative:.1e} of the checkpoint over {parity.samples} samples{by}{wide}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dwindle.options import INTEGER, NUMBER, SWITCH, option
+from dwindle.options import INTEGER, NAMES, NUMBER, SWITCH, option
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,15 @@ class ExportOptions:
         help="How far outputs may be from the network's, as a share of the largest one. Where that is more than "
         "rounding explains, the manifest, show and the gate say so.",
         unset="what rounding explains at the file's precision",
+    )
+    dynamic: tuple[str, ...] = option(
+        (),
+        kind=NAMES,
+        metavar="SIZES",
+        help="Dimensions of inputs whose sizes may vary in exported files, comma-separated: batch, batch=1..8, or "
+        "INPUT:DIMENSION=LEAST..MOST such as tokens:1=1..128 or image:2=96..256/32, whose sizes are 32 apart. Files "
+        "are compared at both bounds and in the middle. none fixes every size.",
+        unset="as `dwindle compress` was told",
     )
     data: str | None = option(
         None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dwindle.difference import difference
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError, one_line
 from dwindle.export.fold import tensors
+from dwindle.export.sizes import resized
 from dwindle.export.steps import begin
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.manifest import Parity
@@ -169,8 +170,35 @@ def compare(
         explained = {name: _int8_tolerance(path.name, name, here, there) for name, here, there in pairs}
     allowed = {name: Allowed(most, tolerance) for name, most in explained.items()}
     parity = _compare_outputs(path.name, allowed, outputs, reference, len(samples[0]))
-    parity = replace(parity, weights_equal=len(equal) or None, run_by=target.stand_in)
+    sizes = _compare_sizes(target, path, shipped, samples, allowed)
+    parity = replace(parity, weights_equal=len(equal) or None, run_by=target.stand_in, sizes=sizes)
     return Compared(parity, rounded, exact, outputs, names, len(samples[0]))
+
+
+def _compare_sizes(
+    target: Target, path: Path, shipped: nn.Module, samples: tuple[Tensor, ...], allowed: Mapping[str, Allowed]
+) -> tuple[str, ...]:
+    """The sizes of inputs, in words, at which a file whose sizes vary was compared, beside that of the samples.
+
+    Raises ParityFailed where it doesn't run at one of them, or answers otherwise there.
+    """
+    network = target.as_stored(shipped, activations=target.calibrates)
+    compared = []
+    for words, batch, inputs in resized(shipped, samples):
+        try:
+            outputs = target.run(path, inputs, batch=batch)
+        except DwindleError:
+            raise
+        except Exception as error:
+            raise ParityFailed(
+                f"{path.name} does not run at {words}: {one_line(error, root_cause=True)}",
+                code="not-runnable",
+                path=path,
+            ) from error
+        found = f"{path.name} at {words}"
+        _compare_outputs(found, allowed, outputs, outputs_of(network, inputs, batch), len(inputs[0]))
+        compared.append(words)
+    return tuple(compared)
 
 
 def _int8_tolerance(name: str, output: str, reference: np.ndarray, unrounded: np.ndarray) -> float:
@@ -288,15 +316,15 @@ def require_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     )
 
 
-def outputs_of(module: nn.Module, samples: tuple[Tensor, ...]) -> Outputs:
-    """A flat network's outputs for each of the samples."""
+def outputs_of(module: nn.Module, samples: tuple[Tensor, ...], batch: int = 1) -> Outputs:
+    """A flat network's outputs for each of the samples, `batch` of them at once."""
     import torch
 
     def infer(sample: list[np.ndarray]) -> list[np.ndarray]:
         return [output.numpy() for output in given(module(*map(torch.from_numpy, sample)))]
 
     with torch.no_grad():
-        return one_by_one(infer, samples)
+        return one_by_one(infer, samples, batch)
 
 
 def _compare_outputs(

@@ -44,13 +44,15 @@ class PyTorch(Target):
         size = len(_archive(deployable(module, inputs), inputs))  # follows from the shapes alone
         return lambda candidate: size
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
+    def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         import torch
 
         module = read(path).module()
         with torch.inference_mode():
             return one_by_one(
-                lambda sample: [one.numpy() for one in outputs_of(module(*map(torch.from_numpy, sample)))], inputs
+                lambda sample: [one.numpy() for one in outputs_of(module(*map(torch.from_numpy, sample)))],
+                inputs,
+                batch,
             )
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:

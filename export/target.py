@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dwindle.export.coreml.interface import Interface
     from dwindle.manifest import Breakdown
+    from dwindle.signature import Signature
 
 GROUP = "dwindle.targets"
 Outputs = tuple["np.ndarray", ...]
@@ -56,6 +57,9 @@ class Target(ABC):
     """What each kind of pruning changes about size and speed, with grounds and sources."""
     fastest: ClassVar[str] = "channel"
     """The granularity whose pruning makes its inference fastest, as `granularity` names it: what `fast` stands for."""
+    dynamic: ClassVar[bool] = False
+    """Whether its files can have inputs whose sizes vary. If so, `write` makes such ones for a network whose signature
+    says so (`export.dynamic`), and `run` takes `batch`."""
     takes_interface: ClassVar[bool] = False
     """Whether its files can take images and answer with class labels. If so, it overrides `with_interface`."""
 
@@ -169,10 +173,11 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
+    def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         """The file's outputs for each sample of `inputs` (any number of them), by its own runtime.
 
-        Raises RuntimeUnavailable where that runtime is not on this machine.
+        batch: how many it is given at once; more than one only where `dynamic` is true. Raises RuntimeUnavailable where
+        that runtime is not on this machine.
         """
 
     @abstractmethod
@@ -269,13 +274,28 @@ def require_used(targets: Sequence[Target], min_os: str | None, calib_samples: i
         )
 
 
-def one_by_one(infer: Callable[[list[np.ndarray]], Sequence[np.ndarray]], inputs: tuple[Tensor, ...]) -> Outputs:
-    """Runs a file whose batch is one over any number of samples.
+def require_dynamic(target: Target, signature: Signature) -> None:
+    """Raises UsageError where sizes of a network's inputs vary, and a target's files can't have such inputs."""
+    if signature.fixed or target.dynamic:
+        return
+    raise UsageError(
+        f"inputs of {target.name} files have fixed sizes: leave out `dynamic` (`none` at export), or export to "
+        "onnx, coreml or executorch",
+        code="fixed-by-format",
+        option="dynamic",
+        name=target.name,
+    )
 
-    infer: from one array per input, each a batch of one, to one array per output.
+
+def one_by_one(
+    infer: Callable[[list[np.ndarray]], Sequence[np.ndarray]], inputs: tuple[Tensor, ...], batch: int = 1
+) -> Outputs:
+    """Runs a file over any number of samples, `batch` of them at once.
+
+    infer: from one array per input, each a batch, to one array per output.
     """
     import numpy as np
 
-    samples = zip(*(tensor.split(1) for tensor in inputs), strict=True)
+    samples = zip(*(tensor.split(batch) for tensor in inputs), strict=True)
     answers = [infer([tensor.numpy() for tensor in sample]) for sample in samples]
     return tuple(np.concatenate([np.atleast_1d(one) for one in column]) for column in zip(*answers, strict=True))

@@ -5,7 +5,7 @@
     nested(flat(network, signature))      # the network itself, for the user's own code
 
 Every stage after the task works on flat networks. A network that takes tensors one after the other and gives one tensor
-is flat as it is.
+is flat as it is, unless sizes of its inputs vary: the view is what knows of them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def flat(network: nn.Module, signature: Signature) -> nn.Module:
 
     It is a view: parameters, buffers, layers and attributes are the network's own, under their own names.
     """
-    if signature.plain or isinstance(network, Flat):
+    if (signature.plain and signature.fixed) or isinstance(network, Flat):
         return network
     kind = _flat_kind(type(network), signature)  # type: ignore[arg-type]  # a class is hashable
     view = kind.__new__(kind)

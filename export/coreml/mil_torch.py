@@ -160,10 +160,13 @@ def _text(value: Value) -> str:
 
 
 def _as_declared(value: Tensor, declared: NamedValueType, kind: str, *, keep: bool = False) -> Tensor:
-    """A result in the type that the file gives it; with `keep`, not rounded. Raises ValueError for another shape."""
+    """A result in the type that the file gives it; with `keep`, not rounded. Raises ValueError for another shape; sizes
+    that vary are any."""
     tensor = declared.type.tensorType
-    shape = tuple(dimension.constant.size for dimension in tensor.dimensions)
-    if value.shape != shape:
+    shape = tuple(one.constant.size if one.HasField("constant") else None for one in tensor.dimensions)
+    if len(value.shape) != len(shape) or any(
+        size not in (own, None) for own, size in zip(value.shape, shape, strict=True)
+    ):
         raise ValueError(f"{declared.name} ({kind}) has the shape {tuple(value.shape)}, and in the file {shape}")
     if tensor.dataType == _HALF:
         return value.float() if keep else _rounded(value.float())

@@ -58,6 +58,7 @@ class CoreML(Target):
     systems = ("iOS16", "iOS17", "iOS18")
     packages = ("torch", "coremltools")
     takes_interface = True
+    dynamic = True
     effects = Effects(
         weights=Effect(True, _STORAGE, (_NEURAL_ENGINE,)),
         n_of_m=Effect(
@@ -204,9 +205,9 @@ class CoreML(Target):
             return None
         return "dwindle's own interpreter of the file (fp16 weights, fp32 arithmetic), not Core ML itself"
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
+    def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         infer = self.loaded(path)
-        return one_by_one(infer, inputs)
+        return one_by_one(infer, inputs, batch)
 
     def loaded(self, path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
         """A function from an array for each input, a batch of one, to the file's outputs.

@@ -79,9 +79,9 @@ class ExecuTorchCoreML(Target):
         """What runs its files on a machine without Core ML; None on a Mac."""
         return self.package.stand_in
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
+    def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         infer = self.loaded(path)
-        return one_by_one(infer, inputs)
+        return one_by_one(infer, inputs, batch)
 
     def loaded(self, path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
         """As `CoreML.loaded`, for the package in the file."""

@@ -36,6 +36,7 @@ class ExecuTorch(Target):
     renamed = {"int8": "w8a8"}  # noqa: RUF012
     packages = ("torch", "executorch", "torchao")
     zstd = True
+    dynamic = True
     effects = Effects(
         weights=stored_like_any(_DENSE_KERNELS),
         n_of_m=stored_like_any(_DENSE_KERNELS),
@@ -79,7 +80,7 @@ class ExecuTorch(Target):
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         if self.calibrates:
-            content = _lowered(self._calibration.of(module, self.samples or inputs).program, inputs)
+            content = _lowered(self._calibration.of(module, self.samples or inputs).program, inputs, module)
         else:
             program = lower(module, inputs)
             content = program.filled(module) if program.complete else _lowered(module, inputs)
@@ -91,12 +92,12 @@ class ExecuTorch(Target):
         # all differ, and so no trained network's file is larger. The ranges of int8 do not change it.
         network = deployable(module, inputs)
         if self.calibrates:
-            size = len(_lowered(quantize(distinct(network), noise_like(inputs)).program, inputs))
+            size = len(_lowered(quantize(distinct(network), noise_like(inputs)).program, inputs, network))
         else:
             size = len(lower(network, inputs).content)
         return lambda candidate: size
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
+    def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         import torch
 
         with quiet():  # the native code describes the processor on sys.stderr at the first call
@@ -110,7 +111,7 @@ class ExecuTorch(Target):
             with translated("loading it"):
                 program = _load_for_executorch(str(path))
             with translated("running it"):
-                return one_by_one(infer, inputs)
+                return one_by_one(infer, inputs, batch)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         from dwindle.export.executorch.read import weights
@@ -123,5 +124,6 @@ class ExecuTorch(Target):
         return breakdown(path)
 
 
-def _lowered(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    return lowered(trace(network, inputs), type(network).__name__)
+def _lowered(network: nn.Module, inputs: tuple[Tensor, ...], sizes: nn.Module | None = None) -> bytes:
+    """The file of a network. sizes: that whose sizes vary as in the file; None: the network itself."""
+    return lowered(trace(network, inputs, sizes), type(network).__name__)

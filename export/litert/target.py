@@ -75,10 +75,10 @@ class LiteRT(FilledTarget):
         path.write_bytes(content)
         return f"compressed sparse rows + {self.precision} survivors" if packed else f"dense {self.precision}"
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
+    def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         with silent():  # the native code says on stderr how it is going to compute
             infer = loaded(str(path), threads=1)
-        return one_by_one(infer, inputs)
+        return one_by_one(infer, inputs, batch)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         from dwindle.export.litert.graph import read

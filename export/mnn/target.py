@@ -82,10 +82,10 @@ class MNN(FilledTarget):
         largest = max(blocks)
         return "sparse fp32 survivors" + (f" in blocks of {largest} output channels" if largest > 1 else "")
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
+    def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         with silent(1, 2):  # the native code says on stdout how it is going to compute
             infer = loaded(str(path), threads=1)
-        return one_by_one(infer, inputs)
+        return one_by_one(infer, inputs, batch)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         from dwindle.export.mnn.graph import read

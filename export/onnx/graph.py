@@ -6,6 +6,7 @@ of the graph. What an older one needs stays: a name for each node, and an IR ver
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from dwindle.export.architecture import once
 from dwindle.export.blame import refusal
+from dwindle.export.dynamic import axes_of, symbol
 from dwindle.export.fold import short_names, trace
 from dwindle.export.quiet import quiet
 from dwindle.models.signature import input_names, output_names
@@ -47,6 +49,7 @@ def graph_of(program: ExportedProgram, network: nn.Module) -> ModelProto:
     except Exception as error:
         raise refusal(error, type(network).__name__, "written as ONNX") from error
     _separate_outputs(model)
+    _name_sizes(model, {symbol(program, axis.places[0]): axis.name for axis in axes_of(program, network)})
     _shorten(model, set(names.values()), _outer_names(model, network))
     return model
 
@@ -81,6 +84,14 @@ def _separate_outputs(model: ModelProto) -> None:
             model.graph.node.append(onnx.helper.make_node("Identity", [value.name], [again]))
             value.name = again
         taken.add(value.name)
+
+
+def _name_sizes(model: ModelProto, names: Mapping[str, str]) -> None:
+    """Names the sizes of inputs and outputs that vary, in place, in words for what they were traced as."""
+    for value in (*model.graph.input, *model.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), size.dim_param)
 
 
 def _outer_names(model: ModelProto, network: nn.Module) -> dict[str, str]:

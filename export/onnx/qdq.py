@@ -31,7 +31,7 @@ def skeleton(network: nn.Module, quantized: Quantized, inputs: tuple[Tensor, ...
 
     network: what `w8a8.quantize` made `quantized` of. Raises UsageError where it has an operator that ONNX lacks.
     """
-    model = graph_of(trace(quantized.activations_only, inputs), network)
+    model = graph_of(trace(quantized.activations_only, inputs, network), network)
     _own_ranges(model)
     names = short_names(network)
     readers = {name: node for node in model.graph.node for name in node.input}

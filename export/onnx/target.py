@@ -36,6 +36,7 @@ class Onnx(Target):
     name = "onnx"
     suffix = ".onnx"
     precisions = ("fp32", "fp16", "int8", "int4", "palette4", "w8a8")
+    dynamic = True
     packages = ("torch", "onnx", "onnxscript", "onnxruntime")
     effects = Effects(
         weights=Effect(True, "a Golomb-Rice code of the mask, and the surviving weights", (_UNPACKED,)),
@@ -114,9 +115,9 @@ class Onnx(Target):
 
         return size
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
+    def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         run = infer(session(str(path)))
-        return one_by_one(run, inputs)
+        return one_by_one(run, inputs, batch)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         import onnx
