@@ -7,7 +7,7 @@ not flat none does.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,7 +108,7 @@ def traceable(network: nn.Module) -> Iterator[None]:
         seen[id(self)] = self
         return replace(original(self, framework_loc), maybe_user_loc=_line())
 
-    with replaced(ShapeEnv, "_get_sloc", located), config.patch(backed_size_oblivious=True):
+    with replaced(ShapeEnv, "_get_sloc", located), config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         try:
             yield
         finally:
@@ -163,7 +163,11 @@ def _require_varying(environment: Any, signature: Signature, places: Mapping[Pla
 
 def _looked_at(places: Mapping[Place, Varying]) -> list[dict[Place, int]]:
     """The sizes at which guards are looked at: both bounds, the middle, and beside these."""
-    points = [lambda one: one.least, lambda one: min(one.least + one.step, one.most), lambda one: one.middle]
+    points: list[Callable[[Varying], int]] = [
+        lambda one: one.least,
+        lambda one: min(one.least + one.step, one.most),
+        lambda one: one.middle,
+    ]
     points += [lambda one: max(one.most - one.step, one.least), lambda one: one.most]
     return [{place: at(one) for place, one in places.items()} for at in points]
 

@@ -57,7 +57,7 @@ class Miscompiled(Onnx):
 class Crippled(Onnx):
     """A runtime that lacks an operator."""
 
-    def run(self, path: Path, inputs: Inputs) -> Outputs:
+    def run(self, path: Path, inputs: Inputs, *, batch: int = 1) -> Outputs:
         if any(node.op_type == "Sigmoid" for node in onnx.load(path).graph.node):
             raise RuntimeError("error 0x14")
         return super().run(path, inputs)

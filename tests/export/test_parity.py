@@ -205,7 +205,7 @@ def test_a_file_that_lacks_an_output_is_refused(
 class Elsewhere(Onnx):
     """A target whose runtime is not on this machine."""
 
-    def run(self, path: Path, inputs: Inputs) -> Outputs:
+    def run(self, path: Path, inputs: Inputs, *, batch: int = 1) -> Outputs:
         raise RuntimeUnavailable("it runs on other machines only")
 
 
@@ -230,7 +230,7 @@ def test_without_the_runtime_the_weights_must_do(
 class Off(Onnx):
     """A runtime that computes in other ways."""
 
-    def run(self, path: Path, inputs: Inputs) -> Outputs:
+    def run(self, path: Path, inputs: Inputs, *, batch: int = 1) -> Outputs:
         (answer,) = super().run(path, inputs)
         answer[0, 0] += 1e-3 * np.abs(answer).max()
         return (answer,)

@@ -41,7 +41,7 @@ class Raw(Target):
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         return lambda candidate: 4 * sum(tensor.numel() for tensor in candidate.parameters())
 
-    def run(self, path: Path, inputs: tuple[Tensor, ...]) -> Outputs:
+    def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         values = np.fromfile(path, np.float32)
         weight, bias = values[:-2].reshape(2, 4), values[-2:]
         return (inputs[0].numpy() @ weight.T + bias,)
