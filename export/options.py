@@ -78,7 +78,7 @@ class ExportOptions:
         help="Dimensions of inputs whose sizes may vary in exported files, comma-separated: batch, batch=1..8, or "
         "INPUT:DIMENSION=LEAST..MOST such as tokens:1=1..128 or image:2=96..256/32, whose sizes are 32 apart. Files "
         "are compared at both bounds and in the middle. none fixes every size.",
-        unset="as `dwindle compress` was told",
+        unset="as dwindle compress was told",
     )
     data: str | None = option(
         None,
