@@ -298,10 +298,7 @@ class Request:
         (),
         kind=NAMES,
         metavar="SIZES",
-        help="Dimensions of inputs whose sizes may vary in exported files, comma-separated: batch, batch=1..8, or "
-        "INPUT:DIMENSION=LEAST..MOST such as tokens:1=1..128 or image:2=96..256/32, whose sizes are 32 apart. Files "
-        "are compared at both bounds and in the middle.",
-        unset="every size is the example input's",
+        help="Sizes of inputs that vary in exported files: batch=1..8, tokens:1=1..128, image:2=96..256/32.",
     )
     seed: int = option(
         0,
@@ -320,7 +317,7 @@ class Request:
         kind=NUMBER,
         metavar="MINUTES",
         recorded=False,
-        help="The number of minutes between two saves within a round; a resumed run may have another.",
+        help="Minutes between saves within a round; resuming may change it.",
     )
 
 
