@@ -10,6 +10,8 @@ from html import escape
 from dwindle.quantities import format_bytes
 
 TOP, RIGHT, BOTTOM, LEFT = 44, 16, 48, 44
+LEAST_POINTS = 5.0
+"""The least that an axis of percentages spans, in points: over less, a few samples look like a roller coaster."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,10 @@ class Plane:
 
 
 def plane(sizes: Sequence[float], scores: Sequence[float], in_bytes: bool, width: int, height: int) -> Plane:
-    """Room for all of these; sizes are bytes, or densities."""
+    """Room for all of these; sizes are bytes, or densities, and scores percentages or decibels."""
     read: Callable[[float], str] = format_bytes if in_bytes else lambda share: f"{share:.3g}"
     x = Axis(min(sizes) / 1.15, max(sizes) * 1.15, LEFT, width - RIGHT, log=True)
-    ticks_y = _linear_ticks(min(scores), max(scores))
+    ticks_y = _linear_ticks(*_widened(min(scores), max(scores)))
     y = Axis(ticks_y[0], ticks_y[-1], height - BOTTOM, TOP, log=False)
     digits = 0 if ticks_y[1] - ticks_y[0] >= 1 else 1 if ticks_y[1] - ticks_y[0] >= 0.1 else 2
     marks = [text(0, 14, "validation, %", "axis", "start")]
@@ -66,6 +68,15 @@ def picture(marks: Sequence[str], width: int, height: int, name: str, title: str
         f'<title id="{name}-t">{escape(title)}</title>'
         f'<desc id="{name}-d">{escape(summary)}</desc>{"".join(marks)}</svg>'
     )
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    """Both, at least LEAST_POINTS apart, about their middle but no higher than 100 where they aren't higher."""
+    if high - low >= LEAST_POINTS or high <= 1:  # a metric from 0 to 1 is no percentage
+        return low, high
+    top = (low + high + LEAST_POINTS) / 2
+    top = max(high, min(top, 100.0) if high <= 100 else top)
+    return top - LEAST_POINTS, top
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:

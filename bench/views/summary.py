@@ -98,12 +98,12 @@ def next_step(found: Sequence[Finding], net: str) -> str:
 _COLUMNS = ("size", "smaller", "test", "change", "time", "× dense", "load", "memory")
 
 
-def summary_table(rows: Sequence[Row]) -> Table:
-    """A line per compressed file and runtime; red where it lost."""
+def summary_table(rows: Sequence[Row], goal: Goal) -> Table:
+    """A line per compressed file and runtime, those of the goal's target first; red where it lost."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for title in ("", *_COLUMNS):
         table.add_column(title, justify="right" if title else "left", no_wrap=True)
-    compressed = [row for row in rows if row.role == COMPRESSED]
+    compressed = sorted((row for row in rows if row.role == COMPRESSED), key=lambda row: row.target != goal.target)
     several = {row.target for row in compressed if [one.target for one in compressed].count(row.target) > 1}
     for row in compressed:
         shown, lost = cells(row, rows), drop(row, rows)
@@ -129,4 +129,11 @@ def bench_summary(rows: Sequence[Row], goal: Goal, net: str) -> RenderableType:
     found = findings(rows, goal)
     lines = [Text(one.line, style="" if one.good else "red") for one in found]
     step = Text.assemble(("next: ", "bold"), next_step(found, net)) if found else Text("no file was measured")
-    return Group(*lines, step, Text(""), summary_table(rows))
+    fetched = {
+        f"{row.target}: {shown.download} to download, as .{shown.fetched}"
+        for row in rows
+        if row.role == COMPRESSED and (shown := cells(row, rows)).fetched
+    }
+    return Group(
+        *lines, step, Text(""), summary_table(rows, goal), *(Text(one, style="dim") for one in sorted(fetched))
+    )

@@ -8,6 +8,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
@@ -29,6 +31,7 @@ from dwindle.bench.result import (
     RuntimeUsed,
 )
 from dwindle.bench.rows import blank_rows, untried
+from dwindle.bench.views.axes import LEAST_POINTS, plane
 from dwindle.bench.views.chart import frontier
 from dwindle.checkpoint import Checkpoint, Round, finish, start
 from dwindle.errors import DwindleError
@@ -306,3 +309,15 @@ def _luminance(picture: Path) -> float:
     """Of the corner, where the page has nothing but its background."""
     with Image.open(picture) as opened:
         return float(opened.convert("L").getpixel((2, 2)))  # type: ignore[arg-type]
+
+
+@given(st.lists(st.floats(2, 100), min_size=1, max_size=5))
+def test_an_axis_of_percentages_spans_enough_and_holds_every_score(scores: list[float]) -> None:
+    drawn = plane([1e3] * len(scores), scores, True, 400, 300).y
+    assert drawn.high - drawn.low >= LEAST_POINTS
+    assert drawn.low <= min(scores) <= max(scores) <= drawn.high
+
+
+def test_a_metric_from_0_to_1_keeps_its_own_scale() -> None:
+    drawn = plane([1e3, 2e3], [0.42, 0.44], True, 400, 300).y
+    assert drawn.high - drawn.low < 1
