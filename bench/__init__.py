@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from dwindle.bench.result import Bench
     from dwindle.bench.verdict import Verdict
     from dwindle.bench.views.frontier import frontier_report
+    from dwindle.bench.views.notebook import frame, plot
     from dwindle.bench.views.page import report
 
-__all__ = ["Bench", "Diff", "Verdict", "bench", "diff", "frontier_report", "gate", "report"]
+__all__ = ["Bench", "Diff", "Verdict", "bench", "diff", "frame", "frontier_report", "gate", "plot", "report"]
 __getattr__ = lazy_attributes(
     __name__,
     {
@@ -27,8 +28,10 @@ __getattr__ = lazy_attributes(
         "Verdict": "dwindle.bench.verdict",
         "bench": "dwindle.bench.benchmark",
         "diff": "dwindle.bench.comparison",
+        "frame": "dwindle.bench.views.notebook",
         "frontier_report": "dwindle.bench.views.frontier",
         "gate": "dwindle.bench.gating",
+        "plot": "dwindle.bench.views.notebook",
         "report": "dwindle.bench.views.page",
     },
 )
