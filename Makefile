@@ -54,7 +54,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 $(EXTRAS): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,mnn,tensorboard,mlflow,trackio,timm,hf,lightning,docs]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,mnn,attest,tensorboard,mlflow,trackio,timm,hf,lightning,docs]"
 	touch $@
 
 .consumers/onnxruntime-1.17: PACKAGES := onnxruntime==1.17.3 "numpy<2"

@@ -350,11 +350,43 @@ def _show(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from dwindle.verify import verify, verify_table
 
-    found = verify(arguments.net)
+    found = verify(arguments.net, attested_by=arguments.attested_by, public_key=arguments.public_key)
     _print(arguments, verify_table(found))
+    for note in found.notes:
+        _say(f"note: {note}")
     if arguments.json:
         _print_json({"whole": found.whole, **dataclasses.asdict(found), "path": str(found.path)})
     return 0 if found.whole else DwindleError.exit_code
+
+
+def _attest(arguments: argparse.Namespace) -> int:
+    from dwindle.attest import attest
+
+    written = [
+        one
+        for net in arguments.nets
+        for one in attest(net, arguments.out, key=arguments.key, spdx_license=arguments.spdx_license)
+    ]
+    _print(arguments, *(str(path) for path in written))
+    if arguments.json:
+        _print_json([str(path) for path in written])
+    return 0
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from dwindle.card import card
+    from dwindle.checkpoint import require_not_sealed
+    from dwindle.files import staged
+
+    text = card(arguments.net, spdx_license=arguments.spdx_license)
+    if arguments.out is None:
+        streams.print_document(text.rstrip("\n"))
+        return 0
+    require_not_sealed(arguments.out)
+    with staged(arguments.out) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+    _say(f"wrote {arguments.out}")
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -456,7 +488,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "gate": _gate,
     "report": _report,
     "show": _show,
+    "attest": _attest,
     "verify": _verify,
+    "card": _card,
     "diff": _diff,
     "doctor": _doctor,
     "schema": _schema,

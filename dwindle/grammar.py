@@ -88,7 +88,13 @@ class Grammar:
         )
         _report(self._add("report", "Write one self-contained HTML page about a checkpoint, or about several."))
         _show(self._add("show", "Print what a checkpoint is and how it was made."))
-        _verify(self._add("verify", "Read every byte of a checkpoint and say what is whole; exit with 1 if any isn't."))
+        _attest(self._add("attest", "Write a bill of materials and a signed statement of how model files came about."))
+        _verify(
+            self._add(
+                "verify", "Say whether a checkpoint or a model file is whole and signed; exit with 1 if it isn't."
+            )
+        )
+        _card(self._add("card", "Print a model card in Markdown, with the front matter of Hugging Face's hub."))
         _diff(self._add("diff", "Compare two checkpoints: bytes, accuracy, latency, widths and options."))
         _doctor(self._add("doctor", "List what is installed to work with, and the command that adds what isn't."))
         self._add("schema", "Print the JSON Schema of configuration files, by which editors complete and check them.")
@@ -396,9 +402,62 @@ def _show(to: argparse.ArgumentParser) -> None:
     _json(to)
 
 
-def _verify(to: argparse.ArgumentParser) -> None:
-    _checkpoint(to)
+_SUBJECT = "The checkpoint, or a model file of any origin."
+
+
+def _license(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--license",
+        dest="spdx_license",
+        metavar="SPDX",
+        help="The model's licence as an SPDX expression, such as Apache-2.0. Default: nothing is said of it.",
+    )
+
+
+def _attest(to: argparse.ArgumentParser) -> None:
+    to.add_argument("nets", metavar="NET.dwindle|FILE", nargs="+", type=Path, help=_SUBJECT)
+    to.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="The folder to write FILE.intoto.json and FILE.cdx.json to. Default: beside the file; attestations/ in "
+        "the checkpoint.",
+    )
+    to.add_argument(
+        "--key",
+        type=Path,
+        metavar="KEY.pem",
+        help="The private key to sign with, without a password: Ed25519, ECDSA or RSA. Default: none, it isn't signed.",
+    )
+    _license(to)
     _json(to)
+
+
+def _verify(to: argparse.ArgumentParser) -> None:
+    to.add_argument("net", metavar="NET.dwindle|FILE", type=Path, help=_SUBJECT)
+    to.add_argument(
+        "--attestation",
+        dest="attested_by",
+        type=Path,
+        metavar="FILE.intoto.json",
+        help="The attestation of the model file. Default: the one beside it, or in its checkpoint.",
+    )
+    to.add_argument(
+        "--public-key",
+        type=Path,
+        metavar="KEY.pem",
+        help="The public key that attestations must be signed with. Default: none, signatures aren't checked.",
+    )
+    _json(to)
+
+
+def _card(to: argparse.ArgumentParser) -> None:
+    to.add_argument("net", metavar="NET.dwindle|FILE", type=Path, help=_SUBJECT)
+    to.add_argument(
+        "-o", "--out", type=Path, metavar="FILE.md", help="The file to write the card to. Default: standard output."
+    )
+    _license(to)
 
 
 def _diff(to: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import re
 from importlib.metadata import requires
 
 _WHOLE = "all"
-_IMPORTED_AS = {"sklearn": "scikit-learn"}
+_IMPORTED_AS = {"sklearn": "scikit-learn", "cyclonedx": "cyclonedx-python-lib", "cryptography": "securesystemslib"}
 """Packages whose import name isn't their own."""
 
 

@@ -1,69 +1,58 @@
-"""Verifies a checkpoint: every byte of it, of its rounds, exports and measurements is read and compared with its hash.
+"""Verifies a checkpoint, or a model file: every byte is read and compared with its hash, without a network.
 
-If all is whole, nothing was damaged since it was written. That says nothing about who wrote it: whoever changes a
-checkpoint can seal it again.
+If all is whole, nothing was damaged since it was written. That says nothing about who wrote it, as whoever changes a
+checkpoint can seal it again, but where an attestation is signed and the signer's public key is given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dwindle.attest import place
+from dwindle.bench.files.contents import is_model_file
 from dwindle.checkpoint import DOCUMENT, ROUND, ROUNDS, Checkpoint, read_document
 from dwindle.documents import read
 from dwindle.errors import CheckpointError, DwindleError
-from dwindle.files import raw_bytes, walk
+from dwindle.files import walk
 from dwindle.manifest import NAME, Manifest, altered
 from dwindle.quantities import format_bytes
 from dwindle.sealed import check_file, members, read_sealed_json, read_tensors
+from dwindle.verify_file import Part, Verified, attestation_parts, size, verify_file, worst
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-@dataclass(frozen=True)
-class Part:
-    """A file (or an exported folder, such as an .mlpackage) and whether it is as it was written."""
-
-    name: str
-    """Its path in the checkpoint."""
-    bytes: int
-    damage: str | None
-    """What is wrong with it, in a sentence; None where it is whole."""
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What `verify` found in a checkpoint."""
-
-    path: Path
-    parts: tuple[Part, ...]
-    others: tuple[str, ...]
-    """Files in the checkpoint's folder that dwindle keeps no hash of, such as a report."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether every part is whole."""
-        return all(part.damage is None for part in self.parts)
-
-
-def verify(path: Path | str) -> Verified:
+def verify(
+    path: Path | str, *, attested_by: Path | str | None = None, public_key: Path | str | None = None
+) -> Verified:
     """Reads every byte that the checkpoint at `path` vouches for, and goes on where something is damaged.
 
-    Tensors are read as tensors and masks fitted to their weights. Nothing is imported, evaluated or run.
-    Raises CheckpointError where there is no checkpoint at all.
+    Tensors are read as tensors and masks fitted to their weights. Of a model file, its attestation and the manifest
+    beside it say what its bytes have to be. Nothing is imported, evaluated or run, and no network is used.
+
+    attested_by: the attestation of a model file; by default FILE.intoto.json beside it, or in its checkpoint.
+    public_key: the key in PEM with which attestations have to be signed.
+
+    Raises CheckpointError where there is no checkpoint at all, and UsageError where there is no such file, or a key
+    can't be used.
     """
-    path = Path(path)
+    path, key = Path(path), Path(public_key) if public_key is not None else None
+    if not (path / DOCUMENT).exists() and (is_model_file(path) or path.is_file()):
+        return verify_file(path, Path(attested_by) if attested_by is not None else None, key)
     if not (path / DOCUMENT).exists():
         read_document(path)  # says so
     parts = [*_sealed(path, DOCUMENT, path), *_network(path)]
     for document in sorted((path / ROUNDS).glob(f"*/{ROUND}")):
         parts += _sealed(document.parent, ROUND, path)
+    notes: list[str] = []
     for folder in sorted(folder for folder in (path / "exports").glob("*") if folder.is_dir()):
         if (folder / NAME).exists():
-            parts += _export(folder, path)
+            exported, unchecked = _export(folder, path, key)
+            parts += exported
+            notes += unchecked
     if (path / "bench.json").exists():
         parts.append(_part(path / "bench.json", path, lambda: _measured(path / "bench.json")))
     if (path / "amc/search.json").exists():
@@ -74,11 +63,7 @@ def verify(path: Path | str) -> Verified:
         for file in walk(path)
         if not any(file == part or part in file.parents for part in seen)
     ]
-    by_name: dict[str, Part] = {}
-    for part in parts:
-        if part.name not in by_name or part.damage:
-            by_name[part.name] = part
-    return Verified(path, tuple(by_name.values()), tuple(others))
+    return Verified(path, worst(parts), tuple(others), tuple(notes))
 
 
 def verify_table(found: Verified) -> Table:
@@ -123,7 +108,7 @@ def _network(path: Path) -> Iterator[Part]:
         opened = Checkpoint.load(path)
     except CheckpointError as error:
         if error.path is not None and error.code == "unsealed":  # other faults are named with their files
-            yield Part(_name(error.path, path), _size(error.path), str(error))
+            yield Part(_name(error.path, path), size(error.path), str(error))
         return
     if not opened.done:
         return
@@ -136,16 +121,22 @@ def _network(path: Path) -> Iterator[Part]:
         yield _part(path / "structure.json", path, lambda: opened.structure)
 
 
-def _export(folder: Path, root: Path) -> Iterator[Part]:
+def _export(folder: Path, root: Path, key: Path | None) -> tuple[list[Part], list[str]]:
+    """The parts of an export and of its attestation, if it has one, and what of them was not checked."""
     try:
         manifest = Manifest.parsed(folder)
     except CheckpointError as error:
-        yield Part(_name(folder / NAME, root), _size(folder / NAME), str(error))
-        return
+        return [Part(_name(folder / NAME, root), size(folder / NAME), str(error))], []
     copied = None if folder.name == manifest.target else f"it is a copy of an export for {manifest.target}"
-    yield Part(_name(folder / NAME, root), _size(folder / NAME), copied)
+    parts = [Part(_name(folder / NAME, root), size(folder / NAME), copied)]
     for file in manifest.files:
-        yield Part(_name(folder / file.name, root), _size(folder / file.name), altered(folder, file))
+        parts.append(Part(_name(folder / file.name, root), size(folder / file.name), altered(folder, file)))
+    model = folder / manifest.file.name
+    if (attested := place(model)) is None:
+        lacking = Part(_name(model, root), size(model), "it has no attestation: `dwindle attest` makes one")
+        return [*parts, *([lacking] if key else [])], []
+    checked, notes = attestation_parts(model, attested, key, root)
+    return [*parts, *checked], notes
 
 
 def _measured(path: Path) -> None:
@@ -158,15 +149,11 @@ def _part(file: Path, root: Path, check: Callable[[], object]) -> Part:
     try:
         check()
     except DwindleError as error:
-        return Part(_name(file, root), _size(file), str(error))
+        return Part(_name(file, root), size(file), str(error))
     except OSError as error:
-        return Part(_name(file, root), _size(file), f"{file} can't be read: {error.strerror}")
-    return Part(_name(file, root), _size(file), None)
+        return Part(_name(file, root), size(file), f"{file} can't be read: {error.strerror}")
+    return Part(_name(file, root), size(file), None)
 
 
 def _name(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix()
-
-
-def _size(file: Path) -> int:
-    return raw_bytes(file) if file.exists() else 0

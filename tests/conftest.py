@@ -126,6 +126,7 @@ NEEDS = {
     ),
     "OpenCV": Need("OpenCV is not installed: make .consumers/opencv", _consumer("opencv"), make=True),
     "litert": Need("dwindle[litert] is not installed", _modules("litert_torch", "ai_edge_litert"), make=True),
+    "attest": Need("dwindle[attest] is not installed", _modules("cyclonedx", "securesystemslib"), make=True),
     "mnn": Need("dwindle[mnn] is not installed", _modules("MNN", "_tools"), make=True),
     "tensorboard": Need("dwindle[tensorboard] is not installed", _modules("tensorboard"), make=True),
     "mlflow": Need("dwindle[mlflow] is not installed", _modules("mlflow"), make=True),

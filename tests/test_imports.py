@@ -17,7 +17,12 @@ ROOMS = {
     "bench": {"models", "bench"},
 }
 """The rooms that each room may import. All of them may import the base, the modules of dwindle/ that are not FACE."""
-FACE = {"__main__", "cli", "demo", "first_config", "grammar", "live", "origin", "schema", "verify"}
+FACE = {"__main__", "attest", "bom", "card", "cli", "demo", "first_config", "grammar", "lineage", "live"} | {
+    "origin",
+    "schema",
+    "verify",
+    "verify_file",
+}
 """The modules of dwindle/ itself that may import every room."""
 TO_FACE = {("bench.views.page", "origin")}
 """What a room may import of the face: the report prints the command that makes a checkpoint."""
