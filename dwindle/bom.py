@@ -132,5 +132,5 @@ def _metric(row: Row) -> dict[str, Any]:
     return {
         "type": f"{row.accuracy.metric} of the file in {row.runtime.place}",
         "value": f"{row.accuracy.value:g}",
-        "slice": f"{row.accuracy.n} samples of the test split",
+        "slice": f"{row.accuracy.n} samples of the {row.accuracy.split} split",
     }

@@ -113,7 +113,7 @@ def _quality(found: list[Lineage]) -> Iterator[str]:
 def _measured(lineage: Lineage, row: Row) -> list[str]:
     assert row.accuracy
     what = f"{_name(lineage)} in {row.runtime.place}"
-    return [what, f"{row.accuracy.value:.2f}", f"{row.accuracy.n} samples of the test split"]
+    return [what, f"{row.accuracy.value:.2f}", f"{row.accuracy.n} samples of the {row.accuracy.split} split"]
 
 
 def _rounds(lineage: Lineage) -> Iterator[str]:

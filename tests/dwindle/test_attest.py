@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import onnx
 import pytest
 
 from dwindle.attest import attest
-from dwindle.bench.result import Bench
+from dwindle.bench.machine import this_machine
+from dwindle.bench.result import Accuracy, Bench
+from dwindle.bench.rows import blank_rows, untried
 from dwindle.cli import main
-from dwindle.errors import DwindleError, UsageError
+from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.lineage import lineages
-from dwindle.manifest import File, Manifest, Parity
+from dwindle.manifest import File, Manifest, Parity, manifests
 from dwindle.verify import verify
 from dwindle.verify_file import Verified
 from tests.fuzz import arrange
@@ -42,11 +45,11 @@ def keys(folder: Path, kind: str = "ed25519") -> tuple[Path, Path]:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-    made: Any = {
-        "ed25519": ed25519.Ed25519PrivateKey.generate,
-        "ecdsa": lambda: ec.generate_private_key(ec.SECP256R1()),
-        "rsa": lambda: rsa.generate_private_key(65537, 2048),
-    }[kind]()
+    made: Any
+    if kind == "ed25519":
+        made = ed25519.Ed25519PrivateKey.generate()
+    else:
+        made = ec.generate_private_key(ec.SECP256R1()) if kind == "ecdsa" else rsa.generate_private_key(65537, 2048)
     private, public = folder / f"{kind}.pem", folder / f"{kind}.pub.pem"
     pem = serialization.Encoding.PEM
     private.write_bytes(
@@ -313,11 +316,19 @@ def test_what_cannot_be_attested(net: Path, tmp_path: Path) -> None:
         attest(tmp_path / "cut.onnx")
 
 
-def test_what_was_measured_is_told(made: Path, net: Path) -> None:
-    assert not (net / "bench.json").exists()
-    [found] = lineages(net)
-    assert (found.rows, found.model) == ((), "zoo:resnet8")
-    assert Bench  # is read where it is there: tests/bench has files that were measured
+def test_what_was_measured_is_told(net: Path) -> None:
+    [(dense, compressed)] = blank_rows(net, manifests(net / "exports"))
+    accuracy = Accuracy("accuracy", 87.25, 360, (85.0, 89.0), "test")
+    measured = replace(untried(compressed, "it was not timed"), accuracy=accuracy)
+    rows = (untried(dense, "it was not run"), measured)
+    Bench(rows, this_machine(), 0, "2026-01-01T00:00:00+00:00", "0", "zoo:resnet8 on digits").save(net / "bench.json")
+    attested, bill = attest(net)
+    [told] = statement(attested)["predicate"]["measured"]
+    assert (told["accuracy"]["value"], told["accuracy"]["n"]) == (87.25, 360)
+    assert '"87.25"' in bill.read_text()
+    network(net / "exports/onnx/net.onnx", 5)
+    with pytest.raises(CheckpointError):  # it is not the file that was measured
+        lineages(net)
 
 
 def test_on_the_command_line(net: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
