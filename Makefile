@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 EXTRAS := .venv/.extras
-CONSUMERS := .consumers/onnxruntime-1.17 .consumers/onnxruntime-1.20 .consumers/opencv
+CONSUMERS := .consumers/onnxruntime-1.15 .consumers/onnxruntime-1.17 .consumers/onnxruntime-1.20 .consumers/opencv
+WEB := .consumers/onnxruntime-web-1.17
 # One process per core, one thread in each. Each begins with its share of the files, so that what a file's tests share is
 # made once, and takes over tests of another's when it has none left.
 SIDE_BY_SIDE := -n auto --dist worksteal
@@ -29,7 +30,7 @@ fuzz: $(READY)
 
 # All that tests need and that takes no root: every extra, what the devices arm64 and browser are made of, and other
 # readers of ONNX files, each in an environment of its own.
-everything: $(EXTRAS) $(CONSUMERS)
+everything: $(EXTRAS) $(CONSUMERS) $(WEB)
 	$(BIN)/dwindle doctor --setup arm64
 	$(BIN)/dwindle doctor --setup browser
 
@@ -57,12 +58,17 @@ $(EXTRAS): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,mnn,attest,tensorboard,mlflow,trackio,timm,hf,lightning,docs]"
 	touch $@
 
+.consumers/onnxruntime-1.15: PACKAGES := onnxruntime==1.15.1 "numpy<2"
 .consumers/onnxruntime-1.17: PACKAGES := onnxruntime==1.17.3 "numpy<2"
 .consumers/onnxruntime-1.20: PACKAGES := onnxruntime==1.20.1 "numpy<2"
 .consumers/opencv: PACKAGES := opencv-python-headless==4.10.0.84 "numpy<2"
 $(CONSUMERS):
 	$(PYTHON) -m venv $@.part
 	$@.part/bin/python -m pip install --quiet --only-binary :all: $(PACKAGES)
+	mv $@.part $@
+
+$(WEB):
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix $@.part onnxruntime-web@1.17.3
 	mv $@.part $@
 
 clean:

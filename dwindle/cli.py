@@ -340,6 +340,9 @@ def _show(arguments: argparse.Namespace) -> int:
             page.append(f"unproven: {export.path.parent.name}/{export.path.name}: {export.unproven}")
         if export.widened:
             page.append(f"tolerance: {export.path.parent.name}/{export.path.name}: {export.widened}")
+        if export.consumers:
+            read = "; ".join(map(str, export.consumers))
+            page.append(f"read by: {export.path.parent.name}/{export.path.name}: {read}")
     for sentence in (*damaged, *(line for export in exports for line in export.altered)):
         page.append(f"warning: {sentence}")
     page.append(f"made by: {' '.join(command_line(found.origin, found.path.name))}")

@@ -120,6 +120,22 @@ class Breakdown:
 
 
 @dataclass(frozen=True)
+class Consumer:
+    """A program of others that reads files of a format, and whether it loads this one."""
+
+    name: str
+    """What it is called, such as `onnxruntime-web`."""
+    oldest: str | None
+    """The oldest version that is known to load the file; None where none is."""
+    why: str | None = None
+    """What keeps older versions, or all of them, from loading it; None where nothing of the file's own does."""
+
+    def __str__(self) -> str:
+        loads = f"{self.name} {self.oldest} or later" if self.oldest else f"not {self.name}"
+        return f"{loads} ({self.why})" if self.why else loads
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One target's export: the compressed network's file and, for comparison, the dense network's.
 
@@ -155,6 +171,9 @@ class Manifest:
     """How an image becomes an input of the file; None where the task doesn't say, or an older dwindle wrote it."""
     signature: Signature | None = None
     """The file's inputs and outputs, in its order; None where an older version of dwindle wrote it."""
+    consumers: tuple[Consumer, ...] = ()
+    """The programs that load the file, and those that don't; empty where the format has one reader, or an older version
+    of dwindle wrote it."""
     breakdown: Breakdown | None = None
     """What the bytes of `file` are spent on; None where the target cannot tell, or dwindle wrote it before it could."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.errors import CheckpointError
-from dwindle.manifest import NAME, Manifest, altered
+from dwindle.manifest import NAME, Consumer, Manifest, altered
 from dwindle.quantities import format_bytes
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Shipped:
     """Why its outputs were never compared with the network's, where they weren't."""
     widened: str | None
     """A sentence about a given tolerance of its outputs that allows more than rounding explains."""
+    consumers: tuple[Consumer, ...]
+    """The programs that load it, and those that don't."""
     altered: tuple[str, ...]
     """A sentence for each file of this export that is no longer what was exported."""
 
@@ -59,6 +61,7 @@ def shipped(exports: Path) -> tuple[list[Shipped], list[str]]:
                 dense_bytes=manifest.dense.bytes,
                 unproven=manifest.parity.not_run,
                 widened=manifest.parity.widened,
+                consumers=manifest.consumers,
                 altered=tuple(filter(None, (altered(path.parent, file) for file in manifest.files))),
             )
         )

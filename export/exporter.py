@@ -86,7 +86,7 @@ def attempt(
         for name, own in each.items()
         for kind in ([own.precision] if own.max_drop is None else targets.load(name).precisions)
     ]
-    targets.require_used(wanted, options.min_os, options.calib_samples)
+    targets.require_used(wanted, options.min_os, options.calib_samples, options.min_runtime)
     checkpoint.require_done()
     refuse_link(checkpoint.exports)
     sweep(checkpoint.exports)

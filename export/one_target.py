@@ -74,6 +74,9 @@ def export_one(
 
     def at(precision: str | None, say: Callable[[str], None]) -> Target:
         plain = targets.load(name, precision, options.min_os)
+        if options.min_runtime is not None:
+            runtime, oldest = targets.runtime_version(options.min_runtime)
+            plain = plain.for_runtime(runtime, oldest) if runtime in plain.runtimes else plain
         computing = plain if options.compute is None else plain.computing(options.compute)
         return calibrated(computing, task, options.calib_samples, say)
 
@@ -139,8 +142,7 @@ def export_networks(
     image becomes an input, and signature: the networks', both for the manifest. Raises as `export` does.
     """
     say = progress or (lambda line: None)
-    dense = type(target)() if target.compute is None else type(target)().computing(target.compute)
-    roles = {"net": target, "dense": dense}
+    roles = {"net": target, "dense": target.original()}
     packs = {"net": packing != NO_PACKING, "dense": False}
     encodings: dict[str, str] = {}
     download: Future[File] | None = None
@@ -192,6 +194,7 @@ def export_networks(
             calibration_samples=len(target.samples[0]) if target.samples is not None else None,
             preprocessing=preprocessing,
             signature=signature,
+            consumers=target.consumers(scratch / f"net{target.suffix}"),
             breakdown=target.breakdown(scratch / f"net{target.suffix}"),
             quality=quality(networks["net"][1], target.precision, found["net"]),
         )

@@ -37,6 +37,13 @@ class ExportOptions:
         help="The earliest system that must load Core ML files: iOS16, iOS17 or iOS18, which alone has sparse codes.",
         unset="the target's own",
     )
+    min_runtime: str | None = option(
+        None,
+        metavar="NAME==VERSION",
+        help="The oldest runtime that must load ONNX files: onnxruntime of 1.15 or later, or onnxruntime-web of "
+        "1.17 or later, such as onnxruntime==1.15. What needs a later one is refused by the operator's name.",
+        unset="onnxruntime==1.17",
+    )
     calib_samples: int | None = option(
         None,
         kind=INTEGER,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dwindle.export.coreml.interface import Interface
-    from dwindle.manifest import Breakdown
+    from dwindle.manifest import Breakdown, Consumer
     from dwindle.signature import Signature
 
 GROUP = "dwindle.targets"
@@ -62,6 +63,10 @@ class Target(ABC):
     says so (`export.dynamic`), and `run` takes `batch`."""
     takes_interface: ClassVar[bool] = False
     """Whether its files can take images and answer with class labels. If so, it overrides `with_interface`."""
+
+    runtimes: ClassVar[tuple[str, ...]] = ()
+    """The programs of which `min_runtime` may name the oldest version that must load its files. If any, it overrides
+    `for_runtime`."""
 
     precision: str
     """What this target stores weights in."""
@@ -134,6 +139,19 @@ class Target(ABC):
             name=self.name,
         )
 
+    def for_runtime(self, name: str, version: tuple[int, int]) -> Target:
+        """The same target, whose files a version of one of `runtimes` loads.
+
+        Raises UsageError for a version that none can be written for.
+        """
+        raise UsageError(
+            f"{self.name} files are written for no version of {name}", code="unknown-runtime", option="min_runtime"
+        )
+
+    def original(self) -> Target:
+        """The target of the dense network's file: its weights at the first precision, all else the same."""
+        return type(self)() if self.compute is None else type(self)().computing(self.compute)
+
     def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Target:
         """The same target, with what it has to know of a network's values before it writes that.
 
@@ -155,6 +173,11 @@ class Target(ABC):
     def breakdown(self, path: Path) -> Breakdown | None:
         """What the bytes of a file that this target wrote are spent on; None: it cannot tell, which is the default."""
         return None
+
+    def consumers(self, path: Path) -> tuple[Consumer, ...]:
+        """The programs known to load a file that this target wrote, and those that don't; empty where the format has
+        one reader, which is the default."""
+        return ()
 
     @abstractmethod
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
@@ -258,8 +281,38 @@ def delegated(names: Sequence[str], delegate: str | None) -> list[str]:
     return [DELEGATES[delegate] if name == DELEGATES["xnnpack"] else name for name in names]
 
 
-def require_used(targets: Sequence[Target], min_os: str | None, calib_samples: int | None) -> None:
+def runtime_version(text: str) -> tuple[str, tuple[int, int]]:
+    """The name and version in a `min_runtime`, such as onnxruntime==1.17; raises UsageError for other text.
+
+    >>> runtime_version("onnxruntime-web==1.20.1")
+    ('onnxruntime-web', (1, 20))
+    """
+    if not (found := re.fullmatch(r"([\w.-]+)==(\d+)\.(\d+)(\.\d+)*", text.replace(" ", ""))):
+        raise UsageError(
+            f"`min_runtime` is {text!r}: give the name and version of a runtime, such as onnxruntime==1.17",
+            code="invalid-value",
+            option="min_runtime",
+        )
+    return found[1], (int(found[2]), int(found[3]))
+
+
+def require_used(
+    targets: Sequence[Target], min_os: str | None, calib_samples: int | None, min_runtime: str | None = None
+) -> None:
     """Raises UsageError for an option of `export` that none of these targets has a use for."""
+    if min_runtime is not None:
+        name, version = runtime_version(min_runtime)
+        if not (takers := [target for target in targets if name in target.runtimes]):
+            known = {name: kind for kind in registry.names(GROUP) for name in _kind(kind).runtimes}
+            raise UsageError(
+                f"`min_runtime` names {name}, which loads the files of none of these targets: "
+                + (f"add {known[name]} to `target`" if name in known else f"give a version of {' or '.join(known)}"),
+                code="unused-option",
+                option="min_runtime",
+                name=name,
+            )
+        for target in takers:
+            target.for_runtime(name, version)
     if min_os is not None and not any(target.systems for target in targets):
         raise UsageError(
             "`min_os` says which system's Core ML a file is for: add coreml to `target`",

@@ -56,9 +56,9 @@ def _modules(*names: str) -> Callable[[], bool]:
 
 
 def _consumer(name: str) -> Callable[[], bool]:
-    """Whether `make .consumers/NAME` has made the environment of another reader of ONNX files."""
-    python = Path(__file__).parents[1] / ".consumers" / name / "bin" / "python"
-    return lambda: python.exists()
+    """Whether `make .consumers/NAME` has made the folder of another reader of ONNX files."""
+    folder = Path(__file__).parents[1] / ".consumers" / name
+    return folder.is_dir
 
 
 def _arm64() -> bool:
@@ -118,12 +118,22 @@ NEEDS = {
     "browser": Need(
         "files can't be run in a browser here: dwindle doctor --setup browser", _browser, ("chromium", *_NPM), make=True
     ),
+    "onnxruntime 1.15": Need(
+        "onnxruntime 1.15 is not installed: make .consumers/onnxruntime-1.15", _consumer("onnxruntime-1.15"), make=True
+    ),
     "onnxruntime 1.17": Need(
         "onnxruntime 1.17 is not installed: make .consumers/onnxruntime-1.17", _consumer("onnxruntime-1.17"), make=True
     ),
     "onnxruntime 1.20": Need(
         "onnxruntime 1.20 is not installed: make .consumers/onnxruntime-1.20", _consumer("onnxruntime-1.20"), make=True
     ),
+    "onnxruntime-web 1.17": Need(
+        "onnxruntime-web 1.17 is not installed: make .consumers/onnxruntime-web-1.17",
+        _consumer("onnxruntime-web-1.17"),
+        _NPM,
+        make=True,
+    ),
+    "node": Need("Node.js is not installed", _programs("node"), _NPM),
     "OpenCV": Need("OpenCV is not installed: make .consumers/opencv", _consumer("opencv"), make=True),
     "litert": Need("dwindle[litert] is not installed", _modules("litert_torch", "ai_edge_litert"), make=True),
     "attest": Need("dwindle[attest] is not installed", _modules("cyclonedx", "securesystemslib"), make=True),

@@ -7,16 +7,18 @@ of the graph. What an older one needs stays: a name for each node, and an IR ver
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+from onnx import AttributeProto, ModelProto, NodeProto
 
 from dwindle.export.architecture import once
 from dwindle.export.blame import refusal
 from dwindle.export.dynamic import axes_of, symbol
 from dwindle.export.fold import short_names, trace
+from dwindle.export.onnx.consumers import NEWEST, lower
+from dwindle.export.onnx.nodes import graphs
 from dwindle.export.quiet import quiet
 from dwindle.models.signature import input_names, output_names
 
@@ -29,37 +31,39 @@ _SPATIAL_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0}
 
 
 @once
-def skeleton(network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
+def skeleton(network: nn.Module, inputs: tuple[Tensor, ...], opset: int = NEWEST) -> ModelProto:
     """The graph of a network in eval mode, its parameters and buffers named by `short_names` and absent.
 
-    Raises UsageError where the network cannot be traced or has an operator that ONNX lacks.
+    opset: the newest operator set that it may be in; it is in the lowest in which its nodes mean the same. Raises
+    UsageError where the network cannot be traced or has an operator that ONNX lacks.
     """
-    return graph_of(trace(network, inputs), network)
+    return graph_of(trace(network, inputs), network, opset)
 
 
-def graph_of(program: ExportedProgram, network: nn.Module) -> ModelProto:
+def graph_of(program: ExportedProgram, network: nn.Module, opset: int = NEWEST) -> ModelProto:
     """The graph of a traced network, or of what was made of it; the network names its tensors, inputs and outputs.
 
-    Raises UsageError where it has an operator that ONNX lacks.
+    opset: as of `skeleton`. Raises UsageError where it has an operator that ONNX lacks.
     """
     names = short_names(network)
     try:
         with quiet():
-            model = _optimized(program, names)
+            model = _optimized(program, names, opset)
     except Exception as error:
         raise refusal(error, type(network).__name__, "written as ONNX") from error
     _separate_outputs(model)
     _name_sizes(model, {symbol(program, axis.places[0]): axis.name for axis in axes_of(program, network)})
     _shorten(model, set(names.values()), _outer_names(model, network))
+    lower(model)
     return model
 
 
-def _optimized(program: ExportedProgram, names: dict[str, str]) -> ModelProto:
+def _optimized(program: ExportedProgram, names: dict[str, str], opset: int) -> ModelProto:
     import torch
     from onnx_ir import serde
     from onnxscript.optimizer import optimize_ir
 
-    exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+    exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=opset)
     assert exported is not None
     graph = exported.model.graph
     inputs = len(graph.inputs)
@@ -117,7 +121,7 @@ def _shorten(model: ModelProto, weights: set[str], outer: Mapping[str, str]) -> 
     def name(old: str) -> str:
         return old if old in kept else short.setdefault(old, f"_{len(weights) + len(short)}")
 
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         del graph.value_info[:], graph.metadata_props[:]
         graph.ClearField("doc_string")
         for value in (*graph.input, *graph.output, *graph.initializer):
@@ -137,7 +141,7 @@ def name_nodes(model: ModelProto) -> None:
     onnxruntime before 1.22 derives the names of fused nodes from those of what it fuses, and refuses a model in which
     two come out equal: without names, one with two attention layers.
     """
-    for index, node in enumerate(node for graph in _graphs(model.graph) for node in graph.node):
+    for index, node in enumerate(node for graph in graphs(model.graph) for node in graph.node):
         node.name = f"{index:x}"
 
 
@@ -156,20 +160,9 @@ def drop_defaults(model: ModelProto) -> None:
     onnxruntime and onnx do without. Other tools read `kernel_shape` and the like from the attribute alone.
     """
     opsets = {opset.domain: opset.version for opset in model.opset_import}
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         for node in graph.node:
             _drop_defaults(node, opsets.get(node.domain, 1))
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph and those inside its control flow."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-            for inner in attribute.graphs:
-                yield from _graphs(inner)
 
 
 def _drop_defaults(node: NodeProto, opset: int) -> None:

@@ -15,6 +15,7 @@ from onnx.helper import get_attribute_value, make_node
 from onnx.numpy_helper import from_array, to_array
 
 from dwindle.export.fold import short_names, tensors, trace
+from dwindle.export.onnx.consumers import NEWEST
 from dwindle.export.onnx.graph import graph_of
 from dwindle.export.quantize import SCALES, Stored, store
 from dwindle.export.w8a8 import Layer, Quantized
@@ -26,12 +27,13 @@ CODES = "i"
 """What ends the name of a tensor's codes; the tensor's own name is that of their dequantized values."""
 
 
-def skeleton(network: nn.Module, quantized: Quantized, inputs: tuple[Tensor, ...]) -> ModelProto:
+def skeleton(network: nn.Module, quantized: Quantized, inputs: tuple[Tensor, ...], opset: int = NEWEST) -> ModelProto:
     """The graph of a network in int8, without its tensors, with the ranges of its activations.
 
-    network: what `w8a8.quantize` made `quantized` of. Raises UsageError where it has an operator that ONNX lacks.
+    network: what `w8a8.quantize` made `quantized` of. opset: the newest operator set that it may be in. Raises
+    UsageError where it has an operator that ONNX lacks.
     """
-    model = graph_of(trace(quantized.activations_only, inputs, network), network)
+    model = graph_of(trace(quantized.activations_only, inputs, network), network, opset)
     _own_ranges(model)
     names = short_names(network)
     readers = {name: node for node in model.graph.node for name in node.input}

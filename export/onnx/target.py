@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwindle.export.fold import distinct, fold, foldable, short_names
+from dwindle.export.onnx.consumers import NEWEST, OLDEST, consumers, newest_opset, require
 from dwindle.export.quantize import stored
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import Calibration, quantize, recoded, require_packages
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor, nn
 
-    from dwindle.manifest import Breakdown
+    from dwindle.manifest import Breakdown, Consumer
 
 _UNPACKED = Speed(
     "CPU",
@@ -46,15 +47,38 @@ class Onnx(Target):
         ),
     )
 
+    runtimes = tuple(OLDEST)
+
     def __init__(
-        self, precision: str | None = None, min_os: str | None = None, samples: tuple[Tensor, ...] | None = None
+        self,
+        precision: str | None = None,
+        min_os: str | None = None,
+        samples: tuple[Tensor, ...] | None = None,
+        min_runtime: tuple[str, tuple[int, int]] | None = None,
     ) -> None:
-        """samples: real inputs, batched, for the ranges of w8a8's activations; None: what `write` is given."""
+        """samples: real inputs, batched, for the ranges of w8a8's activations; None: what `write` is given.
+
+        min_runtime: the name and version of the oldest program that must load the files; None: any that has the newest
+        operator set that files are written in.
+        """
         super().__init__(precision, min_os)
         self.samples = samples
+        self.min_runtime = min_runtime
+        self._opset = newest_opset(*min_runtime) if min_runtime else NEWEST
         self._calibration = Calibration(rest="fp16")
         if self.calibrates:
             require_packages()
+
+    def for_runtime(self, name: str, version: tuple[int, int]) -> Onnx:
+        return self._but(min_runtime=(name, version))
+
+    def original(self) -> Onnx:
+        return Onnx(min_runtime=self.min_runtime)
+
+    def _but(self, **changed: Any) -> Onnx:
+        """The same target with other arguments."""
+        own = {"samples": self.samples, "min_runtime": self.min_runtime}
+        return Onnx(self.precision, self.min_os, **{**own, **changed})
 
     @property
     def arithmetic(self) -> str:
@@ -66,7 +90,7 @@ class Onnx(Target):
 
     def calibrated(self, samples: tuple[Tensor, ...]) -> Onnx:
         check_samples(samples)
-        return Onnx(self.precision, samples=samples)
+        return self._but(samples=samples)
 
     def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
         if not self.calibrates:
@@ -76,27 +100,23 @@ class Onnx(Target):
         return quantized.program if activations else quantized.weights_only
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
-        from dwindle.export.onnx.graph import skeleton
-
         if self.calibrates:
             from dwindle.export.onnx import qdq
             from dwindle.export.onnx.fill import fill
 
             quantized = self._calibration.of(module, self.samples or inputs)
-            graph = qdq.skeleton(module, quantized, inputs)
+            graph = self._in_range(qdq.skeleton(module, quantized, inputs, self._opset))
             model, encoding = fill(graph, qdq.stored(module, quantized.layers), pack=pack)
         else:
-            model, encoding = self._filled(skeleton(module, inputs), module, pack=pack)
+            model, encoding = self._filled(self._skeleton(module, inputs), module, pack=pack)
         path.write_bytes(model.SerializeToString())
         return encoding
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
-        from dwindle.export.onnx.graph import skeleton
-
         if self.calibrates:
             return self._packer_of_codes(module, inputs)
         pairs = foldable(module, inputs)
-        graph = skeleton(fold(module, pairs), inputs)
+        graph = self._skeleton(fold(module, pairs), inputs)
         return lambda candidate: self._filled(graph, fold(candidate, pairs), pack=True)[0].ByteSize()
 
     def _packer_of_codes(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
@@ -107,7 +127,7 @@ class Onnx(Target):
         pairs = foldable(module, inputs)
         network = fold(module, pairs)
         made = quantize(distinct(network), noise_like(inputs), rest="fp16")
-        graph = qdq.skeleton(network, made, inputs)
+        graph = self._in_range(qdq.skeleton(network, made, inputs, self._opset))
 
         def size(candidate: nn.Module) -> int:
             folded = fold(candidate, pairs)
@@ -133,6 +153,23 @@ class Onnx(Target):
         from dwindle.export.onnx import read
 
         return read.breakdown(onnx.load(path))
+
+    def consumers(self, path: Path) -> tuple[Consumer, ...]:
+        import onnx
+
+        return consumers(onnx.load(path))
+
+    def _skeleton(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
+        from dwindle.export.onnx.graph import skeleton
+
+        return self._in_range(skeleton(network, inputs, self._opset))
+
+    def _in_range(self, graph: ModelProto) -> ModelProto:
+        """The graph itself; raises UsageError where the oldest runtime that must load it can't."""
+        if self.min_runtime:
+            name, version = self.min_runtime
+            require(graph, self._opset, f"{name} {'.'.join(map(str, version))}")
+        return graph
 
     def _filled(self, skeleton: ModelProto, network: nn.Module, *, pack: bool) -> tuple[ModelProto, str]:
         from dwindle.export.onnx.fill import fill

@@ -1,4 +1,4 @@
-"""Runs ONNX files in whatever reads them here: `python consumer.py onnxruntime|opencv FOLDER`.
+"""Runs ONNX files in whatever reads them here: `python consumer.py onnxruntime|opencv|reference FOLDER`.
 
 An environment of its own has one old release and NumPy, and nothing of dwindle. For each NAME.onnx of the folder and
 its NAME.npy, the input, NAME.out.npy is written; why it was refused is NAME.error.
@@ -17,6 +17,12 @@ def outputs(consumer: str, path: Path, x: np.ndarray) -> np.ndarray:
         network = cv2.dnn.readNetFromONNX(str(path))
         network.setInput(x)
         return network.forward()
+    if consumer == "reference":
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+
+        model = onnx.load(path)
+        return ReferenceEvaluator(model).run(None, {model.graph.input[0].name: x})[0]
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
