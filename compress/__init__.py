@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from dwindle.compress.forecast import Forecast, curve, plan
     from dwindle.compress.pruner import Pruner
     from dwindle.compress.request import Request
+    from dwindle.compress.surgery.own import ChannelFlow, register_rule
 
-__all__ = ["Forecast", "Pruner", "Request", "compress", "curve", "plan"]
+__all__ = ["ChannelFlow", "Forecast", "Pruner", "Request", "compress", "curve", "plan", "register_rule"]
 __getattr__ = lazy_attributes(
     __name__,
     {
+        "ChannelFlow": "dwindle.compress.surgery.own",
         "Forecast": "dwindle.compress.forecast",
         "Pruner": "dwindle.compress.pruner",
         "Request": "dwindle.compress.request",
         "compress": "dwindle.compress.compression",
         "curve": "dwindle.compress.forecast",
         "plan": "dwindle.compress.forecast",
+        "register_rule": "dwindle.compress.surgery.own",
     },
 )

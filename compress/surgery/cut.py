@@ -106,13 +106,19 @@ def _copy(model: nn.Module, change: Change, keep: Keep | None = None) -> nn.Modu
     return result
 
 
+def keeps_groups(inputs: int, outputs: int, groups: int) -> bool:
+    """Whether a grouped convolution loses channels within every group, at the same places, so that it keeps all its
+    groups: where those are few and wide. Otherwise it loses whole groups, as a depthwise one does."""
+    return 1 < groups < min(inputs, outputs) // groups
+
+
 def _fit_attributes(module: nn.Module) -> None:
-    """Brings the sizes that a layer keeps as attributes in line with its tensors. Grouped layers lose whole groups,
-    so what a group holds stays and the number of groups changes."""
+    """Brings the sizes that a layer keeps as attributes in line with its tensors. Of grouped layers either whole
+    groups have gone, so that the number of groups changes and what one holds stays, or the other way round."""
     weight = getattr(module, "weight", None)
     if isinstance(module, nn.modules.conv._ConvNd):
         first, second = module.weight.shape[:2]
-        if module.groups > 1:
+        if module.groups > 1 and not keeps_groups(module.in_channels, module.out_channels, module.groups):
             module.groups = first * module.groups // (module.in_channels if module.transposed else module.out_channels)
         sizes = (first, second * module.groups)
         module.in_channels, module.out_channels = sizes if module.transposed else sizes[::-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ from dwindle.checkpoint import Uncut
 from dwindle.compress.surgery.exactness import agrees, runs
 from dwindle.compress.surgery.groups import Extent, Found, Group, Place, Product, explain
 from dwindle.compress.surgery.labels import Labels, Literal, compact, varying
+from dwindle.compress.surgery.own import own_rule
 from dwindle.compress.surgery.rules import rule_of
 from dwindle.compress.surgery.trace import trace
 from dwindle.compress.surgery.walk import walk
@@ -29,6 +31,9 @@ _WITH_STAND_INS = {
 _ADAPTED = ("torch.nn.modules.channelshuffle.ChannelShuffle",)
 """Modules of torch whose attributes are sizes for certain, which a trial could miss by luck."""
 
+_WEIGHTS = re.compile(r"weight(_v|_orig|\.original\d?)?$")
+"""How the names of weights end, those that torch.nn.utils computes a weight from included."""
+
 _SPARED = ("", "its channels can only go all together", "no layer that runs would cost less without them")
 
 
@@ -42,8 +47,7 @@ def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...], *, inexact
     inexact: also finds channels that change what is left when they go, such as those that a LayerNorm averages over;
     `Group.inexact` says so, and all that is tried of them is that the network runs without them.
 
-    Raises UsageError for a model that cannot be traced, that has masks or parametrizations attached, or that has
-    nothing to remove.
+    Raises UsageError for a model that cannot be traced, that has masks attached, or that has nothing to remove.
     """
     labels = _labelled(model, example_inputs, inexact)
     adapted, strictly = set(_ADAPTED), set[str]()
@@ -68,8 +72,9 @@ def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...], *, inexact
         for literal in labels.literals:
             if literal.owner in failing & adapted:
                 name = literal.owner.rpartition(".")[2]
+                why = f"the code of {name} cannot take fewer of its channels"
                 for piece in literal.pieces:
-                    labels.pin(piece, f"the code of {name} cannot take fewer of its channels")
+                    labels.pin(piece, f"the rule for {literal.rule} does not hold" if literal.rule else why)
         adapted |= failing
     if not found.groups:
         raise UsageError(
@@ -85,15 +90,21 @@ def _labelled(model: nn.Module, example_inputs: tuple[Tensor, ...], inexact: boo
     """Follows what runs in eval mode, and what only runs in training (auxiliary heads) if that leaves weights out."""
     labels = Labels(inexact=inexact)
     program = trace(model, example_inputs)
-    walk(labels, program, rule_of)
+    walk(labels, program, rule_of, own_rule)
     first, inputs = _first_names(model), program.graph_signature.inputs_to_parameters
     reached = {first[inputs[node.name]] for node in program.graph.nodes if node.name in inputs and node.users}
     if reached < set(dict(model.named_parameters())):
         costs = list(labels.costs)
         with suppress(UsageError):  # weights that no mode reaches stay as they are
-            walk(labels, trace(model, tuple(torch.cat([x, x]) for x in example_inputs), training=True), rule_of)
+            walk(
+                labels, trace(model, tuple(torch.cat([x, x]) for x in example_inputs), training=True), rule_of, own_rule
+            )
         labels.costs = costs
     labels.bind_leaves()
+    frozen = {name for name, p in model.named_parameters() if p.dim() > 1 and not p.requires_grad}
+    for binding in labels.bindings:
+        if (name := first[binding.tensor]) in frozen:
+            labels.pin(binding.labels, f"{name.rpartition('.')[0] or name} is frozen (requires_grad is False)")
     return labels
 
 
@@ -185,10 +196,18 @@ class _Solved:
 
     def _uncut(self) -> Iterator[Uncut]:
         """By layer, what of its outputs is in no group."""
-        weights = {n: p for n, p in self.model.named_parameters() if p.dim() > 1 and n.endswith("weight")}
+        weights = {n: p for n, p in self.model.named_parameters() if p.dim() > 1 and _WEIGHTS.search(n)}
+        leaves = {self.first[parameter.name]: own for parameter, own in self.labels.leaves.items()}
+        told = set[str]()
         made = {self.first[b.tensor]: b.labels for b in self.labels.bindings if b.writes}
         for name, weight in weights.items():
-            layer = name.rpartition(".")[0]
+            layer, computed, _ = name.partition(".parametrizations.")
+            layer = layer if computed else name.rpartition(".")[0]
+            if computed and layer in told:
+                continue
+            told.add(layer)
+            if name in leaves and name not in made:
+                made[name] = leaves[name].flatten(1)[:, 0]
             if name not in made:
                 if not any(tensor == name for tensor, _ in self.bound):
                     yield Uncut(layer, len(weight), len(weight), "the trace does not reach it")

@@ -69,6 +69,8 @@ class Literal:
     pieces: tuple[Tensor, ...]
     module: str
     owner: str
+    rule: str = ""
+    """What the rule is for that says so of these labels, where it is one of the user's own."""
 
 
 @dataclass
@@ -179,9 +181,9 @@ class Labels:
     def cost(self, each: float, *factors: Tensor) -> None:
         self.costs.append(Cost(self.module, each, tuple(factor.abs() for factor in factors)))
 
-    def literal(self, *labels: Tensor) -> None:
+    def literal(self, *labels: Tensor, rule: str = "") -> None:
         """The extent of these labels may be a number in the code at hand."""
-        self.literals += [Literal((core(x).abs(),), self.module, self.owner) for x in labels if varying(x)]
+        self.literals += [Literal((core(x).abs(),), self.module, self.owner, rule) for x in labels if varying(x)]
 
     def literals_of(self, pieces: Sequence[Tensor]) -> None:
         """The extents of these pieces may be a list of numbers in the code at hand."""

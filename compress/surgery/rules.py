@@ -1,8 +1,8 @@
 """What each op does to labels: the table.
 
 The rules are in three files: layers with weights bind labels to parameters, arithmetic ties labels that meet, and
-movement carries labels along. An op that is in no table and that torch does not call pointwise is not guessed at: what
-it touches is pinned.
+movement carries labels along. A rule of the user's own (`own.py`) goes before them. An op that has none and that torch
+does not call pointwise is not guessed at: what it touches is pinned.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.fx import Node
 from dwindle.compress.surgery import rules_arithmetic as arithmetic
 from dwindle.compress.surgery import rules_layers as layers
 from dwindle.compress.surgery import rules_movement as movement
+from dwindle.compress.surgery.own import own_rule
 from dwindle.compress.surgery.walk import Rule, unknown
 
 
@@ -24,6 +25,8 @@ def rule_of(node: Node) -> Rule:
     packet = getattr(target, "overloadpacket", None)
     if packet is None:
         return unknown
+    if own := own_rule(str(packet)):
+        return own
     if packet in RULES and target._overloadname != "other":  # max.other is the pointwise one
         return RULES[packet]
     return arithmetic.pointwise if torch.Tag.pointwise in target.tags else unknown
@@ -37,6 +40,7 @@ _OPS: tuple[tuple[Rule, str], ...] = (
     (layers.group_norm, "group_norm"),
     (layers.layer_norm, "layer_norm rms_norm"),
     (layers.prelu, "prelu"),
+    (layers.normalised_weight, "_weight_norm _weight_norm_interface"),
     (layers.recurrent, "lstm gru rnn_tanh rnn_relu"),
     (layers.cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
     (

@@ -170,12 +170,14 @@ def statistic(labels: Labels, call: Call) -> Any:
 
 
 def softmax(labels: Labels, call: Call) -> Any:
-    """Of zeros within a channel it makes other constants; across channels it changes the others."""
+    """Of zeros within a channel it makes other constants; across channels it changes the others. Where channels vary
+    along another dimension too, those that share a sum go together, as the splits of radix attention do."""
     x = labels.of(call["self"])
-    if call["dim"] % x.dim() not in varying(x):
+    dim = call["dim"] % x.dim()
+    if varying(x) == [dim]:
+        labels.pin_inexact(x, f"{call.op} over the channels")
         return spoiled(x)
-    labels.pin_inexact(x, f"{call.op} over the channels")
-    return spoiled(x)
+    return spoiled(labels.merge(x, dim).expand(x.shape))
 
 
 def _sum(

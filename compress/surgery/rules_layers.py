@@ -7,15 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from dwindle.compress.surgery.labels import Labels, Parameter, along, spoiled, varying
+from dwindle.compress.surgery.cut import keeps_groups
+from dwindle.compress.surgery.labels import Labels, Parameter, along, core, spoiled, varying
 from dwindle.compress.surgery.walk import Call, unknown
 
 
 def convolution(labels: Labels, call: Call) -> Any:
     """Convolutions of every rank, transposed or not, grouped or not.
 
-    A grouped one keeps whole groups, as a depthwise one does: what goes into a group and what comes out of it is one
-    class, and `groups` shrinks. Weights are [out, in/groups, ...], transposed ones [in, out/groups, ...].
+    One of many groups keeps whole ones, as a depthwise one does: what goes into a group and what comes out of it is one
+    class, and `groups` shrinks. One of few and wide groups loses the same channels in each. Weights are [out,
+    in/groups, ...], transposed ones [in, out/groups, ...].
     """
     x, weight, bias, groups = labels.of(call["input"]), call["weight"], call["bias"], call["groups"]
     transposed = "transpose" in call.op or bool(call["transposed"])
@@ -23,8 +25,15 @@ def convolution(labels: Labels, call: Call) -> Any:
     width = call.shape[dim]
     positions = x.numel() // x.shape[dim] if transposed else call.values[0].numel() // width
     each = positions * math.prod(weight.shape[2:])
+    if not isinstance(weight, Parameter) and _is_one_kernel(weight, groups, width, bias):
+        labels.pin(weight, "one kernel for all channels")
+        inputs = labels.channels(x, dim)
+        labels.bind(bias, 0, inputs, writes=True)
+        labels.cost(each, inputs)
+        labels.literal(inputs)
+        return along(inputs, call.shape, dim)
     if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
-        return unknown(labels, call)
+        return computed(labels, call)
     inputs = labels.channels(x, dim)
     if groups == 1:
         labels.pin_spoiled(inputs)
@@ -32,6 +41,13 @@ def convolution(labels: Labels, call: Call) -> Any:
         labels.bind(weight, int(not transposed), inputs, writes=False)
         labels.bind(weight, int(transposed), outputs, writes=True)
         labels.cost(each, inputs, outputs)
+    elif keeps_groups(len(inputs), width, groups):
+        labels.pin_spoiled(inputs)
+        within, made = labels.channels(inputs.reshape(groups, -1), 1), labels.fresh(width // groups)
+        outputs = made.repeat(groups)
+        labels.bind(weight, int(not transposed), inputs if transposed else within, writes=False)
+        labels.bind(weight, int(transposed), made if transposed else outputs, writes=True)
+        labels.cost(each, within, outputs)
     else:
         units = labels.channels(inputs.reshape(groups, -1), 0).abs()
         outputs = units.repeat_interleave(width // groups)
@@ -43,12 +59,32 @@ def convolution(labels: Labels, call: Call) -> Any:
     return along(outputs, call.shape, dim)
 
 
+def _is_one_kernel(weight: Tensor, groups: int, width: int, bias: Any) -> bool:
+    """Whether a depthwise convolution has the same kernel for every channel, as an expanded blur has."""
+    return groups == width == weight.shape[0] > 1 and core(weight).shape[0] == 1 and isinstance(bias, Parameter | None)
+
+
+def computed(labels: Labels, call: Call) -> Any:
+    """A layer whose weight the model computes in its forward (a normalised or standardised one, a fake-quantised one):
+    which of its numbers are zeros once others are is not followed."""
+    for value in call.activations(labels):
+        labels.pin(value, f"{call.op} in {call.module or 'the model'} takes a weight that is computed in forward")
+    return unknown(labels, call)
+
+
+def normalised_weight(labels: Labels, call: Call) -> Any:
+    """Weight normalisation: a channel that goes changes the length that the others are divided by."""
+    for value in call.activations(labels):
+        labels.pin(value, "its weight is normalised: torch.nn.utils.parametrize.remove_parametrizations makes it plain")
+    return unknown(labels, call)
+
+
 def linear(labels: Labels, call: Call) -> Any:
     """y = x Wᵀ + b, weights [out, in]."""
     x, weight, bias = labels.of(call["input"]), call["weight"], call["bias"]
     positions = x.numel() // x.shape[-1]
     if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
-        return unknown(labels, call)
+        return computed(labels, call)
     inputs, outputs = labels.channels(x, -1), labels.fresh(call.shape[-1])
     labels.pin_spoiled(inputs)
     labels.bind(weight, 1, inputs, writes=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import prune
 from torch.utils._pytree import tree_leaves
 
 from dwindle.errors import UsageError
@@ -20,16 +20,17 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, training: boo
     """What `model` does to the example inputs, in eval mode or in training. A copy of it is traced: the model itself
     is left as it was, whatever its forward keeps.
 
-    Raises UsageError where masks or parametrizations are still attached, and where the trace fails, with the line of
+    Raises UsageError where masks are still attached, and where the trace fails, with the line of
     the model's code at which it does.
     """
     for name, module in model.named_modules():
-        if parametrize.is_parametrized(module) or any(
-            isinstance(hook, prune.BasePruningMethod) for hook in module._forward_pre_hooks.values()
-        ):
+        if any(isinstance(hook, prune.BasePruningMethod) for hook in module._forward_pre_hooks.values()):
             raise UsageError(
-                f"layer {name!r} still computes its weights from a mask or parametrization: make it permanent first "
-                "(torch.nn.utils.prune.remove, torch.nn.utils.parametrize.remove_parametrizations)"
+                f"layer {name!r} still computes its weights from a mask: make it permanent first "
+                "(torch.nn.utils.prune.remove)",
+                code="bad-model",
+                option="model",
+                name=name,
             )
     own = copied(model).train(training)
     try:

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from dwindle.compress.macs import count_operator
 from dwindle.compress.surgery.labels import Labels, Parameter, compact, constants, core, varying
+from dwindle.compress.surgery.modules import ModuleCall, module_calls
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,22 @@ def unknown(labels: Labels, call: Call) -> Any:
     return [labels.fixed(value.shape, f"comes out of {call.op}") for value in call.values]
 
 
-def walk(labels: Labels, program: ExportedProgram, rule_of: Callable[[Node], Rule]) -> None:
-    """Follows the program from its inputs to its outputs, which are both pinned; `rule_of` tells what an op does."""
+def walk(
+    labels: Labels,
+    program: ExportedProgram,
+    rule_of: Callable[[Node], Rule],
+    module_rule: Callable[[str], Rule | None] = lambda kind: None,
+) -> None:
+    """Follows the program from its inputs to its outputs, which are both pinned; `rule_of` tells what an op does, and
+    `module_rule` what a class of modules does as a whole, where it says so."""
     known: dict[Node, Any] = {}
+    calls = module_calls(program, lambda kind: module_rule(kind) is not None)
     last_use = {used: node for node in program.graph.nodes for used in node.all_input_nodes}
     for node in program.graph.nodes:
+        if (whole := calls.get(node)) is not None:
+            if node is whole.nodes[-1] and (rule := module_rule(whole.kind)) is not None:
+                _through_module(labels, program, whole, known, rule)
+            continue
         if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor):
             known[node] = _given(labels, program, node)
         elif node.op == "call_function":
@@ -92,6 +104,29 @@ def walk(labels: Labels, program: ExportedProgram, rule_of: Callable[[Node], Rul
         for used in node.all_input_nodes:
             if last_use[used] is node:
                 known.pop(used, None)
+
+
+def _through_module(
+    labels: Labels, program: ExportedProgram, whole: ModuleCall, known: dict[Node, Any], rule: Rule
+) -> None:
+    """The labels of what a module gives, by the rule for all of it."""
+    stored = {name: _given(labels, program, node) for name, node in whole.parameters.items()}
+    outputs = [node.meta["val"] for node in whole.outputs]
+    call = Call(
+        target=whole.kind,
+        arguments={str(index): labels.of(known[node]) for index, node in enumerate(whole.inputs)} | stored,
+        values=[value for value in tree_leaves(outputs) if isinstance(value, Tensor)],
+        dtypes={},
+        module=whole.path,
+        owner=whole.kind,
+        macs=lambda: sum(map(_macs, whole.nodes)),
+    )
+    labels.module, labels.owner = call.module, call.owner
+    results = iter(rule(labels, call))
+    for node, value in zip(whole.outputs, outputs, strict=True):
+        several = isinstance(value, list | tuple)
+        given = [next(results) for _ in (value if several else [value])]
+        known[node] = given if several else given[0]
 
 
 def _given(labels: Labels, program: ExportedProgram, node: Node) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -297,3 +298,87 @@ def test_gpt2_and_bert_of_transformers() -> None:
         assert units(found) == expected
         keep = found.keep([torch.arange(0, count, 2) for count in found.units])
         assert prove(model, keep, (*TOKENS, padding)) < 1e-4
+
+
+def test_a_frozen_layer_and_what_it_reads_stay() -> None:
+    model = nn.Sequential(*(nn.Conv2d(a, b, 1) for a, b in ((3, 8), (8, 7), (7, 6), (6, 5), (5, 4))))
+    model[1].requires_grad_(False)
+    found = find_groups(model.eval(), IMAGE)
+    assert units(found) == {"2": 6, "3": 5}
+    assert {one.layer for one in found.uncut if "1 is frozen" in one.reason} == {"0", "1"}
+
+
+class Blur(nn.Module):
+    """One kernel for all channels, expanded in forward to a number of them that the module keeps."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("kernel", torch.rand(1, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel.expand(self.channels, -1, -1, -1), padding=1, groups=self.channels)
+
+
+def test_one_kernel_for_all_channels_ties_none() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Blur(8), nn.Conv2d(8, 4, 1))
+    found, small = cut_twice(model, IMAGE)
+    assert units(found) == {"0": 8}
+    assert (small[1].channels, small[1].kernel.shape[0]) == (small[0].out_channels, 1)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+def test_a_weight_that_is_computed_in_forward_is_named() -> None:
+    model = nn.Sequential(Standardised(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1))
+    found = find_groups(model.eval(), IMAGE)
+    assert units(found) == {"2": 6}
+    (kept,) = (one for one in found.uncut if one.layer == "0")
+    assert (kept.channels, kept.reason) == (8, "conv2d in 0 takes a weight that is computed in forward")
+
+
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_a_parametrized_layer_stays_and_the_others_are_cut(normed: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), normed(nn.Conv2d(8, 7, 1)), nn.Conv2d(7, 6, 1), nn.Conv2d(6, 4, 1))
+    found, small = cut_twice(model, IMAGE)
+    assert units(found) == {"2": 6}
+    assert sorted(one.layer for one in found.uncut) == ["0", "1", "3"]
+    assert small[1].weight.shape == (7, 8, 1, 1)
+
+
+class Radix(nn.Module):
+    """Split attention of ResNeSt: two pieces of every channel, weighed by a softmax over the pieces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.squeeze = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 6, 1)
+        self.weigh, self.last = nn.Conv2d(6, 16, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = self.first(x).reshape(x.shape[0], 2, -1, *x.shape[2:])
+        weights = self.weigh(self.squeeze(pieces.sum(1).mean((2, 3), keepdim=True)).relu())
+        weights = weights.view(x.shape[0], 1, 2, -1).transpose(1, 2).softmax(1).reshape(x.shape[0], 2, -1, 1, 1)
+        return self.last((pieces * weights).sum(1))
+
+
+def test_splits_of_radix_attention_go_together() -> None:
+    found, small = cut_twice(Radix(), IMAGE)
+    assert units(found) == {"first": 8, "squeeze": 6}
+    assert small.weigh.out_channels == small.first.out_channels == 2 * small.last.in_channels
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_few_wide_groups_lose_channels_within_and_many_narrow_ones_go_whole(kind: type[nn.Conv2d]) -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 16, 1), kind(16, 12, 3, groups=2), nn.ReLU(), kind(12, 18, 3, groups=6)),
+        nn.Conv2d(18, 4, 1),
+    )
+    found, small = cut_twice(model, IMAGE)
+    # Of the twelve in between, pairs go for the sake of one layer, and the same of both halves for the other's.
+    assert units(found) == {"0": 8, "1": 3}
+    assert small[1].groups == 2
+    assert small[3].groups < 6
