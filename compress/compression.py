@@ -186,7 +186,7 @@ def prepare(request: Request) -> Prepared:
         )
     fit: Fit | None = None
     if request.pretrained:
-        weights = source.weights(name, found)
+        weights = source.weights(name, found, classes)
         fit = load_state(model, weights, called, option="pretrained", classes=classes, new_head=True)
         spec = replace(spec, pretrained=digest(weights))
     elif request.weights is not None:

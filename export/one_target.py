@@ -61,7 +61,7 @@ def export_one(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
     if checkpoint.samples and options.data is None and options.max_drop is None:
-        task = CheckedTask(KeptSamples(checkpoint.samples, checkpoint.preprocessing))
+        task = CheckedTask(KeptSamples(checkpoint.samples, checkpoint.preprocessing, checkpoint.signature))
         say(f"{name}: by the {len(task.inputs('validation')[0])} samples that the checkpoint keeps")
     else:
         task = restore_task(checkpoint, trust, options.data)

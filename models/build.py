@@ -17,7 +17,7 @@ from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError, one_line
 from dwindle.models.copies import copied
 from dwindle.models.objects import is_object
-from dwindle.models.signature import call
+from dwindle.models.signature import call, scores_of
 from dwindle.models.sources.code import Code, Given
 from dwindle.models.sources.source import GROUP, ModelSource, registered
 from dwindle.models.trust import Trust, is_code, require_trust
@@ -112,7 +112,8 @@ def check_rebuilds(model: ModelSpec, built: nn.Module) -> None:
 def check_logits(
     module: nn.Module, inputs: tuple[Tensor, ...], classes: int | None, keywords: Sequence[str] | None = None
 ) -> None:
-    """Checks, on a copy, that the module turns a batch into a float tensor of shape (batch, classes).
+    """Checks, on a copy, that the module turns a batch into a float tensor of shape (batch, classes), or a dict that has
+    such `logits`.
 
     `inputs`: one sample as a batch of one. Without `classes`, any tensors will do, of which a float one can be trained.
     `keywords`: the names by which the module is given its inputs; None: one after the other.
@@ -129,11 +130,12 @@ def check_logits(
         try:
             device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
             with torch.set_grad_enabled(training), torch.random.fork_rng(devices=[]):
-                logits = call(copied(module).train(training), [tensor.to(device) for tensor in batch], keywords)
+                given = call(copied(module).train(training), [tensor.to(device) for tensor in batch], keywords)
         except Exception as error:
             raise _bad_model(
                 f"the model {name} can't take a sample of shape {shape}{_why(module, shape, error)}"
             ) from error
+        logits = given if classes is None else scores_of(given)
         if classes is None and not isinstance(logits, Tensor):
             continue  # `signature_of` says what is wrong with other outputs
         if not isinstance(logits, Tensor):

@@ -25,6 +25,7 @@ from dwindle.models.photos.mix import Mix
 from dwindle.models.photos.sample import Augmentation
 from dwindle.models.recorded import Recorded
 from dwindle.models.scoring import CLASS_METRICS, balanced, chosen, class_loss, class_metric, confusion
+from dwindle.models.signature import scores_of
 from dwindle.models.spec import TaskSpec as TaskSpec
 from dwindle.preprocessing import Colours
 from dwindle.task import Split
@@ -89,7 +90,7 @@ class ImageClassification(Fitting, Images):
         """The part of this rank, whose shard of the batch goes through the network."""
         mean, std = self._moments(device)
         shard, wanted = ranks.shard(inputs), ranks.shard(targets).to(device)
-        logits = forward((shard.to(device).float() - mean) / std).float()
+        logits = scores_of(forward((shard.to(device).float() - mean) / std)).float()
         return class_loss(logits, wanted, len(inputs), self.spec.label_smoothing, self._class_weights)
 
     @torch.no_grad()
@@ -103,7 +104,7 @@ class ImageClassification(Fitting, Images):
         batches = list(zip(subset.images.split(EVALUATION_BATCH), subset.labels.split(EVALUATION_BATCH), strict=True))
         with in_mode(model, training=False), on_device(device, model):
             for images, labels in batches[ranks.rank() :: ranks.world()]:
-                logits = model(self._normalized(images, device))
+                logits = scores_of(model(self._normalized(images, device)))
                 seen += confusion(logits.argmax(1), labels, self.classes)
         return class_metric(self.metric, ranks.summed(seen))
 
@@ -143,7 +144,7 @@ class ImageClassification(Fitting, Images):
 
         def forward(images: Tensor) -> Tensor:
             try:
-                logits: Tensor = compiled(images)
+                logits: Tensor = scores_of(compiled(images))
                 return logits
             except torch._dynamo.exc.TorchDynamoException as error:
                 raise UsageError(

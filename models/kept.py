@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dwindle.models.checked_task import CheckedTask
+    from dwindle.signature import Signature
     from dwindle.task import Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -31,12 +32,20 @@ def samples_of(task: CheckedTask, count: int) -> dict[str, Tensor]:
 class KeptSamples:
     """A `dwindle.task.Task` of samples that a checkpoint keeps. It neither trains nor judges.
 
-    samples: as `samples_of` made them. preprocessing: the checkpoint's.
+    samples: as `samples_of` made them. preprocessing: the checkpoint's. signature: the checkpoint's, by which a network
+    that takes its inputs by name is given them so; None: one after the other.
     """
 
-    def __init__(self, samples: Mapping[str, Tensor], preprocessing: Preprocessing | None) -> None:
+    def __init__(
+        self,
+        samples: Mapping[str, Tensor],
+        preprocessing: Preprocessing | None,
+        signature: Signature | None = None,
+    ) -> None:
         self._samples = samples
         self.preprocessing = preprocessing
+        named = signature is not None and signature.keywords
+        self._names = [one.name for one in signature.inputs] if signature and named else None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -59,15 +68,21 @@ class KeptSamples:
         """Raises UsageError, as samples without labels judge nothing."""
         raise _without_data("judged")
 
-    def inputs(self, split: Split) -> tuple[Tensor, ...]:
+    def inputs(self, split: Split) -> tuple[Tensor, ...] | dict[str, Tensor]:
         """Returns the samples of a split; those of validation for the test split, of which none are kept."""
+        return self._named(self._of(split))
+
+    def example_inputs(self) -> tuple[Tensor, ...] | dict[str, Tensor]:
+        """Returns the first validation sample, as a batch of one."""
+        return self._named(tuple(tensor[:1] for tensor in self._of("validation")))
+
+    def _of(self, split: Split) -> tuple[Tensor, ...]:
         prefix = "train." if split == "train" else "validation."
         count = sum(name.startswith(prefix) for name in self._samples)
         return tuple(self._samples[f"{prefix}{index}"] for index in range(count))
 
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Returns the first validation sample, as a batch of one."""
-        return tuple(tensor[:1] for tensor in self.inputs("validation"))
+    def _named(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | dict[str, Tensor]:
+        return tensors if self._names is None else dict(zip(self._names, tensors, strict=True))
 
 
 def _without_data(what: str) -> UsageError:

@@ -139,6 +139,12 @@ def call(network: nn.Module, tensors: Sequence[Tensor], keywords: Sequence[str] 
     return network(*tensors) if keywords is None else network(**dict(zip(keywords, tensors, strict=True)))
 
 
+def scores_of(given: Any) -> Any:
+    """The scores by class in what a classifier returns: itself, or the `logits` of a dict that has some, as of
+    transformers."""
+    return given["logits"] if isinstance(given, Mapping) and "logits" in given else given
+
+
 def outputs_of(given: Any) -> tuple[Tensor, ...]:
     """What a flat network gave, as a tuple."""
     return (given,) if isinstance(given, Tensor) else tuple(given)

@@ -12,7 +12,6 @@ from torch import nn
 
 from dwindle.errors import UsageError
 from dwindle.models import optimizers
-from dwindle.models.adapters.logits import Answers, Logits
 from dwindle.models.adapters.position import Position, stepped
 from dwindle.models.adapters.replay import Replay, generators_kept
 
@@ -70,11 +69,12 @@ class TrainerTask(Position):
 
     @property
     def network(self) -> nn.Module:
-        """The Trainer's model as it ships: inputs by position, logits as the answer."""
-        return Logits(self._trainer.model, self._names)
+        """The Trainer's own model."""
+        model: nn.Module = self._trainer.model
+        return model
 
     def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
-        """Trains `model`, which is a `Logits`, from `start` to the end of the schedule; see `dwindle.task.Task`."""
+        """Trains `model`, of the class of `network`, from `start` to the schedule's end; see `dwindle.task.Task`."""
         first = self._first(start, self.steps)
         trainer, own = self._trainer, self._unwrapped(model)
         home = next(own.parameters()).device
@@ -111,10 +111,11 @@ class TrainerTask(Position):
     def evaluate(self, model: nn.Module, split: Split) -> float:
         """Returns what `compute_metrics` makes of a split, in points.
 
-        `model` may be anything that answers with logits, such as a wrapper around a runtime.
+        `model` may be anything that takes the inputs by name and answers as `network` does, such as a wrapper around a
+        runtime.
         """
         trainer = self._trainer
-        own = self._unwrapped(model) if isinstance(model, Logits) else Answers(model, self._names)
+        own = model if isinstance(model, type(self.network)) else _Answers(model, self._names)
         was, home = own.training, next(own.parameters(), torch.zeros(())).device
         with self._own(trainer), generators_kept():
             trainer.model = trainer.model_wrapped = own.to(trainer.args.device)
@@ -132,8 +133,8 @@ class TrainerTask(Position):
             )
         return self._scale * float(found[name])
 
-    def inputs(self, split: Split) -> tuple[Tensor, ...]:
-        """Returns up to 256 samples of a split, batched: a tensor for each of the inputs that ship."""
+    def inputs(self, split: Split) -> dict[str, Tensor]:
+        """Returns up to 256 samples of a split, batched, by the names of the inputs that ship."""
         found: list[dict[str, Tensor]] = []
         with generators_kept():
             for batch in self._trainer.get_eval_dataloader(self._data(split)):
@@ -142,11 +143,11 @@ class TrainerTask(Position):
                     break
         # Batches of text may be padded to different lengths: those of the first length are taken.
         alike = [each for each in found if each[self._names[0]].shape[1:] == found[0][self._names[0]].shape[1:]]
-        return tuple(torch.cat([each[name].cpu() for each in alike])[:SAMPLES] for name in self._names)
+        return {name: torch.cat([each[name].cpu() for each in alike])[:SAMPLES] for name in self._names}
 
-    def example_inputs(self) -> tuple[Tensor, ...]:
+    def example_inputs(self) -> dict[str, Tensor]:
         """Returns the first evaluated sample, as a batch of one."""
-        return tuple(tensor[:1] for tensor in self.inputs("validation"))
+        return {name: tensor[:1] for name, tensor in self.inputs("validation").items()}
 
     def _data(self, split: Split) -> Any:
         if split == "train":
@@ -162,14 +163,14 @@ class TrainerTask(Position):
         return tuple(name for name in names if name in batch and name not in self._trainer.label_names)
 
     def _unwrapped(self, model: nn.Module) -> nn.Module:
-        if not isinstance(model, Logits):
+        if not isinstance(model, type(self.network)):
             raise UsageError(
                 f"a TrainerTask trains what its `network` is, and was given a {type(model).__name__}: let the model's "
                 "factory return `task.network`",
                 code="bad-member",
                 name="fit",
             )
-        return model.model
+        return model
 
     @contextmanager
     def _own(self, trainer: Trainer) -> Iterator[None]:
@@ -212,6 +213,18 @@ def _check(trainer: Trainer) -> None:
             code="missing-member",
             name="compute_metrics" if trainer.compute_metrics is None else "eval_dataset",
         )
+
+
+class _Answers(nn.Module):
+    """What answers inputs by name as a model of transformers', and makes no loss."""
+
+    def __init__(self, answer: Callable[..., Any], names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.answer, self.names = answer, names
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        given = dict(self.answer(**{name: inputs[name] for name in self.names}))
+        return {"loss": next(iter(given.values())).new_zeros(()), **given}
 
 
 def _callback() -> Any:

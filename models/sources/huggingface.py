@@ -21,8 +21,18 @@ CLASSIFIERS = {
     "input_features": "ForAudioClassification",
 }
 """The end of the name of transformers' classifiers, by the name of their main input."""
-TASKS = {*CLASSIFIERS.values(), "ForTokenClassification", "ForSemanticSegmentation", "ForMaskedLM", "ForCausalLM"}
-"""The ends of names of transformers' classes that answer with logits."""
+TASKS = {
+    *CLASSIFIERS.values(),
+    "ForTokenClassification",
+    "ForSemanticSegmentation",
+    "ForMaskedLM",
+    "ForCausalLM",
+    "ForQuestionAnswering",
+    "ForObjectDetection",
+    "ForDepthEstimation",
+    "ForCTC",
+}
+"""The ends of names of transformers' classes that are made as the configuration says."""
 _NEVER = {
     "auto_map",  # names code of the repository
     "attn_implementation",  # these three may name kernels, which are fetched and run
@@ -44,8 +54,9 @@ _INTERPOLATION = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 class HuggingFace(ModelSource):
     """Networks of transformers by the configuration in a repository on the Hub, or in a folder that `save_pretrained`
-    wrote. The class is the one that the configuration names where it answers with logits, else a classifier of its
-    input. Only classes of transformers itself are used, and only weights in safetensors."""
+    wrote. The class is the one that the configuration names where it is of TASKS; else a classifier of its input where
+    there are classes to tell apart, or the network without a head, such as one that embeds sentences. Only classes of
+    transformers itself are used, and only weights in safetensors."""
 
     usage = "hf:REPOSITORY"
     packages = ("transformers",)
@@ -65,6 +76,7 @@ class HuggingFace(ModelSource):
             settings.num_labels = classes
         if len(shape) == 3 and "num_channels" in settings.to_dict():
             settings.num_channels = shape[0]
+        settings.use_cache = False  # what a decoder keeps for its next token is no tensor
         try:
             network = _class(settings, classes, name).from_config(settings)
         except (RuntimeError, TypeError, ValueError, AttributeError, ImportError) as error:
@@ -74,9 +86,9 @@ class HuggingFace(ModelSource):
                 option="model",
                 name=name,
             ) from error
-        return _FORMS[network.main_input_name](network)
+        return network  # type: ignore[no-any-return]
 
-    def weights(self, name: str, found: Found) -> Mapping[str, Tensor]:
+    def weights(self, name: str, found: Found, classes: int | None = None) -> Mapping[str, Tensor]:
         folder, _ = _folder(name)
         if not any(folder.glob("*.safetensors")) or (folder / "adapter_config.json").exists():
             raise UsageError(
@@ -88,7 +100,7 @@ class HuggingFace(ModelSource):
                 path=folder,
             )
         settings = _settings(found.config, name)
-        made = _class(settings, settings.num_labels, name)
+        made = _class(settings, classes, name)
         try:
             network = made.from_pretrained(
                 folder,
@@ -105,43 +117,7 @@ class HuggingFace(ModelSource):
                 option="pretrained",
                 path=folder,
             ) from error
-        return _FORMS[network.main_input_name](network).state_dict()
-
-
-class _OfImages(nn.Module):
-    """A network of transformers that takes images and returns its logits alone."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.network(pixel_values=pixel_values).logits  # type: ignore[no-any-return]
-
-
-class _OfTokens(nn.Module):
-    """A network of transformers that takes token ids, and where given their mask, and returns its logits alone."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        return self.network(input_ids=input_ids, attention_mask=attention_mask).logits  # type: ignore[no-any-return]
-
-
-class _OfSound(nn.Module):
-    """A network of transformers that takes waves or their features, and returns its logits alone."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, sound: Tensor) -> Tensor:
-        return self.network(sound).logits  # type: ignore[no-any-return]
-
-
-_FORMS = {"pixel_values": _OfImages, "input_ids": _OfTokens, "input_values": _OfSound, "input_features": _OfSound}
+        return network.state_dict()  # type: ignore[no-any-return]
 
 
 def _folder(name: str) -> tuple[Path, str | None]:
@@ -187,16 +163,21 @@ def _settings(config: Mapping[str, Any], name: str) -> Any:
 
 
 def _class(settings: Any, classes: int | None, name: str) -> Any:
-    """transformers' Auto class: that of the architecture that the configuration names, else a classifier."""
+    """transformers' Auto class: that of the architecture that the configuration names, else a classifier of `classes`,
+    or where these are None the network without a head."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    named = next(iter(settings.architectures or ()), "")
+    named = next(iter(settings.architectures or ()), "").replace("LMHeadModel", "ForCausalLM")  # GPT-2's own way
     task = next((task for task in TASKS if named.endswith(task)), None)
-    if task is None and classes is not None and type(settings) in MODEL_MAPPING:
-        task = CLASSIFIERS.get(MODEL_MAPPING[type(settings)].main_input_name)
+    if task is None and type(settings) in MODEL_MAPPING:
+        headless = MODEL_MAPPING[type(settings)]
+        if classes is not None:
+            task = CLASSIFIERS.get(headless.main_input_name)
+        elif named == headless.__name__:
+            task = ""
     if task is None:
-        raise _no_configuration(name, f"its architecture {named or 'has no name and'} doesn't answer with logits")
+        raise _no_configuration(name, f"its architecture {named or 'has no name and'} is none that dwindle makes")
     return getattr(transformers, f"AutoModel{task}")
 
 
@@ -246,7 +227,7 @@ def _sides(size: Any) -> tuple[tuple[int, int] | None, int | None]:
 def _no_configuration(name: str, why: str) -> UsageError:
     return UsageError(
         f"hf:{name} can't be used, {why}: give a repository or folder with the config.json of a network that "
-        "transformers itself has, and that classifies or answers with logits",
+        "transformers itself has",
         code="bad-configuration",
         option="model",
         name=name,

@@ -70,10 +70,11 @@ class ModelSource(ABC):
         Raises UsageError for a name that leads nowhere.
         """
 
-    def weights(self, name: str, found: Found) -> Mapping[str, Tensor]:
+    def weights(self, name: str, found: Found, classes: int | None = None) -> Mapping[str, Tensor]:
         """The trained weights that `find` looked up, under the names that `build`'s network has for them.
 
-        The head is the one that they were trained with. Raises UsageError where the network has none.
+        classes: as of `build`: None for a network without a head of classes, where the source has such. A head is the
+        one that they were trained with. Raises UsageError where the network has none.
         """
         raise UsageError(
             f"{self.usage} has no trained weights: leave out `pretrained`, or give a file as `weights`",

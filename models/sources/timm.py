@@ -53,7 +53,7 @@ class Timm(ModelSource):
             raise classifier_needs_classes(f"timm:{name}")
         return _create(name, num_classes=classes, in_chans=shape[0])
 
-    def weights(self, name: str, found: Found) -> Mapping[str, Tensor]:
+    def weights(self, name: str, found: Found, classes: int | None = None) -> Mapping[str, Tensor]:
         folder = hub.snapshot(_config(name).hf_hub_id, found.revision, f"timm:{name}")
         if not (folder / _WEIGHTS).is_file():
             raise UsageError(

@@ -50,7 +50,7 @@ class Torchvision(ModelSource):
         network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **special)
         return network
 
-    def weights(self, name: str, found: Found) -> Mapping[str, Tensor]:
+    def weights(self, name: str, found: Found, classes: int | None = None) -> Mapping[str, Tensor]:
         from torch import hub
         from torchvision import models
 

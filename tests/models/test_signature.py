@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from dwindle.errors import UsageError
+from dwindle.models.checked_task import CheckedTask
+from dwindle.models.kept import KeptSamples, samples_of
 from dwindle.models.signature import Answering, bound, flat, nested, regrouped, signature_of
 from dwindle.signature import Input, Output, Signature
-from tests.networks import Detector, Listener, Reader, sentences
+from tests.networks import Detector, Listener, Reader, Reading, sentences
 
 FRAMES = (torch.rand(1, 5, 8), torch.rand(1, 1, 16))
 
@@ -149,3 +151,13 @@ def test_a_state_that_does_not_fit_is_refused(states: dict[str, str]) -> None:
     with pytest.raises(UsageError) as refused:
         signature_of(Listener(), FRAMES, states=states)
     assert (refused.value.code, refused.value.name) == ("bad-member", "states")
+
+
+def test_samples_that_are_kept_are_given_by_name() -> None:
+    network, sample = Reader().eval(), sentences(1)
+    signature = signature_of(network, tuple(sample.values()), tuple(sample))
+    kept = samples_of(CheckedTask(Reading()), 2)
+    task = CheckedTask(KeptSamples(kept, None, signature))
+    assert task.keywords == tuple(sample)
+    assert task.signature(network) == signature
+    assert [tuple(one.shape) for one in task.inputs("train")] == [(2, 8), (2, 8)]

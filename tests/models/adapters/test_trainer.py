@@ -90,7 +90,9 @@ def test_each_step_is_reported_and_its_masks_hold(tmp_path: Path) -> None:
     assert not network.get_parameter(name)[0].any()
     judged = own.evaluate(network, "validation")
     assert judged > 50
-    assert own.evaluate(lambda x: network.eval()(x), "test") == pytest.approx(judged)  # as a runtime answers
+    assert own.evaluate(lambda pixel_values: network.eval()(pixel_values), "test") == pytest.approx(
+        judged
+    )  # as a runtime answers
     assert own.inputs("test")[0].shape == (60, 1, 8, 8)
     assert own.example_inputs()[0].shape == (1, 1, 8, 8)
 

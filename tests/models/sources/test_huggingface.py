@@ -12,6 +12,7 @@ import torch
 from dwindle.errors import UsageError
 from dwindle.models.build import ModelSpec, build, check_logits
 from dwindle.models.pretrained import load_state
+from dwindle.models.signature import flat, signature_of
 from dwindle.models.sources.huggingface import HuggingFace
 
 from .conftest import COMMIT, Cached
@@ -49,7 +50,7 @@ def test_a_folder_of_save_pretrained(tmp_path: Path) -> None:
     check_logits(network, (torch.rand(1, 3, 16, 16),), 3)
     fit = load_state(network, source.weights(name, found), name, option="pretrained", classes=3, new_head=True)
     assert (fit.loaded, fit.fresh) == (len(state), ())
-    assert torch.equal(network.state_dict()["network.classifier.weight"], state["classifier.weight"])
+    assert torch.equal(network.state_dict()["classifier.weight"], state["classifier.weight"])
 
 
 def test_what_the_checkpoint_records_is_enough_to_build_it_again(tmp_path: Path) -> None:
@@ -85,9 +86,34 @@ def test_a_text_classifier_takes_token_ids(tmp_path: Path) -> None:
     assert found.preprocessing is None
     network = build(ModelSpec(f"hf:{name}", 3, (7,), dict(found.config)))
     tokens = torch.randint(30, (1, 7))
-    assert network.eval()(tokens).shape == (1, 3)
-    fit = load_state(network, source.weights(name, found), name, option="pretrained", classes=3, new_head=True)
-    assert set(fit.fresh) == {"network.classifier.weight", "network.classifier.bias"}
+    assert network.eval()(tokens)["logits"].shape == (1, 3)
+    fit = load_state(network, source.weights(name, found, 3), name, option="pretrained", classes=3, new_head=True)
+    assert set(fit.fresh) == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_network_without_a_head_answers_with_what_it_has(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    bert = BertModel(BertConfig(vocab_size=30, **TINY)).eval()
+    bert.save_pretrained(tmp_path)
+    source, name = HuggingFace(), str(tmp_path)
+    found = source.find(name, pretrained=True)
+    network = build(ModelSpec(f"hf:{name}", None, (7,), dict(found.config))).eval()
+    load_state(network, source.weights(name, found), name, option="pretrained", classes=None)
+    inputs = torch.randint(30, (1, 7)), torch.ones(1, 7, dtype=torch.int64)
+    signature = signature_of(network, inputs, ("input_ids", "attention_mask"))
+    assert [one.name for one in signature.outputs] == ["last_hidden_state", "pooler_output"]
+    assert torch.equal(flat(network, signature)(*inputs)[1], bert(*inputs).pooler_output)
+
+
+def test_a_decoder_keeps_no_cache(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, n_positions=8)).save_pretrained(tmp_path)
+    found = HuggingFace().find(str(tmp_path), pretrained=False)
+    network = build(ModelSpec(f"hf:{tmp_path}", None, (7,), dict(found.config))).eval()
+    signature = signature_of(network, (torch.randint(30, (1, 7)),), ("input_ids",))
+    assert [one.name for one in signature.outputs] == ["logits"]
 
 
 def test_other_forms_of_preprocessing(tmp_path: Path) -> None:
@@ -138,7 +164,7 @@ def test_a_hostile_configuration_of_a_checkpoint_names_no_kernel() -> None:
     hostile = {"model_type": "vit", "architectures": ["ViTForImageClassification"], "image_size": 16, "patch_size": 8}
     hostile |= {**TINY, "attn_implementation": "somebody/kernel", "text_config": {"_attn_implementation": "a/b"}}
     network = build(ModelSpec("hf:some/body", 3, (3, 16, 16), hostile))
-    assert network.network.config._attn_implementation in ("sdpa", "eager")
+    assert network.config._attn_implementation in ("sdpa", "eager")
 
 
 def test_pickled_weights_and_adapters_are_not_read(tmp_path: Path) -> None:
