@@ -112,7 +112,7 @@ def check_rebuilds(model: ModelSpec, built: nn.Module) -> None:
 def check_logits(
     module: nn.Module, inputs: tuple[Tensor, ...], classes: int | None, keywords: Sequence[str] | None = None
 ) -> None:
-    """Checks, on a copy, that the module turns a batch into a float tensor of shape (batch, classes), or a dict that has
+    """Checks, on a copy, that the module turns a batch into a float tensor of shape (batch, classes), or a dict with
     such `logits`.
 
     `inputs`: one sample as a batch of one. Without `classes`, any tensors will do, of which a float one can be trained.
