@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dwindle.bench.files.contents import contents
+from dwindle.bench.files.signature import changes
 from dwindle.bench.result import COMPRESSED, Bench, Row
 from dwindle.checkpoint import Checkpoint
-from dwindle.errors import CheckpointError, UsageError
+from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.files import raw_bytes
 from dwindle.manifest import manifests
 
@@ -91,22 +93,40 @@ def _checkpoint(path: Path) -> tuple[str, Baseline]:
 
 def read_baseline_file(path: Path, of: Path) -> Baseline | None:
     """The figures of an earlier version of a model file: the file at `path`, or the one in that folder that has its
-    path or its name. None where the folder has no such file: it is new.
+    path or its name. Where the folder has no such file, of those in it that are gone, the one with the same inputs and
+    outputs: the file was renamed. None where there is none: it is new.
 
     Raises UsageError where there is nothing at `path`, or it is of another kind; DwindleError where it can't be read.
     """
     before = path
     if path.is_dir() and path.suffix.lower() != of.suffix.lower():
         within = of if not of.is_absolute() and ".." not in of.parts else of.name
-        before = next((found for found in (path / within, path / of.name) if found.exists()), path)
-        if before == path:
+        found = next((one for one in (path / within, path / of.name) if one.exists()), None) or _renamed(path, of)
+        if found is None:
             return None
+        before = found
     if not before.exists():
         raise UsageError(f"there is no baseline at {before}", code="missing", option="baseline", path=before)
     if before.suffix.lower() != of.suffix.lower():
         message = f"the baseline {before} is no {of.suffix} file as {of} is: give an earlier version of that file"
         raise UsageError(message, code="other-network", option="baseline", path=before)
     return Baseline({str(of): contents(before).bytes}, {}, paths={str(of): before})
+
+
+def _renamed(folder: Path, of: Path) -> Path | None:
+    """The file that a model file was called before: of the baseline's files that are gone, the one with the same
+    inputs and outputs; of several, the nearest in size."""
+    gone = [
+        file
+        for file in sorted(folder.rglob(f"*{of.suffix}"))
+        if not (file.relative_to(folder).exists() or (of.parent / file.name).exists())
+    ]
+    now, same = contents(of), []
+    for file in gone:
+        with suppress(DwindleError):  # what can't be read is no earlier version
+            if not changes(found := contents(file), now):
+                same.append((abs(found.bytes - now.bytes), file))
+    return min(same)[1] if same else None
 
 
 def accuracies(rows: Iterable[Row]) -> dict[str, float]:

@@ -86,8 +86,9 @@ def gate(
             machine): max_ratio, max_drop, min_accuracy, and max_latency, milliseconds of one inference, of which the
             upper end of the 95% interval counts, and a noisy run measures nothing.
         baseline: what growth is counted from: the bench.json or the checkpoint of a checkpoint; of a model file an
-            earlier version, or a folder that has one of the same path or name; one that the folder lacks is new, its
-            growth not checked, and a note says so.
+            earlier version, or a folder that has one of the same path or name. One that the folder lacks is held
+            against the file there that is gone and has the same inputs and outputs, as renamed; where there is none, it
+            is new, its growth not checked. A note says so.
         reference: a model file, of any of the formats, whose outputs are what they should be.
         inputs: the samples on which outputs are compared, an .npz file as `numpy.savez` writes it with an array for
             each input, by its name or in order: one sample, or several along the first axis.

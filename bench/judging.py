@@ -68,6 +68,7 @@ def of_file(path: Path, asked: Asked) -> Verdict:
         before = read_baseline_file(asked.baseline, path)
         if before:
             limits = {"max_signature_changes": 0.0, **limits}
+            notes = _renamed(path, asked.baseline, before.paths[name])
     if not asked.reads_anyway:
         _require_limits(limits)
     if asked.entries is not None:
@@ -163,6 +164,13 @@ def _with_enough(limits: Limits, before: Baseline | None, subject: str) -> tuple
         return limits, []
     left = {name: value for name, value in limits.items() if name != "max_growth"}
     return left, [f"growth of {subject} is not checked: its history has fewer than {LEAST} runs that passed"]
+
+
+def _renamed(path: Path, given: Path, before: Path) -> list[str]:
+    """A note on a baseline that has another name than the file, where nobody named it."""
+    if before == given or before.name == path.name:
+        return []
+    return [f"{path} is taken for {before} under a new name: that file is gone, and had the same inputs and outputs"]
 
 
 def _earlier(all_files: Sequence[Files]) -> dict[str, Contents]:

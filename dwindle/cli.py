@@ -220,7 +220,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench import gate
     from dwindle.bench.budget_file import write_budget
-    from dwindle.bench.history import append
+    from dwindle.bench.history import append, read_history
     from dwindle.bench.limits import KINDS
     from dwindle.bench.part import write_part
     from dwindle.bench.ratchet import lower_limits, require_limits_file
@@ -228,10 +228,14 @@ def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench.views.junit import write_junit
     from dwindle.bench.views.markdown import append_markdown, append_text
     from dwindle.bench.views.table import gate_table
+    from dwindle.bench.views.trend import write_trend
     from dwindle.bench.views.why import why_markdown, why_table
     from dwindle.checkpoint import require_not_sealed
     from dwindle.quantities import format_names
 
+    if arguments.page and not arguments.history:
+        message = "`page` shows what `history` holds: give both"
+        raise UsageError(message, code="incomplete", option="page", path=arguments.page)
     updated = require_limits_file(arguments.limits) if arguments.update else None
     verdict = gate(
         arguments.files,
@@ -256,6 +260,7 @@ def _gate(arguments: argparse.Namespace) -> int:
         arguments.part,
         arguments.badge,
         arguments.history,
+        arguments.page,
         arguments.init,
         updated,
     )
@@ -278,6 +283,8 @@ def _gate(arguments: argparse.Namespace) -> int:
             _say(f"{updated}, [{one.table}]: {one.name} lowered from {one.before:,.0f} to {one.now:,}")
     if arguments.history:
         append(arguments.history, verdict.figures, passed=verdict.passed)
+    if arguments.page:
+        write_trend(arguments.page, read_history(arguments.history), verdict)
     if arguments.init:
         write_budget(arguments.init, verdict.figures, verdict.subjects)
     if arguments.json:

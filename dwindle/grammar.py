@@ -339,6 +339,13 @@ def _gate(to: argparse.ArgumentParser) -> None:
         "last 10 runs in it that passed, once there are 3. Default: none.",
     )
     output.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE.html",
+        help="Write one self-contained page with each figure of --history, run by run, and what the files' bytes are. "
+        "Default: don't.",
+    )
+    output.add_argument(
         "--init",
         type=Path,
         metavar="FILE.toml",

@@ -113,6 +113,7 @@ NEEDS = {
         _programs("sshd", "ssh", "ssh-keygen"),
         ("openssh-server", "openssh-client"),
     ),
+    "openssl": Need("openssl is not installed", _programs("openssl"), ("openssl",)),
     "adb": Need("adb is not installed", _programs("adb"), ("adb",)),
     "chromium": Need("Chromium is not installed", _chromium, ("chromium",)),
     "browser": Need(

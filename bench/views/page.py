@@ -199,7 +199,7 @@ def _spent(exported: list[tuple[Path, Manifest]]) -> list[tuple[str, list[tuple[
     for target, path in files:
         if is_model_file(path):
             with suppress(DwindleError):
-                found.append((target, why_rows(contents(path))))
+                found.append((f"the {target} file", why_rows(contents(path))))
     return found
 
 

@@ -345,6 +345,7 @@ def test_on_the_command_line(net: Path, file: Path, tmp_path: Path, capsys: pyte
     assert json.loads(capsys.readouterr().out)["whole"]
 
 
+@pytest.mark.needs("openssl")
 def test_openssls_keys_are_taken(file: Path, tmp_path: Path) -> None:
     """The two commands that the documentation has."""
     for command in (

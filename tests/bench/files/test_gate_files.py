@@ -142,3 +142,31 @@ def test_names_of_others_are_text_in_every_view(models: Path, capsys: pytest.Cap
     assert "<b>" not in text
     assert "<i>" not in text
     assert "\\|" in text
+
+
+def test_a_renamed_file_does_not_escape_its_growth(models: Path) -> None:
+    (models / "main").mkdir()
+    shutil.move("net.onnx", "main")
+    shutil.copy("dense.onnx", "main")
+    model = onnx.load("main/net.onnx")
+    model.doc_string = "longer" * 1000
+    onnx.save(model, "renamed.onnx")
+    verdict = gate("renamed.onnx", baseline="main", max_growth="5%")
+    assert [(row.name, row.passed) for row in verdict.rows] == [
+        ("max_signature_changes", True),
+        ("max_growth.size", False),
+    ]
+    assert "main/net.onnx" in verdict.notes[0]  # not dense.onnx, which is still there
+    model.graph.input[0].name = model.graph.node[0].input[0] = "other"
+    onnx.save(model, "other.onnx")
+    new = gate("other.onnx", baseline="main", max_growth="5%", max_size="1MB")
+    assert [row.name for row in new.rows] == ["max_size"]
+    assert "is new" in new.notes[0]
+
+
+def test_a_file_that_is_new_beside_the_others_is_new(models: Path) -> None:
+    """As long as all files of the baseline are there, none can have been renamed."""
+    (models / "main").mkdir()
+    shutil.copy("dense.onnx", "main")
+    assert "is new" in gate("net.onnx", baseline="main", max_growth=0, max_size="1MB").notes[0]
+    assert gate("net.onnx", baseline="main/dense.onnx", max_growth=0).notes == ()
