@@ -41,6 +41,11 @@ class FilledTarget(Target):
     """A target whose converter is asked once for an architecture."""
 
     @property
+    def fills_with(self) -> str:
+        """The precision of the tensors that a graph is filled with."""
+        return self.precision
+
+    @property
     @abstractmethod
     def converter(self) -> Converter:
         """The target's module `graph`, whose libraries are imported when it is first asked for."""
@@ -55,7 +60,7 @@ class FilledTarget(Target):
         return self._filled(self.converter.convert(module, inputs), module, inputs, pack=pack)
 
     def _filled(self, graph: Graph, network: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool) -> tuple[bytes, Any]:
-        weights = stored(network, self.precision)
+        weights = stored(network, self.fills_with)
         if not graph.complete:  # what is computed from weights follows from their values
             graph = self.converter.convert_as_is(quantized(network, weights), inputs)
         return graph.filled(weights, pack=pack)

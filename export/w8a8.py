@@ -90,11 +90,13 @@ def require_packages() -> None:
         )
 
 
-def quantize(network: nn.Module, samples: tuple[Tensor, ...], *, rest: str = "fp32") -> Quantized:
+def quantize(network: nn.Module, samples: tuple[Tensor, ...], *, rest: str = "fp32", whole: bool = False) -> Quantized:
     """A network (`fold.deployable`'s) in int8, its activations' ranges those that `samples` take.
 
-    rest: what the tensors that are not int8 are stored in, fp32 or fp16. Raises UsageError for samples that no range
-    follows from, and for a network that cannot be traced or quantised.
+    rest: what the tensors that are not int8 are stored in, fp32 or fp16. whole: ranges are all that the samples take,
+    as they are where another library finds them; else those of least squared error where these are nearer.
+
+    Raises UsageError for samples that no range follows from, and for a network that cannot be traced or quantised.
     """
     check_samples(samples)
     one = tuple(tensor[:1] for tensor in samples)
@@ -102,7 +104,7 @@ def quantize(network: nn.Module, samples: tuple[Tensor, ...], *, rest: str = "fp
     names = _names(traced)
     try:
         with quiet():
-            program = converted(traced, samples)
+            program = converted(traced, samples, whole=whole)
     except UsageError:
         raise
     except Exception as error:
@@ -121,15 +123,15 @@ def quantize(network: nn.Module, samples: tuple[Tensor, ...], *, rest: str = "fp
 class Calibration:
     """Quantises networks by samples. The last result is cached, as it takes as long as running all samples."""
 
-    def __init__(self, rest: str = "fp32") -> None:
-        """rest: as `quantize` takes it."""
-        self._rest = rest
+    def __init__(self, rest: str = "fp32", *, whole: bool = False) -> None:
+        """rest, whole: as `quantize` takes them."""
+        self._rest, self._whole = rest, whole
         self._last: tuple[nn.Module, Quantized] | None = None
 
     def of(self, network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
         """What `quantize` makes of a network; the samples are the same in every call."""
         if self._last is None or self._last[0] is not network:
-            self._last = network, quantize(network, samples, rest=self._rest)
+            self._last = network, quantize(network, samples, rest=self._rest, whole=self._whole)
         return self._last[1]
 
 

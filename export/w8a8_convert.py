@@ -20,11 +20,11 @@ _JUDGED = 16
 """How many samples say which ranges are nearer to the network."""
 
 
-def converted(traced: nn.Module, samples: tuple[Tensor, ...]) -> GraphModule:
+def converted(traced: nn.Module, samples: tuple[Tensor, ...], *, whole: bool) -> GraphModule:
     """A traced network in int8, for a batch of one, its activations' ranges those that `samples` take.
 
     The ranges are those of least squared error, or all that the samples take, whichever leaves the outputs nearer to
-    the network's. Raises UsageError, naming the value, where no range follows from the samples.
+    the network's; with `whole` the latter. Raises UsageError, naming the value, where no range follows.
     """
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -58,17 +58,17 @@ def converted(traced: nn.Module, samples: tuple[Tensor, ...]) -> GraphModule:
         _require_ranges(observed)
         judged = each[:: max(1, len(each) // _JUDGED)]
         exact = [_flat(observed(*sample)) for sample in judged]  # an observer passes values on as they are
-        clipped: GraphModule = convert_pt2e(copy.deepcopy(observed))
+        clipped = None if whole else convert_pt2e(copy.deepcopy(observed))
         for module in observed.modules():
             if isinstance(module, Range):
                 module.whole = True
-        whole: GraphModule = convert_pt2e(observed)
+        unclipped: GraphModule = convert_pt2e(observed)
 
         def noise(program: GraphModule) -> float:
             found = [_flat(program(*sample)) for sample in judged]
             return sum(float(((a - b) ** 2).sum()) for a, b in zip(exact, found, strict=True))
 
-        return min(clipped, whole, key=noise)
+        return unclipped if clipped is None else min(clipped, unclipped, key=noise)
 
 
 def _flat(outputs: Any) -> Tensor:

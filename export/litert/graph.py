@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dwindle.export.architecture import once
 from dwindle.export.blame import refusal
 from dwindle.export.fold import distinct, short_names, tensors
-from dwindle.export.litert import file
+from dwindle.export.litert import file, w8a8
 from dwindle.export.litert.file import Place
 from dwindle.export.litert.rules import suit_sparse_kernels
 from dwindle.export.matching import Floats, Source
@@ -72,7 +72,8 @@ def read(content: bytes, network: nn.Module) -> dict[str, Array]:
     expected = tensors(network)
     names = {short: name for name, short in short_names(network).items()}
     found: dict[str, Array] = {}
-    for label, array in file.constants(file.parse(content)).values():
+    model = file.parse(content)
+    for label, array in [*file.constants(model).values(), *w8a8.decoded(model).items()]:
         short, _, axes = label.partition(".")
         if short not in names:
             continue

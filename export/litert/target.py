@@ -1,4 +1,4 @@
-"""LiteRT, once TensorFlow Lite: weights in fp32 or fp16, sparse ones as the format's own sparse tensors.
+"""LiteRT, once TensorFlow Lite: fp32 or fp16, sparse weights as the format's own sparse tensors, or w8a8.
 
 On ARM and in browsers, LiteRT's XNNPACK runs a network of such tensors by sparse kernels, which skip zeros, if more
 than two thirds of the weights of its 1×1 convolutions and linear layers are zero (`xnn_subgraph_rewrite_for_nchw`).
@@ -6,16 +6,21 @@ than two thirds of the weights of its 1×1 convolutions and linear layers are ze
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwindle.errors import RuntimeUnavailable
 from dwindle.export.filled import Converter, FilledTarget
+from dwindle.export.fold import deployable, distinct, short_names
 from dwindle.export.quiet import silent
 from dwindle.export.target import Outputs, one_by_one
+from dwindle.export.w8a8 import Calibration, Quantized, quantize, require_packages
+from dwindle.export.w8a8_samples import check_samples, noise_like
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.litert import loaded
+from dwindle.models.signature import input_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +36,8 @@ class LiteRT(FilledTarget):
 
     name = "litert"
     suffix = ".tflite"
-    precisions = ("fp32", "fp16")
-    packages = ("torch", "litert-torch", "ai-edge-litert")
+    precisions = ("fp32", "fp16", "w8a8")
+    packages = ("torch", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
     fastest = "unstructured"
     effects = Effects(
         weights=Effect(
@@ -55,7 +60,10 @@ class LiteRT(FilledTarget):
         ),
     )
 
-    def __init__(self, precision: str | None = None, min_os: str | None = None) -> None:
+    def __init__(
+        self, precision: str | None = None, min_os: str | None = None, samples: tuple[Tensor, ...] | None = None
+    ) -> None:
+        """samples: real inputs, batched, for the ranges of w8a8's activations; None: what `write` is given."""
         if not (find_spec("litert_torch") and find_spec("ai_edge_litert")):
             raise RuntimeUnavailable(
                 "the packages that write LiteRT files are not installed: pip install 'dwindle[litert]'",
@@ -63,6 +71,33 @@ class LiteRT(FilledTarget):
                 name="litert",
             )
         super().__init__(precision, min_os)
+        self.samples = samples
+        self._calibration = Calibration(whole=True)
+        if self.calibrates:
+            require_packages()
+
+    @property
+    def arithmetic(self) -> str:
+        return "int8" if self.calibrates else "fp32"
+
+    @property
+    def calibrates(self) -> bool:
+        return self.precision == "w8a8"
+
+    @property
+    def fills_with(self) -> str:
+        return "fp32" if self.calibrates else self.precision
+
+    def calibrated(self, samples: tuple[Tensor, ...]) -> LiteRT:
+        check_samples(samples)
+        return LiteRT(self.precision, samples=samples)
+
+    def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
+        if not self.calibrates:
+            return super().as_stored(network, activations=activations)
+        assert self.samples is not None
+        quantized = self._calibration.of(network, self.samples)
+        return quantized.program if activations else quantized.weights_only
 
     @property
     def converter(self) -> Converter:
@@ -71,9 +106,32 @@ class LiteRT(FilledTarget):
         return graph
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
+        if self.calibrates:
+            samples = self.samples or inputs
+            path.write_bytes(self._int8(module, inputs, samples, self._calibration.of(module, samples)))
+            return "dense int8"
         content, packed = self.filled(module, inputs, pack=pack)
         path.write_bytes(content)
         return f"compressed sparse rows + {self.precision} survivors" if packed else f"dense {self.precision}"
+
+    def _int8(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], samples: tuple[Tensor, ...], quantized: Quantized
+    ) -> bytes:
+        from dwindle.export.litert import w8a8
+
+        content, _ = self.filled(module, inputs, pack=False)
+        short = short_names(module)
+        scales = {short[layer.weight]: layer.scale for layer in quantized.layers}
+        names = input_names(module, len(inputs))
+        return w8a8.quantized(content, names, samples, scales, type(module).__name__)
+
+    def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
+        if not self.calibrates:
+            return super().packer(module, inputs)
+        # Every int8 weight takes a byte, and neither ranges nor values change what a file takes.
+        network, noise = distinct(deployable(module, inputs)), noise_like(inputs)
+        size = len(self._int8(network, inputs, noise, quantize(network, noise)))
+        return lambda candidate: size
 
     def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         with silent():  # the native code says on stderr how it is going to compute

@@ -1,0 +1,147 @@
+"""A LiteRT file in int8, weights and activations, by the AI Edge Quantizer.
+
+Inputs and outputs stay float: the file rounds and widens them itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dwindle.export.blame import refusal
+from dwindle.export.litert import file
+from dwindle.export.quantize import LARGEST
+from dwindle.export.quiet import silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OWN = "_"
+"""How the names of the network's own tensors begin (`fold.short_names`)."""
+_INT8 = 9
+"""The schema's TensorType."""
+
+
+def quantized(
+    content: bytes,
+    inputs: Sequence[str],
+    samples: tuple[Tensor, ...],
+    scales: Mapping[str, np.ndarray],
+    network: str,
+) -> bytes:
+    """A float file in int8, its activations' ranges those that the samples take.
+
+    inputs: the names of the file's inputs, in order. samples: batched, one tensor for each of them. scales: those of
+    each weight's rows that is to be rounded, by the name that `file.put` gives its tensor; operators that read others
+    stay float. network: its name, for the message. Raises UsageError where the file cannot be quantised.
+    """
+    model = file.parse(content)
+    _name_tensors(model)
+    ranges, kept = _ranges(model, scales)
+    try:
+        with silent():
+            from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe, recipe_manager
+            from ai_edge_quantizer.algorithm_manager import AlgorithmName
+            from ai_edge_quantizer.utils.qsv_utils import min_max_update
+
+            floats = file.serialize(model)
+            made = quantizer.Quantizer(floats, recipe.static_wi8_ai8())
+            names = qtyping.TFLOperationName
+            outside = [(".*", names.INPUT), (".*", names.OUTPUT)]
+            for scope, kind in [*outside, *((scope, names.ALL_SUPPORTED) for scope in kept)]:
+                made.update_quantization_recipe(scope, kind, algorithm_key=AlgorithmName.NO_QUANTIZE)
+            (signature,) = model.signatureDefs
+            each = zip(*(tensor.split(1) for tensor in samples), strict=True)
+            data = [dict(zip(inputs, (one.numpy() for one in sample), strict=True)) for sample in each]
+            manager = recipe_manager.RecipeManager()
+            manager.load_quantization_recipe(made.get_quantization_recipe())
+            # By itself it takes a moving average of samples' ranges, which clips what most of them don't reach.
+            observer = calibrator.Calibrator(
+                floats,
+                num_threads=1,
+                mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED,
+                qsv_update_func=min_max_update,
+            )
+            observer.calibrate({signature.signatureKey.decode(): data}, manager)
+            rounded = made.quantize({**observer.get_model_qsvs(), **ranges}).quantized_model
+    except Exception as error:
+        raise refusal(error, network, "quantised for LiteRT") from error
+    return _without_names(rounded)
+
+
+def _ranges(model: Any, scales: Mapping[str, np.ndarray]) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+    """The range of each weight that is rounded, and the scopes, in the quantizer's words, of operators that stay float.
+
+    127 times a scale of `quantize.SCALES` is exact, and so the quantizer finds that very scale again.
+    """
+    ranges, kept = {}, []
+    for graph in model.subgraphs:
+        names = [tensor.name.decode() for tensor in graph.tensors]
+        for operator in graph.operators:
+            axis = _axis(model, operator)
+            for index in operator.inputs:
+                shape = shape_of(graph.tensors[index]) if index >= 0 else []
+                if len(shape) < 2 or not names[index].startswith(OWN):
+                    continue
+                scale = scales.get(names[index].partition(".")[0])
+                if axis is None or scale is None or scale.size != shape[axis]:
+                    kept.append("^" + ";".join(re.escape(names[one]) for one in operator.outputs))
+                    continue
+                bound = LARGEST * scale.reshape([-1 if one == axis else 1 for one in range(len(shape))])
+                ranges[names[index]] = {"min": -bound, "max": bound}
+    return ranges, kept
+
+
+def _axis(model: Any, operator: Any) -> int | None:
+    """The dimension of an operator's weight along which the quantizer has scales; None where it has no weight."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    code = model.operatorCodes[operator.opcodeIndex]
+    axes = dict.fromkeys((BuiltinOperator.CONV_2D, BuiltinOperator.FULLY_CONNECTED, BuiltinOperator.TRANSPOSE_CONV), 0)
+    axes[BuiltinOperator.DEPTHWISE_CONV_2D] = 3
+    return axes.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def _name_tensors(model: Any) -> None:
+    """Gives every tensor a name, in place: the quantizer finds them by it."""
+    for number, graph in enumerate(model.subgraphs):
+        for index, tensor in enumerate(graph.tensors):
+            tensor.name = tensor.name or f"t{number}.{index}".encode()
+
+
+def shape_of(tensor: Any) -> list[int]:
+    """The shape of a tensor of a file."""
+    return [] if tensor.shape is None else [int(size) for size in tensor.shape]
+
+
+def _without_names(content: Any) -> bytes:
+    """The file without the names that `_name_tensors` gave, which no runtime reads."""
+    model = file.parse(bytes(content))
+    for graph in model.subgraphs:
+        outside = {*graph.inputs, *graph.outputs}
+        for index, tensor in enumerate(graph.tensors):
+            if index not in outside and not (tensor.name or b"").startswith(OWN.encode()):
+                tensor.name = None
+    model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
+    return file.serialize(model)
+
+
+def decoded(model: Any) -> dict[str, np.ndarray]:
+    """Every int8 weight of a file by its name, as its runtime computes with it."""
+    found = {}
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        how, label = tensor.quantization, (tensor.name or b"").decode()
+        data = model.buffers[tensor.buffer].data
+        if data is None or how is None or how.scale is None or tensor.type != _INT8 or not label.startswith(OWN):
+            continue
+        codes = np.frombuffer(bytes(data), np.int8).reshape(shape_of(tensor))
+        if np.any(how.zeroPoint):
+            raise ValueError(f"the weight {label} has a zero point, and would not keep its zeros")
+        scale = np.asarray(how.scale, np.float32)
+        if scale.size > 1:
+            scale = scale.reshape([-1 if axis == how.quantizedDimension else 1 for axis in range(codes.ndim)])
+        found[label] = codes.astype(np.float32) * scale
+    return found

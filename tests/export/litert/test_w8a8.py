@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwindle.errors import ParityFailed
+from dwindle.export.fold import deployable
+from dwindle.export.litert import file
+from dwindle.export.litert.target import LiteRT
+from dwindle.export.parity import Compared, compare
+from dwindle.models.zoo import resnet8
+
+Inputs = tuple[Tensor, ...]
+Changed = Callable[..., nn.Module]
+REAL = (torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(3)),)
+FLOAT32, INT8 = 0, 9
+
+pytestmark = pytest.mark.needs("litert")
+
+
+class Written(NamedTuple):
+    network: nn.Module
+    shipped: nn.Module
+    target: LiteRT
+    path: Path
+    compared: Compared
+
+
+@pytest.fixture(scope="module")
+def written(trained: Changed, masked: Changed, example: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    path = tmp_path_factory.mktemp("litert") / "net.tflite"
+    network = masked(trained(resnet8(in_channels=1)), 0.2).eval()
+    with torch.no_grad():
+        network.get_parameter("stage2.0.conv1.weight")[3] = 0  # a channel that only its bias is left of
+    shipped, target = deployable(network, example), LiteRT("w8a8").calibrated(REAL)
+    assert target.write(shipped, example, path, pack=True) == "dense int8"
+    return Written(network, shipped, target, path, compare(target, path, network, shipped, REAL))
+
+
+def computed_by(path: Path) -> Counter[tuple[int, int]]:
+    """How many operators of each kind have a first input of each type."""
+    model = file.parse(path.read_bytes())
+    (graph,) = model.subgraphs
+    codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in model.operatorCodes]
+    return Counter((codes[one.opcodeIndex], graph.tensors[one.inputs[0]].type) for one in graph.operators)
+
+
+def test_the_file_is_the_network_of_rounded_weights_and_activations(written: Written) -> None:
+    parity = written.compared.parity
+    assert (parity.weights_equal, parity.samples) == (10, 16)
+    assert parity.relative is not None
+    assert parity.tolerance is not None
+    assert 0 < parity.relative < parity.tolerance < 0.1
+
+
+def test_it_computes_in_int8_between_a_float_input_and_a_float_output(written: Written) -> None:
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    kinds = computed_by(written.path)
+    assert kinds[BuiltinOperator.CONV_2D, INT8] + kinds[BuiltinOperator.DEPTHWISE_CONV_2D, INT8] == 9
+    assert {kind for kind, dtype in kinds if dtype == FLOAT32} == {BuiltinOperator.QUANTIZE}
+    (graph,) = file.parse(written.path.read_bytes()).subgraphs
+    assert [graph.tensors[place].type for place in (*graph.inputs, *graph.outputs)] == [FLOAT32, FLOAT32]
+
+
+def test_pruned_weights_are_zero_in_the_file(written: Written) -> None:
+    held = written.target.decode(written.path, written.shipped)
+    for name, array in held.items():
+        assert not array[written.shipped.get_parameter(name).numpy() == 0].any()
+
+
+def test_one_code_that_differs_is_found(written: Written, tmp_path: Path) -> None:
+    model = file.parse(written.path.read_bytes())
+    largest = max(model.buffers, key=lambda one: 0 if one.data is None else len(one.data))
+    codes = bytearray(largest.data)
+    codes[100] ^= 1
+    largest.data = bytes(codes)
+    (tmp_path / "net.tflite").write_bytes(file.serialize(model))
+    with pytest.raises(ParityFailed) as failed:
+        compare(written.target, tmp_path / "net.tflite", written.network, written.shipped, REAL)
+    assert failed.value.code == "weights-differ"
+
+
+@pytest.mark.slow
+def test_the_packer_says_what_write_wrote(written: Written, masked: Changed, trained: Changed, example: Inputs) -> None:
+    other = masked(trained(resnet8(in_channels=1), seed=5), 0.7, seed=5)
+    assert LiteRT("w8a8").packer(other, example)(written.network) == written.path.stat().st_size
+
+
+class Mixed(nn.Module):
+    """A concatenation, hard-swish, squeeze and excitation, a depthwise and a transposed convolution, an embedding of
+    places, which is a weight of no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1, bias=False)
+        self.c, self.squeeze = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Linear(16, 16)
+        self.up, self.head = nn.ConvTranspose2d(16, 4, 2, 2), nn.Linear(4, 3)
+        self.places = nn.Parameter(torch.randn(1, 16, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([nn.functional.relu6(self.a(x)), torch.relu(self.b(x))], 1) + self.places
+        y = nn.functional.max_pool2d(nn.functional.hardswish(self.c(y)), 2)
+        y = self.up(y * torch.sigmoid(self.squeeze(y.mean((2, 3))))[:, :, None, None])
+        return self.head(y.mean((2, 3)))
+
+
+@pytest.mark.slow
+def test_operators_that_read_other_weights_stay_float(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    real = (torch.randn(12, 3, 12, 12),)
+    network, one, path = Mixed().eval(), (real[0][:1],), tmp_path / "net.tflite"
+    shipped, target = deployable(network, one), LiteRT("w8a8").calibrated(real)
+    target.write(shipped, one, path, pack=True)
+    parity = compare(target, path, network, shipped, real).parity
+    assert (parity.weights_equal or 0) >= 5
+    assert parity.relative is not None
+    assert parity.relative < 0.1
