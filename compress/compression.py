@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +33,7 @@ from dwindle.compress.state import capture, cuts_of
 from dwindle.compress.watcher import Watcher, tracked
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
-from dwindle.export.shipping import calibrated, shipper
+from dwindle.export.shipping import calibrated, rounded, shipper
 from dwindle.foreign import console
 from dwindle.models import numerics, ranks
 from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, loaded, source_of
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
 
 NOTABLE = 0.05
 """From this share of the parameters on, a note says that they can't be pruned."""
+CODES = 0.005
+"""The share of a size budget that is kept free for codes that samples choose: they took up to 0.25% more bytes than the
+nearest ones, as fewer of them are zero."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,8 @@ def prepare(request: Request) -> Prepared:
     size_of = Sizer(target, inputs)
     size_of(model)  # what the target can't take is known before anything is trained
     solvers = tuple(
-        Solver(_by_metric(budget, task), pruning, size_of, request.target) for pruning, budget in resolved.phases
+        Solver(_for_codes(_by_metric(budget, task), request.rounding), pruning, size_of, request.target)
+        for pruning, budget in resolved.phases
     )
     for solver in solvers:
         if resolved.method.keep:
@@ -258,6 +263,13 @@ def _by_metric(budget: Budget, task: CheckedTask) -> Budget:
     if not isinstance(budget.allowance, Change):
         return budget
     return replace(budget, allowance=replace(budget.allowance, metric=task.metric))
+
+
+def _for_codes(budget: Budget, rounding: str | None) -> Budget:
+    """The budget, with room for what codes that samples choose take beyond the nearest ones, which are counted."""
+    if budget.size is None or rounding != targets.CALIBRATED:
+        return budget
+    return replace(budget, size=math.floor(budget.size * (1 - CODES)))
 
 
 def _classes_of_weights(resolved: Resolved, found: Found, inputs: tuple[Tensor, ...]) -> int:
@@ -366,7 +378,11 @@ def _compress(
     if ranks.rank() == 0:
         trackers = [JsonLines(run.path / store.HISTORY), *trackers]
     with tracked(watcher, trackers, run.path.stem, origin) as watching:
-        target = calibrated(targets.load(request.target, request.precision), task, say=watching.note)
+        plain, by_samples = targets.load(request.target, request.precision), request.rounding == targets.CALIBRATED
+        count = request.calib_samples if by_samples else None
+        target = calibrated(plain, task, count, say=watching.note)
+        if by_samples:
+            target = rounded(target, task, count, say=watching.note)
         as_shipped = shipper(target, task.example_inputs())
         pruning = IterativePruning(
             run.path, network, task, ready.solvers, settings, watching, ready.build_dense, as_shipped

@@ -246,6 +246,15 @@ class Request:
         help="The number of training samples, whose labels are not used, that `method` calibrate solves weights on.",
         unset="1024",
     )
+    rounding: str | None = option(
+        None,
+        metavar="HOW",
+        group=PRUNING,
+        help="How the weights of a network that `method` calibrate made become codes of `precision` int8, int4 or "
+        "palette4: nearest takes the nearest code of each weight, and calibrated chooses a layer's codes together, by "
+        "what they change of its outputs for the same samples. Export does the same unless told otherwise.",
+        unset="nearest",
+    )
     weights: str | None = option(
         None,
         metavar="FILE",

@@ -64,7 +64,8 @@ class Resolved:
             "weights": sha256(Path(request.weights)) if request.weights is not None else None,
         }
         # Runs begun before there were these options can be resumed.
-        later = ("calib_samples", "max_change", "pretrained", "new_head", "train_dense", "inexact_cuts", "dynamic")
+        later = ("calib_samples", "rounding", "max_change", "pretrained", "new_head", "train_dense", "inexact_cuts")
+        later += ("dynamic",)
         unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
 
@@ -81,6 +82,8 @@ def resolve(request: Request) -> Resolved:
     preset, task, said = _preset(request, retraining, own)
     _check_method(request, retraining, task)
     target = targets.load(request.target, request.precision)
+    if request.rounding == targets.CALIBRATED:
+        targets.require_codes([target])
     for other in request.targets:
         targets.load(other)
     name, why = request.granularity, "as requested"
@@ -180,6 +183,17 @@ def _check_method(request: Request, retraining: Method, task: Mapping[str, Any])
         )
     if request.calib_samples is not None and retraining.samples is None:
         raise _conflict("calib_samples", f"`method` {name} solves no weights on samples: leave out `calib_samples`")
+    if request.rounding is not None and request.rounding not in targets.ROUNDINGS:
+        raise UsageError(
+            f"`rounding` {request.rounding!r} is unknown: give {' or '.join(targets.ROUNDINGS)}",
+            code="unknown-name",
+            option="rounding",
+        )
+    if request.rounding == targets.CALIBRATED and retraining.samples is None:
+        raise _conflict(
+            "rounding",
+            f"`method` {name} sees no calibration samples: leave out `rounding`, and give it to export afterwards",
+        )
     if request.episodes is not None and not retraining.search:
         raise _conflict("episodes", f"`method` {name} has no `episodes`, which are AMC's: leave them out")
     if request.weights is not None and request.pretrained:

@@ -30,7 +30,6 @@ from dwindle.compress.allowance import Allowance
 from dwindle.compress.budget import Solver
 from dwindle.compress.calibrate.prune import prune
 from dwindle.compress.calibrate.reconstruct import Layer
-from dwindle.compress.calibrate.samples import spread
 from dwindle.compress.channels import carry
 from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import masks_of_zeros
@@ -45,6 +44,7 @@ from dwindle.errors import BudgetMissed, UsageError
 from dwindle.models import ranks
 from dwindle.models.build import loaded
 from dwindle.models.copies import copied
+from dwindle.models.layerwise.samples import spread
 from dwindle.quantities import format_names
 from dwindle.sealed import read_tensors
 

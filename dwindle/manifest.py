@@ -167,6 +167,8 @@ class Manifest:
     """The operations that compute in fp32 in a file that computes in fp16, which does not hold their values."""
     calibration_samples: Count | None = None
     """How many samples set the ranges of activations; None where those aren't rounded."""
+    rounding: str = "nearest"
+    """How weights became codes, where `precision` has any: `export.target.ROUNDINGS`."""
     preprocessing: Preprocessing | None = None
     """How an image becomes an input of the file; None where the task doesn't say, or an older dwindle wrote it."""
     signature: Signature | None = None

@@ -81,12 +81,19 @@ def attempt(
         {} if options.packing == NO_PACKING else {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
     )
     each = {name: replace(options, precision=options.precision or counted.get(name)) for name in names}
+    if options.rounding is None and checkpoint.origin.get("rounding"):
+        samples = options.calib_samples or checkpoint.origin.get("calib_samples")
+        as_made = {"rounding": checkpoint.origin["rounding"], "calib_samples": samples}
+        each |= {name: replace(each[name], **as_made) for name in names if name in counted}
     wanted = [
         targets.load(name, kind, own.min_os)
         for name, own in each.items()
         for kind in ([own.precision] if own.max_drop is None else targets.load(name).precisions)
     ]
-    targets.require_used(wanted, options.min_os, options.calib_samples, options.min_runtime)
+    by_samples = options.rounding == targets.CALIBRATED
+    targets.require_used(wanted, options.min_os, None if by_samples else options.calib_samples, options.min_runtime)
+    if by_samples:
+        targets.require_codes(wanted)
     checkpoint.require_done()
     refuse_link(checkpoint.exports)
     sweep(checkpoint.exports)
@@ -129,6 +136,12 @@ def _check(options: ExportOptions) -> None:
             f"`tolerance` is {options.tolerance:g}: give a share of the largest output, above 0 and below 1",
             code="out-of-range",
             option="tolerance",
+        )
+    if options.rounding is not None and options.rounding not in targets.ROUNDINGS:
+        raise UsageError(
+            f"`rounding` {options.rounding!r} is unknown: give {' or '.join(targets.ROUNDINGS)}",
+            code="unknown-name",
+            option="rounding",
         )
     if options.packing not in PACKINGS:
         raise UsageError(

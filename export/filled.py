@@ -53,14 +53,27 @@ class FilledTarget(Target):
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         pairs = foldable(module, inputs)
         graph = self.converter.convert(fold(module, pairs), inputs)
-        return lambda candidate: len(self._filled(graph, fold(candidate, pairs), inputs, pack=True)[0])
+
+        def size(candidate: nn.Module) -> int:
+            network = fold(candidate, pairs)
+            return len(self._filled(graph, network, stored(network, self.fills_with), inputs, pack=True)[0])
+
+        return size
 
     def filled(self, module: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool) -> tuple[bytes, Any]:
         """The file of a network, and what its graph's `filled` says of its sparse layers."""
-        return self._filled(self.converter.convert(module, inputs), module, inputs, pack=pack)
+        weights = (self.rounding or stored)(module, self.fills_with)
+        return self._filled(self.converter.convert(module, inputs), module, weights, inputs, pack=pack)
 
-    def _filled(self, graph: Graph, network: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool) -> tuple[bytes, Any]:
-        weights = stored(network, self.fills_with)
+    def _filled(
+        self,
+        graph: Graph,
+        network: nn.Module,
+        weights: dict[str, Stored],
+        inputs: tuple[Tensor, ...],
+        *,
+        pack: bool,
+    ) -> tuple[bytes, Any]:
         if not graph.complete:  # what is computed from weights follows from their values
             graph = self.converter.convert_as_is(quantized(network, weights), inputs)
         return graph.filled(weights, pack=pack)

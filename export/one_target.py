@@ -21,7 +21,7 @@ from dwindle.export.fold import deployable
 from dwindle.export.options import ExportOptions
 from dwindle.export.parity import Compared, compare, require_finite
 from dwindle.export.quality import quality, sentence
-from dwindle.export.shipping import as_file, calibrated, with_interface
+from dwindle.export.shipping import as_file, calibrated, rounded, with_interface
 from dwindle.export.steps import begin
 from dwindle.export.target import Target
 from dwindle.files import staged
@@ -78,7 +78,10 @@ def export_one(
             runtime, oldest = targets.runtime_version(options.min_runtime)
             plain = plain.for_runtime(runtime, oldest) if runtime in plain.runtimes else plain
         computing = plain if options.compute is None else plain.computing(options.compute)
-        return calibrated(computing, task, options.calib_samples, say)
+        ranged = calibrated(computing, task, options.calib_samples, say)
+        if options.rounding != targets.CALIBRATED:
+            return ranged
+        return rounded(ranged, task, options.calib_samples, say)
 
     precision = options.precision
     if options.max_drop is not None:
@@ -191,6 +194,7 @@ def export_networks(
             packing=packing,
             compute=target.compute,
             fp32=roles["net"].fp32,
+            rounding=targets.ROUNDINGS[target.rounding is not None],
             calibration_samples=len(target.samples[0]) if target.samples is not None else None,
             preprocessing=preprocessing,
             signature=signature,

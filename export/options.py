@@ -48,8 +48,15 @@ class ExportOptions:
         None,
         kind=INTEGER,
         help="The number of training samples from which the ranges of activations are taken, for files that round "
-        "activations too (`precision` w8a8).",
+        "activations too (`precision` w8a8), and by which `rounding` calibrated chooses codes.",
         unset="256",
+    )
+    rounding: str | None = option(
+        None,
+        metavar="HOW",
+        help="How weights become codes of int8, int4 or palette4: nearest takes the nearest code of each weight, and "
+        "calibrated chooses a layer's codes together, by what they change of its outputs for training samples.",
+        unset="what the checkpoint was made with, else nearest",
     )
     packing: str = option(
         "auto",

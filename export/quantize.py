@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
 from dwindle.export.codes.palette import palettize
-from dwindle.export.fold import deployable, tensors
+from dwindle.export.fold import tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 Precision = Literal["fp32", "fp16", "int8", "int4", "palette4", "w8a8"]
 FOUR_BITS = ("int4", "palette4")
+CODED = ("int8", *FOUR_BITS)
+"""The precisions that store codes."""
 LARGEST = 127
 """The largest int8 code. −128 is never used, as the range is symmetric."""
 LARGEST_INT4 = 7
@@ -83,12 +85,15 @@ def stored(network: nn.Module, precision: str) -> dict[str, Stored]:
     At int8 and below, tensors without rows long enough for a scale (biases, norms) are fp16. Raises UsageError for a
     weight beyond the range of the precision.
     """
+    kind = kinds(network, precision)
+    return {name: store(name, tensor.numpy(), kind[name]) for name, tensor in tensors(network).items()}
+
+
+def kinds(network: nn.Module, precision: str) -> dict[str, str]:
+    """The precision that `store` is asked for each tensor of a network, by name, where the file's is `precision`."""
     every = tensors(network)
     first = next((name for name, tensor in every.items() if tensor.is_floating_point() and tensor.dim() > 1), None)
-    return {
-        name: store(name, tensor.numpy(), "int8" if name == first and precision in FOUR_BITS else precision)
-        for name, tensor in every.items()
-    }
+    return {name: "int8" if name == first and precision in FOUR_BITS else precision for name in every}
 
 
 def store(name: str, array: NDArray[Any], precision: str) -> Stored:
@@ -114,18 +119,6 @@ def store(name: str, array: NDArray[Any], precision: str) -> Stored:
     return Stored(array.astype(np.float16) + np.float16(0))  # + 0: no negative zeros
 
 
-def as_shipped(module: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> nn.Module:
-    """A network in fp32 that computes what a file of `module` computes: batch norm folded, weights rounded.
-
-    module: as it is trained; at fp32, which rounds nothing, it is returned itself. inputs: what it takes, one sample as
-    a batch of one. Raises UsageError as `deployable` and `stored` do.
-    """
-    if precision == "fp32":
-        return module
-    network = deployable(module, inputs)
-    return quantized(network, stored(network, precision))
-
-
 def quantized(network: nn.Module, weights: dict[str, Stored]) -> nn.Module:
     """A copy of the network in fp32, with the tensors that a file stores in place of its own.
 
@@ -139,7 +132,8 @@ def quantized(network: nn.Module, weights: dict[str, Stored]) -> nn.Module:
     with torch.no_grad():
         for name, tensor in tensors(copied).items():
             decoded = torch.from_numpy(np.array(weights[name].decoded()))
-            assert not ((tensor == 0) & (decoded != 0)).any(), f"{name} was pruned, and is no longer"
+            if tensor.dim() > 1:  # a bias may take up what its layer's rounding changed
+                assert not ((tensor == 0) & (decoded != 0)).any(), f"{name} was pruned, and is no longer"
             tensor.copy_(decoded)
     return copied
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from dwindle.errors import UsageError, one_line
 from dwindle.export.coreml.interface import Interface, Normalization
 from dwindle.export.fold import deployable
-from dwindle.export.quantize import as_shipped
+from dwindle.export.quantize import CODED
 from dwindle.export.target import Target
 from dwindle.models.inputs import as_fed
+from dwindle.models.layerwise.samples import spread
 from dwindle.models.signature import Answering, Flat
 
 if TYPE_CHECKING:
@@ -38,13 +39,39 @@ def calibrated(
         raise UsageError(f"`calib_samples` is {samples}: give 1 or more", code="out-of-range", option="calib_samples")
     if not target.calibrates:
         return target
-    real = tuple(as_fed(tensor) for tensor in task.inputs("train"))
-    spread = tuple(_spread(tensor, samples or SAMPLES) for tensor in real)
+    chosen = spread(tuple(as_fed(tensor) for tensor in task.inputs("train")), samples or SAMPLES)
     if task.has("inputs"):
-        say(f"calibrated on {len(spread[0])} samples of the training split")
+        say(f"calibrated on {len(chosen[0])} samples of the training split")
     else:
         say("calibrated on the example input alone, as the task has no `inputs`: its ranges may fit no other")
-    return target.calibrated(spread)
+    return target.calibrated(chosen)
+
+
+def rounded(
+    target: Target,
+    task: CheckedTask,
+    samples: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Target:
+    """The target, whose codes are chosen by samples of the task's training split; as it is where it stores none.
+
+    samples: at most how many are used; None: SAMPLES. say: called with a sentence about what was used. Raises
+    UsageError for a task without `inputs`.
+    """
+    from dwindle.export.rounding import Calibrated
+
+    if target.precision not in CODED:
+        return target
+    if not task.has("inputs"):
+        raise UsageError(
+            "`rounding` calibrated needs real samples, and the task has no `inputs`: add them, or leave it out",
+            code="missing-member",
+            option="rounding",
+            name="inputs",
+        )
+    chosen = spread(tuple(as_fed(tensor) for tensor in task.inputs("train")), samples or SAMPLES)
+    say(f"codes are chosen by {len(chosen[0]):,} samples of the training split")
+    return target.rounded_by(Calibrated(chosen))
 
 
 def with_interface(
@@ -121,7 +148,7 @@ def as_file(target: Target, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn
     activations too, the file itself, run sample by sample. Raises as `deployable` and the target's `write` do.
     """
     if not target.calibrates:
-        return as_shipped(module, inputs, target.precision)
+        return module if target.precision == "fp32" else target.as_stored(deployable(module, inputs), activations=False)
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name, f"net{target.suffix}")
     target.write(deployable(module, inputs), inputs, path, pack=True)
@@ -167,9 +194,3 @@ def running(target: Target, path: Path, signature: Signature | None = None) -> n
         return [from_numpy(output) for output in target.run(path, tuple(as_fed(tensor) for tensor in batch))]
 
     return Answering(infer, signature)
-
-
-def _spread(tensor: Tensor, samples: int) -> Tensor:
-    import torch
-
-    return tensor[torch.linspace(0, len(tensor) - 1, min(samples, len(tensor))).long()]

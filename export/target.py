@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from abc import ABC, abstractmethod
@@ -18,12 +19,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dwindle.export.coreml.interface import Interface
+    from dwindle.export.quantize import Stored
     from dwindle.manifest import Breakdown, Consumer
     from dwindle.signature import Signature
 
 GROUP = "dwindle.targets"
 Outputs = tuple["np.ndarray", ...]
 """An array for each output of a file or network, the samples' own joined along dimension 0."""
+Rounding = Callable[["nn.Module", str], "dict[str, Stored]"]
+"""From a network (`fold.deployable`'s) and a precision to what a file stores of each tensor, by name."""
+CALIBRATED = "calibrated"
+ROUNDINGS = ("nearest", CALIBRATED)
+"""How weights become codes: each the nearest, or all of a layer by what they change for samples."""
 _REQUIRED = ("name", "suffix", "precisions", "packages")
 """Class attributes that have no default."""
 
@@ -76,6 +83,8 @@ class Target(ABC):
     """What its files were asked to compute in; None: the target's own choice."""
     fp32: tuple[str, ...] = ()
     """The operations that compute in fp32 in a file that computes in less, as fp16 does not hold their values."""
+    rounding: Rounding | None = None
+    """What chooses the codes of weights; None: the nearest are taken."""
     samples: tuple[Tensor, ...] | None = None
     """The inputs that it was calibrated on, batched; None before, and where `calibrates` is false."""
 
@@ -126,9 +135,24 @@ class Target(ABC):
         activations: False: its weights rounded as in the file, under the names of `network`. True: activations rounded
         as well, for a batch of one; the same where the target does not round them. Raises as `write` does.
         """
-        from dwindle.export.quantize import quantized, stored
+        from dwindle.export.quantize import quantized
 
-        return quantized(network, stored(network, self.precision))
+        return quantized(network, self.stored(network))
+
+    def stored(self, network: nn.Module) -> dict[str, Stored]:
+        """What a file of `network` (what `fold.deployable` returns) stores of each tensor, by name.
+
+        `write` writes this; `packer` counts the bytes of the nearest codes. Raises as `write` does.
+        """
+        from dwindle.export.quantize import stored
+
+        return (self.rounding or stored)(network, self.precision)
+
+    def rounded_by(self, rounding: Rounding) -> Target:
+        """The same target, whose codes `rounding` chooses, such as `export.rounding.Calibrated`."""
+        changed = copy.copy(self)
+        changed.rounding = rounding
+        return changed
 
     def computing(self, compute: str) -> Target:
         """The same target, whose files compute in `compute`, one of `computes`; raises UsageError for another."""
@@ -321,7 +345,8 @@ def require_used(
         )
     if calib_samples is not None and not any(target.calibrates for target in targets):
         raise UsageError(
-            "`calib_samples` is how many samples set the ranges of rounded activations: give `precision` w8a8",
+            "`calib_samples` is how many samples set the ranges of rounded activations, or choose codes: give "
+            "`precision` w8a8, or `rounding` calibrated",
             code="unused-option",
             option="calib_samples",
         )
@@ -338,6 +363,19 @@ def require_dynamic(target: Target, signature: Signature) -> None:
         option="dynamic",
         name=target.name,
     )
+
+
+def require_codes(targets: Sequence[Target]) -> None:
+    """Raises UsageError for `rounding` calibrated where none of these targets stores codes that it could choose."""
+    from dwindle.export.quantize import CODED
+
+    if not any(target.precision in CODED for target in targets):
+        raise UsageError(
+            "`rounding` calibrated chooses codes, and none of these files stores any: give `precision` int8, int4 or "
+            "palette4",
+            code="unused-option",
+            option="rounding",
+        )
 
 
 def one_by_one(

@@ -3,26 +3,25 @@ best give the dense network's outputs from what the pruned network, solved so fa
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from dwindle.compress.calibrate.least_squares import DAMPING, solve
-from dwindle.compress.calibrate.lockstep import Lockstep, lockstep
-from dwindle.compress.calibrate.moments import Moments
-from dwindle.compress.calibrate.products import Product, product
-from dwindle.compress.calibrate.samples import spread
-from dwindle.compress.calibrate.survey import survey
+from dwindle.compress.masks import prunable
 from dwindle.compress.recalibrate import norms
-from dwindle.errors import DwindleError, UsageError
+from dwindle.errors import DwindleError
+from dwindle.models.layerwise.collect import batched, moments_of, require_samples
+from dwindle.models.layerwise.least_squares import DAMPING, solve
+from dwindle.models.layerwise.lockstep import Lockstep, lockstep
+from dwindle.models.layerwise.products import Product, product
+from dwindle.models.layerwise.samples import spread
+from dwindle.models.layerwise.survey import survey
 from dwindle.quantities import format_names
 
 if TYPE_CHECKING:
@@ -30,16 +29,6 @@ if TYPE_CHECKING:
 
 SURVEYED = 64
 """How many samples the survey sees."""
-BATCH = 2**23
-"""Numbers in a batch's largest input and output of a layer, at most: 32 MB in float32."""
-CHUNK = 2**22
-"""Numbers of a layer's inputs that are multiplied at a time, at most."""
-POSITIONS, FEWEST = 64, 2**14
-"""Of a layer's positions, as many are drawn as POSITIONS times its inputs, or FEWEST if that is more: beyond it,
-neighbouring pixels say the same again, and the moments' errors are below what damping makes of them."""
-HELD = 6
-"""How many times a sample's largest input and output the two networks hold on to between two layers, at most: their
-own, a shortcut's, and the outputs wanted."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +81,11 @@ def reconstruct(
     Raises UsageError where the samples aren't finite, are all the same or don't fit, DwindleError with the layer's name
     where what it gives isn't finite.
     """
-    compressed, samples = network.model, len(inputs[0])
-    if any(len(tensor) != samples for tensor in inputs):
-        raise UsageError(
-            f"the calibration inputs have {[len(tensor) for tensor in inputs]} samples: give as many of each"
-        )
-    if samples < 2:
-        raise UsageError(f"{samples} calibration sample: give hundreds")
-    found = survey(dense, spread(inputs, SURVEYED))
-    notes = list(found.notes)
-    if (fit := _fitting(found.largest)) < samples and inputs[0].device.type == "cpu":
-        notes.append(f"{fit:,} of {samples:,} calibration samples are used: more would not fit in memory")
-        inputs, samples = spread(inputs, fit), fit
-    count = min(math.ceil(samples * found.largest / BATCH), samples // 2)
-    batches = list(zip(*(tensor.tensor_split(count) for tensor in inputs), strict=True))
+    compressed = network.model
+    require_samples(inputs)
+    found = survey(dense, spread(inputs, SURVEYED), prunable(dense))
+    taken = batched(inputs, found.largest)
+    notes, batches = [*found.notes, *([taken.note] if taken.note else [])], taken.tensors
     own = dict(compressed.named_modules())
     left = {**found.left, **_unmatched(own, found.layers, network.kept)}
     stops = {name: own[name] for name in found.layers if f"{name}.weight" not in left}
@@ -139,7 +119,7 @@ def reconstruct(
         )
     if left:
         notes.append(f"not solved: {format_names(left, 3)} ({next(iter(left.values()))})")
-    return Reconstruction(tuple(layers), left, samples, tuple(notes))
+    return Reconstruction(tuple(layers), left, taken.samples, tuple(notes))
 
 
 @torch.no_grad()
@@ -173,10 +153,7 @@ class _Step:
         weight, bias = self.module.get_parameter("weight"), self.module._parameters["bias"]
         rows = self.product.rows(weight)
         mask = torch.ones_like(weight, dtype=torch.bool) if self.mask is None else self.mask.to(weight.device)
-        samples = sum(map(len, inputs))
-        moments = Moments.zeros(len(rows), rows.shape[2], rows.shape[1], weight.device)
-        for given, wanted in zip(inputs, outputs, strict=True):
-            self._add(moments, given, wanted, samples)
+        moments = moments_of(self.product, rows, inputs, outputs, self.seed)
         if not moments.finite:
             raise DwindleError(
                 f"{self.name} is given, or gives, what is not finite for the calibration samples: mend its weights, or "
@@ -192,19 +169,6 @@ class _Step:
         if bias is not None:
             bias.copy_(moments.bias(self.product.rows(weight)).flatten())
         return moments.count, solution.before, solution.after
-
-    def _add(self, moments: Moments, inputs: Tensor, outputs: Tensor, samples: int) -> None:
-        """Adds a batch: its share of the positions that are to be drawn."""
-        there = self.product.positions(outputs)
-        enough = math.ceil(max(FEWEST, POSITIONS * self.product.inputs) * len(inputs) / samples)
-        if there > enough:
-            draw = torch.Generator().manual_seed(self.seed)
-            positions = torch.randperm(there, generator=draw)[:enough].sort().values.to(outputs.device)
-        else:
-            positions = torch.arange(there, device=outputs.device)
-        groups, width = moments.inner.shape[:2]
-        for part in positions.split(max(1, CHUNK // (groups * width))):
-            moments.add(self.product.gather_inputs(inputs, part), self.product.gather_outputs(outputs, part))
 
 
 def _unmatched(own: Mapping[str, nn.Module], layers: Sequence[str], kept: Mapping[str, Tensor]) -> dict[str, str]:
@@ -232,9 +196,3 @@ def _outputs(wanted: Lockstep, name: str, kept: Mapping[str, Tensor], module: nn
         return stop.tensors
     along = -1 if isinstance(module, nn.Linear) else 1
     return [tensor.index_select(along, channels.to(tensor.device)) for tensor in stop.tensors]
-
-
-def _fitting(largest: int) -> int:
-    """How many samples fit in half of the memory that is free."""
-    free: int = psutil.virtual_memory().available
-    return max(2, free // 2 // (HELD * 4 * max(1, largest)))

@@ -14,7 +14,7 @@ from dwindle.export.coreml.compute import FP32, Compute
 from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface, pixels
 from dwindle.export.coreml.read import main_block
 from dwindle.export.fold import fold, foldable, short_names
-from dwindle.export.quantize import quantized, stored
+from dwindle.export.quantize import Stored, quantized, stored
 from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.zeros import Effect, Effects, Speed
@@ -105,7 +105,9 @@ class CoreML(Target):
     def _but(self, **changed: Any) -> CoreML:
         """The same target with other arguments."""
         own = {"interface": self.interface, "compute": self.compute, "fp32": self._beyond}
-        return CoreML(self.precision, self.min_os, **{**own, **changed})
+        target = CoreML(self.precision, self.min_os, **{**own, **changed})
+        target.rounding = self.rounding
+        return target
 
     def computing(self, compute: str) -> CoreML:
         if compute not in _COMPUTES:
@@ -183,7 +185,11 @@ class CoreML(Target):
         from dwindle.export.coreml.program import convert
 
         return self._filled(
-            convert(module, inputs, self.min_os, self.interface, self._compute), module, inputs, pack=pack
+            convert(module, inputs, self.min_os, self.interface, self._compute),
+            module,
+            self.stored(module),
+            inputs,
+            pack=pack,
         )
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
@@ -196,7 +202,12 @@ class CoreML(Target):
 
         pairs = foldable(module, inputs)
         program = convert(fold(module, pairs), inputs, self.min_os, self.interface, self._compute)
-        return lambda candidate: self._filled(program, fold(candidate, pairs), inputs, pack=True)[0]
+
+        def files(candidate: nn.Module) -> dict[str, bytes]:
+            network = fold(candidate, pairs)
+            return self._filled(program, network, stored(network, self.precision), inputs, pack=True)[0]
+
+        return files
 
     @property
     def stand_in(self) -> str | None:
@@ -231,13 +242,18 @@ class CoreML(Target):
         return breakdown(path)
 
     def _filled(
-        self, program: Program, network: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool
+        self,
+        program: Program,
+        network: nn.Module,
+        weights: dict[str, Stored],
+        inputs: tuple[Tensor, ...],
+        *,
+        pack: bool,
     ) -> tuple[dict[str, bytes], str]:
         """The files of a network of the program's architecture, and the encoding in words."""
         from dwindle.export.coreml.package import package
         from dwindle.export.coreml.program import convert_as_is
 
-        weights = stored(network, self.precision)
         if not program.complete:  # what is computed from weights follows from their values
             program = convert_as_is(quantized(network, weights), inputs, self.min_os, self.interface, self._compute)
         coded = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwindle.export.fold import distinct, fold, foldable, short_names
 from dwindle.export.onnx.consumers import NEWEST, OLDEST, consumers, newest_opset, require
-from dwindle.export.quantize import stored
+from dwindle.export.quantize import Stored, stored
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import Calibration, quantize, recoded, require_packages
 from dwindle.export.w8a8_samples import check_samples, noise_like
@@ -108,7 +108,7 @@ class Onnx(Target):
             graph = self._in_range(qdq.skeleton(module, quantized, inputs, self._opset))
             model, encoding = fill(graph, qdq.stored(module, quantized.layers), pack=pack)
         else:
-            model, encoding = self._filled(self._skeleton(module, inputs), module, pack=pack)
+            model, encoding = _filled(self._skeleton(module, inputs), module, self.stored(module), pack=pack)
         path.write_bytes(model.SerializeToString())
         return encoding
 
@@ -117,7 +117,13 @@ class Onnx(Target):
             return self._packer_of_codes(module, inputs)
         pairs = foldable(module, inputs)
         graph = self._skeleton(fold(module, pairs), inputs)
-        return lambda candidate: self._filled(graph, fold(candidate, pairs), pack=True)[0].ByteSize()
+
+        def bytes_of(candidate: nn.Module) -> int:
+            network = fold(candidate, pairs)
+            size: int = _filled(graph, network, stored(network, self.precision), pack=True)[0].ByteSize()
+            return size
+
+        return bytes_of
 
     def _packer_of_codes(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         """The graph's size does not depend on ranges: those of noise stand for any. Codes are of the candidate."""
@@ -171,10 +177,11 @@ class Onnx(Target):
             require(graph, self._opset, f"{name} {'.'.join(map(str, version))}")
         return graph
 
-    def _filled(self, skeleton: ModelProto, network: nn.Module, *, pack: bool) -> tuple[ModelProto, str]:
-        from dwindle.export.onnx.fill import fill
 
-        names = short_names(network)
-        return fill(
-            skeleton, {names[name]: tensor for name, tensor in stored(network, self.precision).items()}, pack=pack
-        )
+def _filled(
+    skeleton: ModelProto, network: nn.Module, weights: dict[str, Stored], *, pack: bool
+) -> tuple[ModelProto, str]:
+    from dwindle.export.onnx.fill import fill
+
+    names = short_names(network)
+    return fill(skeleton, {names[name]: tensor for name, tensor in weights.items()}, pack=pack)

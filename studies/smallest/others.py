@@ -16,9 +16,8 @@ from typing import Any
 from torch import nn
 
 from dwindle.export.fold import deployable
-from dwindle.export.quantize import as_shipped
 from dwindle.export.quiet import quiet
-from dwindle.export.shipping import calibrated, running
+from dwindle.export.shipping import as_file, calibrated, running
 from dwindle.export.target import Target, load
 from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.models.checked_task import CheckedTask
@@ -211,7 +210,7 @@ def fine_tuned(start: Start, floor: float, rounds: int) -> tuple[nn.Module, str,
         kept *= 0.9
         task.fit(network, start=0.0, on_step=lambda _: None)
         network.eval()
-        validation = task.evaluate(as_shipped(network, example, "int8"), "validation")
+        validation = task.evaluate(as_file(load("onnx", "int8"), network, example), "validation")
         print(f"  round {index + 1}: {kept:.0%} of the channels, validation {validation:.2f}", flush=True)
         if validation >= floor:
             best, failures = (copy.deepcopy(network), f"{kept:.0%} of the channels", index + 1), 0

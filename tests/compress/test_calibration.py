@@ -16,6 +16,7 @@ from dwindle.compress.resolve import resolve
 from dwindle.compress.rounds import IterativePruning
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
+from dwindle.export import export
 from dwindle.models.build import ModelSpec, build, restore
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
@@ -170,3 +171,27 @@ def test_what_is_recorded_makes_the_same_request(options: dict[str, Any], traine
         options.get("density"),
         options.get("calib_samples"),
     )
+
+
+@pytest.mark.usefixtures("no_training")
+def test_codes_are_chosen_by_the_samples_here_and_at_export(trained: str, tmp_path: Path) -> None:
+    request = Request(
+        "zoo:resnet8", "digits", size="12KB", precision="int4", method="calibrate", weights=trained,
+        calib_samples=200, rounding="calibrated", rehearsal=False,
+    )  # fmt: skip
+    heard = Listener()
+    done = compress(request, tmp_path / "net.dwindle", heard)
+    assert done.origin["rounding"] == "calibrated"
+    assert any("codes are chosen by 200 samples" in note for note in heard.notes)
+    said: list[str] = []
+    [chosen] = export(done, ["onnx"], progress=said.append)
+    assert chosen.rounding == "calibrated"
+    assert any("codes are chosen by 200 samples" in line for line in said)
+    assert chosen.file.bytes <= 12_000
+    [nearest] = export(done, ["onnx"], rounding="nearest")
+    assert nearest.rounding == "nearest"
+    assert chosen.quality is not None
+    assert nearest.quality is not None
+    assert chosen.quality.sqnr is not None
+    assert nearest.quality.sqnr is not None
+    assert chosen.quality.sqnr > nearest.quality.sqnr + 3

@@ -22,8 +22,7 @@ from dwindle.compress.compression import prepare
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.export import export
-from dwindle.export.quantize import as_shipped
-from dwindle.export.shipping import running
+from dwindle.export.shipping import as_file, running
 from dwindle.export.target import load as load_target
 from dwindle.files import sha256
 from dwindle.models.build import restore, restore_dense
@@ -316,7 +315,7 @@ def test_code_that_changed_under_a_resumed_run_is_one_sentence(tmp_path: Path, m
 def test_a_network_is_judged_by_the_weights_that_will_ship(tmp_path: Path, weights: Path) -> None:
     done = compress(request(weights, precision="int8"), tmp_path / "net.dwindle")
     task, inputs = make_task(DIGITS), make_task(DIGITS).example_inputs()
-    rounded = as_shipped(restore(done), inputs, "int8")
+    rounded = as_file(load_target("onnx", "int8"), restore(done), inputs)
     assert done.history[-1].validation == task.evaluate(rounded, "validation")
     assert done.metrics["test"] == task.evaluate(rounded, "test")
     assert done.history[0].validation == task.evaluate(restore_dense(done), "validation")
@@ -343,8 +342,8 @@ def test_shipped_weights_are_rounded_after_folding_and_pruned_ones_stay_zero(tmp
     network[1].running_var.uniform_(0.1, 2.0)
     network[4].weight[:, ::2] = 0
     x = torch.randn(1, 1, 8, 8)
-    assert as_shipped(network, (x,), "fp32") is network
-    rounded = as_shipped(network, (x,), "int8")
+    assert as_file(load_target("onnx", "fp32"), network, (x,)) is network
+    rounded = as_file(load_target("onnx", "int8"), network, (x,))
     zeros = [int((parameter == 0).sum()) for parameter in rounded.parameters() if parameter.shape == (10, 288)]
     assert zeros[0] >= 1440
     assert 1e-4 < float((rounded(x) - network(x)).abs().max()) < 0.1

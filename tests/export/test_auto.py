@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from dwindle.errors import BudgetMissed
 from dwindle.export.auto import smallest
-from dwindle.export.quantize import as_shipped
+from dwindle.export.shipping import as_file
+from dwindle.export.target import load
 from dwindle.models.checked_task import CheckedTask
 from tests.tasks import PlainTask
 
@@ -36,7 +37,7 @@ def network() -> nn.Module:
 
 
 def ships(network: nn.Module, task: CheckedTask) -> Callable[[str], nn.Module]:
-    return lambda precision: as_shipped(network, task.example_inputs(), precision)
+    return lambda precision: as_file(load("onnx", precision), network, task.example_inputs())
 
 
 SIZES = {"fp32": 400, "fp16": 200, "int8": 100}

@@ -264,6 +264,7 @@ def test_a_file_that_a_tool_has_folded_is_seen(checkpoint: Path) -> None:
     [
         ({"min_os": "iOS18"}, "min_os"),
         ({"calib_samples": 9}, "calib_samples"),
+        ({"rounding": "calibrated"}, "rounding"),
         ({"calib_samples": 9, "precision": "auto", "max_drop": 1.0}, "calib_samples"),
     ],
 )

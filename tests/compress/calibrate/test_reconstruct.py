@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.compress.blocks import Blocks
-from dwindle.compress.calibrate import reconstruct as module
 from dwindle.compress.calibrate.reconstruct import reconstruct, take_statistics
 from dwindle.compress.channels import Channels
 from dwindle.compress.masks import masks_hold
@@ -16,6 +15,7 @@ from dwindle.compress.n_of_m import NofM
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.errors import DwindleError, UsageError
+from dwindle.models.layerwise import collect as module
 from dwindle.models.zoo import mobilenetv2, resnet8
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dwindle.compress.calibrate.products import product
+from dwindle.models.layerwise.products import product
 
 SIZES = st.integers(1, 3)
 

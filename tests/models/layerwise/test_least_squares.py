@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dwindle.compress.calibrate.least_squares import solve
-from dwindle.compress.calibrate.moments import Moments
+from dwindle.models.layerwise.least_squares import solve
+from dwindle.models.layerwise.moments import Moments
 
 
 def moments_of(inputs: Tensor, outputs: Tensor) -> Moments:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dwindle.compress.calibrate.moments import Moments
+from dwindle.models.layerwise.moments import Moments
 
 DAMPING = 0.01
 """Relative to the inputs' mean square: what a direction of the inputs must amount to before weights follow it."""

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.compress.calibrate.lockstep import Stop, lockstep
 from dwindle.errors import DwindleError
+from dwindle.models.layerwise.lockstep import Stop, lockstep
 
 
 def network() -> nn.Sequential:

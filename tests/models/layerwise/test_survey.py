@@ -5,10 +5,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dwindle.compress.calibrate.survey import survey
+from dwindle.compress.masks import prunable
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.errors import DwindleError, UsageError
+from dwindle.models.layerwise.survey import Survey, survey
 from dwindle.models.zoo import mobilenetv2, resnet8
+
+
+def surveyed(model: nn.Module, batch: tuple[Tensor, ...]) -> Survey:
+    return survey(model, batch, prunable(model))
 
 
 class Mixed(nn.Module):
@@ -34,7 +39,7 @@ class Mixed(nn.Module):
 
 
 def test_what_can_be_solved_comes_in_the_order_of_the_forward_pass_and_what_cannot_says_why() -> None:
-    found = survey(Mixed(), (torch.randint(0, 7, (4, 5)),))
+    found = surveyed(Mixed(), (torch.randint(0, 7, (4, 5)),))
     assert found.layers == ("first", "last")
     assert "Embedding" in found.left["table.weight"]
     assert "LSTM" in found.left["recurrent.weight_ih_l0"] or "forward" in found.left["recurrent.weight_ih_l0"]
@@ -47,9 +52,9 @@ def test_what_can_be_solved_comes_in_the_order_of_the_forward_pass_and_what_cann
 
 
 def test_a_layer_too_wide_for_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dwindle.compress.calibrate.survey.WIDEST", 10)
+    monkeypatch.setattr("dwindle.models.layerwise.survey.WIDEST", 10)
     model = nn.Sequential(nn.Linear(11, 3), nn.Linear(3, 2))
-    found = survey(model, (torch.randn(4, 11),))
+    found = surveyed(model, (torch.randn(4, 11),))
     assert found.layers == ("1",)
     assert "11 inputs" in found.left["0.weight"]
 
@@ -57,7 +62,7 @@ def test_a_layer_too_wide_for_memory_is_left(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("make", [resnet8, mobilenetv2])
 def test_layers_before_a_batch_norm_are_known_and_every_layer_of_the_zoo_can_be_solved(make: type[nn.Module]) -> None:
     model = make(num_classes=3, in_channels=1).eval()
-    found = survey(model, (torch.randn(4, 1, 16, 16),))
+    found = surveyed(model, (torch.randn(4, 1, 16, 16),))
     assert not found.left
     assert found.layers[-1] == "classifier"
     assert found.before_norm == set(found.layers) - {"classifier"}
@@ -68,19 +73,19 @@ def test_samples_of_another_scale_than_training_showed_are_said(scale: float, sh
     torch.manual_seed(0)
     model, samples = resnet8(num_classes=3, in_channels=1).eval(), torch.randn(64, 1, 12, 12)
     recalibrate(model, (samples,))
-    assert len(survey(model, (samples * scale + shift,)).notes) == warned
+    assert len(surveyed(model, (samples * scale + shift,)).notes) == warned
 
 
 def test_samples_that_say_nothing_are_refused() -> None:
     model = nn.Linear(3, 2)
     for samples in (torch.ones(8, 3), torch.randn(1, 3).expand(8, 3), torch.tensor([[1.0, 2, float("nan")]] * 2)):
         with pytest.raises(UsageError):
-            survey(model, (samples,))
+            surveyed(model, (samples,))
 
 
 def test_samples_that_the_model_cannot_take_are_refused_with_their_shape() -> None:
     with pytest.raises(UsageError, match=r"\(8, 5\)"):
-        survey(nn.Linear(3, 2), (torch.randn(8, 5),))
+        surveyed(nn.Linear(3, 2), (torch.randn(8, 5),))
 
 
 def test_the_layer_whose_output_is_not_finite_is_named() -> None:
@@ -88,5 +93,5 @@ def test_the_layer_whose_output_is_not_finite_is_named() -> None:
     with torch.no_grad():
         model[1].weight.fill_(float("inf"))
     with pytest.raises(DwindleError) as failed:
-        survey(model, (torch.randn(8, 3),))
+        surveyed(model, (torch.randn(8, 3),))
     assert failed.value.name == "1"

@@ -4,15 +4,15 @@ can't; and whether the samples are such as the network was trained on."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dwindle.compress.calibrate.products import product
-from dwindle.compress.masks import prunable
 from dwindle.errors import DwindleError, UsageError, one_line
+from dwindle.models.layerwise.products import product
 
 WIDEST = 16384
 """Inputs of a layer, at most: their Gram matrix takes 2.1 GB in float64, and its Cholesky factor as much again."""
@@ -29,7 +29,7 @@ class Survey:
     layers: tuple[str, ...]
     """The layers that can be solved, in the order in which they run."""
     left: dict[str, str]
-    """The prunable weights that can't, by parameter name, and why."""
+    """The weights that can't, by parameter name, and why."""
     before_norm: frozenset[str]
     """The layers whose output goes straight into a batch norm, which takes away its mean and scale."""
     largest: int
@@ -37,8 +37,9 @@ class Survey:
     notes: tuple[str, ...]
 
 
-def survey(model: nn.Module, batch: tuple[Tensor, ...]) -> Survey:
-    """Surveys `model`, in eval mode. `batch`: a few samples, one tensor for each argument, (N, …).
+def survey(model: nn.Module, batch: tuple[Tensor, ...], matrices: Mapping[str, Tensor]) -> Survey:
+    """Surveys `model`, in eval mode. `batch`: a few samples, one tensor for each argument, (N, …). `matrices`: the
+    weights that are to be solved, the model's own parameters by name.
 
     Raises UsageError where the samples aren't finite, are all the same or don't fit the model, DwindleError with the
     layer's name where one makes what isn't finite of them.
@@ -52,7 +53,7 @@ def survey(model: nn.Module, batch: tuple[Tensor, ...]) -> Survey:
         )
     seen = _Seen()
     _run(model, batch, seen)
-    weights = {id(weight): name for name, weight in prunable(model).items()}
+    weights = {id(weight): name for name, weight in matrices.items()}
     owners = Counter(
         id(parameter)
         for module in model.modules()
