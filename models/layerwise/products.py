@@ -68,7 +68,11 @@ class LinearProduct:
 
 @dataclass(frozen=True)
 class ConvProduct:
-    """A convolution of one, two or three dimensions, with any stride, padding, dilation and number of groups."""
+    """A convolution of one, two or three dimensions, with any stride, padding, dilation and number of groups.
+
+    A subclass with a forward pass of its own and no `padding`, such as timm's Conv2dSame, is taken to pad as TensorFlow
+    does, so that outputs are inputs over stride, rounded up. `mismatch` tells whether that holds.
+    """
 
     layer: _ConvNd
 
@@ -82,7 +86,10 @@ class ConvProduct:
     def gather_inputs(self, inputs: Tensor, positions: Tensor) -> Tensor:
         layer = self.layer
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        padded = functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+        padding = layer._reversed_padding_repeated_twice
+        if not any(padding) and type(layer).forward not in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward):
+            padding = _same(layer, tuple(inputs.shape[2:]))
+        padded = functional.pad(inputs, padding, mode=mode)
         return _taps(padded, positions, layer.kernel_size, layer.stride, layer.dilation, layer.groups)
 
     def gather_outputs(self, outputs: Tensor, positions: Tensor) -> Tensor:
@@ -148,6 +155,31 @@ def product(layer: nn.Module) -> Product | None:
     if isinstance(layer, _ConvNd):
         return ConvProduct(layer)
     return None
+
+
+def mismatch(matrix: Product, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> float:
+    """How far the matrices times what they see are from the layer's own outputs, over the largest of those; infinite
+    where they don't even have as many positions. A few positions are compared."""
+    positions = torch.linspace(0, matrix.positions(outputs) - 1, 16, device=outputs.device).long()
+    try:
+        seen, wanted = matrix.gather_inputs(inputs, positions), matrix.gather_outputs(outputs, positions)
+    except (IndexError, RuntimeError):  # positions, or a padding, that such inputs don't have
+        return math.inf
+    found = seen @ matrix.rows(layer.get_parameter("weight")).transpose(1, 2)
+    if (bias := layer._parameters.get("bias")) is not None:
+        found = found + bias.unflatten(0, (len(found), 1, -1))
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny))
+
+
+def _same(layer: _ConvNd, shape: tuple[int, ...]) -> list[int]:
+    """TensorFlow's padding of inputs of that shape, the last dimension first."""
+    edges: list[int] = []
+    for size, kernel, stride, spread in reversed(
+        list(zip(shape, layer.kernel_size, layer.stride, layer.dilation, strict=True))
+    ):
+        missing = max(0, (math.ceil(size / stride) - 1) * stride + spread * (kernel - 1) + 1 - size)
+        edges += [missing // 2, missing - missing // 2]
+    return edges
 
 
 def _pixels(tensor: Tensor) -> int:

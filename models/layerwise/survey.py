@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import DwindleError, UsageError, one_line
-from dwindle.models.layerwise.products import product
+from dwindle.models.layerwise.products import mismatch, product
 
 WIDEST = 16384
 """Inputs of a layer, at most: their Gram matrix takes 2.1 GB in float64, and its Cholesky factor as much again."""
+CLOSE = 1e-2
+"""Over the largest output: a layer is the matrix product that it seems to be where it is nearer than that."""
 SHIFT, SCALE = 1.0, 4.0
 """Samples are called unlike what the network was trained on where, over half of a batch norm's channels, the mean is
 off by more than SHIFT of its standard deviations, or the variance by more than a factor of SCALE. Samples of the
@@ -74,6 +76,8 @@ def survey(model: nn.Module, batch: tuple[Tensor, ...], matrices: Mapping[str, T
             left[parameter] = "several layers share it"
         elif calls > 1:
             left[parameter] = f"its layer is called {calls} times in one forward pass"
+        elif module in seen.otherwise:
+            left[parameter] = f"{type(module).__name__} computes something else than its weight times its inputs"
         elif found.inputs > WIDEST:
             left[parameter] = f"its layer has {found.inputs:,} inputs, and moments of at most {WIDEST:,} fit in memory"
         else:
@@ -91,6 +95,8 @@ class _Seen:
     before_norm: set[nn.Module] = field(default_factory=set)
     largest: int = 0
     far: list[nn.Module] = field(default_factory=list)
+    otherwise: set[nn.Module] = field(default_factory=set)
+    """Layers that compute something else than the matrix product that their class suggests."""
     last: tuple[nn.Module, Tensor] | None = None
     """The last layer with a weight that ran, and its output."""
 
@@ -105,6 +111,10 @@ class _Seen:
         self.calls[module] += 1
         numbers = sum(tensor.numel() // max(1, len(tensor)) for tensor in (*args, output) if _is_batch(tensor))
         self.largest = max(self.largest, numbers)
+        matrix = product(module)
+        whole = bool(args) and _is_batch(args[0]) and _is_batch(output)
+        if matrix is not None and whole and not mismatch(matrix, module, args[0], output) < CLOSE:
+            self.otherwise.add(module)
         if isinstance(module._parameters.get("weight"), nn.Parameter) and _is_batch(output):
             self.last = (module, output)
 

@@ -95,3 +95,22 @@ def test_the_layer_whose_output_is_not_finite_is_named() -> None:
     with pytest.raises(DwindleError) as failed:
         surveyed(model, (torch.randn(8, 3),))
     assert failed.value.name == "1"
+
+
+class Same(nn.Conv2d):
+    """Pads as TensorFlow does, by a forward pass of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(functional.pad(x, (0, 1, 0, 1)), self.weight, self.bias)
+
+
+class Scaled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_layer_that_computes_something_else_than_its_class_is_left() -> None:
+    model = nn.Sequential(Same(1, 2, 3, stride=2), nn.Flatten(), Scaled(32, 4), nn.Linear(4, 2))
+    found = surveyed(model, (torch.randn(6, 1, 8, 8),))
+    assert found.layers == ("0", "3")
+    assert "Scaled" in found.left["2.weight"]
