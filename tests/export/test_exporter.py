@@ -265,7 +265,6 @@ def test_a_file_that_a_tool_has_folded_is_seen(checkpoint: Path) -> None:
         ({"min_os": "iOS18"}, "min_os"),
         ({"calib_samples": 9}, "calib_samples"),
         ({"rounding": "calibrated"}, "rounding"),
-        ({"calib_samples": 9, "precision": "auto", "max_drop": 1.0}, "calib_samples"),
     ],
 )
 def test_an_option_that_no_target_has_a_use_for_is_refused(
