@@ -1,7 +1,7 @@
 """Photographs that Debian packages carry: animals, plants, food, buildings, vehicles and tools.
 
-`tuxpaint-stamps-default`: those cut out of photographs, on white. `gcompris-qt-data`: whole photographs in WebP, found in
-its resource files by their first bytes. Both are fetched by `apt-get download` and unpacked, not installed.
+`tuxpaint-stamps-default`: those cut out of photographs, on white. `gcompris-qt-data`: whole photographs in WebP, found
+in its resource files by their first bytes. Both are fetched by `apt-get download` and unpacked, not installed.
 """
 
 from __future__ import annotations
