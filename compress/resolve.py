@@ -64,8 +64,10 @@ class Resolved:
             "weights": sha256(Path(request.weights)) if request.weights is not None else None,
         }
         # Runs begun before there were these options can be resumed.
-        later = ("calib_samples", "rounding", "max_change", "pretrained", "new_head", "train_dense", "inexact_cuts")
-        later += ("dynamic",)
+        later = (
+            "calib_samples", "rounding", "max_change", "pretrained", "new_head", "train_dense", "inexact_cuts",
+            "dynamic",
+        )  # fmt: skip
         unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
 
