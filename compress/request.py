@@ -128,9 +128,7 @@ class Request:
         kind=SHARE,
         group=BUDGET,
         help="Instead of a budget, where `method` calibrate has data without labels: shrink as long as at most this "
-        "share of the answers changes, such as 2%: of samples, the share whose top class is another than the dense "
-        "network's; where outputs are no scores of classes, the root mean square of the differences over that of the "
-        "outputs.",
+        "share of the answers changes, such as 2%: of samples' top classes, else of the outputs' root mean square.",
         unset="a budget is given instead",
     )
     granularity: str = option(
@@ -250,9 +248,8 @@ class Request:
         None,
         metavar="HOW",
         group=PRUNING,
-        help="How the weights of a network that `method` calibrate made become codes of `precision` int8, int4 or "
-        "palette4: nearest takes the nearest code of each weight, and calibrated chooses a layer's codes together, by "
-        "what they change of its outputs for the same samples. Export does the same unless told otherwise.",
+        help="How weights become codes of int8, int4 or palette4: nearest, or calibrated by the samples of `method` "
+        "calibrate.",
         unset="nearest",
     )
     weights: str | None = option(
