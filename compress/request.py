@@ -128,7 +128,7 @@ class Request:
         kind=SHARE,
         group=BUDGET,
         help="Instead of a budget, where `method` calibrate has data without labels: shrink as long as at most this "
-        "share of the answers changes, such as 2%: of samples' top classes, else of the outputs' root mean square.",
+        "share of answers changes, such as 2%: of top classes, else of the outputs' root mean square.",
         unset="a budget is given instead",
     )
     granularity: str = option(
@@ -215,7 +215,7 @@ class Request:
         0.0,
         kind=SHARE_OR_ZERO,
         group=PRUNING,
-        help="The share of each retraining over which its weights are pruned; at 0% all are pruned before it.",
+        help="The share of each retraining over which its weights are pruned, else before.",
     )
     prune_per_round: float = option(
         0.2,
@@ -241,7 +241,7 @@ class Request:
         None,
         kind=INTEGER,
         group=PRUNING,
-        help="The number of training samples, whose labels are not used, that `method` calibrate solves weights on.",
+        help="Training samples, without labels, that `method` calibrate uses.",
         unset="1024",
     )
     rounding: str | None = option(
