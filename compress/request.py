@@ -127,8 +127,8 @@ class Request:
         None,
         kind=SHARE,
         group=BUDGET,
-        help="Instead of a budget, where `method` calibrate has data without labels: shrink as long as at most this "
-        "share of answers changes, such as 2%: of top classes, else of the outputs' root mean square.",
+        help="Instead of a budget, where data has no labels: shrink as long as at most this share of answers changes: "
+        "of top classes, else of the outputs' root mean square.",
         unset="a budget is given instead",
     )
     granularity: str = option(
@@ -215,7 +215,7 @@ class Request:
         0.0,
         kind=SHARE_OR_ZERO,
         group=PRUNING,
-        help="The share of each retraining over which its weights are pruned, else before.",
+        help="The share of each retraining over which weights are pruned.",
     )
     prune_per_round: float = option(
         0.2,
@@ -241,7 +241,7 @@ class Request:
         None,
         kind=INTEGER,
         group=PRUNING,
-        help="Training samples, without labels, that `method` calibrate uses.",
+        help="The number of samples, without labels, that `method` calibrate uses.",
         unset="1024",
     )
     rounding: str | None = option(
