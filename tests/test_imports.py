@@ -17,8 +17,20 @@ ROOMS = {
     "bench": {"models", "bench"},
 }
 """The rooms that each room may import. All of them may import the base, the modules of dwindle/ that are not FACE."""
-FACE = {"__main__", "attest", "bom", "card", "cli", "demo", "first_config", "grammar", "lineage", "live"} | {
+FACE = {
+    "__main__",
+    "attest",
+    "bom",
+    "card",
+    "cli",
+    "commands",
+    "demo",
+    "first_config",
+    "grammar",
+    "lineage",
+    "live",
     "origin",
+    "output",
     "schema",
     "verify",
     "verify_file",
@@ -30,7 +42,7 @@ TO_FACE = {("bench.views.page", "origin")}
 
 def _files() -> dict[str, Path]:
     """Every module of the package by its name below `dwindle`; the package itself is ""."""
-    rooms = ("", "models/", "compress/", "export/", "bench/")
+    rooms = ("", "commands/", "models/", "compress/", "export/", "bench/")
     found = {}
     for room in rooms:
         pattern = "*.py" if not room else "**/*.py"

@@ -190,7 +190,7 @@ def test_a_terminal_without_the_signs_of_help_gets_help() -> None:
 
 
 PRINTING = (
-    "import sys, dwindle.cli as cli; cli.COMMANDS['show'] = lambda given: cli._print_json('x' * 200_000) or 3; "
+    "import sys, dwindle.cli as cli; cli.RUN['show'] = lambda given: cli.print_json('x' * 200_000) or 3; "
     "sys.exit(cli.main(['show', 'net']))"
 )
 

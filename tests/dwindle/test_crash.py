@@ -29,7 +29,7 @@ def failing(error: BaseException) -> object:
 def test_the_trace_is_in_the_file_that_the_sentence_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "show", failing(ZeroDivisionError("division by zero\nmore")))  # type: ignore[arg-type]
+    monkeypatch.setitem(cli.RUN, "show", failing(ZeroDivisionError("division by zero\nmore")))  # type: ignore[arg-type]
     assert cli.main(["show", "net.dwindle"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     found = re.search(r"ZeroDivisionError: division by zero\).* in (.*\.txt)$", line)
@@ -42,7 +42,7 @@ def test_the_trace_is_shown_to_who_asks_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DWINDLE_DEBUG", "1")
-    monkeypatch.setitem(cli.COMMANDS, "show", failing(ZeroDivisionError("division by zero")))  # type: ignore[arg-type]
+    monkeypatch.setitem(cli.RUN, "show", failing(ZeroDivisionError("division by zero")))  # type: ignore[arg-type]
     assert cli.main(["show", "net.dwindle"]) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said

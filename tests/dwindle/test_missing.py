@@ -42,4 +42,12 @@ def test_a_command_without_pytorch(tmp_path: Path) -> None:
 
 def test_extras_bring_all_that_every_installation_had() -> None:
     base = [line for line in requires("dwindle") or [] if "extra ==" not in line]
-    assert {line.split(">")[0] for line in base} == {"numpy", "safetensors", "rich", "jinja2", "packaging", "tomlkit"}
+    assert {line.split(">")[0] for line in base} == {
+        "numpy",
+        "safetensors",
+        "rich",
+        "jinja2",
+        "packaging",
+        "tomlkit",
+        "shtab",
+    }

@@ -1,0 +1,87 @@
+"""What commands print: results on stdout, progress and notes on stderr, and only in the first of several processes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from dwindle import streams
+from dwindle.errors import DwindleError
+from dwindle.foreign import console, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+RANK = os.environ.get("RANK", "0")
+"""The rank of this process among those that torchrun started; only the first prints."""
+FIRST_RANK = RANK == "0"
+UNLIMITED = 1000
+"""The columns of a table in a file or a pipe: more than any has."""
+
+
+def summary(checkpoint: Any) -> str:
+    from dwindle.metrics import named
+    from dwindle.quantities import format_bytes
+
+    if not checkpoint.done:
+        return f"{checkpoint.path}: unfinished; run the same `dwindle compress` again to resume it"
+    dense, last = checkpoint.history[0], checkpoint.history[-1]
+    test, dense_test = checkpoint.metrics["test"], checkpoint.metrics["dense_test"]
+    return (
+        f"{checkpoint.path}: {format_bytes(dense.bytes)} → {format_bytes(last.bytes)} as "
+        f"{checkpoint.origin['target']} ({dense.bytes / last.bytes:.1f}× smaller, {last.density:.1%} of the "
+        f"weights), {named('test', checkpoint.metric)} {test:.2f} against {dense_test:.2f} dense"
+    )
+
+
+def facts(checkpoint: Any) -> dict[str, Any]:
+    facts = dataclasses.asdict(checkpoint)
+    del facts["model"], facts["task"]  # objects, which a command never has
+    return {**facts, "path": str(checkpoint.path)}
+
+
+def stderr_console() -> Console:
+    return console(quiet=not FIRST_RANK)
+
+
+def print_result(arguments: argparse.Namespace, *result: RenderableType) -> None:
+    """Prints what a command found: on stdout, but with `--json`, whose document is alone there, on stderr.
+
+    Lines are not wrapped, and a table is cut to the width of a terminal only where there is one, from 80 columns up.
+    """
+    page = console(quiet=not FIRST_RANK, stderr=arguments.json)
+    page.width = max(page.width, 80) if page.is_terminal else UNLIMITED
+    with page.capture() as captured:
+        for each in result:
+            page.print(each, soft_wrap=isinstance(each, str))
+    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
+    if arguments.json and FIRST_RANK:
+        print(text, file=sys.stderr)
+    elif FIRST_RANK:
+        try:
+            streams.print_document(text)
+        except DwindleError as error:  # the exit code stays that of the work
+            say(f"warning: {error}")
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows what is being done, while it is done, on a terminal."""
+    with stderr_console().status(f"{what} …"):
+        yield
+
+
+def say(sentence: str) -> None:
+    if FIRST_RANK:
+        print(printable(sentence), file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    if FIRST_RANK:
+        streams.print_document(json.dumps(document, indent=2, default=str))
