@@ -41,6 +41,7 @@ from dwindle.models.checked_task import CheckedTask
 from dwindle.models.copies import copied
 from dwindle.models.datasets import folder_from
 from dwindle.models.kept import samples_of
+from dwindle.models.kinds.kind import kind_of
 from dwindle.models.objects import is_object, recorded
 from dwindle.models.pretrained import Fit, classes_of, digest, load_pretrained, load_state, read_state
 from dwindle.models.provenance import code_state
@@ -298,6 +299,9 @@ def _check_order(found: Found, task: CheckedTask) -> None:
 def _as_trained(found: Found, resolved: Resolved) -> dict[str, Any]:
     """The options of the task, with the preprocessing that the trained weights which are begun with want."""
     options, request = dict(resolved.task_options), resolved.request
+    named = request.model if isinstance(request.model, str) else ""
+    if str(options.get("data")).startswith("text:") and named.startswith("hf:"):
+        options = {"tokenizer": named.removeprefix("hf:"), **options}
     if found.preprocessing and "task" not in options and (request.pretrained or request.weights is not None):
         options["preprocessing"] = replace(found.preprocessing, classes=None)
     return options
@@ -479,5 +483,5 @@ def _code(resolved: Resolved) -> dict[str, str]:
     named = [str(options.get(key) or "") for key in ("data", "task")]
     if isinstance(resolved.request.model, str):
         named = [resolved.request.model, *named]
-    own = [spec for spec in named if is_code(spec) and not is_object(spec)]
+    own = [spec for spec in named if is_code(spec) and not (is_object(spec) or kind_of(spec))]
     return {f"code {spec}": code_state(spec) for spec in own if not Path(spec).exists()}

@@ -18,6 +18,7 @@ from dwindle.files import user_cache
 from dwindle.models.data import Splits, Subset, carve
 from dwindle.models.factory import call_factory
 from dwindle.models.folder import load_folder
+from dwindle.models.kinds.kind import kind_of
 from dwindle.preprocessing import Preprocessing
 from dwindle.registry import unknown
 
@@ -80,9 +81,13 @@ def is_folder(data: str) -> bool:
 
 
 def folder_from(place: Path, data: object) -> str | None:
-    """The path from the folder `place` to the folder of images that `data` names; None where it names none."""
-    if not isinstance(data, str) or not is_folder(data):
+    """The path from the folder `place` to the folder or file that `data` names; None where it names none."""
+    if not isinstance(data, str):
         return None
+    kind = kind_of(data)
+    if not (expanded(kind[1]).exists() if kind else is_folder(data)):
+        return None
+    data = kind[1] if kind else data
     try:
         return Path(os.path.relpath(expanded(data).resolve(), place.resolve())).as_posix()
     except ValueError:  # on another drive of Windows

@@ -91,27 +91,27 @@ def flat(network: nn.Module, signature: Signature) -> nn.Module:
     kind = _flat_kind(type(network), signature)  # type: ignore[arg-type]  # a class is hashable
     view = kind.__new__(kind)
     object.__setattr__(view, "__dict__", network.__dict__)
-    object.__setattr__(view, "network", network)
+    object.__setattr__(view, "flat_of", network)
     return view
 
 
 def nested(network: nn.Module) -> nn.Module:
     """The network that `flat` made a view of; any other as it is."""
-    return network.network if isinstance(network, Flat) else network
+    return network.flat_of if isinstance(network, Flat) else network
 
 
 class Flat(nn.Module):
     """A view of a network. It shares all of the network's state, so that a layer that one replaces is replaced in both;
-    only `network` is its own."""
+    only `flat_of`, the network itself, is its own."""
 
-    __slots__ = ("network",)
-    network: nn.Module
+    __slots__ = ("flat_of",)
+    flat_of: nn.Module
     signature: Signature
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         import copy
 
-        return flat(copy.deepcopy(self.network, memo), self.signature)
+        return flat(copy.deepcopy(self.flat_of, memo), self.signature)
 
 
 @cache

@@ -29,8 +29,8 @@ class TaskSpec:
 
     data: str = option(
         help="The data set: digits, fashion-mnist, cifar10, cifar100, a folder with a folder of images per class (or "
-        "with images alone, for the `method` calibrate), or package.module:factory, a function of yours that returns "
-        "data sets of torch by split, such as train, val and test, or dwindle.models.data.Splits.",
+        "with images alone, for the `method` calibrate), segmentation:FOLDER, sound:FOLDER, text:FILE.csv, or "
+        "package.module:factory, a function of yours that returns data sets of torch by split (train, val, test).",
         metavar="DATA",
         group=DATA,
         unset="none; give this or `task`",
@@ -62,6 +62,20 @@ class TaskSpec:
     """How the network's weights want images, where its source says so; `normalize` and `image_size` come before it."""
     fingerprint: str | None = None
     """SHA-256 of the data, once it has been seen: other data under the same name is refused."""
+    tokenizer: str | None = option(
+        None,
+        help="The folder or repository with the tokenizer for texts.",
+        metavar="NAME",
+        group=DATA,
+        unset="that of an hf: model",
+    )
+    max_length: int = option(
+        128,
+        kind=INTEGER,
+        help="The number of tokens of a text.",
+        metavar="TOKENS",
+        group=DATA,
+    )
     epochs: int = option(
         182,
         kind=INTEGER,
@@ -151,17 +165,16 @@ class TaskSpec:
     """The average is what is judged, saved, pruned and trained further; the momentum stays that of the steps."""
     metric: str | None = option(
         None,
-        help="What networks are judged by, in points: accuracy; balanced-accuracy, the mean over the classes; f1, its "
-        "mean over the classes; of masks mean-iou; of samples with several labels mean-average-precision or f1.",
+        help="What is judged by: accuracy, balanced-accuracy, f1, mean-iou, or, of samples with several labels, "
+        "mean-average-precision.",
         metavar="NAME",
         group=DATA,
-        unset="accuracy; mean-iou of masks, and mean-average-precision where a sample has several labels",
+        unset="the first that suits the data",
     )
     class_weights: bool = option(
         False,
         kind=SWITCH,
-        help="Weight the loss of each class by the inverse of its share of the training samples, for classes of which "
-        "some have far fewer samples than others.",
+        help="Weight the loss of each class by the inverse of its share of the samples.",
         group=TRAINING,
     )
     label_smoothing: float = 0.0
@@ -214,6 +227,7 @@ class TaskSpec:
         for name, fine, wanted in (
             ("epochs", self.epochs >= 0, "0 or more"),
             ("batch_size", self.batch_size >= 1, "1 or more"),
+            ("max_length", self.max_length >= 1, "1 or more"),
             ("lr", 0 < self.lr < math.inf, "above 0, and finite"),
             ("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1"),
             ("nesterov", self.momentum > 0 or not self.nesterov, "off without momentum"),
@@ -255,7 +269,7 @@ DATA_SET_OPTIONS: dict[str, dict[str, Any]] = {
 NEWER = (
     *("augment", "optimizer", "label_smoothing", "clip", "mixup", "cutmix"),
     *("photographs", "area", "trivial", "erase", "normalize", "preprocessing"),
-    *("metric", "class_weights"),
+    *("metric", "class_weights", "tokenizer", "max_length"),
 )
 """Options that a checkpoint records only where they differ from the default: runs begun before there were these go
 on."""

@@ -62,7 +62,7 @@ class Supervised(Fitting):
             whose `labels`, `label` or `target` is the target and whose other values are `forward`'s arguments by name.
         classes: how many outputs the network has, or their names. By default the train data set's own `classes`, else
             as many as its targets have.
-        name: of the factory that made the data, which makes it again.
+        recorded_as: what the checkpoint records as `data`, from which the same data is made again.
         options: fields of TaskSpec. Those of images (`crop`, `mixup`, …) say nothing here.
 
     Targets say what is trained: a number, a class by cross entropy; a mask of numbers, the class of each pixel, of
@@ -73,7 +73,7 @@ class Supervised(Fitting):
     """
 
     def __init__(
-        self, data: Any, *, classes: int | Sequence[str] | None = None, name: str | None = None, **options: Any
+        self, data: Any, *, classes: int | Sequence[str] | None = None, recorded_as: str | None = None, **options: Any
     ) -> None:
         self._parts = parts_of(data)
         train = self._parts["train"]
@@ -82,7 +82,7 @@ class Supervised(Fitting):
         if isinstance(first, DataLoader):
             options = {"batch_size": first.batch_size, **options} if first.batch_size else options
             first = first.dataset
-        spec = TaskSpec(**{"data": name or recorded(self), **DEFAULTS, **options})
+        spec = TaskSpec(**{"data": recorded_as or recorded(self), **DEFAULTS, **options})
         if "epochs" not in options:
             spec = replace(spec, epochs=max(3, min(100, round(STEPS * spec.batch_size / max(1, self.samples)))))
         inputs, target, self._names = train.batch([(0, 0)])
@@ -97,6 +97,7 @@ class Supervised(Fitting):
         else:
             self._count = named if isinstance(named, int) else len(named)
         self.class_names = None if named is None or isinstance(named, int) else tuple(map(str, named))
+        self.preprocessing = spec.preprocessing and replace(spec.preprocessing, classes=self.class_names)
         self.classes = None if self._kind == "pixels" else self._count
         self._weights = balanced(self._seen(), self._count) if spec.class_weights and self._kind != "labels" else None
         found = self._fingerprint(inputs, target)
@@ -131,7 +132,7 @@ class Supervised(Fitting):
         """The part of this rank, whose shard of the batch goes through the network."""
         shard = tuple(ranks.shard(tensor).to(device) for tensor in inputs)
         wanted, batch = ranks.shard(targets).to(device), len(targets)
-        scores = self._scores(forward, shard).float()
+        scores = self._scores(forward, shard, wanted).float()
         if self._kind == "labels":
             return len(wanted) / batch * functional.binary_cross_entropy_with_logits(scores, wanted.float())
         return class_loss(scores, wanted.long(), batch, self.spec.label_smoothing, self._weights, IGNORED)
@@ -147,7 +148,7 @@ class Supervised(Fitting):
         batches = _in_order(len(part), 0 if every else ranks.rank(), skip)
         with in_mode(model, training=False), on_device(device, model):
             for inputs, targets, _ in part.batches(batches, self.spec.workers):
-                scores = self._scores(model, tuple(tensor.to(device) for tensor in inputs)).float().cpu()
+                scores = self._scores(model, tuple(tensor.to(device) for tensor in inputs), targets).float().cpu()
                 if every:
                     answers.append((scores, targets))
                 else:
@@ -173,10 +174,14 @@ class Supervised(Fitting):
     def _named(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | dict[str, Tensor]:
         return inputs if self._names is None else dict(zip(self._names, inputs, strict=True))
 
-    def _scores(self, forward: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Tensor:
+    def _scores(self, forward: Callable[..., Any], inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """The network's first output, scaled to the size of the masks where it has another."""
         given = self._named(inputs)
         answer = forward(**given) if isinstance(given, Mapping) else forward(*given)
-        return answer if isinstance(answer, Tensor) else next(tensor for _, tensor in leaves_of(answer))
+        scores = answer if isinstance(answer, Tensor) else next(tensor for _, tensor in leaves_of(answer))
+        if self._kind == "pixels" and scores.shape[2:] != targets.shape[1:]:
+            return functional.interpolate(scores, targets.shape[1:], mode="bilinear")
+        return scores
 
     def _seen(self) -> Tensor:
         """The targets of train, flat, without what is left out."""

@@ -18,6 +18,7 @@ from dwindle.models.data import Splits
 from dwindle.models.datasets import LOADERS, is_folder, load_any
 from dwindle.models.factory import call_factory, load_factory, parameters
 from dwindle.models.images import Images
+from dwindle.models.kinds.kind import kind_of, load_kind
 from dwindle.models.objects import is_object
 from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
 from dwindle.models.supervised import Supervised
@@ -54,10 +55,16 @@ def make_task(spec: Mapping[str, Any]) -> CheckedTask:
             option="data",
         )
     task_spec = TaskSpec(**{**DATA_SET_OPTIONS.get(options["data"], {}), **options})
+    if kind_of(task_spec.data):
+        found = load_kind(task_spec.data, task_spec)
+        rest = {**options, "preprocessing": found.preprocessing, "recorded_as": options["data"]}
+        del rest["data"]
+        return CheckedTask(Supervised(found.splits, classes=found.classes, **rest))
     how = task_spec.preprocessing
     splits = load_any(task_spec.data, root=task_spec.data_root, image_size=task_spec.image_size, how=how)
     if not isinstance(splits, Splits):  # data sets of torch, which a factory made
-        return CheckedTask(Supervised(splits, name=options.pop("data"), **options))
+        rest = {name: value for name, value in options.items() if name not in ("data", "preprocessing")}
+        return CheckedTask(Supervised(splits, recorded_as=options["data"], **rest))
     return CheckedTask(ImageClassification(task_spec, splits) if splits.classes else Images(task_spec, splits))
 
 
@@ -110,7 +117,7 @@ def _restored(checkpoint: Checkpoint, trust: Trust, data: str | None) -> Checked
         return make_task(options)
     options["preprocessing"] = parse(TaskSpec, options, file, within="origin.task").preprocessing
     options["data"] = data or _where(checkpoint, options["data"])
-    if data is None and ":" in options["data"] and not is_folder(options["data"]):
+    if data is None and ":" in options["data"] and not (is_folder(options["data"]) or kind_of(options["data"])):
         require_trust(options["data"], "data", trust, checkpoint.path)
     if "data_root" in options and not Path(options["data_root"]).is_dir():
         del options["data_root"]  # of the machine that it was trained on; the fingerprint tells other data
@@ -122,12 +129,14 @@ def _where(checkpoint: Checkpoint, data: str) -> str:
 
     Raises UsageError for a folder that is in neither place.
     """
-    if Path(data).is_absolute() and is_folder(data):
+    if kind := kind_of(data):
+        return f"{kind[0]}:{_where(checkpoint, kind[1])}"
+    if Path(data).is_absolute() and Path(data).exists():
         return data
     beside = checkpoint.path.resolve() / (checkpoint.data_folder or "")
-    if checkpoint.data_folder and beside.is_dir():
+    if checkpoint.data_folder and beside.exists():
         return str(beside)
-    if is_folder(data) or data in LOADERS or ":" in data:
+    if Path(data).exists() or data in LOADERS or ":" in data:
         return data
     raise UsageError(
         f"{checkpoint.path} was trained on {data}, which is not here"

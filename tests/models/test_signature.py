@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dwindle.errors import UsageError
 from dwindle.models.checked_task import CheckedTask
@@ -161,3 +161,18 @@ def test_samples_that_are_kept_are_given_by_name() -> None:
     assert task.keywords == tuple(sample)
     assert task.signature(network) == signature
     assert [tuple(one.shape) for one in task.inputs("train")] == [(2, 8), (2, 8)]
+
+
+def test_a_network_may_call_a_part_of_it_network() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.Linear(2, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            return self.network(a), b + 1
+
+    whole, inputs = Whole(), (torch.ones(1, 2), torch.ones(1, 2))
+    view = flat(whole, signature_of(whole, inputs))
+    assert torch.equal(view(*inputs)[0], whole.network(inputs[0]))
+    assert nested(view) is whole
