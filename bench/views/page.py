@@ -18,6 +18,7 @@ from dwindle.bench.rows import blank_rows, untried
 from dwindle.bench.views.chart import frontier
 from dwindle.bench.views.cost_words import cost_cells, legend
 from dwindle.bench.views.summary import findings, main_row, next_step
+from dwindle.bench.views.treemap import treemap
 from dwindle.bench.views.why import why_rows
 from dwindle.bench.views.wording import (
     answers,
@@ -73,6 +74,7 @@ def render(template: str, facts: dict[str, Any], path: Path) -> Path:
         "size": format_bytes,
         "ms": format_ms,
         "seconds": format_seconds,
+        "treemap": treemap,
     }
     require_not_sealed(path)
     page = environment.get_template(template).render(facts)

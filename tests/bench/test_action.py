@@ -186,6 +186,12 @@ def test_model_files_are_held_to_those_of_the_branch_without_being_measured(
     assert grown.pop("other/net.onnx") == pytest.approx(5 / onnx_files[1].stat().st_size)
     assert grown == {"app one/net.onnx": 0}
     assert not (repository / "dwindle-report.html").exists()
+    (repository / "other/net.onnx").rename(repository / "other/renamed.onnx")
+    renamed = Runner(repository, tmp_path / "renamed", base_ref="main")
+    assert renamed.run(**{**inputs, "files": "other/*.onnx"}) == 3, renamed.log
+    (verdict,) = read_parts(Path(renamed.values["steps.gate.outputs.part"]))
+    assert [row.name for row in verdict.rows if not row.passed] == ["max_growth.size"]
+    (repository / "other/renamed.onnx").rename(repository / "other/net.onnx")
     shutil.copy(onnx_files[1], repository / "net[1].onnx")
     publish(repository)
     bracketed = Runner(repository, tmp_path / "bracketed", base_ref="main")

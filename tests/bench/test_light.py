@@ -44,7 +44,10 @@ def net(checkpoint: Checkpoint, export: Callable[..., Manifest], onnx_files: tup
     [
         ("gate", "NET", "--max-size", "1MB", "--why"),
         ("gate", "FILE", "--max-size", "1MB", "--why", "--baseline", "FILE"),
+        ("gate", "FILE", "--max-size", "1MB", "--history", "LOG", "--page", "PAGE"),
         ("show", "NET"),
+        ("verify", "EXPORT"),
+        ("card", "NET"),
         ("diff", "NET", "NET"),
         ("report", "NET"),
     ],
@@ -52,5 +55,7 @@ def net(checkpoint: Checkpoint, export: Callable[..., Manifest], onnx_files: tup
 )
 def test_a_command_needs_no_extra(arguments: tuple[str, ...], net: Path, tmp_path: Path) -> None:
     file = shutil.copy(net / "exports/onnx/net.onnx", tmp_path / "some.onnx")
-    done = run(*({"NET": str(net), "FILE": str(file)}.get(one, one) for one in arguments))
+    paths = {"NET": net, "FILE": file, "LOG": tmp_path / "gate.jsonl", "PAGE": tmp_path / "trend.html"}
+    paths["EXPORT"] = net / "exports/onnx/net.onnx"
+    done = run(*(str(paths.get(one, one)) for one in arguments))
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
