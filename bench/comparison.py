@@ -10,10 +10,11 @@ from typing import Any
 from dwindle.bench.baseline import network
 from dwindle.bench.figures import Files
 from dwindle.bench.result import COMPRESSED, Bench
-from dwindle.checkpoint import Checkpoint, flattened
+from dwindle.checkpoint import Checkpoint
 from dwindle.layers import layers
 from dwindle.manifest import manifests
 from dwindle.metrics import WITHOUT_LABELS
+from dwindle.record import flattened
 
 Interval = tuple[float, float]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dwindle.checkpoint import Round
 from dwindle.metrics import AGREEMENT, change
 from dwindle.quantities import within
+from dwindle.record import Round
 
 MISSES = 3
 """The search ends when this many rounds have lost too much; the last step it tries is a quarter of a regular one."""

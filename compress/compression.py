@@ -35,6 +35,7 @@ from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.export.shipping import calibrated, rounded, shipper
 from dwindle.foreign import console
+from dwindle.lock import locked
 from dwindle.models import numerics, ranks
 from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, loaded, source_of
 from dwindle.models.checked_task import CheckedTask
@@ -50,6 +51,7 @@ from dwindle.models.sources.source import Found
 from dwindle.models.tasks import make_task
 from dwindle.models.trust import is_code
 from dwindle.quantities import format_names
+from dwindle.saved_rounds import begun, dense_round
 from dwindle.sealed import read_tensors
 from dwindle.signature import Signature, varying
 from dwindle.tracking import JsonLines, Tracker
@@ -353,15 +355,15 @@ def _compress(
     request = resolved.request
     origin = ready.origin
     code = _code(resolved)
-    ranks.broadcast_from_first(lambda: whole_run.enter_context(store.locked(out)))
+    ranks.broadcast_from_first(lambda: whole_run.enter_context(locked(out)))
     here = numerics.present()
     run = ranks.broadcast_from_first(lambda: store.start(out, origin, code, here))
     if run.done:
         return run
-    begun = run.numerics or here
-    if changed := numerics.differences(begun, here, run.versions, store.versions()):
+    then = run.numerics or here
+    if changed := numerics.differences(then, here, run.versions, store.versions()):
         watcher.note(changed)
-    whole_run.enter_context(numerics.continued(begun, here))
+    whole_run.enter_context(numerics.continued(then, here))
     for name in [name for name, state in code.items() if run.versions.get(name) != state]:
         watcher.note(f"{name} has changed since this run began: {code[name]}, was {run.versions.get(name)}")
     for note in ready.notes:
@@ -391,14 +393,14 @@ def _compress(
         pruning = IterativePruning(
             run.path, network, task, ready.solvers, settings, watching, ready.build_dense, as_shipped
         )
-        if request.rehearsal and ranks.broadcast_from_first(lambda: not store.begun(run.path)):
+        if request.rehearsal and ranks.broadcast_from_first(lambda: not begun(run.path)):
             _rehearsed(ready, watching)
         if resolved.search:
             pruning = replace(pruning, allocated=partial(_allocated, pruning, resolved.search))
         history = pruning.run()
-        dense = ranks.broadcast_from_first(lambda: read_tensors(store.dense_round(run.path), "weights"))
+        dense = ranks.broadcast_from_first(lambda: read_tensors(dense_round(run.path), "weights"))
         metrics = {"test": task.evaluate(as_shipped(network.model), "test")}
-        metrics["dense_test"] = task.evaluate(loaded(ready.build_dense(), dense, store.dense_round(run.path)), "test")
+        metrics["dense_test"] = task.evaluate(loaded(ready.build_dense(), dense, dense_round(run.path)), "test")
         watching.result(metrics)
     state = capture(network, task)
     tensors = {"weights": state["weights"], "dense": dense, "masks": state["masks"]}
@@ -436,7 +438,7 @@ def _came_trained(ready: Prepared, run: Checkpoint, watcher: Watcher) -> bool:
     """
     request, task, model = ready.resolved.request, ready.task, ready.network.model
     own = "task" in ready.resolved.task_options
-    if not (ready.trained or ready.perhaps_trained or own) or ranks.broadcast_from_first(lambda: store.begun(run.path)):
+    if not (ready.trained or ready.perhaps_trained or own) or ranks.broadcast_from_first(lambda: begun(run.path)):
         return ready.trained
     if not task.labelled:
         watcher.note(f"there are no labels: {task.metric} is judged, on the `inputs` of validation and test")

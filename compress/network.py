@@ -14,8 +14,8 @@ from dwindle.models.copies import copied
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dwindle.checkpoint import Uncut
     from dwindle.compress.surgery.cut import Keep
+    from dwindle.record import Uncut
 
 
 @dataclass(frozen=True)

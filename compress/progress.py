@@ -13,13 +13,13 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from dwindle.checkpoint import Round
 from dwindle.compress.amc.view import curve_view, result_view
 from dwindle.compress.request import Request
 from dwindle.compress.watcher import Watcher
 from dwindle.metrics import ACCURACY, named
 from dwindle.options import as_flags, flags
 from dwindle.quantities import format_bytes, format_seconds
+from dwindle.record import Round
 
 if TYPE_CHECKING:
     from dwindle.compress.amc.search import Result, Settings

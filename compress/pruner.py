@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dwindle.checkpoint import pack_masks, unpack_masks
 from dwindle.compress.gradual import Ramp
 from dwindle.compress.granularity import granularity as named
 from dwindle.compress.layers import Layers
@@ -15,6 +14,7 @@ from dwindle.compress.masks import mask_applier
 from dwindle.compress.network import Network
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
+from dwindle.mask_files import pack_masks, unpack_masks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,19 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dwindle.checkpoint import (
-    PARTIAL,
-    ROUND,
-    Cuts,
-    Round,
-    dense_round,
-    last_round,
-    pack_masks,
-    partial_round,
-    read_round,
-    save_partial,
-    save_round,
-)
 from dwindle.compress import state
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.budget import Solver
@@ -41,11 +28,23 @@ from dwindle.compress.training import Progress, Training
 from dwindle.compress.watcher import Watcher
 from dwindle.documents import parse
 from dwindle.errors import BudgetMissed, UsageError
+from dwindle.mask_files import pack_masks
 from dwindle.models import ranks
 from dwindle.models.build import loaded
 from dwindle.models.copies import copied
 from dwindle.models.layerwise.samples import spread
 from dwindle.quantities import format_names
+from dwindle.record import Cuts, Round
+from dwindle.saved_rounds import (
+    PARTIAL,
+    ROUND,
+    dense_round,
+    last_round,
+    partial_round,
+    read_round,
+    save_partial,
+    save_round,
+)
 from dwindle.sealed import read_tensors
 
 if TYPE_CHECKING:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dwindle.checkpoint import Cuts, pack_masks, unpack_masks
 from dwindle.compress.channels import cut_by
 from dwindle.compress.masks import mask_applier
 from dwindle.compress.network import Network
+from dwindle.mask_files import pack_masks, unpack_masks
 from dwindle.models import ranks
 from dwindle.models.build import loaded
 from dwindle.models.structure import describe, rebuild, tensors
+from dwindle.record import Cuts
 from dwindle.sealed import read_tensors
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from dwindle.checkpoint import Round
 from dwindle.errors import DwindleError, UsageError, one_line
+from dwindle.record import Round
 
 if TYPE_CHECKING:
     from dwindle.compress.amc.search import Result, Settings

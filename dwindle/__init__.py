@@ -12,7 +12,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from dwindle.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from dwindle.checkpoint import Checkpoint, Round
+    from dwindle.checkpoint import Checkpoint
     from dwindle.errors import (
         BudgetMissed,
         CheckpointError,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from dwindle.manifest import Manifest
+    from dwindle.record import Round
     from dwindle.task import Task
 
 __version__ = version("dwindle")
@@ -45,7 +46,7 @@ __getattr__ = lazy_attributes(
         **dict.fromkeys(_ERRORS, "dwindle.errors"),
         "Checkpoint": "dwindle.checkpoint",
         "Manifest": "dwindle.manifest",
-        "Round": "dwindle.checkpoint",
+        "Round": "dwindle.record",
         "Task": "dwindle.task",
     },
 )

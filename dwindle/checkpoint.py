@@ -15,25 +15,26 @@ NET.dwindle/
 
 from __future__ import annotations
 
-import os
 import platform
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import dwindle
-from dwindle.documents import REMEDY, Count, FileName, Range, Size, parse, read
-from dwindle.errors import CheckpointError, DwindleError, UsageError
-from dwindle.files import refuse_link, remove, staged, sweep
+from dwindle.documents import REMEDY, FileName, parse, read
+from dwindle.errors import CheckpointError, UsageError
+from dwindle.files import refuse_link, sweep
+from dwindle.lock import not_a_checkpoint
+from dwindle.mask_files import unpack_masks
 from dwindle.metrics import ACCURACY, named
 from dwindle.notebook import table
 from dwindle.preprocessing import Preprocessing
-from dwindle.sealed import Tensors, check_file, members, read_sealed_json, read_tensors, seal, unseal
+from dwindle.record import UPGRADE, Numerics, Round, Uncut, flattened, read_structure
+from dwindle.saved_rounds import ROUNDS, begun, clear
+from dwindle.sealed import Tensors, check_file, members, read_sealed_json, read_tensors, seal
 from dwindle.signature import Signature
 
 if TYPE_CHECKING:
@@ -44,72 +45,11 @@ if TYPE_CHECKING:
 SCHEMA = 1
 DOCUMENT = "checkpoint.json"
 STRUCTURE = "structure.json"
-ROUNDS = "rounds"
-ROUND = "round.json"
-PARTIAL = "partial"
 HISTORY = "history.jsonl"
 STEMS = ("weights", "masks", "dense", "samples")
 _OWN = (DOCUMENT, STRUCTURE, *(f"{stem}.safetensors" for stem in STEMS), HISTORY, "bench.json")
 """The names at the top of a checkpoint that nothing but dwindle writes."""
 _OWN_FOLDERS = (ROUNDS, "exports", "amc")
-_UPGRADE = "use the dwindle that wrote it, or upgrade"
-
-
-@dataclass(frozen=True)
-class Round:
-    """One prune-and-retrain; round 0 is the dense network, trained or as it came."""
-
-    index: Count
-    density: Annotated[float, Range(0, 1)]
-    """Surviving share of the prunable weights, in (0, 1]."""
-    bytes: Size | None
-    """Size of the file the budget's target would ship; None without a byte budget."""
-    validation: float
-    """The task's metric on the validation split, in points. The dense network is judged as it is, later rounds as they
-    will ship, with weights rounded to the requested precision."""
-    loss: float | None
-    """Mean training loss over the round's last 50 steps; None where the network came trained and none were taken."""
-    seconds: Annotated[float, Range(0)]
-    macs: Count | None = None
-    """Multiply-accumulates of one inference, masked weights included."""
-
-
-@dataclass(frozen=True)
-class Uncut:
-    """Output channels that channel pruning could not remove: `channels` of the `of` that `layer` has, and why."""
-
-    layer: str
-    channels: Count
-    of: Count
-    reason: str
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """What channel pruning made of the architecture. Empty where nothing was cut."""
-
-    structure: dict[str, Any] = field(default_factory=dict)
-    """How the network differs from one built afresh: see `dwindle.models.structure.describe`."""
-    uncut: tuple[Uncut, ...] = ()
-    """What the last cut could not remove."""
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """What the last bits of a result depend on, beside its options and the versions of the packages."""
-
-    threads: Annotated[int, Range(1)]
-    """How many threads PyTorch shares an operation between."""
-    bf16: bool
-    """Whether training in bfloat16 is faster here, and so is used (`dwindle.models.precision`)."""
-    device: str
-    """What networks are trained on: `cpu` or `cuda`."""
-    processor: str
-    """The name of the CPU, or of the GPU that is trained on."""
-    kernels: str
-    """The instruction set that PyTorch's CPU kernels use here, such as `AVX512`."""
-    ranks: Annotated[int, Range(1)] = 1
-    """How many processes train together."""
 
 
 @dataclass(frozen=True)
@@ -129,39 +69,6 @@ class _Document:
     data_folder: str | None = None
     metric: str = ACCURACY
     signature: Signature | None = None
-
-
-@dataclass(frozen=True)
-class _SavedRound:
-    """round.json of a finished round, without its seal."""
-
-    history: tuple[Round, ...]
-    structure: dict[str, Any]
-    files: dict[FileName, str]
-    pinned: tuple[Uncut, ...] = ()
-
-
-@dataclass(frozen=True)
-class _PartialRound:
-    """round.json of an unfinished round, without its seal."""
-
-    index: Count
-    files: dict[FileName, str]
-    structure: dict[str, Any] = field(default_factory=dict)
-    progress: dict[str, Any] = field(default_factory=dict)
-    pinned: tuple[Uncut, ...] = ()
-
-
-_Sizes = Count | tuple[Count, ...]
-
-
-@dataclass(frozen=True)
-class _Structure:
-    """structure.json: see `dwindle.models.structure.describe`."""
-
-    attributes: dict[str, dict[str, _Sizes]] = field(default_factory=dict)
-    shapes: dict[str, tuple[Count, ...]] = field(default_factory=dict)
-    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -356,21 +263,12 @@ def read_document(path: Path) -> _Document:
     if document.get("schema") != SCHEMA:
         raise CheckpointError(
             f"{path} has schema {document.get('schema')!s:.40}, this dwindle {dwindle.__version__} reads "
-            f"schema {SCHEMA}: {_UPGRADE}",
+            f"schema {SCHEMA}: {UPGRADE}",
             code="schema",
             path=path,
         )
-    found: _Document = parse(_Document, document, file, _UPGRADE)
+    found: _Document = parse(_Document, document, file, UPGRADE)
     return found
-
-
-def read_structure(value: Any, file: Path) -> dict[str, Any]:
-    """Checks a description of what surgery left against the form that `models.structure` writes, and returns it.
-
-    Raises CheckpointError naming the `file` and the field.
-    """
-    parse(_Structure, value, file, _UPGRADE)
-    return dict(value)
 
 
 def start(
@@ -406,93 +304,14 @@ def start(
                 path=path,
             )
         if found.done:
-            _clear(path)
+            clear(path)
         return found
     if path.is_dir():
         sweep(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise _not_a_checkpoint(path)
+        raise not_a_checkpoint(path)
     seal(path, DOCUMENT, fresh._document(), {})
     return fresh
-
-
-def _not_a_checkpoint(path: Path) -> UsageError:
-    return UsageError(
-        f"{path} exists and is not a checkpoint: choose another -o", code="not-a-checkpoint", option="out", path=path
-    )
-
-
-def flattened(origin: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """An origin's options by dotted names: `{"task": {"epochs": 3}}` as `{"task.epochs": 3}`."""
-    flat: dict[str, Any] = {}
-    for key, value in origin.items():
-        name = f"{prefix}{key}"
-        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
-
-
-def begun(path: Path) -> bool:
-    """Whether a run has saved anything of its training there."""
-    return any(path.glob("rounds/*/round.json"))
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Locks a checkpoint's folder, which is made if it isn't there, against every other run.
-
-    The system releases the lock when this process ends, even if it is killed. A folder that is still empty at the end
-    is removed.
-
-    Raises UsageError where another run holds it, or a file is there, and DwindleError where it cannot be written.
-    """
-    handle = _lock(path)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            path.rmdir()  # the system refuses unless it is empty
-        os.close(handle)
-
-
-def _lock(path: Path) -> int:
-    import fcntl
-
-    while True:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except (FileExistsError, NotADirectoryError) as error:
-            if path.exists():
-                raise _not_a_checkpoint(path) from error
-            raise _unwritable(path, error) from error
-        except FileNotFoundError:  # another run that came to nothing has just removed it
-            if path.is_symlink():
-                raise _not_a_checkpoint(path) from None
-            continue
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise UsageError(
-                f"another run is at work in {path}: wait for its end, or choose another -o",
-                code="locked",
-                option="out",
-                path=path,
-            ) from error
-        except OSError:  # not every network's file system has locks
-            return handle
-        with suppress(OSError):  # what was locked may have been removed between the two calls
-            if os.path.samestat(path.stat(), os.fstat(handle)):
-                return handle
-        os.close(handle)
-
-
-def _unwritable(path: Path, error: OSError) -> DwindleError:
-    return DwindleError(
-        f"cannot write {path}: {error.strerror}; choose another place", code="unwritable", option="out", path=path
-    )
 
 
 def require_not_sealed(path: Path) -> None:
@@ -515,136 +334,12 @@ def require_not_sealed(path: Path) -> None:
             )
 
 
-def save_round(
-    path: Path,
-    record: Round,
-    before: tuple[Round, ...],
-    cuts: Cuts,
-    tensors: Mapping[str, Tensors],
-    *,
-    keep: int | None = None,
-) -> None:
-    """Saves the whole state of one round at once, then deletes the rounds that are no longer needed.
-
-    before: the history up to this round, which is saved with it. keep: a round to keep beside round 0, which is the
-    dense network, and the last two.
-    """
-    document = {"history": [asdict(entry) for entry in (*before, record)]}
-    _seal_round(_round_folder(path, record.index), document, cuts, tensors)
-    stay = {index for index in (0, record.index - 1, record.index, keep) if index is not None}
-    for index, folder in _saved(path).items():
-        if index not in stay:
-            remove(folder, members(folder, ROUND))
-
-
-def save_partial(path: Path, index: int, progress: dict[str, Any], cuts: Cuts, tensors: Mapping[str, Tensors]) -> None:
-    """Saves the state of an unfinished round, in place of the one saved before it."""
-    _seal_round(path / ROUNDS / PARTIAL, {"index": index, "progress": progress}, cuts, tensors)
-
-
-def _seal_round(folder: Path, document: dict[str, Any], cuts: Cuts, tensors: Mapping[str, Tensors]) -> None:
-    kept = {"structure": cuts.structure, "pinned": [asdict(entry) for entry in cuts.uncut]}
-    with staged(folder, members(folder, ROUND).__contains__) as scratch:
-        scratch.mkdir()
-        seal(scratch, ROUND, {**document, **kept}, tensors)
-
-
-def _cuts(document: _SavedRound | _PartialRound, file: Path) -> Cuts:
-    return Cuts(read_structure(document.structure, file), document.pinned)
-
-
-def partial_round(path: Path, index: int) -> tuple[dict[str, Any], Cuts, Path] | None:
-    """The saved state of round `index` (its progress, its cuts, the folder of its tensors) if it was interrupted,
-    else None."""
-    folder = path / ROUNDS / PARTIAL
-    if not (folder / ROUND).exists():
-        return None
-    found: _PartialRound = parse(_PartialRound, unseal(folder, ROUND), folder / ROUND, _UPGRADE)
-    return (found.progress, _cuts(found, folder / ROUND), folder) if found.index == index else None
-
-
-def _saved(path: Path) -> dict[int, Path]:
-    """The folders of the finished rounds that are there, by their index."""
-    found = (path / ROUNDS).glob(f"*/{ROUND}")
-    return {int(file.parent.name): file.parent for file in found if re.fullmatch(r"[0-9]{3,9}", file.parent.name)}
-
-
-def last_round(path: Path) -> tuple[tuple[Round, ...], Cuts, Path] | None:
-    """The newest saved round: the history up to it, its cuts, the folder of its tensors. None before the first."""
-    saved = _saved(path)
-    return read_round(path, max(saved)) if saved else None
-
-
-def read_round(path: Path, index: int) -> tuple[tuple[Round, ...], Cuts, Path]:
-    """A saved round, as `last_round` gives the newest. Raises CheckpointError where it is missing or damaged."""
-    folder = _round_folder(path, index)
-    document: _SavedRound = parse(_SavedRound, unseal(folder, ROUND), folder / ROUND, _UPGRADE)
-    return document.history, _cuts(document, folder / ROUND), folder
-
-
-def dense_round(path: Path) -> Path:
-    """The folder that holds round 0 of a running checkpoint."""
-    return _round_folder(path, 0)
-
-
 def finish(checkpoint: Checkpoint, tensors: Mapping[str, Tensors], structure: dict[str, Any]) -> Checkpoint:
     """Seals the finished network and removes the rounds' states."""
     documents = {STRUCTURE: structure} if structure else {}
     seal(checkpoint.path, DOCUMENT, checkpoint._document(), tensors, documents)
-    _clear(checkpoint.path)
+    clear(checkpoint.path)
     return Checkpoint.load(checkpoint.path)
-
-
-def _clear(path: Path) -> None:
-    """Removes what a finished run no longer needs, and what killed writes left behind; nothing else."""
-    rounds = path / ROUNDS
-    for folder in (*_saved(path).values(), rounds / PARTIAL):
-        sweep(rounds)
-        remove(folder, members(folder, ROUND))
-    remove(rounds, ())
-    sweep(path)
-
-
-def pack_masks(masks: Tensors) -> dict[str, Tensor]:
-    """Packs masks into a bit per weight, the first weight in the lowest bit; their shapes are not kept."""
-    import numpy as np
-    import torch
-
-    return {
-        name: torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1), bitorder="little"))
-        for name, mask in masks.items()
-    }
-
-
-def unpack_masks(packed: Tensors, weights: Tensors, file: Path | None = None) -> dict[str, Tensor]:
-    """Undoes `pack_masks`, given tensors that have the masks' names and shapes.
-
-    Raises CheckpointError, with the `file` they came from, for a mask without a weight or of another length.
-    """
-    import numpy as np
-    import torch
-
-    for name, bits in packed.items():
-        needed = (weights[name].numel() + 7) // 8 if name in weights else None
-        if bits.dtype != torch.uint8 or tuple(bits.shape) != (needed,):
-            found = f"{bits.dtype} of shape {list(bits.shape)}"
-            wanted = f"{needed} bytes are needed" if needed is not None else "there is no such weight"
-            raise CheckpointError(
-                f"{file or 'the masks'}: the mask of {name} is {found}, and {wanted}; {REMEDY}",
-                code="mask",
-                path=file,
-                name=name,
-            )
-    return {
-        name: torch.from_numpy(np.unpackbits(bits.numpy(), bitorder="little", count=weights[name].numel()))
-        .bool()
-        .reshape(weights[name].shape)
-        for name, bits in packed.items()
-    }
-
-
-def _round_folder(path: Path, index: int) -> Path:
-    return path / ROUNDS / f"{index:03d}"
 
 
 def versions() -> dict[str, str]:

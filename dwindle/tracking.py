@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from dwindle.checkpoint import flattened
 from dwindle.errors import DwindleError, UsageError, one_line
+from dwindle.record import flattened
 from dwindle.registry import unknown_name
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from dwindle.attest import place
 from dwindle.bench.files.contents import is_model_file
-from dwindle.checkpoint import DOCUMENT, ROUND, ROUNDS, Checkpoint, read_document
+from dwindle.checkpoint import DOCUMENT, Checkpoint, read_document
 from dwindle.documents import read
 from dwindle.errors import CheckpointError, DwindleError
 from dwindle.files import walk
 from dwindle.manifest import NAME, Manifest, altered
 from dwindle.quantities import format_bytes
+from dwindle.saved_rounds import ROUND, ROUNDS
 from dwindle.sealed import check_file, members, read_sealed_json, read_tensors
 from dwindle.verify_file import Part, Verified, attestation_parts, size, verify_file, worst
 

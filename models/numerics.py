@@ -12,9 +12,9 @@ from dataclasses import asdict
 
 import torch
 
-from dwindle.checkpoint import Numerics
 from dwindle.models import ranks
 from dwindle.models.precision import answering, bf16_gains, cpu_name
+from dwindle.record import Numerics
 
 
 def training_device() -> torch.device:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from dwindle.bench.views.axes import BOTTOM, LEFT, RIGHT, TOP, line, picture, plane, text
-from dwindle.checkpoint import Round
+from dwindle.record import Round
 
 
 def frontier(history: Sequence[Round], budget: int | None, width: int, height: int, name: str) -> str:

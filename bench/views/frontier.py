@@ -11,9 +11,10 @@ from dwindle.bench.figures import Files, figures
 from dwindle.bench.result import Bench
 from dwindle.bench.views.methods_chart import KINDS, Series, best, in_bytes, methods, methods_chart, sign
 from dwindle.bench.views.page import CHARTS, render
-from dwindle.checkpoint import Checkpoint, flattened
+from dwindle.checkpoint import Checkpoint
 from dwindle.errors import UsageError
 from dwindle.manifest import Manifest, manifests
+from dwindle.record import flattened
 
 
 def frontier_report(checkpoints: Sequence[Checkpoint | Path | str], out: Path | str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from dwindle.bench.views.axes import line, picture, plane
-from dwindle.checkpoint import Round
+from dwindle.record import Round
 
 KINDS = 6
 """Colours and shapes that the page has; a seventh method gets the first's again."""

@@ -22,7 +22,7 @@ def frame(found: Checkpoint | Bench) -> pandas.DataFrame:
         >>> rounds = frame(Checkpoint.load("net.dwindle"))
         >>> rounds[["density", "bytes", "validation"]].tail(1)
 
-    found: a checkpoint, whose rounds become rows by their `index` with the fields of `dwindle.checkpoint.Round`; or a
+    found: a checkpoint, whose rounds become rows by their `index` with the fields of `dwindle.record.Round`; or a
     Bench, with a row per file and runtime: bytes, points of the test metric, milliseconds, and None where a figure is
     absent. Raises RuntimeUnavailable where pandas is not installed.
     """

@@ -32,7 +32,7 @@ from dwindle.bench.views.wording import (
     signed,
     smaller,
 )
-from dwindle.checkpoint import Checkpoint, flattened, require_not_sealed
+from dwindle.checkpoint import Checkpoint, require_not_sealed
 from dwindle.errors import DwindleError
 from dwindle.files import staged
 from dwindle.layers import layers
@@ -40,6 +40,7 @@ from dwindle.manifest import Manifest, manifests
 from dwindle.metrics import SQNR, named, value_of
 from dwindle.origin import command_line, goal
 from dwindle.quantities import format_bytes, format_seconds
+from dwindle.record import flattened
 
 
 def report(checkpoint: Checkpoint | Path | str, out: Path | str | None = None) -> Path:

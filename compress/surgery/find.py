@@ -12,7 +12,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dwindle.checkpoint import Uncut
 from dwindle.compress.surgery.exactness import agrees, runs
 from dwindle.compress.surgery.groups import Extent, Found, Group, Place, Product, explain
 from dwindle.compress.surgery.labels import Labels, Literal, compact, varying
@@ -22,6 +21,7 @@ from dwindle.compress.surgery.trace import trace
 from dwindle.compress.surgery.walk import walk
 from dwindle.errors import UsageError
 from dwindle.models.attention import STAND_INS
+from dwindle.record import Uncut
 
 _WITH_STAND_INS = {
     f"{kind.__module__}.{kind.__qualname__}" for known in STAND_INS for kind in (known.original, known.slim)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dwindle.checkpoint import Uncut
 from dwindle.compress.surgery.cut import Keep, Slice
 from dwindle.quantities import format_names
+from dwindle.record import Uncut
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
-from dwindle.checkpoint import Round
 from dwindle.compress import Request, compress
 from dwindle.compress.watcher import Watcher
 from dwindle.models.data import Splits, Subset
 from dwindle.models.datasets import load
+from dwindle.record import Round
 
 RESULTS = Path(__file__).parent / "cost.json"
 RUNS = (("zoo:resnet20", "small", 8), ("torchvision:resnet18", "large", 8), ("torchvision:resnet18", "large", 32))

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from dwindle.checkpoint import Round
 from dwindle.compress import Request, compress
 from dwindle.compress.watcher import Watcher
 from dwindle.models.data import Splits
 from dwindle.models.datasets import load
+from dwindle.record import Round
 from studies import journal
 
 RESULTS = Path(__file__).parent / "retrain.jsonl"

@@ -29,6 +29,7 @@ import torchvision
 from PIL import Image
 
 from dwindle import checkpoint as checkpoints
+from dwindle.record import Round
 from studies.packing.run import masked
 
 TARGETS = "onnx,executorch,coreml"
@@ -74,7 +75,7 @@ def make(path: Path, images: Path) -> None:
     }
     network, _ = masked("mobilenet_v2", 0.9)
     dense = torchvision.models.get_model("mobilenet_v2", weights=None)
-    history = (checkpoints.Round(0, 1.0, None, validation=0.0, loss=None, seconds=0.0),)
+    history = (Round(0, 1.0, None, validation=0.0, loss=None, seconds=0.0),)
     done = replace(checkpoints.start(path, origin), done=True, history=history)
     checkpoints.finish(done, {"weights": network.state_dict(), "dense": dense.state_dict()}, {})
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dwindle.checkpoint import Round
 from dwindle.compress import Request, compress
 from dwindle.compress.watcher import Watcher
 from dwindle.models.build import ModelSpec, build
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
+from dwindle.record import Round
 from dwindle.task import Split
 from studies.rewinding.grid import CONTROL, GRADUAL, Trial
 

@@ -29,9 +29,10 @@ from dwindle.bench.baseline import network
 from dwindle.bench.limits import DEVICE_KINDS, KINDS, quantity
 from dwindle.bench.result import COMPRESSED, DENSE, Accuracy, Compare, Cost, Latency, Machine, Noise, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows
-from dwindle.checkpoint import Checkpoint, finish, pack_masks, start
+from dwindle.checkpoint import Checkpoint, finish, start
 from dwindle.errors import DwindleError
 from dwindle.manifest import File, Manifest, Parity, manifests
+from dwindle.mask_files import pack_masks
 
 MANIFEST, BENCH = "net.dwindle/exports/onnx/manifest.json", "net.dwindle/bench.json"
 BASELINE, LIMITS, BOTH = "main.json", "budget.toml", "both.json"

@@ -17,8 +17,10 @@ import pytest
 import torch
 from torch import nn
 
-from dwindle.checkpoint import Checkpoint, Round, finish, pack_masks, start
+from dwindle.checkpoint import Checkpoint, finish, start
 from dwindle.manifest import File, Manifest, Parity
+from dwindle.mask_files import pack_masks
+from dwindle.record import Round
 
 TASK = '''
 import torch

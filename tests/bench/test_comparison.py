@@ -13,10 +13,12 @@ from dwindle.bench.comparison import Change, Figure, Value
 from dwindle.bench.result import COMPRESSED, Accuracy, Compare, Cost, Machine, Row
 from dwindle.bench.rows import blank_rows
 from dwindle.bench.views.diff_table import diff_table
-from dwindle.checkpoint import Checkpoint, Round, finish, pack_masks, start
+from dwindle.checkpoint import Checkpoint, finish, start
 from dwindle.cli import main
 from dwindle.errors import CheckpointError
 from dwindle.manifest import Manifest, manifests
+from dwindle.mask_files import pack_masks
+from dwindle.record import Round
 
 Export = Callable[..., Manifest]
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwindle.checkpoint import Round
 from dwindle.compress.allowance import MISSES, Allowance
+from dwindle.record import Round
 
 
 def history(*validation: float) -> tuple[Round, ...]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.checkpoint import Checkpoint, Round
+from dwindle.checkpoint import Checkpoint
 from dwindle.compress import Request, compress, plan
 from dwindle.compress.amc.allocate import allocation
 from dwindle.compress.amc.search import Settings
@@ -28,6 +28,7 @@ from dwindle.files import sha256
 from dwindle.models.build import restore, restore_dense
 from dwindle.models.tasks import make_task
 from dwindle.models.zoo import resnet8, resnet20
+from dwindle.record import Round
 
 DIGITS = {"data": "digits", "epochs": 1}
 pytestmark = pytest.mark.usefixtures("one_model")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from dwindle.checkpoint import Round
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.progress import LineWatcher, LiveWatcher, drawing
+from dwindle.record import Round
 
 ROUNDS = (
     Round(index=0, density=1.0, bytes=300_000, validation=90.0, loss=0.5, seconds=10.0),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dwindle.checkpoint import Checkpoint, Round
+from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
 from dwindle.compress import Request, compress, compression, forecast
 from dwindle.compress.compression import prepare
@@ -16,6 +16,7 @@ from dwindle.compress.rehearsal import Rehearsal
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError
 from dwindle.manifest import Manifest
+from dwindle.record import Round
 
 really = compression._rehearsed
 really_planned = forecast._rehearsed

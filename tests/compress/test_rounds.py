@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle import checkpoint
-from dwindle.checkpoint import Round
+from dwindle import checkpoint, saved_rounds
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.budget import Budget, Solver
@@ -23,6 +22,7 @@ from dwindle.compress.rounds import IterativePruning, PruningSettings
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.models.checked_task import CheckedTask
+from dwindle.record import Round
 
 
 @dataclass
@@ -300,7 +300,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_rounds_before(tmp_path:
     with pytest.raises(DwindleError, match="nan in round 2 at step 6; round 1 is saved") as raised:
         pruning(tmp_path / "net", Regression(fail_at=2)).run()
     assert raised.value.code == "diverged"
-    history, _, _ = checkpoint.last_round(tmp_path / "net") or ((), {}, None)
+    history, _, _ = saved_rounds.last_round(tmp_path / "net") or ((), {}, None)
     assert [record.index for record in history] == [0, 1]
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dwindle.checkpoint import Round
 from dwindle.compress.watcher import Watcher, tracked
 from dwindle.errors import UsageError
+from dwindle.record import Round
 
 ROUNDS = [Round(i, density=1 - 0.2 * i, bytes=None, validation=90.0 + i, loss=0.1, seconds=1.0) for i in range(3)]
 

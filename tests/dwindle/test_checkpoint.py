@@ -14,10 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwindle import checkpoint
-from dwindle.checkpoint import Checkpoint, Round, pack_masks, unpack_masks
+from dwindle import checkpoint, lock, record, saved_rounds
+from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
 from dwindle.errors import CheckpointError, DwindleError, UsageError
+from dwindle.mask_files import pack_masks, unpack_masks
+from dwindle.record import Round
 from dwindle.sealed import read_tensors, seal, unseal
 
 ROUND = Round(index=0, density=1.0, bytes=100, validation=90.0, loss=0.1, seconds=1.0)
@@ -26,7 +28,7 @@ ROUND = Round(index=0, density=1.0, bytes=100, validation=90.0, loss=0.1, second
 def finished(path: Path) -> Checkpoint:
     running = checkpoint.start(path, {"model": "m", "target": "onnx"})
     weights = {"w": torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 3.0]])}
-    checkpoint.save_round(path, ROUND, (), checkpoint.Cuts(), {"weights": weights})
+    saved_rounds.save_round(path, ROUND, (), record.Cuts(), {"weights": weights})
     done = dataclasses.replace(running, done=True, history=(ROUND,), metrics={"test": 90.0})
     tensors = {"weights": weights, "dense": weights, "masks": pack_masks({"w": weights["w"] != 0})}
     return checkpoint.finish(done, tensors, {})
@@ -52,7 +54,7 @@ def test_the_same_options_resume_and_others_are_named(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"model": "m", "seed": 0})
     assert not checkpoint.start(path, {"model": "m", "seed": 0}).done
-    checkpoint.save_partial(path, 0, {}, checkpoint.Cuts(), {})
+    saved_rounds.save_partial(path, 0, {}, record.Cuts(), {})
     with pytest.raises(UsageError, match="seed was 0, is 1"):
         checkpoint.start(path, {"model": "m", "seed": 1})
 
@@ -60,7 +62,7 @@ def test_the_same_options_resume_and_others_are_named(tmp_path: Path) -> None:
 def test_of_a_task_only_what_differs_is_named(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"task": {"data": "digits", "epochs": 20}})
-    checkpoint.save_partial(path, 0, {}, checkpoint.Cuts(), {})
+    saved_rounds.save_partial(path, 0, {}, record.Cuts(), {})
     with pytest.raises(UsageError, match=r"made with other options \(task\.epochs was 20, is 10\): repeat"):
         checkpoint.start(path, {"task": {"data": "digits", "epochs": 10}})
 
@@ -68,25 +70,25 @@ def test_of_a_task_only_what_differs_is_named(tmp_path: Path) -> None:
 def test_where_nothing_was_saved_other_options_take_its_place(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"seed": 0})
-    with checkpoint.locked(path):
-        with pytest.raises(UsageError) as refused, checkpoint.locked(path):
+    with lock.locked(path):
+        with pytest.raises(UsageError) as refused, lock.locked(path):
             checkpoint.start(path, {"seed": 1})
         assert refused.value.code == "locked"
         checkpoint.start(path, {"seed": 1})
     assert Checkpoint.load(path).origin == {"seed": 1}
-    checkpoint.save_partial(path, 0, {}, checkpoint.Cuts(), {})
+    saved_rounds.save_partial(path, 0, {}, record.Cuts(), {})
     with pytest.raises(UsageError, match="seed was 1, is 2"):
         checkpoint.start(path, {"seed": 2})
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     with (
-        checkpoint.locked(tmp_path),
+        lock.locked(tmp_path),
         pytest.raises(UsageError, match="another run is at work"),
-        checkpoint.locked(tmp_path),
+        lock.locked(tmp_path),
     ):
         pass
-    with checkpoint.locked(tmp_path):
+    with lock.locked(tmp_path):
         pass
 
 
@@ -125,11 +127,11 @@ def test_fields_of_a_later_version_are_one_sentence(tmp_path: Path, change: dict
 def test_so_are_those_of_a_saved_round(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"model": "m"})
-    checkpoint.save_round(path, ROUND, (), checkpoint.Cuts(), {"weights": {"w": torch.ones(2)}})
-    folder = checkpoint.dense_round(path)
+    saved_rounds.save_round(path, ROUND, (), record.Cuts(), {"weights": {"w": torch.ones(2)}})
+    folder = saved_rounds.dense_round(path)
     seal(folder, "round.json", {**unseal(folder, "round.json"), **change}, {})
     with pytest.raises(CheckpointError, match=r"; use the dwindle that wrote it, or upgrade$") as refused:
-        checkpoint.last_round(path)
+        saved_rounds.last_round(path)
     assert (refused.value.code, refused.value.path) == ("field", folder / "round.json")
 
 
@@ -144,17 +146,17 @@ def test_a_hash_mismatch_names_the_file(tmp_path: Path) -> None:
 def test_a_killed_final_write_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
     checkpoint.start(path, {"model": "m"})
-    checkpoint.save_round(path, ROUND, (), checkpoint.Cuts(), {"weights": {"w": torch.ones(2)}})
+    saved_rounds.save_round(path, ROUND, (), record.Cuts(), {"weights": {"w": torch.ones(2)}})
     (path / "weights.safetensors").write_bytes(b"half a fi")  # what a kill between the files leaves
     assert not Checkpoint.load(path).done
-    history, _, folder = checkpoint.last_round(path) or ((), {}, path)
+    history, _, folder = saved_rounds.last_round(path) or ((), {}, path)
     assert history == (ROUND,)
     assert json.loads((folder / "round.json").read_text())["history"]
 
 
 def test_a_run_killed_after_its_last_write_leaves_nothing_behind(tmp_path: Path) -> None:
     done = finished(tmp_path / "net.dwindle")
-    checkpoint.save_partial(done.path, 1, {}, checkpoint.Cuts(), {})
+    saved_rounds.save_partial(done.path, 1, {}, record.Cuts(), {})
     scratch = done.path / ".dwindle-abcd_123"
     scratch.mkdir()
     (scratch / "for").write_text("weights.safetensors")
@@ -275,28 +277,28 @@ def test_no_output_goes_over_a_part_of_a_checkpoint(tmp_path: Path, name: str) -
 
 def test_rounds_and_documents_from_before_there_were_cuts_and_numerics_in_them_are_read(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
-    numerics = checkpoint.Numerics(1, False, "cpu", "a processor", "AVX2")
+    numerics = record.Numerics(1, False, "cpu", "a processor", "AVX2")
     checkpoint.start(path, {"model": "m"}, numerics=numerics)
-    left = (checkpoint.Uncut("conv", 8, 16, "it is an output"),)
-    checkpoint.save_round(path, ROUND, (), checkpoint.Cuts(uncut=left), {"weights": {"w": torch.ones(2)}})
+    left = (record.Uncut("conv", 8, 16, "it is an output"),)
+    saved_rounds.save_round(path, ROUND, (), record.Cuts(uncut=left), {"weights": {"w": torch.ones(2)}})
     assert Checkpoint.load(path).numerics == numerics
-    _, cuts, folder = checkpoint.last_round(path) or ((), checkpoint.Cuts(), path)
+    _, cuts, folder = saved_rounds.last_round(path) or ((), record.Cuts(), path)
     assert cuts.uncut == left
     for place, name, key in ((path, "checkpoint.json", "numerics"), (folder, "round.json", "pinned")):
         document = unseal(place, name)
         del document[key]
         seal(place, name, document, {"weights": {"w": torch.ones(2)}} if place == folder else {})
     assert Checkpoint.load(path).numerics is None
-    assert (checkpoint.last_round(path) or ((), None, path))[1] == checkpoint.Cuts()
+    assert (saved_rounds.last_round(path) or ((), None, path))[1] == record.Cuts()
 
 
 def test_a_run_that_saved_nothing_begins_anew_with_what_is_here_now(tmp_path: Path) -> None:
     path = tmp_path / "net.dwindle"
-    then = checkpoint.Numerics(1, False, "cpu", "a processor", "AVX2")
+    then = record.Numerics(1, False, "cpu", "a processor", "AVX2")
     checkpoint.start(path, {"seed": 0}, numerics=then)
     now = dataclasses.replace(then, threads=2)
     assert checkpoint.start(path, {"seed": 0}, numerics=now).numerics == now
-    checkpoint.save_partial(path, 0, {}, checkpoint.Cuts(), {})
+    saved_rounds.save_partial(path, 0, {}, record.Cuts(), {})
     assert checkpoint.start(path, {"seed": 0}, numerics=then).numerics == now
 
 

@@ -25,6 +25,7 @@ from dwindle.export import target as targets
 from dwindle.export.fold import deployable
 from dwindle.export.options import ExportOptions
 from dwindle.models.zoo import resnet8
+from dwindle.record import Round
 
 CRASHES: dict[str, Callable[[], object]] = {
     "SIGABRT": os.abort,
@@ -107,7 +108,7 @@ def test_a_crash_costs_the_caller_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     """From the outside, with nothing left out: the error has a documented exit code, and nothing is left behind."""
     path, network = tmp_path / "net.dwindle", resnet8(in_channels=1)
     origin = {"model": {"spec": "zoo:resnet8", "classes": 10, "input_shape": [1, 8, 8]}, "task": {"data": "digits"}}
-    history = (checkpoints.Round(0, 1.0, None, validation=100.0, loss=None, seconds=0.0),)
+    history = (Round(0, 1.0, None, validation=100.0, loss=None, seconds=0.0),)
     done = replace(checkpoints.start(path, origin), done=True, history=history)
     checkpoints.finish(done, {"weights": network.state_dict(), "dense": network.state_dict()}, {})
     (tmp_path / "sitecustomize.py").write_text(MODULE)

@@ -31,6 +31,7 @@ from dwindle.models.classify import ImageClassification
 from dwindle.models.zoo import resnet8
 from dwindle.onnx_session import session
 from dwindle.quantities import format_bytes
+from dwindle.record import Round
 
 Inputs = tuple[Tensor, ...]
 Changed = Callable[..., nn.Module]
@@ -63,7 +64,7 @@ def checkpoint(trained: Changed, masked: Changed, tmp_path_factory: pytest.TempP
     }
     dense = trained(resnet8(in_channels=1))
     pruned = masked(copy.deepcopy(dense), 0.1)
-    history = (checkpoints.Round(0, 1.0, None, validation=100.0, loss=None, seconds=0.0),)
+    history = (Round(0, 1.0, None, validation=100.0, loss=None, seconds=0.0),)
     done = replace(checkpoints.start(path, origin), done=True, history=history)
     checkpoints.finish(done, {"weights": pruned.state_dict(), "dense": dense.state_dict()}, {})
     return path

@@ -15,12 +15,15 @@ from dwindle import checkpoint as store
 from dwindle.bench.machine import this_machine
 from dwindle.bench.result import Bench
 from dwindle.bench.rows import blank_rows, untried
-from dwindle.checkpoint import Checkpoint, Cuts, Numerics, Round, Uncut, pack_masks
+from dwindle.checkpoint import Checkpoint
 from dwindle.manifest import File, Manifest, Parity, manifests
+from dwindle.mask_files import pack_masks
 from dwindle.models.build import ModelSpec, build
 from dwindle.models.classify import ImageClassification
 from dwindle.models.structure import describe, tensors
 from dwindle.models.tasks import make_task
+from dwindle.record import Cuts, Numerics, Round, Uncut
+from dwindle.saved_rounds import save_partial, save_round
 
 MODEL = ModelSpec("zoo:resnet8", 10, (1, 8, 8))
 NUMERICS = Numerics(1, False, "cpu", "a processor", "AVX2")
@@ -107,9 +110,9 @@ def unfinished(path: Path) -> Checkpoint:
         "generator": {"torch": torch.get_rng_state()},
     }
     uncut = (Uncut("conv", 8, 16, "it is added to another"),)
-    store.save_round(path, first, (), Cuts(describe(model, model), uncut), state)
+    save_round(path, first, (), Cuts(describe(model, model), uncut), state)
     progress = {"steps": 3, "seconds": 1.0, "losses": [2.0, 1.5], "ramp": None}
-    store.save_partial(path, 1, progress, Cuts(uncut=uncut), state)
+    save_partial(path, 1, progress, Cuts(uncut=uncut), state)
     return begun
 
 

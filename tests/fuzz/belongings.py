@@ -14,7 +14,10 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
 from dwindle.errors import DwindleError
 from dwindle.files import staged, walk
+from dwindle.lock import locked
 from dwindle.manifest import written
+from dwindle.record import Cuts, Round
+from dwindle.saved_rounds import save_round
 from tests.fuzz import arrange
 
 MINE = "the user's own"
@@ -39,17 +42,17 @@ def _report(net: Path, out: str | None = None) -> None:
 
 def _start(net: Path) -> None:
     """The command that made it, again: it clears away what a finished run needs no more."""
-    with store.locked(net):
+    with locked(net):
         store.start(net, Checkpoint.load(net).origin)
 
 
 def _rounds(net: Path) -> None:
     """A run goes on: rounds that nothing needs any more are removed, then it ends."""
-    first = store.Round(0, 1.0, 10, 90.0, 0.1, 1.0)
-    with store.locked(net):
+    first = Round(0, 1.0, 10, 90.0, 0.1, 1.0)
+    with locked(net):
         opened = store.start(net, Checkpoint.load(net).origin)
         for index in range(4):
-            store.save_round(net, replace(first, index=index), (), store.Cuts(), {"weights": {}})
+            save_round(net, replace(first, index=index), (), Cuts(), {"weights": {}})
         store.finish(replace(opened, done=True, history=(first,)), {"weights": {}}, {})
 
 

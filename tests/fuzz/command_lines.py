@@ -19,7 +19,6 @@ def wrong_lines() -> Iterator[list[str]]:
     grammar = Grammar()
     for word in ("", "comprss", "COMPRESS", "--nothing", "\x1b[31m", "[/x]", "-z"):
         yield [word]
-    yield []
     for name, command in grammar.commands.items():
         needed = [name, *_required(command)]
         for word in ("--nothing", "--nothing=3", "--\x1b[31m", "--[/x]", "-z", "--json=3" if name != "demo" else "-Z"):

@@ -33,8 +33,10 @@ from dwindle.documents import parse
 from dwindle.errors import DwindleError
 from dwindle.files import sha256, walk
 from dwindle.grammar import Grammar
+from dwindle.mask_files import unpack_masks
 from dwindle.models.build import restore, restore_dense
 from dwindle.models.tasks import restore_task
+from dwindle.saved_rounds import last_round, partial_round
 from dwindle.sealed import read_tensors, sealed_json
 from tests.fuzz import arrange
 
@@ -267,11 +269,11 @@ def resume(fuzz: Fuzz, net: str) -> Ended:
     """What a resumed compression begins with."""
     path = fuzz.folder / net
     store.Checkpoint.load(path)
-    store.last_round(path)
-    if found := store.partial_round(path, 1):
+    last_round(path)
+    if found := partial_round(path, 1):
         progress, _, folder = found
         parse(Progress, progress, folder / "round.json")
-        store.unpack_masks(read_tensors(folder, "masks"), read_tensors(folder, "weights"))
+        unpack_masks(read_tensors(folder, "masks"), read_tensors(folder, "weights"))
     return 0, ""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from dwindle import checkpoint as store
 from dwindle.errors import UsageError
+from dwindle.lock import locked
 
 
 @dataclass
@@ -58,7 +59,7 @@ def _run(rank: int, folder: Path, count: int, barrier: Any, results: Any) -> Non
         while time.monotonic() < instant:  # both processes leave the barrier within less than that
             pass
         try:
-            with store.locked(path):
+            with locked(path):
                 store.start(path, {"seed": rank})
                 results.put((trial, rank, "held"))
                 barrier.wait()

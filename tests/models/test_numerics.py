@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dwindle.checkpoint import Numerics
 from dwindle.models import numerics
 from dwindle.models.precision import bf16_gains
+from dwindle.record import Numerics
 
 CPU = torch.device("cpu")
 BEGUN = Numerics(1, False, "cpu", "a processor", "AVX2")

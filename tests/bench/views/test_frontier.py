@@ -16,10 +16,11 @@ from dwindle.bench import Bench, frontier_report
 from dwindle.bench.result import Accuracy, Machine, RuntimeUsed
 from dwindle.bench.rows import blank_rows
 from dwindle.bench.views.methods_chart import Series, best, methods, methods_chart
-from dwindle.checkpoint import Checkpoint, Round, finish, start
+from dwindle.checkpoint import Checkpoint, finish, start
 from dwindle.cli import main
 from dwindle.errors import CheckpointError, DwindleError, UsageError
 from dwindle.manifest import Manifest, manifests
+from dwindle.record import Round
 
 Rounds = list[tuple[float, int | None, float]]
 

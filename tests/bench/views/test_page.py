@@ -33,9 +33,10 @@ from dwindle.bench.result import (
 from dwindle.bench.rows import blank_rows, untried
 from dwindle.bench.views.axes import LEAST_POINTS, plane
 from dwindle.bench.views.chart import frontier
-from dwindle.checkpoint import Checkpoint, Round, finish, start
+from dwindle.checkpoint import Checkpoint, finish, start
 from dwindle.errors import DwindleError
 from dwindle.manifest import Breakdown, Manifest, manifests
+from dwindle.record import Round
 
 Export = Callable[..., Manifest]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
