@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from dwindle.bench import bench
+from dwindle.bench.history import read_history
 from dwindle.bench.part import read_parts
 from dwindle.checkpoint import Checkpoint
 from dwindle.grammar import Grammar
@@ -293,3 +294,33 @@ def test_every_expression_names_something() -> None:
             or (kind == "inputs" and rest in ACTION["inputs"])
             or (name.rpartition(".")[0] in outputs)
         ), name
+
+
+@needs_git
+def test_the_history_is_kept_in_a_branch(onnx_files: tuple[Path, Path], tmp_path: Path) -> None:
+    """The example's own steps, in a clone for each of three commits, the last of which breaks a limit."""
+    job = yaml.safe_load((ROOT / "examples/history.yml").read_text())["jobs"]["history"]
+    steps = {step["id"]: step["run"] for step in job["steps"] if "id" in step}
+    first = published(tmp_path)
+    (first / "app").mkdir()
+    shutil.copy(onnx_files[1], first / "app/net.onnx")
+    (first / "budget.toml").write_text("[gate]\nmax_size = 30000\n")
+    publish(first)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "GITHUB_SHA": "abc"}
+    codes = []
+    for number in range(3):
+        folder = tmp_path / f"run {number}"
+        git(tmp_path, "clone", "--branch", "main", "origin.git", str(folder))
+        if number == 2:
+            (folder / "budget.toml").write_text("[gate]\nmax_size = 1\n")
+        for name in ("fetch", "gate", "keep"):
+            command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", steps[name]]
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+            assert name == "gate" or done.returncode == 0, done.stderr
+            codes += [done.returncode] if name == "gate" else []
+    assert codes == [0, 0, 3]
+    git(tmp_path, "clone", "--branch", "dwindle-history", "origin.git", "kept")
+    assert [entry.passed for entry in read_history(tmp_path / "kept/gate.jsonl")] == [True, True, False]
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {".git", "gate.jsonl", "index.html"}
+    log = subprocess.run(["git", "log", "--oneline"], cwd=tmp_path / "kept", capture_output=True, text=True, check=True)
+    assert len(log.stdout.splitlines()) == 3
