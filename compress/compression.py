@@ -143,6 +143,14 @@ def prepare(request: Request) -> Prepared:
         else CheckedTask(request.task)
     )
     _check_labels(task, resolved)
+    if task.steps is None and request.qat:
+        raise UsageError(
+            "`qat` rounds weights over the last share of the schedule's steps, and the task has no `steps`: add that, "
+            "or leave out `qat`",
+            code="missing-member",
+            option="qat",
+            name="steps",
+        )
     if task.steps is None and request.gradual:
         raise UsageError(
             "`gradual` prunes over a share of the schedule's steps, and the task has no `steps`: add that, or "
@@ -378,6 +386,8 @@ def _compress(
         bool(request.recalibrate),
         request.gradual,
         request.calib_samples,
+        qat=request.qat,
+        precision=targets.load(request.target, request.precision).precision,
         save_every=60 * request.save_every,
         pretrained=_came_trained(ready, run, watcher),
     )

@@ -88,8 +88,7 @@ class Request:
         None,
         metavar="PRECISION",
         group=BUDGET,
-        help="What the file that `size` is counted on stores weights in: fp32, fp16, int8, int4, palette4 or w8a8, "
-        "where the target has it.",
+        help="What the file that `size` counts stores weights in: fp32, fp16, int8, int4, palette4 or w8a8.",
         unset="the target's own",
     )
     size: int | str | None = option(
@@ -216,6 +215,13 @@ class Request:
         kind=SHARE_OR_ZERO,
         group=PRUNING,
         help="The share of each retraining over which weights are pruned.",
+    )
+    qat: float = option(
+        0.0,
+        kind=SHARE_OR_ZERO,
+        group=PRUNING,
+        bare=0.3,
+        help="The last share of each retraining that trains through the rounding to `precision`; bare, 30%.",
     )
     prune_per_round: float = option(
         0.2,

@@ -18,6 +18,7 @@ from dwindle.compress.granularity import granularity
 from dwindle.compress.layers import Layers
 from dwindle.compress.methods import Method, method
 from dwindle.compress.network import Granularity
+from dwindle.compress.qat import PRECISIONS
 from dwindle.compress.recipes import PHOTO_RECIPES, PLAIN, Recipe, default_score, photo_epochs, preset_options, recipe
 from dwindle.compress.request import Request
 from dwindle.compress.scores import load as load_score
@@ -66,7 +67,7 @@ class Resolved:
         # Runs begun before there were these options can be resumed.
         later = (
             "calib_samples", "rounding", "max_change", "pretrained", "new_head", "train_dense", "inexact_cuts",
-            "dynamic",
+            "dynamic", "qat",
         )  # fmt: skip
         unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
@@ -86,6 +87,17 @@ def resolve(request: Request) -> Resolved:
     target = targets.load(request.target, request.precision)
     if request.rounding == targets.CALIBRATED:
         targets.require_codes([target])
+    if request.qat and target.precision not in PRECISIONS:
+        raise _conflict(
+            "qat",
+            f"`qat` trains through the rounding of weights to {', '.join(PRECISIONS)}, and `precision` is "
+            f"{target.precision}: give one of these that {request.target} has, or leave out `qat`",
+        )
+    if request.qat and request.rounding == targets.CALIBRATED:
+        raise _conflict(
+            "qat",
+            "`qat` trains through rounding to the nearest code, and `rounding` calibrated ships another: leave out one",
+        )
     for other in request.targets:
         targets.load(other)
     name, why = request.granularity, "as requested"
@@ -163,6 +175,7 @@ def _check_ranges(request: Request) -> None:
     count = request.calib_samples
     require(count is None or count >= 2, "calib_samples", "give 2 or more, better hundreds")
     require(0 <= request.gradual <= 1, "gradual", "give a share from 0 to 1; 0.5 prunes over half of each retraining")
+    require(0 <= request.qat <= 1, "qat", "give a share from 0 to 1; 0.3 rounds weights in a retraining's last 30%")
     if drop is not None and share is not None:
         raise _conflict("max_change", "`max_drop` is for data with labels and `max_change` for data without: give one")
     if request.rounds is not None and (drop is not None or share is not None):
@@ -228,7 +241,7 @@ def _check_untrained(request: Request, retraining: Method) -> None:
             option="weights",
         )
     defaults = {each.name: each.default for each in options(Request)}
-    trained = ["recipe", "gradual", "rounds", "recalibrate", "new_head", "train_dense"]
+    trained = ["recipe", "gradual", "qat", "rounds", "recalibrate", "new_head", "train_dense"]
     if retraining.keep:
         trained += ["size", "density", "macs", "max_drop", "max_change", "granularity", "score", "include", "exclude"]
     if retraining.keep or (request.max_drop is None and request.max_change is None):

@@ -22,6 +22,7 @@ from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import masks_of_zeros
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
+from dwindle.compress.qat import Rounding
 from dwindle.compress.recalibrate import can_recalibrate, norms, recalibrate_by
 from dwindle.compress.surgery.exactness import difference
 from dwindle.compress.training import Progress, Training
@@ -71,6 +72,10 @@ class PruningSettings:
     """The share of a retraining's steps over which its weights are pruned; 0: all at once, before the first step."""
     calib_samples: int | None = None
     """The number of samples that surviving weights are solved on, instead of being retrained; None: retrained."""
+    qat: float = 0.0
+    """The share of a retraining's steps that train through the rounding of `precision`, its last ones."""
+    precision: str = ""
+    """What the target stores weights in, where `qat` is not 0."""
     save_every: float = 300.0
     """Seconds between saves within a round."""
     pretrained: bool = False
@@ -293,11 +298,18 @@ class IterativePruning:
             rewind=self._rewind_state(progress, rewind_step),
             save=partial(self._save_partial, index),
             save_every=self.settings.save_every if self._saves_within_rounds() else math.inf,
+            rounding=self._rounding() if index else None,
+            rounded_share=self.settings.qat,
         )
         training.run()
         if self.settings.recalibrate:
             recalibrate_by(self.task, self.network.model)
         return self._finish(history, progress.loss, training.began, training.rewind)
+
+    def _rounding(self) -> Rounding | None:
+        if not self.settings.qat:
+            return None
+        return Rounding(self.network.model, self.task.example_inputs(), self.settings.precision)
 
     def _saves_within_rounds(self) -> bool:
         """Whether this process saves training under way: the first rank does, if the task can go on from there."""

@@ -14,6 +14,7 @@ from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import mask_applier, masks_hold
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
+from dwindle.compress.qat import Rounding, first_step
 from dwindle.errors import DwindleError, UsageError
 from dwindle.models.ranks import tensor_digest
 
@@ -68,12 +69,16 @@ class Training:
     """Saves the training as it is, with the state to rewind to."""
     save_every: float
     """Seconds between saves; infinite where this process saves nothing."""
+    rounding: Rounding | None = None
+    """Rounds weights as the target will, over the last `rounded_share` of the steps."""
+    rounded_share: float = 0.0
 
     def __post_init__(self) -> None:
         self.began = self.saved = time.monotonic() - self.progress.seconds
         self.apply_masks = mask_applier(self.network.model, self.network.masks)
         steps = self.task.steps
         self.total = math.ceil(steps * (1 - self.method.start)) if steps else None
+        self.rounds_from = first_step(self.rounded_share, self.total) if self.rounding and self.total else math.inf
 
     def run(self) -> None:
         """Trains to the end of the schedule.
@@ -83,6 +88,7 @@ class Training:
         """
         saved = f"; round {self.index - 1} is saved, and the same command resumes from it" if self.index else ""
         weights = self._weights() if not self.progress.steps else None
+        self._round()
         self.task.fit(
             self.network.model,
             start=self.method.start,
@@ -91,6 +97,8 @@ class Training:
             context=f" in round {self.index}{saved}",
         )
         self._check_steps()
+        if self.rounding:
+            self.rounding.absorb()
         if not masks_hold(self.network.model, self.network.masks):
             self.apply_masks()
             self.watcher.note(
@@ -111,6 +119,8 @@ class Training:
         if self.progress.steps == 1:
             self.task.state_dict()  # a state that can't be saved is better known now than when the round ends
         self._check_finite(loss)
+        if self.rounding:
+            self.rounding.absorb()
         self._prune_gradually()
         self.apply_masks()
         if self.progress.steps == self.rewind_step:
@@ -118,7 +128,12 @@ class Training:
         if now - self.saved >= self.save_every:
             self.save(self.progress, self.rewind)
             self.saved = time.monotonic()
+        self._round()
         self.watcher.step(self.index, self.progress.steps, self.total, loss)
+
+    def _round(self) -> None:
+        if self.rounding and self.progress.steps >= self.rounds_from:
+            self.rounding.round()
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -73,7 +73,7 @@ class Option:
     """What holds where it isn't given, in words for its help; None: its default, as it would be written."""
     recorded: bool
     """Whether a checkpoint records it, so that a resumed run must have the same value."""
-    bare: str | None
+    bare: str | float | None
     """The value of a flag that is given without one; None where that is an error."""
     positional: bool
 
@@ -100,7 +100,7 @@ def option(
     group: str | None = None,
     unset: str | None = None,
     recorded: bool = True,
-    bare: str | None = None,
+    bare: str | float | None = None,
     positional: bool = False,
 ) -> Any:
     """Declares a dataclass field that is an option; the arguments are the members of `Option`.

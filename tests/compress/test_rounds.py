@@ -246,7 +246,9 @@ class Kill(Watcher):
 DIGITS = {"data": "digits", "epochs": 1, "batch_size": 128}
 
 
-def digits_pruning(folder: Path, name: str, watcher: Watcher | None = None, gradual: float = 0.0) -> IterativePruning:
+def digits_pruning(
+    folder: Path, name: str, watcher: Watcher | None = None, gradual: float = 0.0, qat: float = 0.0
+) -> IterativePruning:
     from dwindle.models.tasks import make_task
 
     if not folder.exists():
@@ -256,7 +258,7 @@ def digits_pruning(folder: Path, name: str, watcher: Watcher | None = None, grad
         nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Dropout(), nn.Linear(32, 10))
     )
     solver = Solver(Budget(density=0.3), Blocks(), nonzero_bytes, "onnx")
-    settings = PruningSettings(method(name), 0.2, rounds=2, save_every=0.0, gradual=gradual)
+    settings = PruningSettings(method(name), 0.2, rounds=2, save_every=0.0, gradual=gradual, qat=qat, precision="int8")
     return IterativePruning(
         folder,
         network,
@@ -268,13 +270,15 @@ def digits_pruning(folder: Path, name: str, watcher: Watcher | None = None, grad
     )
 
 
-@pytest.fixture(scope="module", params=[("lr-rewind", 0.0), ("lr-rewind", 0.8), ("weight-rewind", 0.0)], ids=str)
+@pytest.fixture(
+    scope="module", params=[("lr-rewind", 0.0, 0.0), ("lr-rewind", 0.8, 0.5), ("weight-rewind", 0.0, 0.0)], ids=str
+)
 def undisturbed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[tuple[str, float], Sequence[Round], dict[str, Tensor]]:
+) -> tuple[tuple[str, float, float], Sequence[Round], dict[str, Tensor]]:
     """What a run is given, and the history and the weights it ends with if nobody cuts it off."""
-    name, gradual = request.param
-    run = digits_pruning(tmp_path_factory.mktemp("undisturbed") / "net", name, gradual=gradual)
+    name, gradual, qat = request.param
+    run = digits_pruning(tmp_path_factory.mktemp("undisturbed") / "net", name, gradual=gradual, qat=qat)
     history = run.run()
     return request.param, history, run.network.model.state_dict()
 
@@ -282,14 +286,14 @@ def undisturbed(
 @pytest.mark.parametrize(("index", "at"), [(0, 1), (0, 6), (1, 4), (2, 7)])
 def test_a_round_cut_off_in_the_middle_goes_on_to_the_same_weights(
     tmp_path: Path,
-    undisturbed: tuple[tuple[str, float], Sequence[Round], dict[str, Tensor]],
+    undisturbed: tuple[tuple[str, float, float], Sequence[Round], dict[str, Tensor]],
     index: int,
     at: int,
 ) -> None:
-    (name, gradual), expected, weights = undisturbed
+    (name, gradual, qat), expected, weights = undisturbed
     with pytest.raises(KeyboardInterrupt):
-        digits_pruning(tmp_path / "net", name, Kill(index, at), gradual).run()
-    resumed = digits_pruning(tmp_path / "net", name, gradual=gradual)
+        digits_pruning(tmp_path / "net", name, Kill(index, at), gradual, qat).run()
+    resumed = digits_pruning(tmp_path / "net", name, gradual=gradual, qat=qat)
     history = resumed.run()
     assert [(r.validation, r.loss) for r in history] == [(r.validation, r.loss) for r in expected]
     for key, value in weights.items():

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dwindle.compress.compression import compress
+from dwindle.compress.masks import mask_applier, prunable
+from dwindle.compress.qat import Rounding, first_step
+from dwindle.compress.request import Request
+from dwindle.errors import UsageError
+from dwindle.export.fold import deployable, tensors
+from dwindle.export.quantize import quantized, stored
+
+INPUTS = (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    made = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=16),
+        nn.BatchNorm2d(16), nn.ConvTranspose2d(16, 12, 3), nn.BatchNorm2d(12), nn.AdaptiveAvgPool2d(3), nn.Flatten(),
+        nn.Linear(108, 5),
+    )  # fmt: skip
+    with torch.no_grad():
+        for module in made:
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(-1.5, 1.5)
+    return made.eval()
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_between_steps_a_network_has_the_weights_of_its_file(precision: str) -> None:
+    model = network()
+    folded = deployable(model, INPUTS)
+    shipped = tensors(quantized(folded, stored(folded, precision)))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rounding = Rounding(model, INPUTS, precision)
+    rounding.round()
+    held, changed = tensors(deployable(model, INPUTS)), 0
+    for name, tensor in held.items():
+        if tensor.dim() > 1:
+            assert torch.allclose(tensor, shipped[name], rtol=1e-5, atol=1e-7), name
+            changed += not torch.equal(model.state_dict()[name], before[name])
+    assert changed == 4
+    rounding.absorb()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    rounding.absorb()  # a second time there is nothing to take in
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_exact_weights_take_what_a_step_changes_of_rounded_ones() -> None:
+    model = network()
+    rounding, weight = Rounding(model, INPUTS, "int8"), model.get_parameter("0.weight")
+    before = weight.detach().clone()
+    rounding.round()
+    with torch.no_grad():
+        weight.sub_(1e-5)  # far less than a step of int8, and would be lost in it
+    rounding.absorb()
+    assert torch.allclose(weight, before - 1e-5, atol=1e-7)
+
+
+def test_pruned_weights_stay_zero_while_rounded() -> None:
+    model = network()
+    masks = {name: torch.rand_like(weight) < 0.3 for name, weight in prunable(model).items()}
+    masks["0.weight"][2] = False  # a row without survivors
+    mask_applier(model, masks)()
+    Rounding(model, INPUTS, "int4").round()
+    for name, mask in masks.items():
+        weight = model.get_parameter(name)
+        assert weight.isfinite().all()
+        assert not weight[~mask].any()
+
+
+def test_the_last_share_of_the_steps_is_rounded() -> None:
+    assert [first_step(share, 10) for share in (0.0, 0.25, 0.3, 1.0)] == [10, 7, 7, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [({"precision": "palette4"}, "conflict"), ({"precision": "int8", "qat": 1.5}, "out-of-range")]
+)
+def test_what_cannot_be_trained_through_is_refused(tmp_path: Path, options: dict[str, object], code: str) -> None:
+    asked = Request("zoo:resnet8", {"data": "digits", "epochs": 1}, size=20_000, **{"qat": 0.5, **options})  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as refused:
+        compress(asked, tmp_path / "net.dwindle")
+    assert (refused.value.code, refused.value.option) == (code, "qat")
