@@ -120,15 +120,8 @@ def _gate(arguments: argparse.Namespace) -> int:
     from dwindle.bench import gate
     from dwindle.bench.budget_file import write_budget
     from dwindle.bench.history import append, read_history
-    from dwindle.bench.limits import KINDS
-    from dwindle.bench.part import write_part
     from dwindle.bench.ratchet import lower_limits, require_limits_file
-    from dwindle.bench.views.badge import write_badge
-    from dwindle.bench.views.junit import write_junit
-    from dwindle.bench.views.markdown import append_markdown, append_text
     from dwindle.bench.views.table import gate_table
-    from dwindle.bench.views.trend import write_trend
-    from dwindle.bench.views.why import why_markdown, why_table
     from dwindle.checkpoint import require_not_sealed
     from dwindle.quantities import format_names
 
@@ -144,12 +137,14 @@ def _gate(arguments: argparse.Namespace) -> int:
         inputs=arguments.inputs,
         target=arguments.target,
         history=arguments.history,
-        why=arguments.why or arguments.init is not None,
+        why=arguments.why or arguments.init is not None or arguments.page is not None,
         download=arguments.part is not None,
         **{name: getattr(arguments, name) for name in KINDS},
     )
     print_result(arguments, gate_table(verdict))
     if arguments.why:
+        from dwindle.bench.views.why import why_table
+
         print_result(arguments, why_table(verdict.files, verdict.before))
     for note in verdict.notes:
         say(f"note: {note}")
@@ -166,15 +161,25 @@ def _gate(arguments: argparse.Namespace) -> int:
     for out in filter(None, written):
         require_not_sealed(out)
     name = format_names([path.name for path in arguments.files] or [arguments.limits.name])
+    # What writes is imported where it is asked for, so that the verdict comes sooner.
     if arguments.junit:
+        from dwindle.bench.views.junit import write_junit
+
         write_junit(verdict, name, arguments.junit)
     if arguments.markdown:
+        from dwindle.bench.views.markdown import append_markdown, append_text
+        from dwindle.bench.views.why import why_markdown
+
         append_markdown(verdict, name, arguments.markdown)
         if arguments.why:
             append_text(why_markdown(verdict.files, verdict.before), arguments.markdown)
     if arguments.part:
+        from dwindle.bench.part import write_part
+
         write_part(arguments.part, verdict)
     if arguments.badge:
+        from dwindle.bench.views.badge import write_badge
+
         write_badge(arguments.badge, verdict)
     if updated:
         given = [name for name in KINDS if getattr(arguments, name) is not None]
@@ -183,6 +188,8 @@ def _gate(arguments: argparse.Namespace) -> int:
     if arguments.history:
         append(arguments.history, verdict.figures, passed=verdict.passed)
     if arguments.page:
+        from dwindle.bench.views.trend import write_trend
+
         write_trend(arguments.page, read_history(arguments.history), verdict)
     if arguments.init:
         write_budget(arguments.init, verdict.figures, verdict.subjects)
