@@ -188,6 +188,13 @@ def prepare(request: Request) -> Prepared:
             option="recalibrate",
             name="inputs",
         )
+    if request.update and not can_recalibrate(task):
+        raise UsageError(
+            "`update` solves survivors on real inputs, and the task has no `inputs`: add them, or leave it out",
+            code="missing-member",
+            option="update",
+            name="inputs",
+        )
     if request.calib_samples and not can_recalibrate(task):
         raise UsageError(
             f"`method` {request.method} solves weights on real inputs, and the task has no `inputs`: add them",
@@ -388,6 +395,7 @@ def _compress(
         request.calib_samples,
         qat=request.qat,
         precision=targets.load(request.target, request.precision).precision,
+        update=request.update is not None,
         save_every=60 * request.save_every,
         pretrained=_came_trained(ready, run, watcher),
     )

@@ -192,8 +192,8 @@ class Request:
         metavar="NAME",
         group=PRUNING,
         help="How a pruned network is retrained: lr-rewind, weight-rewind, lottery-ticket or finetune; or amc, which "
-        "first searches for the density of each layer. Without training: calibrate solves the surviving weights of "
-        "`weights` by least squares, and keep takes the zeros in `weights` as they are.",
+        "first searches for the density of each layer. Without training: calibrate solves the survivors of `weights` "
+        "by least squares, and keep takes their zeros as they are.",
     )
     rewind_to: float | None = option(
         None,
@@ -249,6 +249,13 @@ class Request:
         group=PRUNING,
         help="The number of samples, without labels, that `method` calibrate uses.",
         unset="1024",
+    )
+    update: str | None = option(
+        None,
+        metavar="HOW",
+        group=PRUNING,
+        help="With least-squares, the survivors of each round are solved before they are retrained.",
+        unset="no",
     )
     rounding: str | None = option(
         None,

@@ -13,6 +13,7 @@ from dwindle.compress.amc import allocate
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.benefit import choose
 from dwindle.compress.budget import Budget
+from dwindle.compress.calibrate.update import LEAST_SQUARES
 from dwindle.compress.channels import Counted
 from dwindle.compress.granularity import granularity
 from dwindle.compress.layers import Layers
@@ -66,8 +67,8 @@ class Resolved:
         }
         # Runs begun before there were these options can be resumed.
         later = (
-            "calib_samples", "rounding", "max_change", "pretrained", "new_head", "train_dense", "inexact_cuts",
-            "dynamic", "qat",
+            "calib_samples", "rounding", "update", "max_change", "pretrained", "new_head", "train_dense",
+            "inexact_cuts", "dynamic", "qat",
         )  # fmt: skip
         unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
@@ -198,6 +199,14 @@ def _check_method(request: Request, retraining: Method, task: Mapping[str, Any])
         )
     if request.calib_samples is not None and retraining.samples is None:
         raise _conflict("calib_samples", f"`method` {name} solves no weights on samples: leave out `calib_samples`")
+    if request.update is not None and request.update != LEAST_SQUARES:
+        raise UsageError(
+            f"`update` {request.update!r} is unknown: give {LEAST_SQUARES}", code="unknown-name", option="update"
+        )
+    if request.update and (not retraining.retrains or retraining.restore or request.gradual):
+        other = "`gradual` prunes while it retrains" if request.gradual else f"`method` {name} changes them afterwards"
+        other = other if retraining.retrains else f"`method` {name} does not retrain"
+        raise _conflict("update", f"`update` solves survivors before a retraining, and {other}: leave out `update`")
     if request.rounding is not None and request.rounding not in targets.ROUNDINGS:
         raise UsageError(
             f"`rounding` {request.rounding!r} is unknown: give {' or '.join(targets.ROUNDINGS)}",

@@ -17,6 +17,7 @@ from dwindle.compress.allowance import Allowance
 from dwindle.compress.budget import Solver
 from dwindle.compress.calibrate.prune import prune
 from dwindle.compress.calibrate.reconstruct import Layer
+from dwindle.compress.calibrate.update import solve_survivors
 from dwindle.compress.channels import carry
 from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import masks_of_zeros
@@ -76,6 +77,8 @@ class PruningSettings:
     """The share of a retraining's steps that train through the rounding of `precision`, its last ones."""
     precision: str = ""
     """What the target stores weights in, where `qat` is not 0."""
+    update: bool = False
+    """Whether the survivors of each round are solved by least squares before they are retrained."""
     save_every: float = 300.0
     """Seconds between saves within a round."""
     pretrained: bool = False
@@ -232,7 +235,10 @@ class IterativePruning:
 
     def _prune(self, solver: Solver, to: float) -> bool:
         """Prunes to the share `to`, and restores what the method restores; False where nothing more can be pruned."""
-        before, share = self.network.model, solver.granularity.share(self.network)
+        before = pruned = self.network.model
+        share = solver.granularity.share(self.network)
+        if self.settings.update:
+            before = copied(pruned)  # masks are put on the network itself
         keep = solver.granularity.shrink(self.network, to)
         if solver.granularity.share(self.network) >= share:
             return False
@@ -243,7 +249,10 @@ class IterativePruning:
                 f"{apart:.1%} of the largest before retraining ({change.reason})"
             )
         if keep is not None and self.task.optimizer is not None:
-            carry(self.task.optimizer, before, self.network.model, keep)
+            carry(self.task.optimizer, pruned, self.network.model, keep)
+        if self.settings.update:
+            for sentence in solve_survivors(self.network, before, keep, self.task):
+                self.watcher.note(sentence)
         if self.settings.method.restore:
             state.rewind(self.network, self.task, dense_round(self.folder))
         return True

@@ -34,7 +34,7 @@ from studies.calibrate.run import SAMPLES, samples
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "rounding.jsonl"
-DENSITIES = (1.0, 0.3, 0.1)
+DENSITIES = (1.0, 0.1, 0.3)
 INTRODUCTION = """Points of test accuracy that rounding costs against the same network in fp32, the SQNR of the outputs
 in brackets, for the nearest codes and for those that 1,024 unlabelled samples choose. Fashion-MNIST at 14x14, one seed.
 Printed by `python -m studies.calibrate.rounding`. A difference of 0.3 points says nothing.

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from studies.calibrate import cost, efficientnet, update
+
+
+def test_a_rate_has_a_line_with_and_without_the_update() -> None:
+    row = {"rate": 0.4, "seed": 0, "rounds": 5, "validation": 1.0, "test": 0.5}
+    line = update.table([{**row, "update": None}, {**row, "update": update.LEAST_SQUARES, "test": 0.75}]).splitlines()[
+        -1
+    ]
+    assert line == "| 40% | 5 | +0.50 (+1.00) | +0.75 (+1.00) | 1 |"
+
+
+def test_costs_are_sorted_by_samples() -> None:
+    rows = [{"samples": count, "steps": 1, "cpu_seconds": 9.0 * count, "megabytes": 2000.0} for count in (16, 8)]
+    assert cost.table(rows).splitlines()[-2:] == ["| 8 | 72 | 2.00 GB |", "| 16 | 144 | 2.00 GB |"]
+
+
+def test_precisions_share_the_line_of_their_network() -> None:
+    key = {"share": 0.4, "way": efficientnet.SQUARES, "seen": 2, "unseen": 3, "photographs": "5 of a", "sqnr": 20.0}
+    rows = [{**key, "precision": "fp32", "agreement": 90.0}, {**key, "precision": "int4, nearest", "agreement": 60.0}]
+    line = efficientnet.table(rows).splitlines()[-1]
+    assert line == "| 60% | least squares | 90.0% (20.0 dB) |  |  | 60.0% (20.0 dB) |  |"
