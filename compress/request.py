@@ -254,7 +254,7 @@ class Request:
         None,
         metavar="HOW",
         group=PRUNING,
-        help="With least-squares, the survivors of each round are solved before they are retrained.",
+        help="With least-squares, survivors are solved before they retrain.",
         unset="no",
     )
     rounding: str | None = option(
