@@ -5,9 +5,7 @@ from studies.calibrate import cost, efficientnet, update
 
 def test_a_rate_has_a_line_with_and_without_the_update() -> None:
     row = {"rate": 0.4, "seed": 0, "rounds": 5, "validation": 1.0, "test": 0.5}
-    line = update.table([{**row, "update": None}, {**row, "update": update.LEAST_SQUARES, "test": 0.75}]).splitlines()[
-        -1
-    ]
+    line = update.table([{**row, "update": None}, {**row, "update": update.UPDATES[1], "test": 0.75}]).splitlines()[-1]
     assert line == "| 40% | 5 | +0.50 (+1.00) | +0.75 (+1.00) | 1 |"
 
 
