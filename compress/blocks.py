@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from dwindle.compress.layer_shares import LayerShares
 from dwindle.compress.layers import Layers
 from dwindle.compress.masks import density, mask_applier
 from dwindle.compress.network import Network
@@ -31,6 +32,8 @@ class Blocks:
     columns: int = 1
     score: Score = magnitude
     layers: Layers = field(default_factory=Layers)
+    shares: LayerShares = field(default_factory=LayerShares)
+    """The densities of layers that have one of their own: they are pruned to it at once."""
     kind: Kind = field(default="weights", init=False)
     floor: float | None = field(default=None, init=False)
 
@@ -38,17 +41,25 @@ class Blocks:
         return density(network.masks) if network.masks else 1.0
 
     def shrink(self, network: Network, share: float) -> None:
-        """Prunes in place until at most `share` of the prunable weights is left.
+        """Prunes in place until at most `share` of the prunable weights is left, or what the layers keep that have a
+        share of their own.
 
-        What was pruned stays pruned.
+        What was pruned stays pruned. Raises UsageError for a layer that isn't there.
         """
         weights = self.layers.of(network.model)
         total = sum(weight.numel() for weight in weights.values())
         scores = {name: self._pool(score).cpu() for name, score in self.score(weights).items()}
         sizes = {name: self._count(weight) for name, weight in weights.items()}
         alive = {name: self._pool(mask.to(torch.float32)) > 0 for name, mask in network.masks.items()}
-        kept = keep_highest(scores, sizes, alive, round(share * total))
-        network.masks = {name: self._expand(mask, weights[name]) for name, mask in kept.items()}
+        kept: dict[str, Tensor] = {}
+        for name, own in self.shares.of(weights).items():
+            count = max(1, round(own * weights[name].numel()))
+            kept |= keep_highest({name: scores[name]}, sizes, {name: alive[name]} if alive else {}, count)
+        spent = sum(int(sizes[name][mask].sum()) for name, mask in kept.items())
+        others = {name: scores[name] for name in weights if name not in kept}
+        if others:
+            kept |= keep_highest(others, sizes, alive, max(0, round(share * total) - spent))
+        network.masks = {name: self._expand(kept[name], weights[name]) for name in weights}
         mask_applier(network.model, network.masks)()
 
     def _pool(self, weight: Tensor) -> Tensor:

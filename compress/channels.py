@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from dwindle.compress.layer_shares import LayerShares, layer
 from dwindle.compress.layers import Layers
 from dwindle.compress.masks import prunable
 from dwindle.compress.network import Change, Network
@@ -15,8 +16,8 @@ from dwindle.compress.surgery.choice import GroupScore, best, choose, least, sco
 from dwindle.compress.surgery.cut import Keep, cut, cut_tensors
 from dwindle.compress.surgery.exactness import prove, runs
 from dwindle.compress.surgery.find import find_groups
-from dwindle.compress.surgery.groups import Found, Group
-from dwindle.errors import BudgetMissed, ParityFailed
+from dwindle.compress.surgery.groups import Found, Group, explain
+from dwindle.errors import BudgetMissed, ParityFailed, UsageError
 from dwindle.export.zeros import Kind
 from dwindle.quantities import format_names
 
@@ -39,6 +40,8 @@ class Channels:
     score: GroupScore = score
     layer_floor: float = 0.0
     """The share of its own channels that every layer keeps, whatever its scores."""
+    shares: LayerShares = field(default_factory=LayerShares)
+    """The shares of their channels that some layers keep, no more and no less, up to the next multiple of `align`."""
     counts: Counted = "MACs"
     """What shares are measured in: MACs for a budget of MACs, parameters for one of bytes, which follow the
     parameters."""
@@ -60,13 +63,16 @@ class Channels:
         """
         found = find_groups(network.model, network.inputs, inexact=self.inexact)
         scores, whole = self.score(found, network.model), self.whole(network.model)
-        floors = [self._fewest(group, found, network) for group in found.groups]
+        own = self._own(found, network)
+        shares = [own.get(index, self.layer_floor) for index in range(len(found.groups))]
+        floors = [_units(group, found, network, one) for group, one in zip(found.groups, shares, strict=True)]
+        most = [floors[index] if index in own else group.units for index, group in enumerate(found.groups)]
         try:
             if self.counts == "MACs":
                 limits = {"macs": share * network.dense_macs}
             else:
                 limits = {"parameters": share * network.dense_parameters}
-            keep = choose(found, scores, **limits, align=self.align, at_least=floors, whole=whole)
+            keep = choose(found, scores, **limits, align=self.align, at_least=floors, at_most=most, whole=whole)
         except BudgetMissed:
             keep = best(found, scores, least(found, floors, align=self.align, whole=whole))
         if not keep.tensors:
@@ -85,16 +91,47 @@ class Channels:
         network.uncut = found.uncut
         return keep
 
-    def _fewest(self, group: Group, found: Found, network: Network) -> int:
-        """Returns how many units of a group `layer_floor` keeps: it is a share of the dense layer, which earlier cuts
-        may have made smaller."""
-        place = next((place for place in group.places if place.writes), group.places[0])
-        left = found.sizes[place.tensor, place.dim] / network.dense_shapes[place.tensor][place.dim]
-        return max(1, min(group.units, math.ceil(self.layer_floor / left * group.units - 1e-9)))
+    def _own(self, found: Found, network: Network) -> dict[int, float]:
+        """The shares of the groups that make channels of a layer with a share of its own, by their index. Raises
+        UsageError where two layers of a group have unlike ones, and where a pattern's layers all stay whole."""
+        shares = self.shares.of(self.layers.of(network.model))
+        own: dict[int, float] = {}
+        reached = set[str]()
+        for index, group in enumerate(found.groups):
+            given = {one.tensor: shares[one.tensor] for one in group.places if one.writes and one.tensor in shares}
+            if len(set(given.values())) > 1:
+                told = " and ".join(f"{layer(name)} {share:.0%}" for name, share in list(given.items())[:3])
+                raise UsageError(
+                    f"`layer_share` gives {told}, and these layers can only lose the same channels: give one",
+                    code="conflict",
+                    option="layer_share",
+                )
+            if given:
+                own[index] = next(iter(given.values()))
+            reached |= given.keys()
+        for pattern, share in self.shares.patterns:
+            matched = LayerShares(((pattern, share),)).of(shares)
+            if not reached & matched.keys():
+                kept = [one for one in found.uncut if one.layer in set(map(layer, matched))]
+                raise UsageError(
+                    f"`layer_share` gives {share:.0%} to {pattern!r}, which can lose no channels "
+                    f"({explain(kept) or 'nothing of it is made here'}): leave that pattern out",
+                    code="conflict",
+                    option="layer_share",
+                    name=pattern,
+                )
+        return own
 
     def whole(self, model: nn.Module) -> set[str]:
         """Returns the names of the weights whose channels the patterns exclude from pruning."""
         return prunable(model).keys() - self.layers.of(model).keys()
+
+
+def _units(group: Group, found: Found, network: Network, share: float) -> int:
+    """How many units of a group are `share` of those of the dense layer, which earlier cuts may have made smaller."""
+    place = next((place for place in group.places if place.writes), group.places[0])
+    left = found.sizes[place.tensor, place.dim] / network.dense_shapes[place.tensor][place.dim]
+    return max(1, min(group.units, math.ceil(share / left * group.units - 1e-9)))
 
 
 def _changes(found: Found, keep: Keep) -> tuple[Change, ...]:

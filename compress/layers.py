@@ -32,10 +32,10 @@ class Layers:
         Raises UsageError for a pattern that matches nothing, or where nothing is left.
         """
         weights, others = prunable(model), unnamed(model)
-        by_name = tuple(one for one in self.include if not any(_matches(name, (one,)) for name in weights))
-        weights |= {name: parameter for name, parameter in others.items() if _matches(name, by_name)}
+        by_name = tuple(one for one in self.include if not any(matches(name, (one,)) for name in weights))
+        weights |= {name: parameter for name, parameter in others.items() if matches(name, by_name)}
         for pattern in (*self.include, *self.exclude):
-            if not any(_matches(name, (pattern,)) for name in weights):
+            if not any(matches(name, (pattern,)) for name in weights):
                 raise UsageError(
                     f"the pattern {pattern!r} matches no prunable layer: {_listed(weights)}",
                     code="unknown-name",
@@ -44,7 +44,7 @@ class Layers:
         chosen = {
             name: weight
             for name, weight in weights.items()
-            if _matches(name, self.include) and not _matches(name, self.exclude)
+            if matches(name, self.include) and not matches(name, self.exclude)
         }
         if not chosen:
             raise UsageError(
@@ -55,7 +55,8 @@ class Layers:
         return chosen
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether one of the patterns matches a parameter's name, or that of its layer."""
     layer = name.rpartition(".")[0]
     return any(fnmatchcase(name, pattern) or fnmatchcase(layer, pattern) for pattern in patterns)
 

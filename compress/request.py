@@ -152,6 +152,15 @@ class Request:
         group=PRUNING,
         help="When channels are removed, the share of its channels that every layer keeps.",
     )
+    layer_share: tuple[str, ...] = option(
+        (),
+        kind=PATTERNS,
+        metavar="PATTERN=SHARE",
+        group=PRUNING,
+        help="Layers that keep a share of their own, from the first round on, such as 'layer4.*=30%': of weights, "
+        "or where channels are removed of those, up to a multiple of `align`. The others meet the budget; the last "
+        "pattern that matches counts.",
+    )
     inexact_cuts: bool = option(
         False,
         kind=SWITCH,

@@ -16,6 +16,7 @@ from dwindle.compress.budget import Budget
 from dwindle.compress.calibrate.update import LEAST_SQUARES
 from dwindle.compress.channels import Counted
 from dwindle.compress.granularity import granularity
+from dwindle.compress.layer_shares import LayerShares
 from dwindle.compress.layers import Layers
 from dwindle.compress.methods import Method, method
 from dwindle.compress.network import Granularity
@@ -68,7 +69,7 @@ class Resolved:
         # Runs begun before there were these options can be resumed.
         later = (
             "calib_samples", "rounding", "update", "max_change", "pretrained", "new_head", "train_dense",
-            "inexact_cuts", "dynamic", "qat",
+            "inexact_cuts", "dynamic", "qat", "layer_share",
         )  # fmt: skip
         unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
@@ -252,7 +253,18 @@ def _check_untrained(request: Request, retraining: Method) -> None:
     defaults = {each.name: each.default for each in options(Request)}
     trained = ["recipe", "gradual", "qat", "rounds", "recalibrate", "new_head", "train_dense"]
     if retraining.keep:
-        trained += ["size", "density", "macs", "max_drop", "max_change", "granularity", "score", "include", "exclude"]
+        trained += [
+            "layer_share",
+            "size",
+            "density",
+            "macs",
+            "max_drop",
+            "max_change",
+            "granularity",
+            "score",
+            "include",
+            "exclude",
+        ]
     if retraining.keep or (request.max_drop is None and request.max_change is None):
         trained.append("prune_per_round")
     given = [each for each in trained if getattr(request, each) != defaults[each]]
@@ -268,9 +280,12 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
     layers = Layers(tuple(request.include), tuple(request.exclude))
     score = load_score("magnitude" if request.score is None else request.score)
     counts: Counted = "parameters" if request.macs is None else "MACs"
-    floor, inexact = request.layer_floor, request.inexact_cuts
+    floor, inexact, shares = request.layer_floor, request.inexact_cuts, LayerShares.of_texts(request.layer_share)
+    if shares.patterns and "+" in name:
+        raise _conflict("layer_share", f"`layer_share` is of channels or of weights, and {name} prunes both")
     parts = [
-        granularity(part, score, layers, request.align, counts, floor, inexact=inexact) for part in name.split("+")
+        granularity(part, score, layers, request.align, counts, floor, inexact=inexact, shares=shares)
+        for part in name.split("+")
     ]
     if inexact and not any(part.kind == "channel" for part in parts):
         raise _conflict("inexact_cuts", f"`inexact_cuts` are cuts of channels, and {name} pruning makes none")
@@ -319,6 +334,8 @@ def _search(request: Request, phases: tuple[Phase, ...]) -> Settings:
         )
     if request.inexact_cuts:
         raise _conflict("inexact_cuts", "`method` amc makes exact cuts only: leave out `inexact_cuts`")
+    if request.layer_share:
+        raise _conflict("layer_share", "`method` amc finds the share of every layer itself: leave out `layer_share`")
     if len(phases) > 1 or request.score != "magnitude":
         raise _conflict(
             "score" if request.score != "magnitude" else "granularity",

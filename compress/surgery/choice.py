@@ -69,6 +69,7 @@ def choose(
     share: float | None = None,
     align: int = 8,
     at_least: Sequence[int] | None = None,
+    at_most: Sequence[int] | None = None,
     whole: Container[str] = (),
 ) -> Keep:
     """Removes the units of least score, over all groups, until the network costs no more than is asked.
@@ -76,17 +77,22 @@ def choose(
     `macs` and `parameters` are what may be left of `found.macs()` and `found.parameters()`, `share` (0 to 1) what may
     be left of all units; all that are given hold. Every group keeps a multiple of `align` channels (1: any number) or
     all of them; what is then left of the budget is given back, best unit first. Every group keeps as many units as
-    `at_least` says (without it, one) or more; groups that make channels of a tensor named in `whole` lose none.
+    `at_least` says (without it, one) or more, and as many as `at_most` says or fewer, up to the next multiple; groups
+    that make channels of a tensor named in `whole` lose none.
 
     Raises BudgetMissed where the least that can be left costs more.
     """
     order = torch.cat(list(scores)).argsort(stable=True)
     fewest = least(found, at_least, align=align, whole=whole)
+    most = least(found, found.units if at_most is None else at_most, align=align, whole=whole)
     owner = torch.repeat_interleave(torch.arange(len(found.groups)), torch.tensor(found.units))[order]
 
     def left(removed: int) -> list[int]:
         gone = torch.bincount(owner[:removed], minlength=len(found.groups)).tolist()
-        return [max(_left(group, n, align), floor) for group, n, floor in zip(found.groups, gone, fewest, strict=True)]
+        return [
+            min(max(_left(group, n, align), low), high)
+            for group, n, low, high in zip(found.groups, gone, fewest, most, strict=True)
+        ]
 
     def over(units: Sequence[int]) -> str | None:
         """What is wrong with leaving so many units, if anything."""
@@ -103,7 +109,7 @@ def choose(
             "ask for more, align to less, or prune what is left more finely"
         )
     units = left(bisect_left(range(len(order)), True, key=lambda removed: over(left(removed)) is None))
-    return best(found, scores, _refilled(found, scores, units, align, lambda units: over(units) is None))
+    return best(found, scores, _refilled(found, scores, units, most, align, lambda units: over(units) is None))
 
 
 def least(
@@ -126,17 +132,22 @@ def best(found: Found, scores: Sequence[Tensor], units: Sequence[int]) -> Keep:
 
 
 def _refilled(
-    found: Found, scores: Sequence[Tensor], units: list[int], align: int, fits: Callable[[Sequence[int]], bool]
+    found: Found,
+    scores: Sequence[Tensor],
+    units: list[int],
+    most: Sequence[int],
+    align: int,
+    fits: Callable[[Sequence[int]], bool],
 ) -> list[int]:
     """Gives back steps while they fit: the last one to go may have been a large layer's."""
     ranked = [s.sort(descending=True).values.tolist() for s in scores]
-    candidates = {i for i, group in enumerate(found.groups) if units[i] < group.units}
+    candidates = {i for i, limit in enumerate(most) if units[i] < limit}
     while candidates:
         i = max(candidates, key=lambda i: ranked[i][units[i]])
-        more = min(units[i] + step(found.groups[i], align), found.groups[i].units)
+        more = min(units[i] + step(found.groups[i], align), most[i])
         if fits([*units[:i], more, *units[i + 1 :]]):
             units = [*units[:i], more, *units[i + 1 :]]
-        if units[i] < more or more == found.groups[i].units:
+        if units[i] < more or more == most[i]:
             candidates.remove(i)
     return units
 

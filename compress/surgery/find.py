@@ -69,6 +69,11 @@ def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...], *, inexact
         if failing & adapted - strictly:
             strictly |= failing & adapted
             continue
+        if clashes := [rows for owner, rows in solved.clashes if owner in failing]:
+            for one, other in clashes:  # an attribute is the number of both
+                labels.tie(one, other)
+                labels.pin_where_constant(one, other)
+            continue
         for literal in labels.literals:
             if literal.owner in failing & adapted:
                 name = literal.owner.rpartition(".")[2]
@@ -125,6 +130,8 @@ class _Solved:
             self.writers |= {key} if binding.writes else set()
         self.group_of = torch.full((labels.count,), -1)
         self.spared = torch.zeros(labels.count, dtype=torch.long)
+        self.clashes: list[tuple[str, tuple[Tensor, Tensor]]] = []
+        """Channels of unlike groups whose number a module keeps in one attribute, with the module's class."""
         self.groups = self._group()
         for pin in labels.approximated:
             for index in set(self.group_of[self.classes(pin.labels)].unique().tolist()) - {-1}:
@@ -227,6 +234,7 @@ class _Solved:
         """Attributes of a module with the value of a size in its code, or of a list of them: taken to be that, and
         tried. Where a size that stays has the same value, and comes later, `strictly` takes them to be that one."""
         result: dict[tuple[str, str], Extent | tuple[Extent, ...]] = {}
+        rows_of: dict[tuple[str, str], Tensor] = {}
         for literal in literals:
             module = self.modules.get(literal.module)
             if module is None or literal.owner in _WITH_STAND_INS:
@@ -241,7 +249,10 @@ class _Solved:
             for row in rows:
                 for name, value in plain.items():
                     if type(value) is int and value == len(row):
-                        result[literal.module, name] = self.extent(row)
+                        place = literal.module, name
+                        if place in result and result[place] != self.extent(row):
+                            self.clashes.append((literal.owner, (rows_of[place].int(), row.int())))
+                        result[place], rows_of[place] = self.extent(row), row
         return result
 
     def _rows(self, labels: Tensor, staying: bool) -> Iterator[Tensor]:
@@ -291,10 +302,12 @@ def _stiff(found: Found, model: nn.Module, example_inputs: tuple[Tensor, ...]) -
 
 
 def _halves(found: Found, groups: set[int], generator: torch.Generator) -> list[Tensor]:
-    """Half of the units of some groups, at random, and all of the others'."""
+    """About half of the units of some groups, at random, and all of the others'. Not the same share of each, as
+    the code may take several numbers to be one."""
     halves = []
     for index, group in enumerate(found.groups):
-        some = torch.randperm(group.units, generator=generator)[: group.units // 2].sort().values
+        count = group.units * (2 + index % 3) // 6 if group.units > 5 else group.units // 2
+        some = torch.randperm(group.units, generator=generator)[:count].sort().values
         halves.append(some if index in groups else torch.arange(group.units))
     return halves
 

@@ -382,3 +382,26 @@ def test_few_wide_groups_lose_channels_within_and_many_narrow_ones_go_whole(kind
     assert units(found) == {"0": 8, "1": 3}
     assert small[1].groups == 2
     assert small[3].groups < 6
+
+
+class Cascade(nn.Module):
+    """Heads with a projection each, of whose widths the module keeps but one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.first = 9, nn.Conv2d(3, 5, 1)
+        self.heads = nn.ModuleList(nn.Conv2d(5, 18, 1) for _ in range(3))
+        self.last = nn.Conv2d(27, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, found = self.first(x), []
+        for head in self.heads:
+            a, b = head(x).split([self.width, self.width], 1)
+            found.append(a * b)
+        return self.last(torch.cat(found, 1))
+
+
+def test_one_attribute_for_the_widths_of_several_layers_ties_them() -> None:
+    found, small = cut_twice(Cascade(), IMAGE)
+    assert units(found) == {"first": 5, "heads.0": 9}
+    assert {head.out_channels for head in small.heads} == {2 * small.width}
