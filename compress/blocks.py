@@ -46,7 +46,7 @@ class Blocks:
 
         What was pruned stays pruned. Raises UsageError for a layer that isn't there.
         """
-        weights = self.layers.of(network.model)
+        weights = self.layers.of(network.model, network.kernels)
         total = sum(weight.numel() for weight in weights.values())
         scores = {name: self._pool(score).cpu() for name, score in self.score(weights).items()}
         sizes = {name: self._count(weight) for name, weight in weights.items()}

@@ -384,7 +384,7 @@ def _compress(
     for note in ready.notes:
         watcher.note(note)
     watcher.note(resolved.choice)
-    if missed := _out_of_reach(network.model):
+    if missed := _out_of_reach(network):
         watcher.note(missed)
     settings = PruningSettings(
         resolved.method,
@@ -439,9 +439,10 @@ def _compress(
     return ranks.broadcast_from_first(lambda: store.finish(done, tensors, cuts.structure))
 
 
-def _out_of_reach(model: nn.Module) -> str | None:
+def _out_of_reach(network: Network) -> str | None:
     """The note that a good part of the network's parameters cannot be pruned; None where it can."""
-    left, whole = unnamed(model), sum(parameter.numel() for parameter in model.parameters())
+    left = {name: one for name, one in unnamed(network.model).items() if name not in network.kernels}
+    whole = sum(parameter.numel() for parameter in network.model.parameters())
     share = sum(parameter.numel() for parameter in left.values()) / whole
     if share < NOTABLE:
         return None

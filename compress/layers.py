@@ -19,19 +19,22 @@ if TYPE_CHECKING:
 class Layers:
     """Shell patterns over parameter names, such as `classifier.*`; a pattern also matches a layer's name.
 
-    A trainable matrix or kernel that isn't a layer's weight, such as a bare `nn.Parameter`, is included by a pattern
-    that matches no weight: by its name.
+    Where the network was seen running, a bare `nn.Parameter` that activations are multiplied by is a weight like any
+    other. Any other trainable matrix is included by a pattern that matches no weight: by its name.
     """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
-    def of(self, model: nn.Module) -> dict[str, nn.Parameter]:
+    def of(self, model: nn.Module, kernels: Collection[str] = ()) -> dict[str, nn.Parameter]:
         """Returns the prunable weights of `model` that the patterns include, by parameter name.
+
+        kernels: the names of parameters that are known to multiply activations, whatever they are called.
 
         Raises UsageError for a pattern that matches nothing, or where nothing is left.
         """
         weights, others = prunable(model), unnamed(model)
+        weights |= {name: others.pop(name) for name in kernels if name in others}
         by_name = tuple(one for one in self.include if not any(matches(name, (one,)) for name in weights))
         weights |= {name: parameter for name, parameter in others.items() if matches(name, by_name)}
         for pattern in (*self.include, *self.exclude):

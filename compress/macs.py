@@ -28,6 +28,8 @@ class Count:
     """Multiply-accumulates by layer, those of layers inside it not included; the sum is the whole network's."""
     uncounted: tuple[str, ...]
     """The operators that take two tensors or more, as a product does, and whose cost nobody knows."""
+    kernels: tuple[str, ...] = ()
+    """The parameters that activations are multiplied by as they are, by name: matrices, kernels, tables of rows."""
 
 
 def macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, int]:
@@ -61,16 +63,17 @@ def count(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Count:
 
 def count_operator(operator: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> int:
     """Returns the multiply-accumulates of one call of an operator of torch.ops, on fake tensors. It is run."""
-    with _counting() as (counter, _):
+    with _counting({}) as (counter, _):
         operator(*arguments, **keywords)
     return counter.get_total_flops() // 2
 
 
 def _count(model: nn.Module, inputs: tuple[Tensor, ...], mode: AbstractContextManager[Any]) -> Count:
+    parameters = {p.untyped_storage()._cdata: name for name, p in model.named_parameters()}
     fused_attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), mode, _counting() as (counter, seen):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), mode, _counting(parameters) as (counter, seen):
             model.eval()(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused_attention)
@@ -84,24 +87,28 @@ def _count(model: nn.Module, inputs: tuple[Tensor, ...], mode: AbstractContextMa
     own: dict[str, int] = {}
     for name in sorted(counts, key=len, reverse=True):
         own[name] = counts[name] - sum(spent for path, spent in own.items() if not name or path.startswith(f"{name}."))
-    return Count({name: own[name] for name, _ in model.named_modules() if own.get(name)}, tuple(seen.uncounted))
+    layers = {name: own[name] for name, _ in model.named_modules() if own.get(name)}
+    return Count(layers, tuple(seen.uncounted), tuple(seen.kernels))
 
 
 @contextmanager
-def _counting() -> Iterator[tuple[FlopCounterMode, _Seen]]:
-    """Counts what runs inside, and notes what there is no formula for."""
-    seen = _Seen()
+def _counting(parameters: Mapping[int, str]) -> Iterator[tuple[FlopCounterMode, _Seen]]:
+    """Counts what runs inside, and notes what there is no formula for. `parameters`: their names, by their storage."""
+    seen = _Seen(parameters)
     counter: FlopCounterMode = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     with sdpa_kernel(SDPBackend.MATH), seen, counter:  # the counter has no formula for every fused attention
         yield counter, seen
 
 
 class _Seen(TorchDispatchMode):
-    """Notes the operators that multiply tensors, for all that is known, and have no formula."""
+    """Notes the operators that multiply tensors, for all that is known, and have no formula; and the parameters that
+    those with one multiply activations by."""
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.parameters = parameters
         self.uncounted: dict[str, None] = {}
+        self.kernels: dict[str, None] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -115,6 +122,10 @@ class _Seen(TorchDispatchMode):
             and packet not in _NO_PRODUCTS
         ):
             self.uncounted[str(packet).removeprefix("aten.")] = None
+        for place in reversed(_FACTORS.get(packet, ())):  # a row of tokens on the left of a layer's matrix is none
+            if place < len(args) and (name := self.parameters.get(args[place].untyped_storage()._cdata)):
+                self.kernels[name] = None
+                break
         return result
 
 
@@ -168,6 +179,16 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     torch.ops.torchvision.deform_conv2d: _deformable,
 }
 """What torch's counter lacks: twice the multiply-accumulates, from shapes."""
+
+
+_FACTORS: dict[Any, tuple[int, ...]] = {
+    torch.ops.aten.convolution: (1,),
+    torch.ops.aten.embedding: (0,),
+    torch.ops.torchvision.deform_conv2d: (1,),
+    **dict.fromkeys((torch.ops.aten.mm, torch.ops.aten.bmm), (0, 1)),
+    **dict.fromkeys((torch.ops.aten.addmm, torch.ops.aten.baddbmm), (1, 2)),
+}
+"""The arguments of products that may be a network's own kernel."""
 
 
 def _overloads(library: Any, names: str) -> set[Any]:

@@ -42,9 +42,8 @@ class NofM:
 
     def shrink(self, network: Network, share: float) -> None:
         """Prunes in place to the largest n:M with n/M ≤ share, but no further than N:M."""
-        weights = {
-            name: weight for name, weight in self.layers.of(network.model).items() if weight.shape[1] % self.m == 0
-        }
+        every = self.layers.of(network.model, network.kernels)
+        weights = {name: weight for name, weight in every.items() if weight.shape[1] % self.m == 0}
         if not weights:
             raise UsageError(
                 f"no layer has an input width that is a multiple of {self.m}, which the granularity "

@@ -48,12 +48,15 @@ class Network:
     dense_macs: int = 0
     uncounted: tuple[str, ...] = ()
     """The operators whose multiply-accumulates nobody knows: see `macs.Count`."""
+    kernels: tuple[str, ...] = ()
+    """The parameters that activations are multiplied by, by name, as far as `inputs` tell."""
     dense_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.inputs and not self.dense_macs:
             counted = count(self.model, self.inputs)
             self.dense_macs, self.uncounted = sum(counted.layers.values()), counted.uncounted
+            self.kernels = counted.kernels
         if not self.dense_shapes:
             self.dense_shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
 

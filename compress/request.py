@@ -157,16 +157,14 @@ class Request:
         kind=PATTERNS,
         metavar="PATTERN=SHARE",
         group=PRUNING,
-        help="Layers that keep a share of their own, from the first round on, such as 'layer4.*=30%': of weights, "
-        "or where channels are removed of those, up to a multiple of `align`. The others meet the budget; the last "
-        "pattern that matches counts.",
+        help="The share of weights or channels of some layers, as 'layer4.*=30%'.",
     )
     inexact_cuts: bool = option(
         False,
         kind=SWITCH,
         group=PRUNING,
-        help="When channels are removed, also remove those that change what the others compute, such as the width that "
-        "a LayerNorm averages over; what each cut changes before it is retrained is said.",
+        help="Also remove channels that change what the others compute, such as the width that a LayerNorm averages "
+        "over; what each cut changes is said.",
     )
     recipe: str | None = option(
         None,
@@ -286,8 +284,8 @@ class Request:
         False,
         kind=SWITCH,
         group=DATA,
-        help="Begin with the trained weights that the source of the model has: torchvision's, timm's or the "
-        "repository's. They are trained further on the data, with a fresh head where it has another number of classes.",
+        help="Begin with the trained weights that the source of the model has. They are trained further on the data, "
+        "with a fresh head where it has another number of classes.",
     )
     new_head: bool = option(
         False,
@@ -318,9 +316,9 @@ class Request:
         metavar="POINTS",
         recorded=False,
         group=DATA,
-        help="The validation accuracy that `weights` are known to have; nothing is pruned where they are more than a "
-        "point below it.",
-        unset="a warning where they are near chance",
+        help="The validation accuracy that `weights` are known to have; nothing is pruned where they are a point "
+        "below.",
+        unset="a warning near chance",
     )
     dynamic: tuple[str, ...] = option(
         (),

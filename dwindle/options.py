@@ -158,7 +158,7 @@ def add_options(to: argparse.ArgumentParser, *declared: type) -> None:
         else:
             how |= {"metavar": each.metavar, "type": _reader(each.kind)}
         if each.kind is PATTERNS:
-            how |= {"nargs": "+", "action": "extend"}
+            how["nargs"] = "+"
         if each.kind is NAMES:
             how["action"] = "extend"
         if each.bare is not None:

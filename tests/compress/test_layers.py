@@ -52,7 +52,9 @@ def test_a_parameter_of_any_name_is_reached_by_it() -> None:
     assert set(Layers(include=("*", "kernel")).of(model)) == {"linear.weight", "kernel"}
     assert set(Layers(include=("kernel",)).of(model)) == {"kernel"}
     network = Network(model, (torch.randn(1, 4),))
-    Blocks(layers=Layers(include=("*", "kernel"))).shrink(network, 0.25)
+    assert set(Layers().of(model, network.kernels)) == {"linear.weight", "kernel"}  # as it was seen at work
+    assert set(Layers(exclude=("kernel",)).of(model, network.kernels)) == {"linear.weight"}
+    Blocks().shrink(network, 0.25)
     assert network.density == pytest.approx(0.25, abs=0.02)
     assert masks_hold(model, network.masks)
     assert (model.kernel == 0).any()

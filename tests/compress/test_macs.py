@@ -197,3 +197,23 @@ def test_the_trace_counts_the_same(name: str) -> None:
 
     model, inputs = Beside().eval(), (x, torch.randn(1, 4))
     assert find_groups(model, inputs).macs() == sum(macs(model, inputs).values()) == expected + 48
+
+
+def test_parameters_that_activations_are_multiplied_by_are_told_by_use() -> None:
+    class Uses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel, self.matrix = nn.Parameter(torch.randn(6, 3, 3, 3)), nn.Parameter(torch.randn(6, 5))
+            self.table, self.left = nn.Parameter(torch.randn(9, 5)), nn.Parameter(torch.randn(4, 5))
+            self.tokens, self.gain = nn.Parameter(torch.randn(7, 5)), nn.Parameter(torch.randn(6, 8, 8))
+            self.scaled, self.linear = nn.Parameter(torch.randn(5, 5)), nn.Linear(5, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = nn.functional.conv2d(x, self.kernel, padding=1) * self.gain
+            x = torch.einsum("bchw,cd->bd", x, self.matrix)
+            x = x + nn.functional.embedding(torch.tensor([2]), self.table) + self.linear(self.tokens).sum(0)
+            return self.left @ (x @ (self.scaled * 2)).T
+
+    assert set(count(Uses(), (torch.randn(1, 3, 8, 8),)).kernels) == {
+        "kernel", "matrix", "table", "left", "linear.weight",
+    }  # fmt: skip
