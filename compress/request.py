@@ -285,7 +285,7 @@ class Request:
         kind=SWITCH,
         group=DATA,
         help="Begin with the trained weights that the source of the model has. They are trained further on the data, "
-        "with a fresh head where it has another number of classes.",
+        "with a fresh head for other classes.",
     )
     new_head: bool = option(
         False,
