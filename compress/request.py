@@ -284,8 +284,8 @@ class Request:
         False,
         kind=SWITCH,
         group=DATA,
-        help="Begin with the trained weights that the source of the model has. They are trained further on the data, "
-        "with a fresh head for other classes.",
+        help="Begin with the trained weights of the model's source, and train them further on the data, with a fresh "
+        "head where classes differ.",
     )
     new_head: bool = option(
         False,
