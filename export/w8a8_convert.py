@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _JUDGED = 16
 """How many samples say which ranges are nearer to the network."""
+_HUGE = 1e30
+"""From this value on, a number stands for an infinite one."""
 
 
 def converted(traced: nn.Module, samples: tuple[Tensor, ...], *, whole: bool) -> GraphModule:
@@ -44,9 +46,19 @@ def converted(traced: nn.Module, samples: tuple[Tensor, ...], *, whole: bool) ->
         # Batch norm is folded before, and each pattern of one would be traced at length.
         SUPPORTED_PATTERNS = [one for one in XNNPACKQuantizer.SUPPORTED_PATTERNS if "_bn" not in one.name]  # noqa: RUF012
 
+        def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+            """Makes tensors of the numbers that calls read, but for indices: the sums would be floats."""
+            kept = {node: node.args for node in _of_whole_numbers(model)}
+            changed: GraphModule = super().transform_for_annotation(model)
+            for node, args in kept.items():
+                node.args = args
+            changed.graph.eliminate_dead_code()
+            changed.recompile()
+            return changed
+
         def annotate(self, model: GraphModule) -> GraphModule:
             annotated: GraphModule = super().annotate(model)
-            for node in _reading_infinity(annotated):
+            for node in (*_reading_infinity(annotated), *_of_whole_numbers(annotated)):
                 node.meta.pop(Q_ANNOTATION_KEY, None)
             return annotated
 
@@ -99,19 +111,33 @@ def _require_ranges(observed: GraphModule) -> None:
 
 
 def _reading_infinity(module: GraphModule) -> list[Node]:
-    """The calls that read infinite values, as attention's scores meet a causal mask: no range of int8 spans to one."""
+    """The calls that read infinite values, or ones near the lowest that fp32 has, as attention's scores meet a mask: no
+    range of int8 spans to one."""
     infinite: set[Node] = set()
     reading = []
     for node in module.graph.nodes:
         if node.op == "get_attr":
             value = value_of(node.target, module)
-            if value.is_floating_point() and value.isinf().any():
+            if value.is_floating_point() and bool((value.abs() > _HUGE).any()):
                 infinite.add(node)
+        elif any(isinstance(one, int | float) and abs(one) > _HUGE for one in node.args):
+            infinite.add(node)
+            reading.append(node)
         elif infinite.intersection(node.all_input_nodes):
             reading.append(node)
             if "softmax" not in str(node.target):  # which makes zeros of them
                 infinite.add(node)
     return reading
+
+
+def _of_whole_numbers(module: GraphModule) -> list[Node]:
+    """The calls that read or make indices, masks or other whole numbers, which are not rounded."""
+
+    def is_whole(node: Node) -> bool:
+        value = node.meta.get("val")
+        return hasattr(value, "dtype") and not value.is_floating_point()
+
+    return [node for node in module.graph.nodes if is_whole(node) or any(map(is_whole, node.all_input_nodes))]
 
 
 def _on_grid(weight: QuantizationSpec) -> QuantizationSpec:
