@@ -132,10 +132,11 @@ def _reading_infinity(module: GraphModule) -> list[Node]:
 
 def _of_whole_numbers(module: GraphModule) -> list[Node]:
     """The calls that read or make indices, masks or other whole numbers, which are not rounded."""
+    import torch
 
     def is_whole(node: Node) -> bool:
         value = node.meta.get("val")
-        return hasattr(value, "dtype") and not value.is_floating_point()
+        return isinstance(value, torch.Tensor) and not value.is_floating_point()
 
     return [node for node in module.graph.nodes if is_whole(node) or any(map(is_whole, node.all_input_nodes))]
 
