@@ -33,6 +33,7 @@ from dwindle.compress.state import capture, cuts_of
 from dwindle.compress.watcher import Watcher, tracked
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
+from dwindle.export.facts import facts
 from dwindle.export.shipping import calibrated, rounded, shipper
 from dwindle.foreign import console
 from dwindle.lock import locked
@@ -227,7 +228,7 @@ def prepare(request: Request) -> Prepared:
     signature = varying(task.signature(model), request.dynamic)
     model = flat(model, signature)
     network = Network(model, inputs)
-    target = targets.load(request.target, request.precision)
+    target = targets.load(request.target, request.precision).described(facts(task.preprocessing))
     targets.require_dynamic(target, signature)
     size_of = Sizer(target, inputs)
     size_of(model)  # what the target can't take is known before anything is trained

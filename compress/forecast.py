@@ -16,6 +16,7 @@ from dwindle.compress.request import Request, request_for
 from dwindle.compress.size import Sizer
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.export import target as targets
+from dwindle.export.facts import facts
 from dwindle.models.copies import copied
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _forecast(request: Request, pace: float | None = None) -> Forecast:
     for name in ready.targets:
         if any(one.target == name and one.exit_code for one in rehearsed):
             continue  # a target that can't take the network has no file of it either
-        target = targets.load(name)
+        target = targets.load(name).described(facts(ready.task.preprocessing))
         count = solver.packed_bytes if name == request.target else Sizer(target, inputs)
         sizes.append(Bytes(name, count(network.model), count(small.model)))
         benefits.append(benefit(solver.granularity.kind, target))

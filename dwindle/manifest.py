@@ -173,6 +173,9 @@ class Manifest:
     """How an image becomes an input of the file; None where the task doesn't say, or an older dwindle wrote it."""
     signature: Signature | None = None
     """The file's inputs and outputs, in its order; None where an older version of dwindle wrote it."""
+    softmax: bool = False
+    """Whether the file's scores are probabilities, made by a softmax of the logits that the checkpoint's network gives;
+    parity compares the file with the softmax of the network's."""
     consumers: tuple[Consumer, ...] = ()
     """The programs that load the file, and those that don't; empty where the format has one reader, or an older version
     of dwindle wrote it."""

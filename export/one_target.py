@@ -16,16 +16,19 @@ from dwindle.errors import ParityFailed, UsageError
 from dwindle.export import target as targets
 from dwindle.export.architecture import one_model
 from dwindle.export.auto import smallest
+from dwindle.export.coreml.interface import answering_probabilities, are_probabilities
+from dwindle.export.facts import facts
 from dwindle.export.first_off import named
 from dwindle.export.fold import deployable
 from dwindle.export.options import ExportOptions
-from dwindle.export.parity import Compared, compare, require_finite
+from dwindle.export.parity import Compared, compare, outputs_of, require_finite
 from dwindle.export.quality import quality, sentence
-from dwindle.export.shipping import as_file, calibrated, rounded, with_interface
+from dwindle.export.shipping import as_file, calibrated, labels, rounded, with_interface
 from dwindle.export.steps import begin
 from dwindle.export.target import Target
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest, written
+from dwindle.models.inputs import as_fed
 from dwindle.quantities import format_bytes
 from dwindle.signature import Signature, varying
 
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 NO_PACKING = "none"
 PACKINGS = ("auto", NO_PACKING)
 """How zeros are stored: as each target packs them, or like any other weight."""
+_FEW = 16
+"""Samples on which a network is seen to answer in logits or in probabilities."""
 _ZSTD_LEVEL = 19
 """Zstandard's compression level. Higher ones take more memory to decompress as well."""
 
@@ -103,6 +108,17 @@ def export_one(
     target = at(precision, lambda line: say(f"{name}: {line}"))
     target = with_interface(target, task, options.image_input, options.classes, lambda line: say(f"{name}: {line}"))
     real = task.inputs("validation")
+    known = labels(task, options.classes) if target.holds_metadata else ()
+    about = {key: getattr(options, key) for key in ("author", "license", "model_version", "description")}
+    if any(about.values()) and not target.holds_metadata:
+        say(f"{name}: its files have no place for metadata, which was left out")
+    target = target.described(facts(task.preprocessing, known, about))
+    few = tuple(as_fed(tensor[:_FEW]) for tensor in real)
+    classifies = options.classes is not None and target.takes_interface
+    softmax = classifies and not are_probabilities(outputs_of(dense.eval(), few)[0])
+    if softmax:
+        say(f"{name}: the network answers in logits, of which its files make probabilities by a softmax")
+        net, dense = answering_probabilities(net), answering_probabilities(dense)
     trained = {"net": net, "dense": dense}
     networks = {name: (module, deployable(module, example)) for name, module in trained.items()}
     folder, how = checkpoint.exports / target.name, options.packing
@@ -119,6 +135,7 @@ def export_one(
         preprocessing=task.preprocessing,
         keeps_rejected=options.keeps_rejected,
         signature=signature,
+        softmax=softmax,
     )
 
 
@@ -136,16 +153,18 @@ def export_networks(
     preprocessing: Preprocessing | None = None,
     keeps_rejected: bool = True,
     signature: Signature | None = None,
+    softmax: bool = False,
 ) -> Manifest:
     """Writes one target's folder, and returns its manifest.
 
     networks: by the names `net` and `dense`, each network as it was trained (in eval mode, on the CPU) and as it ships
     (`fold.deployable`). example: an input of the networks, a batch of one. real: the inputs on which files are compared
     with their networks. packing, unproven, tolerance, keeps_rejected: as in `ExportOptions`. preprocessing: how an
-    image becomes an input, and signature: the networks', both for the manifest. Raises as `export` does.
+    image becomes an input, signature: the networks', softmax: whether one was added to them, all for the manifest.
+    Raises as `export` does.
     """
     say = progress or (lambda line: None)
-    roles = {"net": target, "dense": target.original()}
+    roles = {"net": target, "dense": target.original().described(target.metadata)}
     packs = {"net": packing != NO_PACKING, "dense": False}
     encodings: dict[str, str] = {}
     download: Future[File] | None = None
@@ -198,6 +217,7 @@ def export_networks(
             calibration_samples=len(target.samples[0]) if target.samples is not None else None,
             preprocessing=preprocessing,
             signature=signature,
+            softmax=softmax,
             consumers=target.consumers(scratch / f"net{target.suffix}"),
             breakdown=target.breakdown(scratch / f"net{target.suffix}"),
             quality=quality(networks["net"][1], target.precision, found["net"]),

@@ -110,9 +110,34 @@ class ExportOptions:
         None,
         metavar="FILE",
         bare="",
-        help="Store class labels in Core ML files: one on each line of FILE, or without FILE the names of the classes "
-        "in the task's data.",
+        help="Store class labels in the files: one on each line of FILE, or without FILE the names of the task's "
+        "classes. Core ML files then answer with a class and with probabilities, made of logits by a softmax; ONNX and "
+        "LiteRT files have the labels in their metadata.",
         unset="no labels",
+    )
+    author: str | None = option(
+        None,
+        metavar="NAME",
+        help="Who made the network, for the metadata of ONNX, Core ML and LiteRT files.",
+        unset="nobody is named",
+    )
+    license: str | None = option(
+        None,
+        metavar="TEXT",
+        help="The network's license, such as Apache-2.0, for the metadata of ONNX, Core ML and LiteRT files.",
+        unset="none is named",
+    )
+    model_version: str | None = option(
+        None,
+        metavar="VERSION",
+        help="The network's version, for the metadata of ONNX, Core ML and LiteRT files.",
+        unset="none is named",
+    )
+    description: str | None = option(
+        None,
+        metavar="TEXT",
+        help="What the network is for, in a sentence, for the metadata of ONNX, Core ML and LiteRT files.",
+        unset="none",
     )
     keeps_rejected: bool = True
     """Whether a file that fails parity is kept beside the exports, to be looked at; no option of the command line."""

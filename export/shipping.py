@@ -90,7 +90,11 @@ def with_interface(
     if not image_input and classes is None:
         return target
     if not target.takes_interface:
-        say("its files take neither images nor class labels: both were left out")
+        if image_input:
+            say("its files take no images: `image_input` was left out")
+        if classes is not None:
+            kept = "stand in its files' metadata alone" if target.holds_metadata else "were left out"
+            say(f"class labels {kept}")
         return target
     image = None
     if image_input:
@@ -102,18 +106,13 @@ def with_interface(
                 option="image_input",
                 name="normalization",
             )
-        if (how := task.preprocessing) and how.colours == "BGR":
-            raise UsageError(
-                "an image input is RGB, and this network takes BGR: leave out `image_input`, and let the app exchange "
-                "the channels",
-                code="unsupported",
-                option="image_input",
-            )
-        image = Normalization(*(tuple(float(value) for value in moment) for moment in moments))
-    return target.with_interface(Interface(image, _labels(task, classes)))
+        mean, std = (tuple(float(value) for value in moment) for moment in moments)
+        image = Normalization(mean, std, bgr=bool((how := task.preprocessing) and how.colours == "BGR"))
+    return target.with_interface(Interface(image, labels(task, classes)))
 
 
-def _labels(task: CheckedTask, classes: str | None) -> tuple[str, ...]:
+def labels(task: CheckedTask, classes: str | None) -> tuple[str, ...]:
+    """The class labels that `classes`, as in `with_interface`, asks for; none where it is None."""
     if classes is None:
         return ()
     if not classes:

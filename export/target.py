@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dwindle import registry
@@ -68,6 +69,8 @@ class Target(ABC):
     dynamic: ClassVar[bool] = False
     """Whether its files can have inputs whose sizes vary. If so, `write` makes such ones for a network whose signature
     says so (`export.dynamic`), and `run` takes `batch`."""
+    holds_metadata: ClassVar[bool] = False
+    """Whether its files have a place for `metadata`. If so, `write` and `packer` put it there."""
     takes_interface: ClassVar[bool] = False
     """Whether its files can take images and answer with class labels. If so, it overrides `with_interface`."""
 
@@ -85,6 +88,8 @@ class Target(ABC):
     """The operations that compute in fp32 in a file that computes in less, as fp16 does not hold their values."""
     rounding: Rounding | None = None
     """What chooses the codes of weights; None: the nearest are taken."""
+    metadata: Mapping[str, str] = MappingProxyType({})
+    """What its files say of themselves, of `export.facts`."""
     samples: tuple[Tensor, ...] | None = None
     """The inputs that it was calibrated on, batched; None before, and where `calibrates` is false."""
 
@@ -171,6 +176,14 @@ class Target(ABC):
         raise UsageError(
             f"{self.name} files are written for no version of {name}", code="unknown-runtime", option="min_runtime"
         )
+
+    def described(self, metadata: Mapping[str, str]) -> Target:
+        """The same target, whose files say that of themselves; one that has no place for it in them is as it was."""
+        if not self.holds_metadata or metadata == self.metadata:
+            return self
+        described = copy.copy(self)
+        described.metadata = MappingProxyType(dict(metadata))
+        return described
 
     def original(self) -> Target:
         """The target of the dense network's file: its weights at the first precision, all else the same."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
+from dwindle.export.facts import CLASSES
 from dwindle.models.signature import outputs_of
 
 if TYPE_CHECKING:
     from coremltools.proto.Model_pb2 import Model
     from torch import Tensor, nn
 
-_GREY, _RGB = 10, 20
+_GREY, _RGB, _BGR = 10, 20, 30
 """`ImageFeatureType.ColorSpace` in coremltools' FeatureTypes.proto."""
 _MEAN, _STD = "dwindle.mean", "dwindle.std"
 _OFF = 1e-2
@@ -35,6 +37,8 @@ class Normalization:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    bgr: bool = False
+    """Whether the channels are blue, green and red, in this order, which mean and deviation are in too."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Interface:
     """What a model takes from an app and answers with."""
 
     image: Normalization | None = None
-    """If given, the input is an image, grey or RGB by its number of channels, and the file normalises it."""
+    """If given, the input is an image, grey, RGB or BGR by its channels, and the file normalises it."""
     classes: tuple[str, ...] = ()
     """If given, the model answers with a score for each of these classes, and the class of the largest score."""
 
@@ -103,12 +107,49 @@ class Interface:
         kind = model.description.input[0].type
         *_, height, width = kind.multiArrayType.shape
         kind.imageType.height, kind.imageType.width = height, width  # in the place of multiArrayType
-        kind.imageType.colorSpace = _GREY if len(self.image.mean) == 1 else _RGB
+        colours = _BGR if self.image.bgr else _RGB
+        kind.imageType.colorSpace = _GREY if len(self.image.mean) == 1 else colours
         for key, moment in ((_MEAN, self.image.mean), (_STD, self.image.std)):
             model.description.metadata.userDefined[key] = json.dumps(moment)
 
 
 ARRAYS_ONLY = Interface()
+_OWN = {"author": "author", "license": "license", "model_version": "versionString", "description": "shortDescription"}
+"""Core ML's own names of what metadata may say; the rest is `userDefined`."""
+
+
+def described(model: Model, metadata: Mapping[str, str]) -> Model:
+    """A model that says that of itself, without the labels, which a classifier has in its program."""
+    if not metadata:
+        return model
+    copied = type(model)()
+    copied.CopyFrom(model)
+    for key, text in metadata.items():
+        if key in _OWN:
+            setattr(copied.description.metadata, _OWN[key], text)
+        elif key != CLASSES or not model.description.predictedFeatureName:
+            copied.description.metadata.userDefined[key] = text
+    return copied
+
+
+def are_probabilities(scores: NDArray[Any]) -> bool:
+    """Whether a network's first output is a distribution over classes, for each of some samples."""
+    return bool((scores >= 0).all() and (np.abs(scores.sum(-1) - 1) < _OFF).all())
+
+
+def answering_probabilities(network: nn.Module) -> nn.Module:
+    """A copy of a flat network that answers logits, with their softmax in the place of its first output."""
+    import torch
+
+    def probable(_: nn.Module, given: tuple[Tensor, ...], answer: Any) -> Any:
+        if isinstance(answer, torch.Tensor):
+            return answer.softmax(-1)
+        first, *rest = answer
+        return (first.softmax(-1), *rest)
+
+    copied = copy.deepcopy(network)
+    copied.register_forward_hook(probable)
+    return copied
 
 
 def pixels(model: Model, array: NDArray[Any]) -> NDArray[np.float32]:

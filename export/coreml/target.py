@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dwindle.difference import furthest
 from dwindle.errors import UsageError
 from dwindle.export.coreml.compute import FP32, Compute
-from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface, pixels
+from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface, described, pixels
 from dwindle.export.coreml.read import main_block
 from dwindle.export.fold import fold, foldable, short_names
 from dwindle.export.quantize import Stored, quantized, stored
@@ -58,6 +58,7 @@ class CoreML(Target):
     systems = ("iOS16", "iOS17", "iOS18")
     packages = ("torch", "coremltools")
     takes_interface = True
+    holds_metadata = True
     dynamic = True
     effects = Effects(
         weights=Effect(True, _STORAGE, (_NEURAL_ENGINE,)),
@@ -105,9 +106,9 @@ class CoreML(Target):
     def _but(self, **changed: Any) -> CoreML:
         """The same target with other arguments."""
         own = {"interface": self.interface, "compute": self.compute, "fp32": self._beyond}
-        target = CoreML(self.precision, self.min_os, **{**own, **changed})
-        target.rounding = self.rounding
-        return target
+        made = CoreML(self.precision, self.min_os, **{**own, **changed})
+        made.rounding, made.metadata = self.rounding, self.metadata
+        return made
 
     def computing(self, compute: str) -> CoreML:
         if compute not in _COMPUTES:
@@ -260,7 +261,7 @@ class CoreML(Target):
             name: tensor for name, tensor in weights.items() if tensor.scale is not None or tensor.palette is not None
         }
         codes = {name: coded[source] for name, source in program.sources.items() if source in coded}
-        return package(program.model, program.filled(weights), codes, pack=pack)
+        return package(described(program.model, self.metadata), program.filled(weights), codes, pack=pack)
 
 
 def _by_core_ml(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
@@ -274,7 +275,8 @@ def _by_core_ml(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     spec = model.get_spec()
     inputs, outputs = ([value.name for value in values] for values in (spec.description.input, spec.description.output))
     types = {value.name: value.type.multiArrayType.dataType for value in spec.description.input}
-    images = {value.name for value in spec.description.input if value.type.HasField("imageType")}
+    images = {value.name: value.type.imageType for value in spec.description.input if value.type.HasField("imageType")}
+    reversed_colours = {name for name, kind in images.items() if kind.ColorSpace.Name(kind.colorSpace) == "BGR"}
     scores, labels = spec.description.predictedProbabilitiesName, _labels(spec)
 
     def given(name: str, array: np.ndarray) -> Any:
@@ -282,7 +284,8 @@ def _by_core_ml(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
             return array.astype(_TYPES[types[name]])
         from PIL import Image
 
-        return Image.fromarray(pixels(spec, array)[0].transpose(1, 2, 0).squeeze().astype(np.uint8))
+        shown = pixels(spec, array)[0][:: -1 if name in reversed_colours else 1]  # PIL has no BGR
+        return Image.fromarray(shown.transpose(1, 2, 0).squeeze().astype(np.uint8))
 
     def infer(arrays: list[np.ndarray]) -> list[np.ndarray]:
         answer = model.predict({name: given(name, array) for name, array in zip(inputs, arrays, strict=True)})

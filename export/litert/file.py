@@ -5,6 +5,7 @@ Only the classes that ai-edge-litert generated from the format's schema are used
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,6 +98,20 @@ def constants(model: Model) -> dict[Place, tuple[str, Array]]:
             array = sparse.decode(_form(tensor, shape, values)) if tensor.sparsity else values.reshape(shape)
             found[Place(number, index)] = ((tensor.name or b"").decode(), array)
     return found
+
+
+def described(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The file, with an entry of its metadata for each of these texts."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    if not metadata:
+        return content
+    model = parse(content)
+    model.metadata = list(model.metadata or [])
+    for key, text in metadata.items():
+        model.metadata.append(schema.MetadataT(name=key, buffer=len(model.buffers)))
+        model.buffers.append(_Aligned(text.encode()))
+    return serialize(model)
 
 
 def breakdown(content: bytes) -> Breakdown:

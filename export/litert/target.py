@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwindle.errors import RuntimeUnavailable
-from dwindle.export.filled import Converter, FilledTarget
+from dwindle.export.filled import Converter, FilledTarget, Graph
 from dwindle.export.fold import deployable, distinct, short_names
 from dwindle.export.quiet import silent
 from dwindle.export.target import Outputs, one_by_one
@@ -39,6 +39,7 @@ class LiteRT(FilledTarget):
     precisions = ("fp32", "fp16", "w8a8")
     packages = ("torch", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
     fastest = "unstructured"
+    holds_metadata = True
     effects = Effects(
         weights=Effect(
             True,
@@ -118,12 +119,13 @@ class LiteRT(FilledTarget):
         self, module: nn.Module, inputs: tuple[Tensor, ...], samples: tuple[Tensor, ...], quantized: Quantized
     ) -> bytes:
         from dwindle.export.litert import w8a8
+        from dwindle.export.litert.file import described
 
         content, _ = self.filled(module, inputs, pack=False)
         short = short_names(module)
         scales = {short[layer.weight]: layer.scale for layer in quantized.layers}
         names = input_names(module, len(inputs))
-        return w8a8.quantized(content, names, samples, scales, type(module).__name__)
+        return described(w8a8.quantized(content, names, samples, scales, type(module).__name__), self.metadata)
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         if not self.calibrates:
@@ -132,6 +134,12 @@ class LiteRT(FilledTarget):
         network, noise = distinct(deployable(module, inputs)), noise_like(inputs)
         size = len(self._int8(network, inputs, noise, quantize(network, noise)))
         return lambda candidate: size
+
+    def _filled(self, graph: Graph, network: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool) -> tuple[bytes, Any]:
+        from dwindle.export.litert.file import described
+
+        content, packed = super()._filled(graph, network, inputs, pack=pack)
+        return (content if self.calibrates else described(content, self.metadata)), packed
 
     def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         with silent():  # the native code says on stderr how it is going to compute

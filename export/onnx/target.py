@@ -48,6 +48,7 @@ class Onnx(Target):
     )
 
     runtimes = tuple(OLDEST)
+    holds_metadata = True
 
     def __init__(
         self,
@@ -78,7 +79,9 @@ class Onnx(Target):
     def _but(self, **changed: Any) -> Onnx:
         """The same target with other arguments."""
         own = {"samples": self.samples, "min_runtime": self.min_runtime}
-        return Onnx(self.precision, self.min_os, **{**own, **changed})
+        made = Onnx(self.precision, self.min_os, **{**own, **changed})
+        made.rounding, made.metadata = self.rounding, self.metadata
+        return made
 
     @property
     def arithmetic(self) -> str:
@@ -109,7 +112,7 @@ class Onnx(Target):
             model, encoding = fill(graph, qdq.stored(module, quantized.layers), pack=pack)
         else:
             model, encoding = _filled(self._skeleton(module, inputs), module, self.stored(module), pack=pack)
-        path.write_bytes(model.SerializeToString())
+        path.write_bytes(self._described(model).SerializeToString())
         return encoding
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
@@ -120,7 +123,8 @@ class Onnx(Target):
 
         def bytes_of(candidate: nn.Module) -> int:
             network = fold(candidate, pairs)
-            size: int = _filled(graph, network, stored(network, self.precision), pack=True)[0].ByteSize()
+            model, _ = _filled(graph, network, stored(network, self.precision), pack=True)
+            size: int = self._described(model).ByteSize()
             return size
 
         return bytes_of
@@ -137,7 +141,8 @@ class Onnx(Target):
 
         def size(candidate: nn.Module) -> int:
             folded = fold(candidate, pairs)
-            return int(fill(graph, qdq.stored(folded, recoded(folded, made.layers)), pack=True)[0].ByteSize())
+            model = fill(graph, qdq.stored(folded, recoded(folded, made.layers)), pack=True)[0]
+            return int(self._described(model).ByteSize())
 
         return size
 
@@ -164,6 +169,12 @@ class Onnx(Target):
         import onnx
 
         return consumers(onnx.load(path))
+
+    def _described(self, model: ModelProto) -> ModelProto:
+        """The model, which says what it is to say of itself."""
+        for key, text in self.metadata.items():
+            model.metadata_props.add(key=key, value=text)
+        return model
 
     def _skeleton(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
         from dwindle.export.onnx.graph import skeleton

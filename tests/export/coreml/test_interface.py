@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed, UsageError
-from dwindle.export.coreml.interface import Interface, Normalization
+from dwindle.export.coreml.interface import Interface, Normalization, answering_probabilities, are_probabilities
 from dwindle.export.coreml.read import MODEL, read
 from dwindle.export.coreml.target import CoreML
+from dwindle.export.fold import deployable
 from dwindle.export.onnx.target import Onnx
-from dwindle.export.parity import check
+from dwindle.export.parity import check, outputs_of
 from dwindle.export.shipping import with_interface
 from dwindle.models.checked_task import CheckedTask
+from dwindle.models.signature import flat, signature_of
 from dwindle.preprocessing import Preprocessing
 from tests.tasks import PlainTask
 
@@ -120,7 +122,10 @@ def test_labels_and_moments_come_from_the_task_or_a_file(tmp_path: Path) -> None
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     assert isinstance(with_interface(Onnx(), CheckedTask(Task()), True, "", said.append), Onnx)
-    assert said == ["its files take neither images nor class labels: both were left out"]
+    assert said == [
+        "its files take no images: `image_input` was left out",
+        "class labels stand in its files' metadata alone",
+    ]
     (tmp_path / "labels").write_text("\n")
     for task, image, classes, code, option, name in (
         (PlainTask(), True, None, "missing-member", "image_input", "normalization"),
@@ -134,10 +139,37 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         assert refused.value.path == (Path(classes) if classes else None)
 
 
-def test_a_network_that_takes_bgr_gets_no_image_input() -> None:
+def test_a_network_that_takes_bgr_gets_an_image_in_bgr(tmp_path: Path) -> None:
     class Flipped(Task):
         preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, colours="BGR")
 
-    with pytest.raises(UsageError) as refused:
-        with_interface(CoreML(), CheckedTask(Flipped()), True, None)
-    assert (refused.value.code, refused.value.option) == ("unsupported", "image_input")
+    target = with_interface(CoreML(), CheckedTask(Flipped()), True, None)
+    assert isinstance(target, CoreML)
+    assert target.interface == Interface(Normalization(MEANS, STDS, bgr=True))
+    net, inputs = network(3), (normalised(images(3)),)
+    target.write(net, (inputs[0][:1],), tmp_path / "net.mlpackage", pack=True)
+    model, _ = read(tmp_path / "net.mlpackage")
+    image = model.description.input[0].type.imageType
+    assert image.ColorSpace.Name(image.colorSpace) == "BGR"
+    assert check(target, tmp_path / "net.mlpackage", net, net, inputs).relative is not None
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_probabilities_are_made_of_logits(signed: bool, tmp_path: Path) -> None:
+    """For a network that is flattened by its signature too, as every stage sees it."""
+    inputs = (normalised(images(3)),)
+    plain = network(3)
+    net = flat(plain, signature_of(plain, (inputs[0][:1],))) if signed else plain
+    expected = outputs_of(net, inputs)[0]
+    assert not are_probabilities(expected)
+    probable = deployable(answering_probabilities(net), (inputs[0][:1],))
+    (found,) = outputs_of(probable, inputs)
+    assert are_probabilities(found)
+    torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(expected).softmax(1))
+    assert not are_probabilities(outputs_of(net, inputs)[0]), "the network itself is as it was"
+    target = CoreML().with_interface(Interface(None, LABELS))
+    target.write(probable, (inputs[0][:1],), tmp_path / "net.mlpackage", pack=True)
+    assert are_probabilities(target.run(tmp_path / "net.mlpackage", inputs)[0])
+    assert check(target, tmp_path / "net.mlpackage", probable, probable, inputs).weights_equal == 4
+    with pytest.raises(ParityFailed):
+        check(target, tmp_path / "net.mlpackage", net, deployable(net, (inputs[0][:1],)), inputs)
