@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from dwindle.export.quantize import Stored
     from dwindle.manifest import Breakdown
 
 _STORAGE = "compressed sparse rows, where they take fewer bytes than dense ones"
@@ -135,10 +136,18 @@ class LiteRT(FilledTarget):
         size = len(self._int8(network, inputs, noise, quantize(network, noise)))
         return lambda candidate: size
 
-    def _filled(self, graph: Graph, network: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool) -> tuple[bytes, Any]:
+    def _filled(
+        self,
+        graph: Graph,
+        network: nn.Module,
+        weights: dict[str, Stored],
+        inputs: tuple[Tensor, ...],
+        *,
+        pack: bool,
+    ) -> tuple[bytes, Any]:
         from dwindle.export.litert.file import described
 
-        content, packed = super()._filled(graph, network, inputs, pack=pack)
+        content, packed = super()._filled(graph, network, weights, inputs, pack=pack)
         return (content if self.calibrates else described(content, self.metadata)), packed
 
     def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:

@@ -18,19 +18,26 @@ if TYPE_CHECKING:
 
 OLDEST = {"onnxruntime": (1, 15), "onnxruntime-web": (1, 17)}
 """What `min_runtime` may name, and the oldest version of each that files were run in (studies/operators)."""
-OPSETS = {18: (1, 14), 19: (1, 15), 20: (1, 17)}
+OPSETS = {18: (1, 14), 20: (1, 17)}
 """The first version of those that has an operator set, by onnxruntime's own table (docs/Versioning.md). A version that
-has one also knows the IR version that is stamped with it."""
+has one also knows the IR version that is stamped with it. Of 19, which 1.15 has, it lacks kernels."""
 NEWEST = max(OPSETS)
 OPENCV = "4.10"
-_OPENCV_LACKS = frozenset[str]()
-"""Operators that OpenCV's importer of that version refuses or computes otherwise: studies/operators/consumers.md."""
+_OPENCV_COMPUTES = frozenset(
+    {
+        *("Conv", "Relu", "PRelu", "Add", "Gemm", "Reshape", "Flatten", "GlobalAveragePool", "ReduceMean"),
+        *("BatchNormalization", "LayerNormalization", "InstanceNormalization"),
+    }
+)
+"""The operators that OpenCV of that version was seen to compute rightly in plain files (studies/operators/consumers.md
+and the tests); it refuses many others, depending on their shapes."""
+_RIGHT_SINCE = {("AveragePool", "ceil_mode"): (1, 30)}
+"""The oldest version of a runtime that was seen to compute right with an attribute that older ones get wrong."""
 _CHANGED = ("GridSample", "DFT", "IsInf", "ReduceMax", "ReduceMin")
 """Operators that an older set has too, with other attributes, inputs or types."""
 _NEWER = {
     ("Pad", "mode"): b"wrap",
     ("Resize", "coordinate_transformation_mode"): b"half_pixel_symmetric",
-    ("AveragePool", "ceil_mode"): 1,
 }
 """Values of attributes that an older set lacks, or that it is computed otherwise with."""
 
@@ -41,7 +48,7 @@ def newest_opset(name: str, version: tuple[int, int]) -> int:
     Raises UsageError for a version older than OLDEST.
 
         >>> newest_opset("onnxruntime", (1, 16))
-        19
+        18
     """
     if version < OLDEST[name]:
         raise UsageError(
@@ -63,17 +70,14 @@ def lower(model: ModelProto) -> None:
             return
 
 
-def require(model: ModelProto, opset: int, name: str) -> None:
-    """Raises UsageError naming the operators because of which a model can't be in that operator set.
-
-    name: the runtime and the version that has no newer set, for the message.
-    """
-    (stated,) = (entry.version for entry in model.opset_import if not entry.domain)
-    if stated > opset:
-        needing = _needing(model, opset, stated) or [f"the operator set {stated}"]
+def require(model: ModelProto, name: str, version: tuple[int, int]) -> None:
+    """Raises UsageError naming the operators because of which a version of a runtime does not load a model, or computes
+    it wrongly."""
+    oldest, needing = _oldest(model)
+    if version < oldest:
         raise UsageError(
-            f"{name} can't load this network, because it has {', '.join(needing)} of a newer operator set: give a "
-            f"`min_runtime` of {_written(OPSETS[stated])}, or write the network without it",
+            f"{name} {_written(version)} does not compute this network, because of {', '.join(needing)}: give a "
+            f"`min_runtime` of {_written(oldest)}, or write the network without",
             code="too-old",
             option="min_runtime",
             name=needing[0],
@@ -82,17 +86,31 @@ def require(model: ModelProto, opset: int, name: str) -> None:
 
 def consumers(model: ModelProto) -> tuple[Consumer, ...]:
     """Which programs load a file that `fill` made, and why the others don't."""
-    (stated,) = (opset.version for opset in model.opset_import if not opset.domain)
-    needing = _needing(model, min(OPSETS), stated)
-    why = f"it has {', '.join(needing)} of operator set {stated}" if needing else None
-    found = [Consumer(name, _written(max(OPSETS[stated], oldest)), why) for name, oldest in OLDEST.items()]
-    kinds = dict.fromkeys(node.op_type for node in _nodes(model) if node.op_type in _OPENCV_LACKS)
+    first, needing = _oldest(model)
+    why = f"because of {', '.join(needing)}" if needing else None
+    found = [Consumer(name, _written(max(first, oldest)), why) for name, oldest in OLDEST.items()]
+    kinds = dict.fromkeys(node.op_type for node in _nodes(model) if node.op_type not in _OPENCV_COMPUTES)
     reason: str | None
     if model.functions:
         reason = "it unpacks its weights by functions of its own, which `packing` none does without"
     else:
-        reason = f"it does not compute {', '.join(kinds)} as this file needs it" if kinds else None
+        reason = f"which is not known to compute {', '.join(kinds)}" if kinds else None
     return (*found, Consumer("OpenCV", None if reason else OPENCV, reason))
+
+
+def _oldest(model: ModelProto) -> tuple[tuple[int, int], list[str]]:
+    """The oldest version of a runtime that computes a model, and what of it keeps those before from it."""
+    from onnx.helper import get_attribute_value
+
+    (stated,) = (entry.version for entry in model.opset_import if not entry.domain)
+    since = dict.fromkeys(_needing(model, min(OPSETS), stated), OPSETS[stated])
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            right = _RIGHT_SINCE.get((node.op_type, attribute.name))
+            if right and get_attribute_value(attribute):
+                since[f"{node.op_type} with {attribute.name}"] = right
+    oldest = max([OPSETS[stated], *since.values()])
+    return oldest, [what for what, version in since.items() if version == oldest]
 
 
 def _needing(model: ModelProto, old: int, new: int) -> list[str]:

@@ -184,8 +184,7 @@ class Onnx(Target):
     def _in_range(self, graph: ModelProto) -> ModelProto:
         """The graph itself; raises UsageError where the oldest runtime that must load it can't."""
         if self.min_runtime:
-            name, version = self.min_runtime
-            require(graph, self._opset, f"{name} {'.'.join(map(str, version))}")
+            require(graph, *self.min_runtime)
         return graph
 
 

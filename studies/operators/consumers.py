@@ -4,9 +4,8 @@
     python -m studies.operators.consumers     # minutes
 
 Each network of `cases` is written with its weights packed, and plainly, as the two differ in who reads them. What a
-program makes of a file is `right`, `wrong` (beyond 1e-3 of the largest value) or why it was refused. What the manifest
-says of each (`dwindle.export.onnx.consumers`) is held beside it: a program that is said to load a file must do so and
-be right. The table goes to consumers.md.
+program makes of a file is `right`, `wrong` (beyond 1e-3 of the largest value) or why it was refused. What manifests say
+of a file (`dwindle.export.onnx.consumers`) rests on this. The table goes to consumers.md.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from dwindle.bench.devices import web
 from dwindle.difference import difference
 from dwindle.errors import DwindleError
 from dwindle.export.fold import deployable
-from dwindle.export.onnx.consumers import consumers
 from dwindle.export.onnx.target import Onnx
 from dwindle.export.parity import outputs_of
 from studies.operators.cases import CASES
@@ -101,17 +99,6 @@ def answers(program: Program, folder: Path, expected: Mapping[str, np.ndarray]) 
     return found
 
 
-def promised(program: Program, path: Path) -> bool:
-    """Whether the manifest says that the program loads the file."""
-    told = {consumer.name: consumer.oldest for consumer in consumers(onnx.load(path))}
-    oldest = told.get(program.name, "0" if program.name == "onnx.reference" else None)
-    return oldest is not None and _numbers(program.version) >= _numbers(oldest)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
-
-
 def main() -> None:
     torch.set_num_threads(1)
     cases = dict(enumerate(CASES))
@@ -121,7 +108,7 @@ def main() -> None:
         "Printed by `python -m studies.operators.consumers`.",
         "",
     ]
-    lines += ["| | files | right | promised | promised and not right |", "|---|---|---|---|---|"]
+    lines += ["| | files | right |", "|---|---|---|"]
     said = []
     for kind, pack in (("packed", True), ("plain", False)):
         with tempfile.TemporaryDirectory() as name:
@@ -129,16 +116,12 @@ def main() -> None:
             expected = written(folder, pack=pack)
             for program in programs():
                 found = answers(program, folder, expected)
-                told = {name: promised(program, folder / f"{name}.onnx") for name in found}
                 right = [name for name, what in found.items() if what == "right"]
-                broken = [name for name in found if told[name] and name not in right]
                 title = f"{program.name} {program.version}, {kind}"
-                figures = (len(found), len(right), sum(told.values()), len(broken))
-                lines.append(f"| {title} | {' | '.join(map(str, figures))} |")
+                lines.append(f"| {title} | {len(found)} | {len(right)} |")
                 for name in sorted(found.keys() - set(right)):
                     kinds = {node.op_type for node in onnx.load(folder / f"{name}.onnx").graph.node}
-                    mark = "promised; " if name in broken else ""
-                    said.append(f"- {title}, {cases[int(name)]} ({', '.join(sorted(kinds))}): {mark}{found[name]}")
+                    said.append(f"- {title}, {cases[int(name)]} ({', '.join(sorted(kinds))}): {found[name]}")
     text = "\n".join([*lines, "", "What is not right:", "", *said]) + "\n"
     Path(__file__).with_suffix(".md").write_text(text)
     print(text)
