@@ -6,7 +6,7 @@ import argparse
 from typing import Any, NoReturn
 
 from dwindle import __version__
-from dwindle.commands import compressing, exporting, gating, measuring, showing
+from dwindle.commands import compressing, exporting, gating, measuring, showing, sweeping
 from dwindle.config import expand, keys
 from dwindle.foreign import single_line
 
@@ -23,6 +23,7 @@ dwindle --help lists every command, dwindle COMMAND --help its options."""
 
 COMMANDS = (
     *compressing.COMMANDS,
+    *sweeping.COMMANDS,
     *exporting.COMMANDS,
     *measuring.COMMANDS,
     *gating.COMMANDS,

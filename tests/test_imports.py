@@ -32,6 +32,7 @@ FACE = {
     "origin",
     "output",
     "schema",
+    "sweep",
     "verify",
     "verify_file",
 }
