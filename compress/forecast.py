@@ -11,18 +11,25 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dwindle.compress.benefit import Benefit, benefit
+from dwindle.compress.calibrate.reconstruct import reconstruct
 from dwindle.compress.compression import Prepared, prepare
+from dwindle.compress.network import Network
+from dwindle.compress.recalibrate import can_recalibrate
 from dwindle.compress.request import Request, request_for
 from dwindle.compress.size import Sizer
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.export import target as targets
 from dwindle.export.facts import facts
+from dwindle.models import ranks
 from dwindle.models.copies import copied
+from dwindle.models.layerwise.samples import spread
 
 if TYPE_CHECKING:
     from torch import nn
 
 WARM_UP_STEPS, WARM_UP_SECONDS = 20, 2.0
+TRIED = 256
+"""Samples that a plan calibrates on."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,9 @@ class Forecast:
     """Whether the granularity makes the file smaller or faster, for each of the same targets."""
     rehearsed: tuple[Rehearsed, ...]
     """Whether each of the same targets takes the network; empty where the request turns the `rehearsal` off."""
+    untrained_loss: float | None = None
+    """The points of validation that `method` calibrate would lose, which trains nothing: tried in one step on few
+    samples. None where the weights aren't trained, or the task has no real inputs."""
 
 
 def plan(model: nn.Module | Request | str, **options: Any) -> Forecast:
@@ -141,7 +151,18 @@ def _forecast(request: Request, pace: float | None = None) -> Forecast:
         sizes.append(Bytes(name, count(network.model), count(small.model)))
         benefits.append(benefit(solver.granularity.kind, target))
     seconds = _seconds(ready, steps) if pace is None or steps is None else pace * steps
-    return Forecast(share, rounds, steps, seconds, tuple(sizes), tuple(benefits), rehearsed)
+    loss = _untrained_loss(ready, small)
+    return Forecast(share, rounds, steps, seconds, tuple(sizes), tuple(benefits), rehearsed, loss)
+
+
+def _untrained_loss(ready: Prepared, small: Network) -> float | None:
+    """The points that `small`, the pruned network, lacks once its survivors are solved, in place."""
+    task, dense = ready.task, ready.network.model
+    if not (ready.trained and can_recalibrate(task)) or ready.resolved.method.keep or ranks.world() > 1:
+        return None
+    whole = task.evaluate(dense, "validation")
+    reconstruct(small, dense, spread(task.training_inputs(), TRIED))
+    return whole - task.evaluate(small.model, "validation")
 
 
 def _rehearsed(ready: Prepared) -> tuple[Rehearsed, ...]:

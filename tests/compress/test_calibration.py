@@ -152,6 +152,10 @@ def test_a_task_without_inputs_is_refused_before_anything_is_saved(
 def test_a_plan_takes_no_training(trained: str) -> None:
     found = plan(Request("zoo:resnet8", "digits", density=0.2, method="calibrate", weights=trained))
     assert (found.rounds, found.steps, found.seconds) == (1, 0, 0.0)
+    assert found.untrained_loss is not None
+    harder = plan(Request("zoo:resnet8", "digits", density=0.02, method="calibrate", weights=trained, rehearsal=False))
+    assert harder.untrained_loss is not None
+    assert found.untrained_loss < 10 < harder.untrained_loss
 
 
 @pytest.mark.parametrize(
