@@ -18,7 +18,10 @@ from dwindle.compress.surgery.walk import Call, unknown
 def pointwise(labels: Labels, call: Call) -> Any:
     """Elements that meet belong together. Whether the result is zero where a class is silenced is found out by running
     the op: on zeros for what is silenced, and on arbitrary numbers for what is not."""
-    operands = {name: labels.of(value) for name, value in call.arguments.items() if name in call.dtypes}
+    given = {name: value for name, value in call.arguments.items() if name in call.dtypes}
+    if call.op == "type_as":  # its other operand tells nothing but a type
+        given.pop("other", None)
+    operands = {name: labels.of(value) for name, value in given.items()}
     merged, signs = _meet(labels, list(operands.values()), call.shape)
     patterns, which = torch.unique(signs.reshape(len(operands), -1), dim=1, return_inverse=True)
     clean = torch.tensor([_gives_zero(call, dict(zip(operands, p.tolist(), strict=True))) for p in patterns.T])

@@ -70,6 +70,7 @@ FOLLOWED: dict[str, Any] = {
     "unfold": lambda x: F.fold(F.unfold(x, 2, stride=2), (6, 6), 2, stride=2),
     "Tensor.unfold": lambda x: x.unfold(2, 2, 2).sum(-1),
     "diagonal": lambda x: x.diagonal(dim1=2, dim2=3),
+    "type_as": lambda x: x * torch.arange(6).type_as(x),
     "mH": lambda x: x.mH + x.real.mT,
     "diff": lambda x: x.diff(dim=2),
     "cosine_similarity": lambda x: F.cosine_similarity(x, x + 0 * x, 2),
