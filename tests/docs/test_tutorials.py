@@ -16,6 +16,7 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
 from dwindle.models.build import ModelSpec, build
 from tests.docs.pages import ROOT, blocks, command_lines, of_dwindle
+from tests.texts import films, tiny_bert
 
 TUTORIALS = ROOT / "docs/tutorials"
 
@@ -59,6 +60,26 @@ def test_your_own_loop(here: Path) -> None:
             assert main(words) == 0, words
     kept = Checkpoint.load(here / "pruned.dwindle")
     assert kept.history[-1].density == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("transformers")
+@pytest.mark.usefixtures("short_slices")
+def test_a_text_classifier(here: Path) -> None:
+    tiny_bert(here / "bert")
+    films(here / "reviews.csv")
+    instead = {
+        "hf:google/bert_uncased_L-4_H-256_A-4": ["hf:./bert"],
+        "64": ["12"],
+        "3": ["12", "--batch-size", "16"],
+        "0.0001": ["0.01"],
+        "30%": ["50%", "--rounds", "1"],
+    }
+    for words in lines("text.md", instead):
+        assert main(words) == 0, words
+    kept = Checkpoint.load(here / "reviews.dwindle")
+    assert kept.metrics["test"] > 90
+    assert (here / "reviews.dwindle/exports/onnx/net.onnx").is_file()
 
 
 @pytest.mark.slow
