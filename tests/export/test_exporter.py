@@ -92,7 +92,7 @@ def test_a_checkpoint_becomes_two_files_and_a_manifest(checkpoint: Path) -> None
     assert manifest.versions["dwindle"] == dwindle.__version__
     assert manifest.versions["onnxruntime"] == version("onnxruntime")
     assert said[:2] == ["onnx: writing net.onnx", "onnx: writing dense.onnx"]
-    assert said[2].startswith("onnx: 40.1 KB, dense 312 KB; within ")
+    assert said[2].startswith("onnx: 40.2 KB, dense 312 KB; within ")
 
 
 def test_fewer_bits_and_what_they_cost(checkpoint: Path) -> None:
@@ -100,7 +100,7 @@ def test_fewer_bits_and_what_they_cost(checkpoint: Path) -> None:
     (manifest,) = export(checkpoint, ["onnx"], precision="int8", progress=said.append)
     assert (manifest.precision, manifest.dense_precision) == ("int8", "fp32")
     assert manifest.encoding == "Golomb-Rice + int8 survivors"
-    assert manifest.file.bytes < 17_500 < 20 * manifest.file.bytes < manifest.dense.bytes * 1.2
+    assert manifest.file.bytes < 17_800 < 20 * manifest.file.bytes < manifest.dense.bytes * 1.2
     assert manifest.parity.relative is not None
     assert manifest.parity.relative < 1e-5
     quality = manifest.quality
