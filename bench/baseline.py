@@ -30,6 +30,8 @@ class Baseline:
     """Bytes that a device downloads of each target's file, as its manifest or bench.json has it."""
     paths: dict[str, Path] = field(default_factory=dict, compare=False)
     """The files themselves, of those that are there."""
+    deviation: dict[str, float] = field(default_factory=dict)
+    """Standard deviation of each target's size in bytes over the runs of a history; empty for a single version."""
 
 
 def network(checkpoint: Checkpoint) -> str:

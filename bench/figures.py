@@ -261,6 +261,16 @@ def _cost_growth(files: Files) -> Figure:
     return _growth(files, value, why, files.baseline.cost if files.baseline else {}, "instructions")
 
 
+def _deviations(files: Files) -> Figure:
+    value, why = _size(files)
+    if files.baseline is None or files.target not in files.baseline.deviation:
+        return None, "there is no history to deviate from: give --history"
+    if value is None:
+        return None, why
+    usual, deviation = files.baseline.bytes[files.target], files.baseline.deviation[files.target]
+    return (value - usual) / deviation, f"{value:,.0f} bytes against {usual:,.0f}, which vary by {deviation:,.0f}"
+
+
 def _growth(
     files: Files, value: float | None, why: str | None, before: dict[str, int] | dict[str, float], unit: str
 ) -> Figure:
@@ -302,6 +312,7 @@ _FIGURES: dict[str, Callable[[Files], Figure]] = {
     "max_ratio": _ratio,
     "max_latency": _latency,
     "max_cost": _cost,
+    "max_deviations": _deviations,
     "max_zeros": _zeros,
     "max_undelegated": _undelegated,
     "max_signature_changes": _signature_changes,

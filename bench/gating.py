@@ -33,6 +33,7 @@ def gate(
     max_cost: Quantity | None = None,
     max_ratio: Quantity | None = None,
     max_growth: Quantity | None = None,
+    max_deviations: Quantity | None = None,
     max_zeros: Quantity | None = None,
     max_undelegated: Quantity | None = None,
     max_signature_changes: Quantity | None = None,
@@ -72,6 +73,7 @@ def gate(
         max_ratio: its time over the dense file's; the upper end of the 95% interval counts, and a noisy run
             measures nothing.
         max_growth: share by which its installed size, and its cost where both have one, may exceed the baseline's.
+        max_deviations: standard deviations by which its installed size may exceed the median in `history`.
         max_zeros: share of its weights that may be zeros which take as many bytes as any other.
         max_undelegated: calls of operators in it that no delegate takes.
         max_signature_changes: inputs and outputs whose name, type or shape may differ from the baseline's. Where a
@@ -112,6 +114,7 @@ def gate(
         "max_cost": max_cost,
         "max_ratio": max_ratio,
         "max_growth": max_growth,
+        "max_deviations": max_deviations,
         "max_zeros": max_zeros,
         "max_undelegated": max_undelegated,
         "max_signature_changes": max_signature_changes,

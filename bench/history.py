@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 
 import dwindle
 from dwindle.bench.baseline import Baseline
@@ -22,6 +22,8 @@ LAST = 10
 """How many runs the usual figure is the median of, the newest ones."""
 LEAST = 3
 """With fewer runs there is nothing usual yet."""
+STEADY = 0.001
+"""The least standard deviation of a size, as a share of its median: builds that are alike have none of their own."""
 _REMEDY = "restore the file, or begin another one"
 _COMMITS = ("GITHUB_SHA", "CI_COMMIT_SHA")
 """Where GitHub and GitLab say which commit a job is about."""
@@ -75,7 +77,8 @@ def usual(entries: Sequence[Entry], subject: str, target: str) -> Baseline | Non
     sizes, costs = ([one[name] for one in known if name in one] for name in ("size", "cost"))
     if len(sizes) < LEAST:
         return None
-    return Baseline({target: round(median(sizes))}, {target: median(costs)} if len(costs) >= LEAST else {})
+    cost = {target: median(costs)} if len(costs) >= LEAST else {}
+    return Baseline({target: round(median(sizes))}, cost, deviation={target: max(stdev(sizes), STEADY * median(sizes))})
 
 
 def append(path: Path, figures: Mapping[str, Mapping[str, float]], *, passed: bool) -> Entry:

@@ -27,6 +27,8 @@ TARGETS = "dwindle.targets"
 """Export's entry-point group, named here because the stages don't import each other."""
 AGAINST_BASELINE = ("max_growth", "max_signature_changes")
 """The limits that compare with an earlier version."""
+FROM_HISTORY = ("max_growth", "max_deviations")
+"""The limits that compare with earlier runs, once a history has enough of them."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,9 @@ def _parity_notes(manifest: Manifest) -> list[str]:
 
 def _with_enough(limits: Limits, before: Baseline | None, subject: str) -> tuple[Limits, list[str]]:
     """The limits without growth while a history has too few runs to grow from, and a note on it."""
-    if before or "max_growth" not in limits:
+    if before or not {*FROM_HISTORY} & {*limits}:
         return limits, []
-    left = {name: value for name, value in limits.items() if name != "max_growth"}
+    left = {name: value for name, value in limits.items() if name not in FROM_HISTORY}
     return left, [f"growth of {subject} is not checked: its history has fewer than {LEAST} runs that passed"]
 
 

@@ -116,6 +116,13 @@ KINDS: dict[str, Kind] = {
         "SHARE",
         "The share, such as 2%, by which size and cost may at most exceed those of `baseline`.",
     ),
+    "max_deviations": Kind(
+        _at_least(0),
+        "a number of standard deviations: give one such as 3",
+        "NUMBER",
+        "The most standard deviations by which the size may exceed the median of the runs in `history`; the deviation "
+        "counts as 0.1% of the median at least.",
+    ),
     "max_zeros": Kind(
         _growth,
         "a share: give one such as 5%",

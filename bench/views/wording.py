@@ -268,6 +268,8 @@ def amount(check: Check, value: float) -> str:
         return f"{value:.0f} calls"
     if kind == "max_difference":
         return f"{value:.3g}"
+    if kind == "max_deviations":
+        return f"{value:+.1f} σ".replace("-", "−")
     if kind == "max_signature_changes":
         return f"{value:.0f}"
     if kind == "max_growth":

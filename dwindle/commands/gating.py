@@ -23,7 +23,7 @@ def _gate_options(to: argparse.ArgumentParser) -> None:
         "patterns of their names. Default: those that --limits names.",
     )
     limits = to.add_argument_group("limits (all that are given must hold)")
-    flags = {name: f"--{name.replace('_', '-')}" for name in (*KINDS, "baseline", "reference", "inputs")}
+    flags = {name: f"--{name.replace('_', '-')}" for name in (*KINDS, "baseline", "history", "reference", "inputs")}
     for name, kind in KINDS.items():
         summary = as_flags(kind.help, flags).replace("%", "%%")
         limits.add_argument(flags[name], metavar=kind.metavar, help=f"{summary} Default: no limit.")

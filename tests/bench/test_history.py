@@ -70,6 +70,27 @@ def test_a_checkpoint_has_a_history_too(
     assert [(row.name, row.measured, row.passed) for row in rows] == [("max_growth.size", 0, True)]
 
 
+@pytest.mark.parametrize(
+    ("earlier", "allowed", "passed"),
+    [
+        ((0.9, 1.0, 1.1), 1.0, True),  # the deviation is a tenth of the size
+        ((1.0, 1.0, 1.0), 3.0, True),
+        ((0.98, 0.98, 0.98), 3.0, False),  # 2% more, where sizes never varied: 20 times the least deviation
+        ((0.98, 0.98, 0.98), 21.0, True),
+    ],
+)
+def test_deviations_over_a_history(models: Path, earlier: tuple[float, ...], allowed: float, passed: bool) -> None:
+    path, history = models / "net.onnx", models / "gate.jsonl"
+    for share in earlier:
+        append(history, {str(path): {"size": round(share * path.stat().st_size)}}, passed=True)
+    (row,) = gate(path, max_deviations=allowed, history=history).rows
+    assert (row.name, row.passed) == ("max_deviations", passed)
+
+
+def test_deviations_need_a_history(models: Path) -> None:
+    assert gate(models / "net.onnx", max_deviations=3).exit_code == 5
+
+
 def test_jobs_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "gate.jsonl"
     program = (
