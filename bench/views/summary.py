@@ -129,11 +129,9 @@ def bench_summary(rows: Sequence[Row], goal: Goal, net: str) -> RenderableType:
     found = findings(rows, goal)
     lines = [Text(one.line, style="" if one.good else "red") for one in found]
     step = Text.assemble(("next: ", "bold"), next_step(found, net)) if found else Text("no file was measured")
-    fetched = {
-        f"{row.target}: {shown.download} to download, as .{shown.fetched}"
-        for row in rows
-        if row.role == COMPRESSED and (shown := cells(row, rows)).fetched
-    }
-    return Group(
-        *lines, step, Text(""), summary_table(rows, goal), *(Text(one, style="dim") for one in sorted(fetched))
-    )
+    compressed = [(row.target, cells(row, rows)) for row in rows if row.role == COMPRESSED]
+    fetched = [(target, shown) for target, shown in compressed if shown.fetched]
+    below = sorted({f"{target}: {shown.download} to download, as .{shown.fetched}" for target, shown in fetched})
+    if any(ABSENT in (shown.accuracy, shown.time, shown.memory) for _, shown in compressed):
+        below.append(f"{ABSENT}: not measured; -v says why")
+    return Group(*lines, step, Text(""), summary_table(rows, goal), *(Text(one, style="dim") for one in below))

@@ -47,7 +47,7 @@ def bench_table(bench: Bench) -> RenderableType:
                 _over(shown.ratio, shown.ci95) if against_dense else "",
             )
         parts += [Text.assemble((target, "bold"), f" in {runtime}"), table]
-    parts += [*_answers(bench.rows), *_operators(bench.rows), *_costs(bench.rows)]
+    parts += [*_answers(bench.rows), *operator_tables(bench.rows), *cost_table(bench.rows)]
     machine = bench.machine
     notes = [
         "size: installed bytes · download: deflated, or as the .zst named below it · smaller: than the target's dense "
@@ -71,7 +71,7 @@ _OPERATORS = 8
 """Shown of a file, the slowest first; bench.json has them all."""
 
 
-def _operators(rows: tuple[Row, ...]) -> list[RenderableType]:
+def operator_tables(rows: tuple[Row, ...]) -> list[RenderableType]:
     """The tables of the operators that take the time, of the rows that were profiled."""
     parts: list[RenderableType] = []
     for row in rows:
@@ -101,7 +101,7 @@ def _fallen_back(operators: tuple[Operator, ...]) -> list[RenderableType]:
     return [Padding(Text(line, style="yellow"), (0, 0, 0, 2))]
 
 
-def _costs(rows: tuple[Row, ...]) -> list[RenderableType]:
+def cost_table(rows: tuple[Row, ...]) -> list[RenderableType]:
     """What was counted on an emulated ARM64 CPU, if anything was."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for title, width in {"": 12, "instr.": 8, "× dense": 7, "MACs": 8, "× layers": 8, "sparse": 6, "apart": 6}.items():

@@ -38,8 +38,8 @@ def _bench_options(to: argparse.ArgumentParser) -> None:
         "-v",
         "--verbose",
         action="store_true",
-        help="Also print the dense files, intervals, samples that changed class, ARM64 costs, and why figures are "
-        "absent. Default: off.",
+        help="Also print the dense files, intervals, samples that changed class, and why figures are absent. "
+        "Default: off.",
     )
     to.add_argument(
         "--sparse",
@@ -54,7 +54,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dwindle.bench import bench
     from dwindle.bench.devices.registry import reach
     from dwindle.bench.views.summary import bench_summary
-    from dwindle.bench.views.table import bench_table
+    from dwindle.bench.views.table import bench_table, cost_table, operator_tables
     from dwindle.checkpoint import Checkpoint
     from dwindle.origin import goal
 
@@ -69,7 +69,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         data=arguments.data,
         progress=say,
     )
-    details = [bench_table(measured)] if arguments.verbose else []
+    asked_for = [*operator_tables(measured.rows), *cost_table(measured.rows)]
+    details = [bench_table(measured)] if arguments.verbose else asked_for
     made_for = goal(Checkpoint.load(arguments.net).origin)
     print_result(arguments, bench_summary(measured.rows, made_for, str(arguments.net)), *details)
     if arguments.json:
