@@ -153,7 +153,7 @@ def test_a_sharp_fall_that_batch_norm_alone_makes_is_said(
     calls: list[nn.Module] = []
     monkeypatch.setattr(ImageClassification, "fit", fit)
     request = Request("zoo:resnet8", {"data": "digits", "epochs": 3}, density=0.9, rounds=1)
-    compress(request, tmp_path / "net.dwindle")
+    compress(request, tmp_path / "net.dwindle", Watcher())
     found = [text for text in said if "with batch norm recalibrated: start a new run with `recalibrate`" in text]
     assert len(found) == (lag > 0), said
 
