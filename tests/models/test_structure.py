@@ -50,10 +50,10 @@ def slim() -> nn.Module:
     model: nn.Module = Net().eval()
     with torch.no_grad():
         model.norm.running_mean.normal_()
-    model.conv.weight.requires_grad_(False)
     for _ in range(2):
         found = find_groups(model, IMAGE)
         model = cut(model, found.keep([torch.arange(0, group.units, 2) for group in found.groups]))
+    model.conv.weight.requires_grad_(False)  # before, it would not have been cut
     assert (model.conv.out_channels, model.depthwise.groups, model.attention.num_heads) == (4, 4, 2)
     return model
 
