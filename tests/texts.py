@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import torch
+
 WORDS = {"good": ("fine", "great", "lovely"), "bad": ("awful", "poor", "dull")}
 
 
@@ -30,6 +32,7 @@ def tiny_bert(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+    torch.manual_seed(0)
     own = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     own.pre_tokenizer = pre_tokenizers.Whitespace()
     own.train_from_iterator(

@@ -78,7 +78,7 @@ def test_a_text_classifier(here: Path) -> None:
     for words in lines("text.md", instead):
         assert main(words) == 0, words
     kept = Checkpoint.load(here / "reviews.dwindle")
-    assert kept.metrics["test"] > 90
+    assert kept.metrics["dense_test"] > 90
     assert (here / "reviews.dwindle/exports/onnx/net.onnx").is_file()
 
 
