@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -78,7 +79,12 @@ def outcome(name: str, case: str, folder: Path) -> dict[str, Any]:
 def _refused(error: DwindleError, network: str) -> dict[str, Any]:
     tells = error.name not in (None, network) or " at " in str(error) or " in the operator" in str(error)
     kind = UNPROVEN if error.code == UNPROVEN else "refused" if tells else "unnamed"
-    return {"outcome": kind, "code": error.code, "said": str(error)[:400]}
+    return {"outcome": kind, "code": error.code, "said": _said(error)}
+
+
+def _said(error: BaseException) -> str:
+    """Its message, cut short; paths into this machine's packages begin at the package."""
+    return re.sub(r"/\S*?/site-packages/", "", str(error))[:400]
 
 
 def _mixed(x: Tensor, count: int, seed: int = 0) -> list[Tensor]:
@@ -98,7 +104,7 @@ def apart(name: str, case: str) -> dict[str, Any]:
             try:
                 made = outcome(name, case, Path(folder))
             except BaseException as error:
-                made = {"outcome": "unnamed", "code": type(error).__name__, "said": str(error)[:400]}
+                made = {"outcome": "unnamed", "code": type(error).__name__, "said": _said(error)}
             answer.write_text(json.dumps(made))
             os._exit(0)
         _, status = os.waitpid(child, 0)

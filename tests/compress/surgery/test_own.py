@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from dwindle.compress import ChannelFlow, register_rule
 from dwindle.compress.surgery import own
@@ -18,7 +18,7 @@ from dwindle.errors import UsageError
 IMAGE = (torch.randn(1, 3, 6, 6),)
 
 
-@torch.library.custom_op("dwindle_tests::scaled", mutates_args=())
+@library.custom_op("dwindle_tests::scaled", mutates_args=())
 def scaled(x: Tensor, gain: Tensor) -> Tensor:
     return x * gain[:, None, None]
 
