@@ -95,7 +95,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "lead": _lead(opened),
         "findings": (found := findings(rows, asked)),
         "next": next_step(found, shlex.quote(opened.path.name)),
-        "summary": _summary(opened, rows),
+        "summary": _summary(opened, main_row(rows, asked.target), rows),
         "charts": [frontier(opened.history, asked.size, *extent) for extent in CHARTS] if opened.history else [],
         "rows": [(row, cells(row, rows), runtime_briefly(row)) for row in rows],
         "first": {id(row) for row in {(row.target, row.role): row for row in reversed(rows)}.values()},
@@ -146,10 +146,9 @@ def _lead(opened: Checkpoint) -> str:
     return f"{sentence}."
 
 
-def _summary(opened: Checkpoint, rows: list[Row]) -> list[tuple[str, str, str]]:
+def _summary(opened: Checkpoint, main: Row | None, rows: list[Row]) -> list[tuple[str, str, str]]:
     """The few figures that matter most: (figure, what it is, beside it)."""
     found = []
-    main = main_row(rows, goal(opened.origin).target)
     dense, last = (opened.history[0], opened.history[-1]) if opened.history else (None, None)
     if main:
         size = format_bytes(main.artifact.bytes)

@@ -1,0 +1,57 @@
+"""What targets share whose files compute in int8 at the precision w8a8."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from dwindle.export.target import Target
+from dwindle.export.w8a8 import Calibration
+from dwindle.export.w8a8_samples import check_samples
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dwindle.export.w8a8 import Quantized
+
+
+class Int8Target(Target):
+    """A target that rounds activations too at w8a8, to the ranges that they take on samples."""
+
+    _rest: ClassVar[str] = "fp32"
+    """What its files store the tensors in that are not int8, as `w8a8.quantize` takes it."""
+    _whole: ClassVar[bool] = False
+    """Whether ranges are whole, as `w8a8.quantize` takes it."""
+
+    def __init__(
+        self, precision: str | None = None, min_os: str | None = None, samples: tuple[Tensor, ...] | None = None
+    ) -> None:
+        """samples: real inputs, batched, for the ranges of w8a8's activations; None: what `write` is given."""
+        super().__init__(precision, min_os)
+        self.samples = samples
+        self._calibration = Calibration(self._rest, whole=self._whole)
+
+    @property
+    def arithmetic(self) -> str:
+        return "int8" if self.calibrates else "fp32"
+
+    @property
+    def calibrates(self) -> bool:
+        return self.precision == "w8a8"
+
+    def calibrated(self, samples: tuple[Tensor, ...]) -> Self:
+        check_samples(samples)
+        changed = copy.copy(self)
+        changed.samples, changed._calibration = samples, Calibration(self._rest, whole=self._whole)
+        return changed
+
+    def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
+        if not self.calibrates:
+            return super().as_stored(network, activations=activations)
+        assert self.samples is not None
+        made = self.quantized(network, self.samples)
+        return made.program if activations else made.weights_only
+
+    def quantized(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Quantized:
+        """The network in int8, by the samples; where there are none, by `inputs`."""
+        return self._calibration.of(network, self.samples or inputs)
