@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from dwindle.export.executorch.errors import translated
 from dwindle.export.executorch.program import lower, lowered
 from dwindle.export.fold import deployable, distinct, trace
+from dwindle.export.int8_target import Int8Target
 from dwindle.export.quiet import quiet
-from dwindle.export.target import Outputs, Target, one_by_one
-from dwindle.export.w8a8 import Calibration, quantize
-from dwindle.export.w8a8_samples import check_samples, noise_like
+from dwindle.export.target import Outputs, one_by_one
+from dwindle.export.w8a8 import quantize
+from dwindle.export.w8a8_samples import noise_like
 from dwindle.export.zeros import Effects, Speed, removed, stored_like_any
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _DENSE_KERNELS = Speed("CPU", False, "measured", "studies/demo/output.txt", "XNNPACK multiplies by zeros")
 
 
-class ExecuTorch(Target):
+class ExecuTorch(Int8Target):
     """A .pte program, delegated to XNNPACK wherever that has the operator."""
 
     name = "executorch"
@@ -51,36 +52,9 @@ class ExecuTorch(Target):
         ),
     )
 
-    def __init__(
-        self, precision: str | None = None, min_os: str | None = None, samples: tuple[Tensor, ...] | None = None
-    ) -> None:
-        """samples: real inputs, batched, for the ranges of int8 activations; None: what `write` is given."""
-        super().__init__(precision, min_os)
-        self.samples = samples
-        self._calibration = Calibration()
-
-    @property
-    def arithmetic(self) -> str:
-        return "int8" if self.calibrates else self.precision
-
-    @property
-    def calibrates(self) -> bool:
-        return self.precision == "w8a8"
-
-    def calibrated(self, samples: tuple[Tensor, ...]) -> ExecuTorch:
-        check_samples(samples)
-        return ExecuTorch(self.precision, samples=samples)
-
-    def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
-        if not self.calibrates:
-            return super().as_stored(network, activations=activations)
-        assert self.samples is not None
-        quantized = self._calibration.of(network, self.samples)
-        return quantized.program if activations else quantized.weights_only
-
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         if self.calibrates:
-            content = _lowered(self._calibration.of(module, self.samples or inputs).program, inputs, module)
+            content = _lowered(self.quantized(module, inputs).program, inputs, module)
         else:
             program = lower(module, inputs)
             content = program.filled(module) if program.complete else _lowered(module, inputs)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from dwindle.errors import RuntimeUnavailable
 from dwindle.export.filled import Converter, FilledTarget, Graph
 from dwindle.export.fold import deployable, distinct, short_names
+from dwindle.export.int8_target import Int8Target
 from dwindle.export.quiet import silent
 from dwindle.export.target import Outputs, one_by_one
-from dwindle.export.w8a8 import Calibration, Quantized, quantize, require_packages
-from dwindle.export.w8a8_samples import check_samples, noise_like
+from dwindle.export.w8a8 import Quantized, quantize, require_packages
+from dwindle.export.w8a8_samples import noise_like
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.litert import loaded
 from dwindle.models.signature import input_names
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _STORAGE = "compressed sparse rows, where they take fewer bytes than dense ones"
 
 
-class LiteRT(FilledTarget):
+class LiteRT(Int8Target, FilledTarget):
     """A .tflite file, whose inputs and outputs keep the network's own layout of dimensions."""
 
     name = "litert"
@@ -41,6 +42,7 @@ class LiteRT(FilledTarget):
     packages = ("torch", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
     fastest = "unstructured"
     holds_metadata = True
+    _whole = True
     effects = Effects(
         weights=Effect(
             True,
@@ -72,34 +74,13 @@ class LiteRT(FilledTarget):
                 code="not-installed",
                 name="litert",
             )
-        super().__init__(precision, min_os)
-        self.samples = samples
-        self._calibration = Calibration(whole=True)
+        super().__init__(precision, min_os, samples)
         if self.calibrates:
             require_packages()
 
     @property
-    def arithmetic(self) -> str:
-        return "int8" if self.calibrates else "fp32"
-
-    @property
-    def calibrates(self) -> bool:
-        return self.precision == "w8a8"
-
-    @property
     def fills_with(self) -> str:
         return "fp32" if self.calibrates else self.precision
-
-    def calibrated(self, samples: tuple[Tensor, ...]) -> LiteRT:
-        check_samples(samples)
-        return LiteRT(self.precision, samples=samples)
-
-    def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
-        if not self.calibrates:
-            return super().as_stored(network, activations=activations)
-        assert self.samples is not None
-        quantized = self._calibration.of(network, self.samples)
-        return quantized.program if activations else quantized.weights_only
 
     @property
     def converter(self) -> Converter:
@@ -109,8 +90,7 @@ class LiteRT(FilledTarget):
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         if self.calibrates:
-            samples = self.samples or inputs
-            path.write_bytes(self._int8(module, inputs, samples, self._calibration.of(module, samples)))
+            path.write_bytes(self._int8(module, inputs, self.samples or inputs, self.quantized(module, inputs)))
             return "dense int8"
         content, packed = self.filled(module, inputs, pack=pack)
         path.write_bytes(content)

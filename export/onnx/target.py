@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dwindle.export.fold import distinct, fold, foldable, short_names
+from dwindle.export.int8_target import Int8Target
 from dwindle.export.onnx.consumers import NEWEST, OLDEST, consumers, newest_opset, require
 from dwindle.export.quantize import Stored, stored
-from dwindle.export.target import Outputs, Target, one_by_one
-from dwindle.export.w8a8 import Calibration, quantize, recoded, require_packages
-from dwindle.export.w8a8_samples import check_samples, noise_like
+from dwindle.export.target import Outputs, one_by_one
+from dwindle.export.w8a8 import quantize, recoded, require_packages
+from dwindle.export.w8a8_samples import noise_like
 from dwindle.export.zeros import Effect, Effects, Speed, removed
 from dwindle.onnx_session import infer, session
 
@@ -31,7 +33,7 @@ _UNPACKED = Speed(
 )
 
 
-class Onnx(Target):
+class Onnx(Int8Target):
     """Files for onnxruntime, or anything that reads stock ONNX: no custom operator, no external data."""
 
     name = "onnx"
@@ -48,6 +50,7 @@ class Onnx(Target):
     )
 
     runtimes = tuple(OLDEST)
+    _rest = "fp16"
     holds_metadata = True
 
     def __init__(
@@ -62,52 +65,26 @@ class Onnx(Target):
         min_runtime: the name and version of the oldest program that must load the files; None: any that has the newest
         operator set that files are written in.
         """
-        super().__init__(precision, min_os)
-        self.samples = samples
+        super().__init__(precision, min_os, samples)
         self.min_runtime = min_runtime
         self._opset = newest_opset(*min_runtime) if min_runtime else NEWEST
-        self._calibration = Calibration(rest="fp16")
         if self.calibrates:
             require_packages()
 
     def for_runtime(self, name: str, version: tuple[int, int]) -> Onnx:
-        return self._but(min_runtime=(name, version))
+        changed = copy.copy(self)
+        changed.min_runtime, changed._opset = (name, version), newest_opset(name, version)
+        return changed
 
     def original(self) -> Onnx:
         return Onnx(min_runtime=self.min_runtime)
-
-    def _but(self, **changed: Any) -> Onnx:
-        """The same target with other arguments."""
-        own = {"samples": self.samples, "min_runtime": self.min_runtime}
-        made = Onnx(self.precision, self.min_os, **{**own, **changed})
-        made.rounding, made.metadata = self.rounding, self.metadata
-        return made
-
-    @property
-    def arithmetic(self) -> str:
-        return "int8" if self.calibrates else "fp32"
-
-    @property
-    def calibrates(self) -> bool:
-        return self.precision == "w8a8"
-
-    def calibrated(self, samples: tuple[Tensor, ...]) -> Onnx:
-        check_samples(samples)
-        return self._but(samples=samples)
-
-    def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
-        if not self.calibrates:
-            return super().as_stored(network, activations=activations)
-        assert self.samples is not None
-        quantized = self._calibration.of(network, self.samples)
-        return quantized.program if activations else quantized.weights_only
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         if self.calibrates:
             from dwindle.export.onnx import qdq
             from dwindle.export.onnx.fill import fill
 
-            quantized = self._calibration.of(module, self.samples or inputs)
+            quantized = self.quantized(module, inputs)
             graph = self._in_range(qdq.skeleton(module, quantized, inputs, self._opset))
             model, encoding = fill(graph, qdq.stored(module, quantized.layers), pack=pack)
         else:
@@ -136,7 +113,7 @@ class Onnx(Target):
 
         pairs = foldable(module, inputs)
         network = fold(module, pairs)
-        made = quantize(distinct(network), noise_like(inputs), rest="fp16")
+        made = quantize(distinct(network), noise_like(inputs), rest=self._rest)
         graph = self._in_range(qdq.skeleton(network, made, inputs, self._opset))
 
         def size(candidate: nn.Module) -> int:
