@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from dwindle.manifest import manifests
 if TYPE_CHECKING:
     from dwindle.models.trust import Trust
 
+_log = logging.getLogger(__name__)
 _MOST_THREADS = 1024
 """More than any device that runs these files has cores."""
 
@@ -59,7 +61,7 @@ def bench(
         trust: the specs (`package.module:factory`) of code that the checkpoint may name and have run, or True for any.
             Data sets and folders need no trust.
         data: where the checkpoint's data lies now, if not where it was; it must be the same.
-        progress: called with a line that says what is being measured.
+        progress: called with a line that says what is being measured; by default it is logged through `logging`.
 
     A runtime that isn't here, or dies, leaves its figures None with the reason in `Row.reasons`; the others go on.
 
@@ -91,7 +93,7 @@ def bench(
         seed=seed,
         sparse=sparse,
         profile=profile,
-        progress=progress or (lambda line: None),
+        progress=progress or _log.info,
         keep=lambda found: found.save(opened.bench_path),
     )
     with ExitStack() as connected:

@@ -344,8 +344,8 @@ def compress(
             stays as it is. Where it scores well above chance on the task, it is taken as the dense network.
         out: the folder of the checkpoint. An unfinished one that was made with the same options is resumed; a finished
             one is returned as it is. A network that is given as an object must have the same weights again.
-        watcher: what the progress is reported to; `Watcher()` for nothing. By default it is drawn on stderr, or in a
-            notebook.
+        watcher: what the progress is reported to; `Watcher()` logs it through `logging`. By default it is drawn on
+            stderr, or in a notebook.
         trackers: what figures are sent to, besides `out`/history.jsonl.
         options: fields of Request, such as `task`, an object that has the methods of `dwindle.Task`, and `size`; and
             of `dwindle.models.TaskSpec`, such as `data` and `epochs`. `dwindle compress --help` describes them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
     from dwindle.tracking import Tracker
 
 
+_log = logging.getLogger(__name__)
+
+
 class Watcher:
-    """Receives the progress of a run. This one ignores it; subclasses draw it on a terminal or send it to trackers."""
+    """Receives the progress of a run. This one logs rounds and notes, at the level INFO, through `logging`; subclasses
+    draw them on a terminal or send them to trackers."""
 
     def begin(self, history: tuple[Round, ...], rounds: int) -> None:
         """Called when the run starts, or resumes after `history`; about `rounds` rounds follow the dense training."""
@@ -26,6 +31,14 @@ class Watcher:
 
     def finished(self, record: Round, rounds: int) -> None:
         """Called when a round is trained, judged and saved; `rounds` is as in `begin`, estimated anew."""
+        _log.info(
+            "round %d of about %d: density %.1f%%, %s bytes, validation %.2f",
+            record.index,
+            rounds,
+            100 * record.density,
+            "?" if record.bytes is None else f"{record.bytes:,}",
+            record.validation,
+        )
 
     def search(self, judged: int, rewards: Sequence[float], settings: Settings) -> None:
         """Called when AMC has judged another allocation.
@@ -38,6 +51,7 @@ class Watcher:
 
     def note(self, sentence: str) -> None:
         """Receives a sentence that the user should read and that is no error."""
+        _log.info("%s", sentence)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dwindle.errors import DwindleError, RuntimeUnavailable, UsageError
 from dwindle.foreign import single_line
 from dwindle.grammar import BEGIN, COMMANDS, Grammar
 from dwindle.options import as_flags
-from dwindle.output import FIRST_RANK, RANK, print_json, say
+from dwindle.output import FIRST_RANK, RANK, print_json, set_quiet, tell
 
 INTERRUPTED = 130
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     streams.protect()
     words = sys.argv[1:] if argv is None else list(argv)
     if not words:
-        say(BEGIN)
+        tell(BEGIN)
         return UsageError.exit_code
     grammar = Grammar()
     try:
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DwindleError as error:
         print(f"dwindle: {single_line(str(error))}", file=sys.stderr)
         return error.exit_code
+    set_quiet(arguments.quiet)
     try:
         return RUN[arguments.command](arguments)
     except DwindleError as error:
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return RuntimeUnavailable.exit_code
     except KeyboardInterrupt:
         hint = "; the same command resumes it" if arguments.command == "compress" else ""
-        say(f"\ndwindle: interrupted{hint}")
+        tell(f"\ndwindle: interrupted{hint}")
         return INTERRUPTED
     except Exception as error:
         print(f"dwindle: {crash.sentence(error)}", file=sys.stderr)

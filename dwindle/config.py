@@ -12,7 +12,7 @@ from dwindle.files import read_toml
 from dwindle.registry import unknown
 
 FLAG = "--config"
-NOT_IN_A_FILE = ("config", "help", "json")
+NOT_IN_A_FILE = ("config", "help", "json", "quiet")
 """Options that belong on the command line."""
 
 

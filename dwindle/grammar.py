@@ -89,6 +89,7 @@ class Grammar:
     def _add(self, name: str, summary: str) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = self._commands.add_parser(name, help=summary, description=summary)
         made.set_defaults(command=name)
+        made.add_argument("-q", "--quiet", action="store_true", help="Print no progress and no notes. Default: off.")
         self.commands[name] = made
         return made
 

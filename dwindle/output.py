@@ -24,6 +24,14 @@ FIRST_RANK = RANK == "0"
 UNLIMITED = 1000
 """The columns of a table in a file or a pipe: more than any has."""
 
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Whether this command prints its result, warnings and errors alone, without progress and notes."""
+    global _quiet
+    _quiet = quiet
+
 
 def summary(checkpoint: Any) -> str:
     from dwindle.metrics import named
@@ -46,8 +54,9 @@ def facts(checkpoint: Any) -> dict[str, Any]:
     return {**facts, "path": str(checkpoint.path)}
 
 
-def stderr_console() -> Console:
-    return console(quiet=not FIRST_RANK)
+def stderr_console(*, always: bool = False) -> Console:
+    """A console for progress and notes; `always`: for what `--quiet` keeps."""
+    return console(quiet=(_quiet and not always) or not FIRST_RANK)
 
 
 def print_result(arguments: argparse.Namespace, *result: RenderableType) -> None:
@@ -67,7 +76,7 @@ def print_result(arguments: argparse.Namespace, *result: RenderableType) -> None
         try:
             streams.print_document(text)
         except DwindleError as error:  # the exit code stays that of the work
-            say(f"warning: {error}")
+            warn(str(error))
 
 
 @contextlib.contextmanager
@@ -78,6 +87,18 @@ def working(what: str) -> Iterator[None]:
 
 
 def say(sentence: str) -> None:
+    """Prints a note, or what is being done."""
+    if not _quiet:
+        tell(sentence)
+
+
+def warn(sentence: str) -> None:
+    """Prints a warning, which `--quiet` keeps."""
+    tell(f"warning: {sentence}")
+
+
+def tell(sentence: str) -> None:
+    """Prints what `--quiet` keeps."""
     if FIRST_RANK:
         print(printable(sentence), file=sys.stderr)
 

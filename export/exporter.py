@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from dwindle.manifest import Manifest
 if TYPE_CHECKING:
     from dwindle.models.trust import Trust
 
+_log = logging.getLogger(__name__)
+
 
 def export(
     checkpoint: Checkpoint | Path | str,
@@ -38,11 +41,12 @@ def export(
 
         >>> [manifest] = export("net.dwindle", ["coreml"], precision="int8", min_os="iOS18")
 
-    checkpoint: an opened checkpoint, or its path. names: the targets. progress: called with a line that says what is
-    being done. options: how to write `net`. given: fields of ExportOptions that replace those of `options`, such as
-    `precision="int8"`; `precision="auto"` takes the smallest file that loses at most `max_drop` points of validation
-    against the dense network. trust: the checkpoint's own model and task may be code of anybody's; give the specs
-    (`package.module:factory`) that may run, or True for any. Built-in ones need no trust.
+    checkpoint: an opened checkpoint, or its path. names: the targets. progress: called with a line that says what
+    is being done; by default it is logged through `logging`. options: how to write `net`. given: fields of
+    ExportOptions that replace those of `options`, such as `precision="int8"`; `precision="auto"` takes the smallest
+    file that loses at most `max_drop` points of validation against the dense network. trust: the checkpoint's own
+    model and task may be code of anybody's; give the specs (`package.module:factory`) that may run, or True for
+    any. Built-in ones need no trust.
 
     An earlier export of a target is replaced once both files have proven equal to their networks. Targets are exported
     side by side, each in a process of its own, as a runtime may crash on a file that it can't run; where the network or
@@ -97,7 +101,7 @@ def attempt(
     checkpoint.require_done()
     refuse_link(checkpoint.exports)
     sweep(checkpoint.exports)
-    say = progress or (lambda line: None)
+    say = progress or _log.info
     if checkpoint.model is None and checkpoint.task is None:
         failed = side_by_side.run(checkpoint.path, each, say, trust=trust)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from dwindle.models.trust import Trust
     from dwindle.preprocessing import Preprocessing
 
+_log = logging.getLogger(__name__)
+
 NO_PACKING = "none"
 PACKINGS = ("auto", NO_PACKING)
 """How zeros are stored: as each target packs them, or like any other weight."""
@@ -62,7 +65,7 @@ def export_one(
     from dwindle.models.signature import flat
     from dwindle.models.tasks import restore_task
 
-    say = progress or (lambda line: None)
+    say = progress or _log.info
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
     if checkpoint.samples and options.data is None and options.max_drop is None:
@@ -163,7 +166,7 @@ def export_networks(
     image becomes an input, signature: the networks', softmax: whether one was added to them, all for the manifest.
     Raises as `export` does.
     """
-    say = progress or (lambda line: None)
+    say = progress or _log.info
     roles = {"net": target, "dense": target.original().described(target.metadata)}
     packs = {"net": packing != NO_PACKING, "dense": False}
     encodings: dict[str, str] = {}

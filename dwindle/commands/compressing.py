@@ -13,7 +13,7 @@ from dwindle.compress.request import Request
 from dwindle.errors import BudgetMissed, UsageError
 from dwindle.models.spec import TaskSpec
 from dwindle.options import add_options, flags
-from dwindle.output import facts, print_json, print_result, say, stderr_console, summary, working
+from dwindle.output import facts, print_json, print_result, say, stderr_console, summary, warn, working
 
 
 def _request_options(to: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def _init(arguments: argparse.Namespace) -> int:
     def ask(question: Question) -> str:
         from rich.prompt import Prompt
 
-        return Prompt.ask(question.asks, console=stderr_console(), default=question.default or None) or ""
+        return Prompt.ask(question.asks, console=stderr_console(always=True), default=question.default or None) or ""
 
     asked = {question.option: getattr(arguments, question.option) for question in QUESTIONS}
     found = answers(asked, ask if sys.stdin.isatty() else None)
@@ -99,7 +99,7 @@ def _compress(arguments: argparse.Namespace) -> int:
         done = compress(request, arguments.out, watching, trackers)
     print_result(arguments, summary(done))
     if loss := loss_line(done.metrics, done.metric):
-        stderr_console().print(loss, soft_wrap=True)
+        stderr_console(always=True).print(loss, soft_wrap=True)
     if arguments.json:
         print_json(facts(done))
     return 0
@@ -129,7 +129,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         print_json(dataclasses.asdict(forecast))
     missed = any(not each.smaller for each in forecast.benefits if each.target == request.target)
     if missed:
-        say(f"warning: this granularity does not make the {request.target} file smaller; channels would")
+        warn(f"this granularity does not make the {request.target} file smaller; channels would")
     refused = next((each.exit_code for each in forecast.rehearsed if each.exit_code), 0)
     return refused or (BudgetMissed.exit_code if missed and arguments.strict else 0)
 

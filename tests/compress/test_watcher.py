@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -49,6 +49,17 @@ class Heard(Watcher):
 
     def note(self, sentence: str) -> None:
         self.notes.append(sentence)
+
+
+def test_a_plain_watcher_logs_rounds_and_notes(caplog: pytest.LogCaptureFixture) -> None:
+    watcher = Watcher()
+    with caplog.at_level("INFO", logger="dwindle"):
+        watcher.finished(replace(ROUNDS[1], bytes=1234), 2)
+        watcher.note("100% of it")
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "80.0%" in first
+    assert "1,234" in first
+    assert second == "100% of it"
 
 
 def test_figures_lie_along_rounds_and_a_resumed_run_has_those_before() -> None:
