@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dwindle.bench.result import DENSE, Accuracy, Agreement, McNemar, Row, Share
+from dwindle.bench.pictures import picture
+from dwindle.bench.result import DENSE, Accuracy, Agreement, McNemar, Picture, Row, Share
 from dwindle.bench.stats import mcnemar, wilson
 from dwindle.metrics import SQNR
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from dwindle.bench.process import Worker
     from dwindle.models.checked_task import CheckedTask
+    from dwindle.preprocessing import Preprocessing
     from dwindle.signature import Signature
 
 TOP = 5
@@ -31,10 +33,18 @@ class Answers:
 
     classes: np.ndarray
     """The index of the largest output: shape (samples,), int64."""
-    right: np.ndarray
-    """Whether that is the sample's label: shape (samples,), bool."""
+    labels: np.ndarray
+    """The classes that they are of, as `classes`."""
     inputs: bytes
     """A digest of all inputs."""
+    pictures: dict[int, str]
+    """The first samples that another file puts in another class, by their place, as `picture` draws them."""
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each class is the sample's label: shape (samples,), bool."""
+        right: np.ndarray = self.classes == self.labels
+        return right
 
 
 @dataclass(frozen=True)
@@ -56,14 +66,17 @@ def with_accuracy(
     progress: Callable[[str], None],
     also: Callable[[Row, Worker], Row] = lambda row, worker: row,
     signature: Signature | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> list[Row]:
     """Adds accuracy and agreement to the rows of a dense file and of others beside it, in one runtime.
 
     starts: what starts a worker on each file, by its path. sample: what the files are loaded with. also: adds what
-    else a loaded worker tells to the file's row. signature: the files'. A row that already has
+    else a loaded worker tells to the file's row. signature: the files'. preprocessing: how their images became inputs,
+    by which samples that change class are kept as pictures. A row that already has
     a reason for lacking accuracy is left as it is, since its file doesn't run.
     """
     done, judged = list(rows), dict[str, Judged]()
+    baseline = next(row.artifact.path for row in rows if row.role == DENSE)
     for index, row in enumerate(rows):
         if "accuracy" in row.reasons:
             continue
@@ -72,14 +85,14 @@ def with_accuracy(
         try:
             with starts[path]() as worker:
                 worker.load(sample)
-                judged[path] = found = judge(task, worker, signature)
+                before = judged[baseline].answers if baseline in judged else None
+                judged[path] = found = judge(task, worker, signature, before, preprocessing)
                 row = also(row, worker)
         except Exception as error:  # a user's own task may ask more of a model than outputs
             why = f"evaluating it raised {type(error).__name__}: {error}"
             done[index] = replace(row, reasons={**row.reasons, "accuracy": why, "agreement": why})
         else:
             done[index] = replace(row, accuracy=found.accuracy, reasons={**row.reasons, **found.missing})
-    baseline = next(row.artifact.path for row in rows if row.role == DENSE)
     for index, row in enumerate(done):
         if row.role == DENSE and row.accuracy:
             done[index] = replace(row, reasons={**row.reasons, "agreement": "it is the baseline"})
@@ -92,14 +105,21 @@ def with_accuracy(
     return done
 
 
-def judge(task: CheckedTask, worker: Worker, signature: Signature | None = None) -> Judged:
+def judge(
+    task: CheckedTask,
+    worker: Worker,
+    signature: Signature | None = None,
+    before: Answers | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Judged:
     """Evaluates the task on the test split, with every sample sent through the loaded file.
 
-    signature: the file's; None where its network takes its inputs one after the other and gives one tensor.
+    signature: the file's; None where its network takes its inputs one after the other and gives one tensor. before: the
+    answers of another file; the first samples that change class are kept as pictures, drawn by `preprocessing`.
 
     Raises WorkerFailed if the worker dies, and whatever the task's `evaluate` raises.
     """
-    model, seen = _as_module(worker, signature)
+    model, seen = _as_module(worker, signature, _Changed(None if before is None else before.classes, preprocessing))
     value = task.evaluate(model, "test")
     n, metric = seen.samples, task.metric
     missing, top1, top5, answers = {}, None, None, None
@@ -115,7 +135,7 @@ def judge(task: CheckedTask, worker: Worker, signature: Signature | None = None)
             why = f"by the task's labels {top1.value:.2f}% are right, its evaluate says {value:.2f}: other order?"
             top1 = None
         else:
-            answers = Answers(ranked[:, 0], right, seen.digest.digest())
+            answers = Answers(ranked[:, 0], labels, seen.digest.digest(), seen.changed.pictures)
             top5 = _share((ranked == labels[:, None]).any(1)) if seen.scores > TOP else None
     if top5 is None:
         missing["accuracy.top5"] = why or f"{seen.scores} classes"
@@ -136,7 +156,11 @@ def agreement(file: Judged, dense: Judged, baseline: str) -> tuple[Agreement | N
     changed = np.flatnonzero(~same)
     share, test = _share(same), McNemar(lost, won, mcnemar(lost, won))
     examples = tuple(int(index) for index in changed[:EXAMPLES])
-    return Agreement(baseline, share.value, share.interval, len(same), len(changed), examples, test), ""
+    pictures = tuple(
+        Picture(place, png, *(int(each[place]) for each in (answers.labels, reference.classes, answers.classes)))
+        for place, png in answers.pictures.items()
+    )
+    return Agreement(baseline, share.value, share.interval, len(same), len(changed), examples, test, pictures), ""
 
 
 def _labels(task: CheckedTask, seen: _Seen) -> tuple[np.ndarray | None, str]:
@@ -166,10 +190,27 @@ def _interval(value: float, n: int) -> tuple[float, float] | None:
     return 100 * low, 100 * high
 
 
+@dataclass
+class _Changed:
+    """The first samples that change class, as pictures."""
+
+    before: np.ndarray | None
+    """The class of each sample until now; None where nothing is compared."""
+    preprocessing: Preprocessing | None
+    pictures: dict[int, str] = field(default_factory=dict)
+
+    def take(self, place: int, sample: list[np.ndarray], now: int) -> None:
+        if self.before is None or place >= len(self.before) or self.before[place] == now:
+            return
+        if len(self.pictures) < EXAMPLES and (png := picture(sample, self.preprocessing)):
+            self.pictures[place] = png
+
+
 class _Seen:
     """A record of what has passed through a file: the best classes of each sample, and a digest of the inputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: _Changed) -> None:
+        self.changed = changed
         self.samples = 0
         self.scores = -1
         """The width of every output so far; 0 once one wasn't a single row."""
@@ -187,16 +228,17 @@ class _Seen:
         if self.scores:
             # Stable, so that the first of equal scores wins, as in argmax.
             self.ranked.append(np.argsort(-row, axis=1, kind="stable")[:, :TOP])
+            self.changed.take(self.samples - 1, inputs, int(self.ranked[-1][0, 0]))
 
 
-def _as_module(worker: Worker, signature: Signature | None) -> tuple[nn.Module, _Seen]:
+def _as_module(worker: Worker, signature: Signature | None, changed: _Changed) -> tuple[nn.Module, _Seen]:
     """The worker as a module that a task can evaluate, and the record of what passes through it."""
     import torch
 
     from dwindle.models.inputs import as_fed
     from dwindle.models.signature import Answering
 
-    seen = _Seen()
+    seen = _Seen(changed)
 
     def infer(inputs: tuple[Tensor, ...]) -> list[Tensor]:
         """Files have a batch of one: samples go one at a time."""

@@ -73,7 +73,7 @@ def measured_pair(
         why = f"it was run by {stand_in}: only its answers mean something"
         untimed = dict.fromkeys(("latency", "compare", "memory_bytes", "noise"), why)
         rows = [replace(row, reasons=row.reasons | untimed, untried=(*row.untried, *untimed)) for row in rows]
-    return with_accuracy(run.task, rows, starts, run.sample, run.progress, also, run.signature)
+    return with_accuracy(run.task, rows, starts, run.sample, run.progress, also, run.signature, run.preprocessing)
 
 
 def _with_latency(run: Run, rows: list[Row], starts: Starts, place: Place) -> list[Row]:

@@ -142,6 +142,21 @@ class McNemar:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image that a file puts in another class than its baseline does."""
+
+    sample: int
+    """Its place in the split."""
+    png: str
+    """In base64."""
+    label: Count
+    """The index of the class that it is of."""
+    before: Count
+    """The class that the baseline puts it in."""
+    now: Count
+
+
+@dataclass(frozen=True)
 class Agreement:
     """How far a file's classes are those of its baseline."""
 
@@ -157,6 +172,8 @@ class Agreement:
     samples: tuple[int, ...]
     """The first of them, by their place in the split."""
     mcnemar: McNemar
+    pictures: tuple[Picture, ...] = ()
+    """Those of them that are images, in the same order."""
 
 
 @dataclass(frozen=True)

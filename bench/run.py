@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dwindle.models.checked_task import CheckedTask
+    from dwindle.preprocessing import Preprocessing
     from dwindle.signature import Signature
 
 Progress = Callable[[str], None]
@@ -67,6 +68,11 @@ class Run:
     def signature(self) -> Signature | None:
         """What every file takes and gives; None where an older version of dwindle exported them."""
         return next((manifest.signature for _, manifest in self.exported), None)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How an image becomes an input of every file; None where inputs are no images, or it isn't known."""
+        return next((manifest.preprocessing for _, manifest in self.exported), None)
 
     def blank_pairs(self) -> list[tuple[Row, Row]]:
         """Each target's dense and compressed file as a row with nothing measured."""

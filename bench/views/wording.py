@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from dwindle.bench.files.contents import Contents
-from dwindle.bench.result import DENSE, Row, RuntimeUsed
+from dwindle.bench.result import DENSE, Picture, Row, RuntimeUsed
 from dwindle.bench.verdict import Check, Verdict
 from dwindle.quantities import format_bytes, format_names
 
@@ -93,6 +93,16 @@ def answers(rows: Iterable[Row]) -> list[tuple[str, str]]:
             if said := say(row):
                 found.setdefault(said, []).append(row)
     return [(_whose(own, listed), said) for said, own in found.items()]
+
+
+def pictured(rows: Iterable[Row]) -> list[tuple[str, tuple[Picture, ...]]]:
+    """The samples that changed class, as pictures, each set once with the files that changed it so."""
+    listed = list(rows)
+    found: dict[tuple[Picture, ...], list[Row]] = {}
+    for row in listed:
+        if row.agreement and row.agreement.pictures:
+            found.setdefault(row.agreement.pictures, []).append(row)
+    return [(_whose(own, listed), pictures) for pictures, own in found.items()]
 
 
 def _whose(some: list[Row], rows: list[Row]) -> str:

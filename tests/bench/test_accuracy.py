@@ -1,8 +1,11 @@
+import base64
+import io
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from dwindle.bench.accuracy import EXAMPLES, Judged, agreement, judge, with_accuracy
@@ -10,6 +13,7 @@ from dwindle.bench.process import Worker
 from dwindle.bench.result import Artifact, Row, RuntimeUsed
 from dwindle.bench.rows import failed
 from dwindle.models.checked_task import CheckedTask
+from dwindle.preprocessing import Preprocessing
 from dwindle.task import Task
 from tests.tasks import PlainTask
 
@@ -236,10 +240,13 @@ def row(role: str, *, runs: bool = True) -> Row:
     return made if runs else failed(made, "it crashed")
 
 
-def filled(task: Task, dense: object, compressed: object, *, runs: bool = True) -> list[Row]:
+def filled(
+    task: Task, dense: object, compressed: object, *, runs: bool = True, how: Preprocessing | None = None
+) -> list[Row]:
     files = {"dense.onnx": dense, "compressed.onnx": compressed}
     starts = {path: lambda net=net: cast(Worker, Opened(net)) for path, net in files.items()}
-    return with_accuracy(CheckedTask(task), [row("dense", runs=runs), row("compressed")], starts, [], lambda line: None)
+    rows = [row("dense", runs=runs), row("compressed")]
+    return with_accuracy(CheckedTask(task), rows, starts, [], lambda line: None, preprocessing=how)
 
 
 def test_rows_are_filled_in_with_what_the_pair_did(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
@@ -251,6 +258,24 @@ def test_rows_are_filled_in_with_what_the_pair_did(task: Task, nets: tuple[nn.Mo
     assert compressed.agreement is not None
     assert compressed.agreement.baseline == "dense.onnx"
     assert "agreement" not in compressed.reasons
+
+
+def test_samples_that_change_class_are_kept_as_pictures(task: Task) -> None:
+    labels = torch.arange(40) % 10
+    changed = labels.clone()
+    changed[[3, 7, *range(20, 39)]] += 1
+    one_hot = torch.nn.functional.one_hot
+    tables = [Table(one_hot(each % 10)) for each in (labels, changed)]
+    _, compressed = filled(task, *tables, how=Preprocessing(mean=(0.5,), std=(0.25,), colours="L"))
+    assert compressed.agreement is not None
+    pictures = compressed.agreement.pictures
+    assert tuple(one.sample for one in pictures) == compressed.agreement.samples
+    assert [(one.label, one.before, one.now) for one in pictures[:2]] == [(3, 3, 4), (7, 7, 8)]
+    assert all(Image.open(io.BytesIO(base64.b64decode(one.png))).size == (8, 8) for one in pictures)
+    tables = [Table(one_hot(each % 10)) for each in (labels, changed)]
+    _, unknown = filled(task, *tables)
+    assert unknown.agreement is not None
+    assert (unknown.agreement.changed, unknown.agreement.pictures) == (21, ())
 
 
 def test_a_file_that_cannot_be_judged_costs_its_own_figures(task: Task, nets: tuple[nn.Module, nn.Module]) -> None:
