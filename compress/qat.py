@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dwindle.export.fold import fold, foldable
+from dwindle.export.fold import Pair, fold, foldable
 from dwindle.export.quantize import LARGEST, LARGEST_INT4, SCALES, stored
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ class Rounding:
     def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> None:
         """model: the network that is trained. inputs: what it takes, one sample as a batch of one. precision: one of
         PRECISIONS; which weights have how many bits is decided as for a file (`quantize.stored`)."""
-        pairs = foldable(model, inputs)
-        norms = {pair.layer: pair.norm for pair in pairs}
-        held = stored(fold(model, pairs), "int8" if precision == "w8a8" else precision)
+        folds = foldable(model, inputs)
+        norms = {pair.layer: pair.norm for pair in folds if isinstance(pair, Pair)}
+        held = stored(fold(model, folds), "int8" if precision == "w8a8" else precision)
         self._weights: list[_Weight] = []
         for name, parameter in model.named_parameters():
             form = held.get(name)

@@ -1,13 +1,17 @@
-"""Making the network that ships: batch norm folded into the layer before it, on the CPU, in fp32."""
+"""Making the network that ships: batch norm folded into the layer before it, parallel branches merged, on the CPU, in
+fp32."""
 
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwindle.errors import UsageError, one_line
 from dwindle.export.architecture import once
 from dwindle.export.blame import where
+from dwindle.export.branches import Merge, merge, mergeable
+from dwindle.export.calls import Calls
 from dwindle.export.dynamic import example, shapes, traceable
 from dwindle.export.quiet import quiet
 from dwindle.models.inputs import row_major
@@ -23,20 +27,27 @@ class Pair(NamedTuple):
 
     layer: str
     norm: str
+    then: tuple[str, ...] = ()
+    """The children that the norm calls on what it has computed, as one with an activation in it does."""
+
+
+Fold = Pair | Merge
 
 
 def deployable(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-    """A copy of `module` in eval mode, fp32, on the CPU, batch norm folded, every zero a positive zero.
+    """A copy of `module` in eval mode, fp32, on the CPU, batch norm folded, parallel branches that are added up merged
+    into one convolution, every zero a positive zero.
 
     inputs: what it takes, one sample as a batch of one. A zero weight stays zero, as folding only scales output
-    channels. Raises UsageError where torch.export cannot trace the module.
+    channels; a merged one is zero where it is in every branch. Raises UsageError where torch.export cannot trace the
+    module.
     """
     return fold(module, foldable(module, inputs))
 
 
 @once
-def foldable(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Pair, ...]:
-    """The pairs that can be folded, found in the traced graph, so that only calls that happen count.
+def foldable(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Fold, ...]:
+    """What can be folded and merged, found in the traced graph, so that only calls that happen count.
 
     Raises UsageError where torch.export cannot trace the module, and for inputs in float64, say.
     """
@@ -50,18 +61,23 @@ def foldable(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Pair, ...]:
             name="example_inputs",
         )
     network = _detached(module)
-    program = trace(network, inputs)
-    return tuple(pair for node in program.graph.nodes if (pair := _pair_ending_at(node, program, network)) is not None)
+    calls = Calls(trace(network, inputs), network)
+    found = mergeable(calls)
+    merges = _replaceable(found, network, inputs) if found else ()
+    merged = {layer for one in merges for layer in one.replaced}
+    pairs = (_pair_ending_at(node, calls) for node in calls.within[""])
+    return (*merges, *(pair for pair in pairs if pair is not None and pair.norm not in merged))
 
 
-def fold(module: nn.Module, pairs: tuple[Pair, ...]) -> nn.Module:
-    """What `deployable` returns, for a module whose `foldable` pairs are already known."""
+def fold(module: nn.Module, folds: tuple[Fold, ...]) -> nn.Module:
+    """What `deployable` returns, for a module of which it is known what is `foldable`."""
     import torch
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
     network = _detached(module)
-    for path, norm_path in pairs:
+    merge(network, [one for one in folds if isinstance(one, Merge)])
+    for path, norm_path, then in (one for one in folds if isinstance(one, Pair)):
         layer: Any = network.get_submodule(path)
         norm: Any = network.get_submodule(norm_path)
         if isinstance(layer, nn.Linear):
@@ -69,7 +85,8 @@ def fold(module: nn.Module, pairs: tuple[Pair, ...]) -> nn.Module:
         else:
             folded = fuse_conv_bn_eval(layer, norm, transpose=layer.transposed)
         network.set_submodule(path, folded)
-        network.set_submodule(norm_path, nn.Identity())
+        after = OrderedDict((name, norm.get_submodule(name)) for name in then)
+        network.set_submodule(norm_path, nn.Sequential(after).eval() if after else nn.Identity())
     with torch.no_grad():
         for tensor in tensors(network).values():
             # weight × mask leaves zeros of either sign, whose bits cost a quarter of a deflated dense file
@@ -145,7 +162,7 @@ def _detached(module: nn.Module) -> nn.Module:
     return copied
 
 
-def _pair_ending_at(node: Node, program: ExportedProgram, network: nn.Module) -> Pair | None:
+def _pair_ending_at(node: Node, calls: Calls) -> Pair | None:
     """The pair whose norm is called at `node`, if nothing else reads what folding changes."""
     import torch
     from torch import nn
@@ -157,27 +174,48 @@ def _pair_ending_at(node: Node, program: ExportedProgram, network: nn.Module) ->
     if node.target is not torch.ops.aten.batch_norm.default:
         return None
     call = node.all_input_nodes[0]
-    path, layer = _caller(call, network)
-    norm_path, norm = _caller(node, network)
-    # Of the types themselves: a subclass may do more in its forward than the one call.
-    if type(norm) not in norms or type(layer) not in (*convolutions, *transposed, nn.Linear):
+    path, layer = calls.caller(call)
+    norm_path, norm = calls.caller(node)
+    then = calls.then(norm_path, node, [node])
+    # A layer of the type itself, as a subclass may do more in its forward than the one call; of a norm `then` tells.
+    if not isinstance(norm, norms) or then is None or type(layer) not in (*convolutions, *transposed, nn.Linear):
         return None
     if isinstance(layer, transposed) and layer.groups != 1:
         return None
     if isinstance(layer, nn.Linear) and call.meta["val"].dim() != 2:
         return None  # the norm's channels are dimension 1, a linear layer's the last
-    signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     operands = (*call.all_input_nodes, *node.all_input_nodes)
-    read = {names[operand.name]: operand for operand in operands if operand.name in names}
+    read = {calls.tensors[operand.name]: operand for operand in operands if operand.name in calls.tensors}
     if not {f"{path}.weight", f"{norm_path}.running_mean"} <= read.keys():
         return None  # computed from something else, or no running statistics
     alone = len(call.users) == 1 and all(len(operand.users) == 1 for operand in read.values())
-    return Pair(path, norm_path) if alone else None
+    return Pair(path, norm_path, then) if alone else None
 
 
-def _caller(node: Node, network: nn.Module) -> tuple[str, nn.Module]:
-    """Path and module whose own `forward` made this call."""
-    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
-    path = list(stack.values())[-1][0]
-    return path, network.get_submodule(path)
+def _replaceable(merges: tuple[Merge, ...], network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Merge, ...]:
+    """Those whose block is called with one tensor and gives one, as what takes its place; none at all where the network
+    does not run with them, as its own code looks at the layers of a block."""
+    import torch
+
+    plain: set[str] = set()
+    hooks = [
+        network.get_submodule(one.path).register_forward_hook(
+            lambda _, given, by_name, result, path=one.path: (
+                plain.add(path) if len(given) == 1 and not by_name and isinstance(result, torch.Tensor) else None
+            ),
+            with_kwargs=True,
+        )
+        for one in merges
+    ]
+    with torch.no_grad():
+        network(*inputs)
+    for hook in hooks:
+        hook.remove()
+    found, tried = tuple(one for one in merges if one.path in plain), copy.deepcopy(network)
+    try:
+        merge(tried, found)
+        with torch.no_grad():
+            tried(*inputs)
+    except Exception:  # whatever the model's own code raises
+        return ()
+    return found
