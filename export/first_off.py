@@ -73,7 +73,7 @@ def first_off(
     shipped: what `fold.deployable` returns. example: its input, a batch of one. real: samples, batched. pack: as in
     `Target.write`.
     """
-    if target.arithmetic not in TOLERANCE:
+    if target.calibrates or target.arithmetic not in TOLERANCE:
         return None
     samples = tuple(as_fed(tensor[:SAMPLES]) for tensor in real)
     tolerance = TOLERANCE[target.arithmetic]

@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from dwindle.export.target import Target
-from dwindle.export.w8a8 import Calibration
+from dwindle.export.w8a8 import FORM, Calibration, Form
 from dwindle.export.w8a8_samples import check_samples
 
 if TYPE_CHECKING:
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 class Int8Target(Target):
     """A target that rounds activations too at w8a8, to the ranges that they take on samples."""
 
-    _rest: ClassVar[str] = "fp32"
-    """What its files store the tensors in that are not int8, as `w8a8.quantize` takes it."""
-    _whole: ClassVar[bool] = False
-    """Whether ranges are whole, as `w8a8.quantize` takes it."""
+    _form: ClassVar[Form] = FORM
 
     def __init__(
         self, precision: str | None = None, min_os: str | None = None, samples: tuple[Tensor, ...] | None = None
@@ -29,7 +26,7 @@ class Int8Target(Target):
         """samples: real inputs, batched, for the ranges of w8a8's activations; None: what `write` is given."""
         super().__init__(precision, min_os)
         self.samples = samples
-        self._calibration = Calibration(self._rest, whole=self._whole)
+        self._calibration = Calibration(self._form)
 
     @property
     def arithmetic(self) -> str:
@@ -42,7 +39,7 @@ class Int8Target(Target):
     def calibrated(self, samples: tuple[Tensor, ...]) -> Self:
         check_samples(samples)
         changed = copy.copy(self)
-        changed.samples, changed._calibration = samples, Calibration(self._rest, whole=self._whole)
+        changed.samples, changed._calibration = samples, Calibration(self._form)
         return changed
 
     def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:

@@ -20,7 +20,7 @@ import numpy as np
 from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.export.blame import refusal
 from dwindle.export.fold import tensors, trace
-from dwindle.export.quantize import LARGEST, SCALES
+from dwindle.export.quantize import LARGEST, SCALES, Stored, store
 from dwindle.export.quiet import quiet
 from dwindle.export.w8a8_convert import converted, value_of
 from dwindle.export.w8a8_samples import check_samples
@@ -46,6 +46,19 @@ class Layer(NamedTuple):
     axis: int
     bias_codes: np.ndarray | None
     """int32. Their scales are the weight's times that of the layer's input."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a target's files hold what is not an int8 weight."""
+
+    rest: str = "fp32"
+    """What the tensors that are not int8 are stored in: fp32 or fp16."""
+    bias: str = "int32"
+    """What the biases of layers in int8 are stored in: int32, in steps of their sums, or like the rest."""
+    whole: bool = False
+    """Whether ranges are all that the samples take, as they are where another library finds them; else those of least
+    squared error where these are nearer."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,9 @@ class Quantized:
     """The names of weights, each with the node of the program that decodes it."""
 
 
+FORM = Form()
+
+
 def require_packages() -> None:
     """Raises RuntimeUnavailable where what quantises networks is not installed."""
     if not (find_spec("executorch") and find_spec("torchao")):
@@ -90,32 +106,29 @@ def require_packages() -> None:
         )
 
 
-def quantize(network: nn.Module, samples: tuple[Tensor, ...], *, rest: str = "fp32", whole: bool = False) -> Quantized:
+def quantize(network: nn.Module, samples: tuple[Tensor, ...], form: Form = FORM) -> Quantized:
     """A network (`fold.deployable`'s) in int8, its activations' ranges those that `samples` take.
-
-    rest: what the tensors that are not int8 are stored in, fp32 or fp16. whole: ranges are all that the samples take,
-    as they are where another library finds them; else those of least squared error where these are nearer.
 
     Raises UsageError for samples that no range follows from, and for a network that cannot be traced or quantised.
     """
     check_samples(samples)
     one = tuple(tensor[:1] for tensor in samples)
-    traced = trace(network, one).module()
+    traced = trace(copy.deepcopy(network), one).module()  # whose tensors are the traced network's own
     names = _names(traced)
     try:
         with quiet():
-            program = converted(traced, samples, whole=whole)
+            program = converted(traced, samples, whole=form.whole)
     except UsageError:
         raise
     except Exception as error:
         raise refusal(error, type(network).__name__, "quantised to int8") from error
     found = list(_layers(names, program))
-    rounded = _rounded(found, program)
-    if rest == "fp16":
+    rounded = _rounded(found, program, form)
+    layers = tuple(_layer(one, rounded, program) for one in found)
+    if form.rest == "fp16":
         left = {name: tensor for name, tensor in tensors(network).items() if name not in rounded}
         rounded |= {name: tensor.half().float() for name, tensor in left.items() if tensor.dtype == _float32()}
         _set(program, rounded)
-    layers = tuple(_layer(one, rounded, program) for one in found)
     decoding = tuple((one.weight, one.decoded) for one in found)
     return Quantized(program, _with(network, rounded), layers, decoding)
 
@@ -123,15 +136,14 @@ def quantize(network: nn.Module, samples: tuple[Tensor, ...], *, rest: str = "fp
 class Calibration:
     """Quantises networks by samples. The last result is cached, as it takes as long as running all samples."""
 
-    def __init__(self, rest: str = "fp32", *, whole: bool = False) -> None:
-        """rest, whole: as `quantize` takes them."""
-        self._rest, self._whole = rest, whole
+    def __init__(self, form: Form = FORM) -> None:
+        self._form = form
         self._last: tuple[nn.Module, Quantized] | None = None
 
     def of(self, network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
         """What `quantize` makes of a network; the samples are the same in every call."""
         if self._last is None or self._last[0] is not network:
-            self._last = network, quantize(network, samples, rest=self._rest, whole=self._whole)
+            self._last = network, quantize(network, samples, self._form)
         return self._last[1]
 
 
@@ -148,6 +160,16 @@ def recoded(network: nn.Module, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
         codes = np.rint(array / scale.reshape(shape)).clip(-LARGEST, LARGEST).astype(np.int8)
         made.append(layer._replace(codes=codes, scale=scale))
     return tuple(made)
+
+
+def held(network: nn.Module, layers: tuple[Layer, ...]) -> dict[str, Stored]:
+    """What a file stores of a network's tensors, by name: the weights of layers in int8 as codes, all else in fp16."""
+    weights = {name: store(name, tensor.numpy(), "fp16") for name, tensor in tensors(network).items()}
+    for layer in layers:
+        places = np.searchsorted(SCALES.astype(np.float32), layer.scale).astype(np.uint8)
+        along = [-1 if axis == layer.axis else 1 for axis in range(layer.codes.ndim)]
+        weights[layer.weight] = Stored(layer.codes, places.reshape(along))
+    return weights
 
 
 class _Found(NamedTuple):
@@ -182,8 +204,9 @@ def _layers(names: dict[str, list[str | None]], converted: GraphModule) -> Itera
             yield _Found(read[0], read[1] if len(read) > 1 else None, node.args[1], step)
 
 
-def _rounded(found: list[_Found], converted: GraphModule) -> dict[str, Tensor]:
-    """What the file stores for each tensor that it rounds, but for a bias that several layers round differently."""
+def _rounded(found: list[_Found], converted: GraphModule, form: Form) -> dict[str, Tensor]:
+    """What the file stores for each tensor that it rounds to integers, but for a bias that several layers round
+    differently."""
     import torch
 
     rounded: dict[str, Tensor] = {}
@@ -193,7 +216,7 @@ def _rounded(found: list[_Found], converted: GraphModule) -> dict[str, Tensor]:
         rounded[layer.weight] = torch.ops.quantized_decomposed.dequantize_per_channel(
             codes, scale, zero, axis, low, high, dtype
         )
-        if layer.bias is None or layer.step is None:
+        if layer.bias is None or layer.step is None or form.bias != "int32":
             continue
         # ExecuTorch rounds it when it lowers the program: `QuantParams.from_bias`.
         span = (scale * layer.step, zero * 0, 0, -_INT32, _INT32 - 1, torch.int32)

@@ -32,11 +32,14 @@ class Step(NamedTuple):
     """For each output, by name, an array of its type and shape."""
 
 
-def forms(name: str, array: Array, stored: Stored | None, modern: bool, *, pack: bool) -> dict[str, list[Step]]:
+def forms(
+    name: str, array: Array, stored: Stored | None, modern: bool, *, pack: bool, computed: bool = False
+) -> dict[str, list[Step]]:
     """Every form of a tensor, by its description in words.
 
     array: its values; weights are in fp16, or in fp32 where what reads them computes in that. stored: its codes, where
-    it has any. modern: for iOS 18. Without `pack` no form packs zeros.
+    it has any. modern: for iOS 18. Without `pack` no form packs zeros. computed: codes are what is computed with, so
+    that no form without them will do where there is another.
     """
     kind = f"fp{8 * array.dtype.itemsize}"
     found = {PLAIN.format(kind): [Step("const", {"val": array}, {name: array})]}
@@ -46,17 +49,22 @@ def forms(name: str, array: Array, stored: Stored | None, modern: bool, *, pack:
         found[f"bitmask + {kind} survivors"] = [_sparse(name, array, modern)]
     if stored is None or array.dtype != np.float16:  # of what computes in fp32, the codes would round once more
         return found
+    coded = _coded(name, array, stored, modern, pack=pack)
+    return coded if computed and coded else {**found, **coded}
+
+
+def _coded(name: str, array: Array, stored: Stored, modern: bool, *, pack: bool) -> dict[str, list[Step]]:
     words = stored.kind or "int8"
-    if not modern:
-        if stored.scale is None:
-            found[f"dense {words}"] = [_old_palette(name, array, stored)]
-        elif stored.palette is None and stored.scale.shape[1] == 1:
-            found["dense int8"] = [_affine(name, array, stored)]
+    if modern:
+        found = {f"dense {words}": _dense(name, array, stored)}
+        if pack and (stored.bits == 8 or np.count_nonzero(stored.values) >= INLINE):
+            found[f"bitmask + {words} survivors"] = _sparse_codes(name, array, stored)
         return found
-    found[f"dense {words}"] = _dense(name, array, stored)
-    if pack and (stored.bits == 8 or np.count_nonzero(stored.values) >= INLINE):
-        found[f"bitmask + {words} survivors"] = _sparse_codes(name, array, stored)
-    return found
+    if stored.scale is None:
+        return {f"dense {words}": [_old_palette(name, array, stored)]}
+    if stored.palette is None and stored.scale.shape[1] == 1:
+        return {"dense int8": [_affine(name, array, stored)]}
+    return {}
 
 
 def _sparse(name: str, array: Array, modern: bool) -> Step:

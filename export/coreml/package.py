@@ -25,12 +25,17 @@ _FROM_IOS_18 = 9
 
 
 def package(
-    model: Model, weights: Mapping[str, NDArray[Any]], codes: Mapping[str, Stored], *, pack: bool
+    model: Model,
+    weights: Mapping[str, NDArray[Any]],
+    codes: Mapping[str, Stored],
+    *,
+    pack: bool,
+    computed: bool = False,
 ) -> tuple[dict[str, bytes], str]:
     """The files of an .mlpackage, by their paths in it, and how most of its weights are encoded, in words.
 
     model: the program. weights: the constants to write into it, by the name of the output that each becomes. codes: the
-    integer codes of those that have any. Without `pack`, no form packs zeros.
+    integer codes of those that have any. Without `pack`, no form packs zeros. computed: codes are computed with.
     """
     filled = type(model)()
     filled.CopyFrom(model)
@@ -43,7 +48,7 @@ def package(
         for operation in block.operations:
             name = operation.outputs[0].name
             if name in weights:
-                found = forms(name, weights[name], codes.get(name), modern, pack=pack)
+                found = forms(name, weights[name], codes.get(name), modern, pack=pack, computed=computed)
                 words = _smallest(found, modern)
                 laid += [_operation(step, modern, file) for step in found[words]]
                 used[words] += int(np.count_nonzero(weights[name]))

@@ -19,6 +19,7 @@ from dwindle.export.blame import refusal
 from dwindle.export.coreml.compute import FP16, Compute
 from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface
 from dwindle.export.coreml.lowering import lowered
+from dwindle.export.coreml.ranges import own_ranges
 from dwindle.export.coreml.read import WEIGHTS, constants, main_block, operations
 from dwindle.export.fold import distinct, short_names, tensors, trace
 from dwindle.export.quantize import Stored
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
+    from dwindle.export.w8a8 import Quantized
 
 _MOST_SETTINGS = 10
 """The most integers that an operation of Core ML takes as a setting: two for each of five dimensions."""
@@ -104,6 +106,15 @@ def convert_as_is(
     return _program(network, inputs, min_os, interface, compute, None)
 
 
+def convert_int8(quantized: Quantized, inputs: tuple[Tensor, ...], min_os: str, interface: Interface) -> Program:
+    """As `convert_as_is`, for a network in int8, whose operations read activations that were quantised and dequantised.
+
+    Each quantised value has a scale and a zero point of its own, so that the program's size does not depend on them.
+    """
+    network, graph = quantized.weights_only, quantized.activations_only
+    return _program(network, inputs, min_os, interface, FP16, None, graph)
+
+
 def _program(
     network: nn.Module,
     inputs: tuple[Tensor, ...],
@@ -111,10 +122,13 @@ def _program(
     interface: Interface,
     compute: Compute,
     again: Callable[[], tuple[ExportedProgram, Model, bytes]] | None,
+    graph: nn.Module | None = None,
 ) -> Program:
-    """again: converts a network of the same architecture and other values; without it, `complete` is False."""
+    """again: converts a network of the same architecture and other values; without it, `complete` is False. graph: what
+    is written, where it is not the network itself: it reads the network's tensors by their names."""
     interface.check(network, inputs)
-    program, model, blobs = _traced_and_converted(network, inputs, min_os, interface, compute)
+    program, model, blobs = _traced_and_converted(network, inputs, min_os, interface, compute, graph)
+    ranges = own_ranges(main_block(model)) if graph else set()
     found = constants(model, blobs)
     sources, complete = _sources(found, program, network)
     others = {name: array for name, array in found.items() if name not in sources}
@@ -132,7 +146,7 @@ def _program(
     short = short_names(network)
     firsts = {name: constant for constant, name in reversed(sources.items())}
     renamed = {constant: short[name] for name, constant in firsts.items()}
-    _share_settings(main_block(model), keep=weights)
+    _share_settings(main_block(model), keep=weights | ranges)
     _rename(main_block(model), renamed, len(short))
     return Program(
         model=model,
@@ -150,10 +164,15 @@ def half(network: nn.Module) -> dict[str, NDArray[np.float16]]:
 
 
 def _traced_and_converted(
-    network: nn.Module, inputs: tuple[Tensor, ...], min_os: str, interface: Interface, compute: Compute
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    min_os: str,
+    interface: Interface,
+    compute: Compute,
+    graph: nn.Module | None = None,
 ) -> tuple[ExportedProgram, Model, bytes]:
     """torch.export's program, and Core ML's with its weight file. Raises as `convert` does."""
-    program = trace(interface.normalizing(network), inputs)
+    program = trace(interface.normalizing(graph or network), inputs, network)
     try:
         with quiet():
             model, weights = _converted(program, min_os, interface, compute)

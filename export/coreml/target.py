@@ -14,9 +14,12 @@ from dwindle.export.coreml.compute import FP32, Compute
 from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface, described, pixels
 from dwindle.export.coreml.read import main_block
 from dwindle.export.fold import fold, foldable, short_names
+from dwindle.export.int8_target import Int8Target
 from dwindle.export.quantize import Stored, quantized, stored
 from dwindle.export.quiet import quiet
-from dwindle.export.target import Outputs, Target, one_by_one
+from dwindle.export.target import Outputs, one_by_one
+from dwindle.export.w8a8 import Form, held, quantize, recoded, require_packages
+from dwindle.export.w8a8_samples import noise_like
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.models.inputs import as_fed
 
@@ -45,18 +48,19 @@ _NEURAL_ENGINE = Speed(
 )
 
 
-class CoreML(Target):
+class CoreML(Int8Target):
     """An .mlpackage, which is a folder, for iOS 16 and macOS 13, or for a later system.
 
     Sparse codes are iOS 18's; for an earlier system such weights are stored dense, or sparse in fp16, whichever takes
-    fewer bytes: the same weights in either form.
+    fewer bytes: the same weights in either form. At w8a8 activations are quantised and dequantised, from iOS 17 on.
     """
 
     name = "coreml"
     suffix = ".mlpackage"
-    precisions = ("fp16", "int8", "int4", "palette4")
+    precisions = ("fp16", "int8", "int4", "palette4", "w8a8")
     systems = ("iOS16", "iOS17", "iOS18")
     packages = ("torch", "coremltools")
+    _form = Form(rest="fp16", bias="fp16")
     takes_interface = True
     holds_metadata = True
     dynamic = True
@@ -86,14 +90,28 @@ class CoreML(Target):
         interface: Interface = ARRAYS_ONLY,
         compute: str | None = None,
         fp32: Mapping[str, str] | None = None,
+        samples: tuple[Tensor, ...] | None = None,
     ) -> None:
-        """compute: fp32 or fp16; None: fp16. fp32: what computes in fp32 all the same, as of `holding.beyond_fp16`."""
-        super().__init__(precision, min_os)
+        """compute: fp32 or fp16; None: fp16. fp32: what computes in fp32 all the same, as of `holding.beyond_fp16`.
+
+        samples: real inputs, batched, for the ranges of w8a8's activations; None: what `write` is given.
+        """
+        super().__init__(precision, min_os, samples)
         self.interface = interface
         self.compute = compute
         self._beyond = dict(fp32 or {})
         self.fp32 = tuple(f"{kind} {name}" for name, kind in self._beyond.items())
         self.min_os: str = min_os or ("iOS16" if self.precision == "fp16" else "iOS18")
+        if self.calibrates:
+            require_packages()
+            if self.min_os == "iOS16":
+                raise UsageError(
+                    "Core ML computes in int8 from iOS 17 on: give `min_os` iOS17 or iOS18, or `precision` int8, which "
+                    "iOS 16 has",
+                    code="system-too-old",
+                    option="min_os",
+                    name="iOS16",
+                )
 
     @property
     def arithmetic(self) -> str:
@@ -105,7 +123,7 @@ class CoreML(Target):
 
     def _but(self, **changed: Any) -> CoreML:
         """The same target with other arguments."""
-        own = {"interface": self.interface, "compute": self.compute, "fp32": self._beyond}
+        own = {"interface": self.interface, "compute": self.compute, "fp32": self._beyond, "samples": self.samples}
         made = CoreML(self.precision, self.min_os, **{**own, **changed})
         made.rounding, made.metadata = self.rounding, self.metadata
         return made
@@ -135,7 +153,7 @@ class CoreML(Target):
         from dwindle.export.coreml.program import convert
         from dwindle.export.parity import outputs_of
 
-        if self.arithmetic == "fp32" or self.interface.image:
+        if self.arithmetic == "fp32" or self.interface.image or self.calibrates:
             return self
         samples = tuple(as_fed(one[:_SAMPLES]) for one in real)
         with tempfile.TemporaryDirectory() as folder:
@@ -161,6 +179,8 @@ class CoreML(Target):
         """How the weights are stored where the system has no sparse form of the precision; None where it has one."""
         if self.precision == "fp16" or self.min_os == "iOS18":
             return None
+        if self.calibrates:
+            return f"{self.min_os} has no sparse form of codes that it computes with: weights are dense int8"
         dense = {
             "int8": "dense int8",
             "int4": "dense int8 where a row has one scale, dense fp16",
@@ -183,8 +203,12 @@ class CoreML(Target):
 
     def files(self, module: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool) -> tuple[dict[str, bytes], str]:
         """What `write` writes, by the paths in the package, and the encoding in words."""
-        from dwindle.export.coreml.program import convert
+        from dwindle.export.coreml.program import convert, convert_int8
 
+        if self.calibrates:
+            made = self.quantized(module, inputs)
+            program = convert_int8(made, inputs, self.min_os, self.interface)
+            return self._packaged(program, held(module, made.layers), pack=pack)
         return self._filled(
             convert(module, inputs, self.min_os, self.interface, self._compute),
             module,
@@ -201,12 +225,29 @@ class CoreML(Target):
         """A function from a module of the same architecture to its package's files, by their paths in it."""
         from dwindle.export.coreml.program import convert
 
+        if self.calibrates:
+            return self._packed_codes(module, inputs)
         pairs = foldable(module, inputs)
         program = convert(fold(module, pairs), inputs, self.min_os, self.interface, self._compute)
 
         def files(candidate: nn.Module) -> dict[str, bytes]:
             network = fold(candidate, pairs)
             return self._filled(program, network, stored(network, self.precision), inputs, pack=True)[0]
+
+        return files
+
+    def _packed_codes(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], dict[str, bytes]]:
+        """A program's size does not depend on ranges, but for which values are never negative. Codes are of the
+        candidate."""
+        from dwindle.export.coreml.program import convert_int8
+
+        pairs = foldable(module, inputs)
+        made = quantize(fold(module, pairs), self.samples or noise_like(inputs), self._form)
+        program = convert_int8(made, inputs, self.min_os, self.interface)
+
+        def files(candidate: nn.Module) -> dict[str, bytes]:
+            network = fold(candidate, pairs)
+            return self._packaged(program, held(network, recoded(network, made.layers)), pack=True)[0]
 
         return files
 
@@ -252,16 +293,22 @@ class CoreML(Target):
         pack: bool,
     ) -> tuple[dict[str, bytes], str]:
         """The files of a network of the program's architecture, and the encoding in words."""
-        from dwindle.export.coreml.package import package
         from dwindle.export.coreml.program import convert_as_is
 
         if not program.complete:  # what is computed from weights follows from their values
             program = convert_as_is(quantized(network, weights), inputs, self.min_os, self.interface, self._compute)
+        return self._packaged(program, weights, pack=pack)
+
+    def _packaged(self, program: Program, weights: dict[str, Stored], *, pack: bool) -> tuple[dict[str, bytes], str]:
+        """The files of a program that is filled with these weights, and the encoding in words."""
+        from dwindle.export.coreml.package import package
+
         coded = {
             name: tensor for name, tensor in weights.items() if tensor.scale is not None or tensor.palette is not None
         }
         codes = {name: coded[source] for name, source in program.sources.items() if source in coded}
-        return package(described(program.model, self.metadata), program.filled(weights), codes, pack=pack)
+        filled, model = program.filled(weights), described(program.model, self.metadata)
+        return package(model, filled, codes, pack=pack, computed=self.calibrates)
 
 
 def _by_core_ml(path: Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:

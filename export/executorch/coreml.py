@@ -6,6 +6,7 @@ delegate then finds inside is the one that the Core ML target writes, so that ze
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tempfile
@@ -58,6 +59,18 @@ class ExecuTorchCoreML(Target):
             )
         self.package = CoreML(precision, min_os)
         super().__init__(precision, self.package.min_os)
+
+    @property
+    def calibrates(self) -> bool:
+        return self.package.calibrates
+
+    def calibrated(self, samples: tuple[Tensor, ...]) -> ExecuTorchCoreML:
+        changed = copy.copy(self)
+        changed.package, changed.samples = self.package.calibrated(samples), samples
+        return changed
+
+    def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
+        return self.package.as_stored(network, activations=activations)
 
     @property
     def note(self) -> str | None:

@@ -17,7 +17,7 @@ from dwindle.export.fold import deployable, distinct, short_names
 from dwindle.export.int8_target import Int8Target
 from dwindle.export.quiet import silent
 from dwindle.export.target import Outputs, one_by_one
-from dwindle.export.w8a8 import Quantized, quantize, require_packages
+from dwindle.export.w8a8 import Form, Quantized, quantize, require_packages
 from dwindle.export.w8a8_samples import noise_like
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.litert import loaded
@@ -42,7 +42,7 @@ class LiteRT(Int8Target, FilledTarget):
     packages = ("torch", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
     fastest = "unstructured"
     holds_metadata = True
-    _whole = True
+    _form = Form(whole=True)
     effects = Effects(
         weights=Effect(
             True,

@@ -12,7 +12,7 @@ from dwindle.export.int8_target import Int8Target
 from dwindle.export.onnx.consumers import NEWEST, OLDEST, consumers, newest_opset, require
 from dwindle.export.quantize import Stored, stored
 from dwindle.export.target import Outputs, one_by_one
-from dwindle.export.w8a8 import quantize, recoded, require_packages
+from dwindle.export.w8a8 import Form, quantize, recoded, require_packages
 from dwindle.export.w8a8_samples import noise_like
 from dwindle.export.zeros import Effect, Effects, Speed, removed
 from dwindle.onnx_session import infer, session
@@ -50,7 +50,7 @@ class Onnx(Int8Target):
     )
 
     runtimes = tuple(OLDEST)
-    _rest = "fp16"
+    _form = Form(rest="fp16")
     holds_metadata = True
 
     def __init__(
@@ -113,7 +113,7 @@ class Onnx(Int8Target):
 
         pairs = foldable(module, inputs)
         network = fold(module, pairs)
-        made = quantize(distinct(network), noise_like(inputs), rest=self._rest)
+        made = quantize(distinct(network), noise_like(inputs), self._form)
         graph = self._in_range(qdq.skeleton(network, made, inputs, self._opset))
 
         def size(candidate: nn.Module) -> int:
