@@ -92,7 +92,7 @@ def attempt(
     wanted = [
         targets.load(name, kind, own.min_os)
         for name, own in each.items()
-        for kind in ([own.precision] if own.max_drop is None else targets.load(name).precisions)
+        for kind in ([own.precision] if own.max_drop is None else targets.possible(name, own.min_os))
     ]
     by_samples = options.rounding == targets.CALIBRATED
     targets.require_used(wanted, options.min_os, None if by_samples else options.calib_samples, options.min_runtime)

@@ -93,7 +93,7 @@ def export_one(
 
     precision = options.precision
     if options.max_drop is not None:
-        reached, possible = checkpoint.history[0].validation, targets.load(name).precisions
+        reached, possible = checkpoint.history[0].validation, targets.possible(name, options.min_os)
         silent = {kind: at(kind, lambda line: None) for kind in possible}
 
         def ships(kind: str) -> nn.Module:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dwindle import registry
-from dwindle.errors import UsageError
+from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.export.zeros import Effects
 
 if TYPE_CHECKING:
@@ -270,6 +270,22 @@ def load(name: str, precision: str | None = None, min_os: str | None = None) -> 
             name=name,
         )
     return kind(precision, min_os if kind.systems else None)
+
+
+def possible(name: str, min_os: str | None = None) -> tuple[str, ...]:
+    """The precisions of a target that its files can have, made by what is installed, for a system."""
+    found = []
+    for precision in _kind(name).precisions:
+        try:
+            load(name, precision, min_os)
+        except RuntimeUnavailable:
+            continue
+        except UsageError as error:
+            if error.code != "system-too-old":
+                raise
+            continue
+        found.append(precision)
+    return tuple(found)
 
 
 def _kind(name: str) -> type[Target]:

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.export.blame import refusal
 from dwindle.export.fold import tensors, trace
-from dwindle.export.quantize import LARGEST, SCALES, Stored, store
 from dwindle.export.quiet import quiet
+from dwindle.export.w8a8_codes import Layer
 from dwindle.export.w8a8_convert import converted, value_of
 from dwindle.export.w8a8_samples import check_samples
 
@@ -30,22 +28,6 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
 _INT32 = 2**31
-
-
-class Layer(NamedTuple):
-    """A convolution or linear layer that computes in int8."""
-
-    weight: str
-    """The weight's name in the network."""
-    bias: str | None
-    """The bias's name, where it is stored in int32."""
-    codes: np.ndarray
-    """int8, in the weight's shape."""
-    scale: np.ndarray
-    """fp32, from `quantize.SCALES`, one for each of the weight's channels along `axis`."""
-    axis: int
-    bias_codes: np.ndarray | None
-    """int32. Their scales are the weight's times that of the layer's input."""
 
 
 @dataclass(frozen=True)
@@ -145,31 +127,6 @@ class Calibration:
         if self._last is None or self._last[0] is not network:
             self._last = network, quantize(network, samples, self._form)
         return self._last[1]
-
-
-def recoded(network: nn.Module, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The layers with the codes of another network of the same architecture. Biases keep theirs."""
-    own = tensors(network)
-    made = []
-    for layer in layers:
-        array = own[layer.weight].numpy()
-        rows = np.moveaxis(array, layer.axis, 0).reshape(array.shape[layer.axis], -1)
-        grid = SCALES.astype(np.float32)
-        scale = grid[np.searchsorted(grid, np.abs(rows).max(1) / LARGEST).clip(max=grid.size - 1)]
-        shape = [-1 if axis == layer.axis else 1 for axis in range(array.ndim)]
-        codes = np.rint(array / scale.reshape(shape)).clip(-LARGEST, LARGEST).astype(np.int8)
-        made.append(layer._replace(codes=codes, scale=scale))
-    return tuple(made)
-
-
-def held(network: nn.Module, layers: tuple[Layer, ...]) -> dict[str, Stored]:
-    """What a file stores of a network's tensors, by name: the weights of layers in int8 as codes, all else in fp16."""
-    weights = {name: store(name, tensor.numpy(), "fp16") for name, tensor in tensors(network).items()}
-    for layer in layers:
-        places = np.searchsorted(SCALES.astype(np.float32), layer.scale).astype(np.uint8)
-        along = [-1 if axis == layer.axis else 1 for axis in range(layer.codes.ndim)]
-        weights[layer.weight] = Stored(layer.codes, places.reshape(along))
-    return weights
 
 
 class _Found(NamedTuple):

@@ -18,7 +18,8 @@ from dwindle.export.int8_target import Int8Target
 from dwindle.export.quantize import Stored, quantized, stored
 from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, one_by_one
-from dwindle.export.w8a8 import Form, held, quantize, recoded, require_packages
+from dwindle.export.w8a8 import Form, quantize, require_packages
+from dwindle.export.w8a8_codes import held, recoded
 from dwindle.export.w8a8_samples import noise_like
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.models.inputs import as_fed

@@ -18,7 +18,8 @@ from dwindle.export.fold import short_names, tensors, trace
 from dwindle.export.onnx.consumers import NEWEST
 from dwindle.export.onnx.graph import graph_of
 from dwindle.export.quantize import SCALES, Stored, store
-from dwindle.export.w8a8 import Layer, Quantized
+from dwindle.export.w8a8 import Quantized
+from dwindle.export.w8a8_codes import Layer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

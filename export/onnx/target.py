@@ -12,7 +12,8 @@ from dwindle.export.int8_target import Int8Target
 from dwindle.export.onnx.consumers import NEWEST, OLDEST, consumers, newest_opset, require
 from dwindle.export.quantize import Stored, stored
 from dwindle.export.target import Outputs, one_by_one
-from dwindle.export.w8a8 import Form, quantize, recoded, require_packages
+from dwindle.export.w8a8 import Form, quantize, require_packages
+from dwindle.export.w8a8_codes import recoded
 from dwindle.export.w8a8_samples import noise_like
 from dwindle.export.zeros import Effect, Effects, Speed, removed
 from dwindle.onnx_session import infer, session

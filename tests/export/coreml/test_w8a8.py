@@ -120,6 +120,7 @@ def test_ios_16_computes_nothing_in_int8() -> None:
     with pytest.raises(UsageError) as refused:
         targets.load("coreml", "w8a8", "iOS16")
     assert (refused.value.option, refused.value.code) == ("min_os", "system-too-old")
+    assert set(targets.possible("coreml")) - set(targets.possible("coreml", "iOS16")) == {"w8a8"}
 
 
 class Mixed(nn.Module):
