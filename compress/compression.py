@@ -318,7 +318,7 @@ def _as_trained(found: Found, resolved: Resolved) -> dict[str, Any]:
     """The options of the task, with the preprocessing that the trained weights which are begun with want."""
     options, request = dict(resolved.task_options), resolved.request
     named = request.model if isinstance(request.model, str) else ""
-    if str(options.get("data")).startswith("text:") and named.startswith("hf:"):
+    if str(options.get("data")).startswith(("text:", "hf:")) and named.startswith("hf:"):
         options = {"tokenizer": named.removeprefix("hf:"), **options}
     if found.preprocessing and "task" not in options and (request.pretrained or request.weights is not None):
         options["preprocessing"] = replace(found.preprocessing, classes=None)

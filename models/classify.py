@@ -159,9 +159,9 @@ class ImageClassification(Fitting, Images):
 def _batches(spec: TaskSpec, splits: Splits, colours: Colours) -> Batches:
     if not spec.photographs:
         return Batches(splits.train, spec.batch_size, spec.crop, spec.flip, spec.seed)
-    if not splits.files:
+    if not splits.pictures:
         raise UsageError(
-            "`photographs` are decoded from the files of a folder: leave it out for any other data",
+            "`photographs` are decoded from a folder, or by hf: or webdataset: leave it out for any other data",
             code="conflict",
             option="photographs",
         )
@@ -172,7 +172,7 @@ def _batches(spec: TaskSpec, splits: Splits, colours: Colours) -> Batches:
         0,
         spec.flip,
         spec.seed,
-        files=splits.files,
+        pictures=splits.pictures,
         augmentation=augmentation,
         workers=spec.workers,
     )

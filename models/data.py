@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dwindle.errors import UsageError
+from dwindle.models.pictures import Picture
 from dwindle.preprocessing import Colours
 from dwindle.task import Split
 
@@ -50,8 +51,8 @@ class Splits:
     test: Subset
     classes: tuple[str, ...]
     """The names of the classes; empty where there are no labels: those of the subsets then say nothing."""
-    files: tuple[str, ...] = ()
-    """The path of each training image, where there are files to decode it from again."""
+    pictures: tuple[Picture, ...] = ()
+    """Each training image as it was found, where it can be decoded again."""
 
     def __post_init__(self) -> None:
         for name in SPLITS:

@@ -27,22 +27,30 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 def load(
-    data: str, *, root: str | None = None, image_size: int | None = None, how: Preprocessing | None = None
+    data: str,
+    *,
+    root: str | None = None,
+    image_size: int | None = None,
+    how: Preprocessing | None = None,
+    skip_broken: bool = False,
 ) -> Splits:
     """The data set `data`: a name, a folder of class folders, or `package.module:factory` returning Splits.
 
     `root`: a folder to look in, before the one that DWINDLE_DATA names. `image_size` in pixels: for a
     folder, whose images may differ. how: the preprocessing of a network with trained weights, for the size of a
-    folder's images, the way they are scaled, and the colours. Nothing is kept on disk but what torchvision downloads.
+    folder's images, the way they are scaled, and the colours. skip_broken: leave out images of a folder that can't be
+    decoded, which is said. Nothing is kept on disk but what torchvision downloads.
     Raises UsageError where the data isn't found, isn't readable or isn't fit to train on.
     """
-    splits = load_any(data, root=root, image_size=image_size, how=how)
+    splits = load_any(data, root=root, image_size=image_size, how=how, skip_broken=skip_broken)
     if not isinstance(splits, Splits):
         raise UsageError(f"data {data!r} made a {type(splits).__name__}, not dwindle.models.data.Splits")
     return splits
 
 
-def load_any(data: str, *, root: str | None, image_size: int | None, how: Preprocessing | None) -> Any:
+def load_any(
+    data: str, *, root: str | None, image_size: int | None, how: Preprocessing | None, skip_broken: bool = False
+) -> Any:
     """As `load`; what a factory returns may be something else, such as data sets of torch."""
     if root is not None and data in LOADERS and not expanded(root).is_dir():  # else another copy would be taken
         raise UsageError(
@@ -51,16 +59,17 @@ def load_any(data: str, *, root: str | None, image_size: int | None, how: Prepro
             option="data_root",
             path=root,
         )
-    splits = _load(data, root, image_size, how)
+    if image_size is not None and image_size < 1:
+        message = f"`image_size` is {image_size}: give 1 pixel or more"
+        raise UsageError(message, code="out-of-range", option="image_size")
+    splits = _load(data, root, image_size, how, skip_broken)
     return splits.in_colours(how.colours) if how and isinstance(splits, Splits) else splits
 
 
-def _load(data: str, root: str | None, image_size: int | None, how: Preprocessing | None) -> Any:
+def _load(data: str, root: str | None, image_size: int | None, how: Preprocessing | None, skip_broken: bool) -> Any:
     roots = [expanded(place) for place in (root, os.environ.get(ROOT)) if place]
     if is_folder(data):
-        if image_size is None and how and how.size:
-            image_size = how.size[0]
-        return load_folder(expanded(data), image_size, how)
+        return load_folder(expanded(data), image_size, how, skip_broken=skip_broken)
     if image_size is not None:
         raise UsageError(f"an image size is for a folder of images, and data {data!r} has its own")
     if data in LOADERS:

@@ -29,8 +29,9 @@ class TaskSpec:
 
     data: str = option(
         help="The data set: digits, fashion-mnist, cifar10, cifar100, a folder with a folder of images per class (or "
-        "with images alone, for the `method` calibrate), segmentation:FOLDER, sound:FOLDER, text:FILE.csv, or "
-        "package.module:factory, a function of yours that returns data sets of torch by split (train, val, test).",
+        "with images alone, for the `method` calibrate), segmentation:FOLDER, sound:FOLDER, text:FILE.csv, "
+        "hf:DATASET[:CONFIG] of Hugging Face, webdataset:FOLDER of tar files, or package.module:factory, a function of "
+        "yours that returns data sets of torch by split (train, val, test).",
         metavar="DATA",
         group=DATA,
         unset="none; give this or `task`",
@@ -40,15 +41,21 @@ class TaskSpec:
         help="The directory that holds the data set's files.",
         metavar="DIR",
         group=DATA,
-        unset="the one that the environment variable DWINDLE_DATA names, else where they were downloaded to",
+        unset="the one in the environment variable DWINDLE_DATA, else the downloads'",
     )
     image_size: int | None = option(
         None,
         kind=INTEGER,
-        help="The height and width in pixels to which images from a folder are cropped and scaled.",
+        help="The height and width in pixels to which images are cropped and scaled.",
         metavar="PIXELS",
         group=DATA,
-        unset="the size of the images, which must then be the same for all",
+        unset="their own size, which must be one",
+    )
+    skip_broken: bool = option(
+        False,
+        kind=SWITCH,
+        help="Leave out images that can't be decoded, and say how many.",
+        group=DATA,
     )
     normalize: str | None = option(
         None,
@@ -189,9 +196,9 @@ class TaskSpec:
     photographs: bool = option(
         False,
         kind=SWITCH,
-        help="Train on random parts of a folder's images, decoded afresh for every epoch, and not on shifted images.",
+        help="Train on random parts of the images, decoded afresh for every epoch, and not on shifted images.",
         group=TRAINING,
-        unset="on for a folder whose images are mostly 64 pixels across or more",
+        unset="on where most images are 64 pixels across or more",
     )
     area: float = 0.35
     """Of photographs: the least share of an image that a training sample shows."""
@@ -227,6 +234,7 @@ class TaskSpec:
         for name, fine, wanted in (
             ("epochs", self.epochs >= 0, "0 or more"),
             ("batch_size", self.batch_size >= 1, "1 or more"),
+            ("image_size", self.image_size is None or self.image_size >= 1, "1 pixel or more"),
             ("max_length", self.max_length >= 1, "1 or more"),
             ("lr", 0 < self.lr < math.inf, "above 0, and finite"),
             ("momentum", 0 <= self.momentum < 1, "from 0 up to, not including, 1"),
@@ -269,7 +277,7 @@ DATA_SET_OPTIONS: dict[str, dict[str, Any]] = {
 NEWER = (
     *("augment", "optimizer", "label_smoothing", "clip", "mixup", "cutmix"),
     *("photographs", "area", "trivial", "erase", "normalize", "preprocessing"),
-    *("metric", "class_weights", "tokenizer", "max_length"),
+    *("metric", "class_weights", "tokenizer", "max_length", "skip_broken"),
 )
 """Options that a checkpoint records only where they differ from the default: runs begun before there were these go
 on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ from dwindle.models.data import Splits
 from dwindle.models.datasets import LOADERS, is_folder, load_any
 from dwindle.models.factory import call_factory, load_factory, parameters
 from dwindle.models.images import Images
-from dwindle.models.kinds.kind import kind_of, load_kind
+from dwindle.models.kinds.kind import Loaded, kind_of, load_kind
+from dwindle.models.listed import splits_of
 from dwindle.models.objects import is_object
 from dwindle.models.spec import DATA_SET_OPTIONS, TaskSpec
 from dwindle.models.supervised import Supervised
@@ -55,13 +56,24 @@ def make_task(spec: Mapping[str, Any]) -> CheckedTask:
             option="data",
         )
     task_spec = TaskSpec(**{**DATA_SET_OPTIONS.get(options["data"], {}), **options})
-    if kind_of(task_spec.data):
-        found = load_kind(task_spec.data, task_spec)
-        rest = {**options, "preprocessing": found.preprocessing, "recorded_as": options["data"]}
-        del rest["data"]
-        return CheckedTask(Supervised(found.splits, classes=found.classes, **rest))
     how = task_spec.preprocessing
-    splits = load_any(task_spec.data, root=task_spec.data_root, image_size=task_spec.image_size, how=how)
+    found = load_kind(task_spec.data, task_spec) if kind_of(task_spec.data) else None
+    if isinstance(found, Loaded):
+        rest = {**options, "preprocessing": found.preprocessing, **found.exact}
+        name = rest.pop("data")
+        return CheckedTask(Supervised(found.splits, classes=found.classes, recorded_as=name, **rest))
+    if found is not None:
+        splits: Any = splits_of(found, task_spec.image_size, how, skip_broken=task_spec.skip_broken)
+        splits = splits.in_colours(how.colours) if how else splits
+        task_spec = replace(task_spec, data=found.data or task_spec.data, tokenizer=None)
+    else:
+        splits = load_any(
+            task_spec.data,
+            root=task_spec.data_root,
+            image_size=task_spec.image_size,
+            how=how,
+            skip_broken=task_spec.skip_broken,
+        )
     if not isinstance(splits, Splits):  # data sets of torch, which a factory made
         rest = {name: value for name, value in options.items() if name not in ("data", "preprocessing")}
         return CheckedTask(Supervised(splits, recorded_as=options["data"], **rest))
@@ -130,7 +142,7 @@ def _where(checkpoint: Checkpoint, data: str) -> str:
     Raises UsageError for a folder that is in neither place.
     """
     if kind := kind_of(data):
-        return f"{kind[0]}:{_where(checkpoint, kind[1])}"
+        return f"{kind[0]}:{_where(checkpoint, kind[1])}" if checkpoint.data_folder else data
     if Path(data).is_absolute() and Path(data).exists():
         return data
     beside = checkpoint.path.resolve() / (checkpoint.data_folder or "")

@@ -143,6 +143,7 @@ NEEDS = {
     "mlflow": Need("dwindle[mlflow] is not installed", _modules("mlflow"), make=True),
     "trackio": Need("dwindle[trackio] is not installed", _modules("trackio"), make=True),
     "timm": Need("dwindle[timm] is not installed", _modules("timm"), make=True),
+    "datasets": Need("dwindle[datasets] is not installed", _modules("datasets"), make=True),
     "transformers": Need("dwindle[hf] is not installed", _modules("transformers"), make=True),
     "lightning": Need("dwindle[lightning] is not installed", _modules("lightning"), make=True),
     "accelerate": Need("dwindle[hf] is not installed", _modules("transformers", "accelerate"), make=True),

@@ -1,1 +1,1 @@
-"""Data of other kinds than images with a class, each by the prefix of `data`: `segmentation:FOLDER`."""
+"""Kinds of data, each by the prefix of `data`: `segmentation:FOLDER`, `hf:DATASET`."""

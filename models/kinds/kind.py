@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from dwindle.errors import UsageError
 from dwindle.models.data import drawn
+from dwindle.models.listed import Listed
 from dwindle.models.samples import CARVED
 from dwindle.models.spec import TaskSpec
 from dwindle.preprocessing import Preprocessing
@@ -26,16 +27,18 @@ class Loaded:
     """What a kind makes of the data that it finds."""
 
     splits: Mapping[Split, Any]
-    """The three, data sets of torch as `dwindle.models.Supervised` takes them."""
+    """The three: data sets of torch as `dwindle.models.Supervised` takes them."""
     classes: tuple[str, ...] | int | None
     """The names of the classes, or how many there are; None: as many as the targets have."""
     preprocessing: Preprocessing | None = None
     """How an image becomes an input; None for other inputs."""
+    exact: Mapping[str, str] = field(default_factory=dict)
+    """Options of the task that lead to the very same data, where more is known than was given, such as a commit."""
 
 
-Kind = Callable[[str, TaskSpec], Loaded]
-"""Finds the data that follows the prefix. Registered as PREFIX in the entry-point group `dwindle.data`, it takes
-`PREFIX:WHERE`. Raises UsageError where that leads nowhere."""
+Kind = Callable[[str, TaskSpec], Loaded | Listed]
+"""Finds the data that follows the prefix; images with a class are only listed. Registered as PREFIX in the entry-point
+group `dwindle.data`, it takes `PREFIX:WHERE`. Raises UsageError where that leads nowhere."""
 
 
 def kind_of(data: str) -> tuple[str, str] | None:
@@ -44,7 +47,7 @@ def kind_of(data: str) -> tuple[str, str] | None:
     return (prefix, where) if colon and prefix in names(GROUP) else None
 
 
-def load_kind(data: str, spec: TaskSpec) -> Loaded:
+def load_kind(data: str, spec: TaskSpec) -> Loaded | Listed:
     """What the kind of the data's prefix makes of it. Raises as `Kind` does."""
     prefix, _, where = data.partition(":")
     kind: Kind = resolve(GROUP, prefix, "kind of data")

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dwindle.errors import UsageError
-from dwindle.models.folder import VALIDATION, eight_bits, is_image_name, opened, upright
+from dwindle.models.folder import VALIDATION
 from dwindle.models.kinds.kind import Loaded, folders, with_all_splits
+from dwindle.models.listed import broken_among
+from dwindle.models.pictures import eight_bits, is_image_name, opened, unreadable, upright
 from dwindle.models.scoring import IGNORED
 from dwindle.models.spec import TaskSpec
 from dwindle.preprocessing import Preprocessing, normalization
@@ -34,6 +36,9 @@ def segmentation(where: str, spec: TaskSpec) -> Loaded:
     Raises UsageError for an image without a mask, or that can't be read, and where no `image_size` is known.
     """
     found = {split: _pairs(folder) for split, folder in folders(where, VALIDATION).items()}
+    if spec.skip_broken:
+        broken = set(broken_among([str(path) for every in found.values() for pair in every for path in pair]))
+        found = {split: [pair for pair in every if broken.isdisjoint(map(str, pair))] for split, every in found.items()}
     pairs = with_all_splits(found, lambda pair: None)
     how = spec.preprocessing
     side = spec.image_size or (how.size[0] if how and how.size else None)
@@ -125,7 +130,7 @@ def _image(path: str) -> Any:
         try:
             return np.asarray(eight_bits(upright(image), path).convert("RGB")).transpose(2, 0, 1).copy()
         except (OSError, ValueError, SyntaxError) as error:
-            raise _unreadable(path) from error
+            raise unreadable(path, error) from error
 
 
 def _mask(path: str) -> Any:
@@ -141,11 +146,7 @@ def _mask(path: str) -> Any:
         try:
             return np.array(image, dtype=np.uint8)
         except (OSError, ValueError, SyntaxError) as error:
-            raise _unreadable(path) from error
-
-
-def _unreadable(path: str) -> UsageError:
-    return UsageError(f"{path} can't be read: mend or remove it", code="unreadable", option="data", path=path)
+            raise unreadable(path, error) from error
 
 
 def _largest(path: Path) -> int:

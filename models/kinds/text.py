@@ -35,8 +35,9 @@ def text(where: str, spec: TaskSpec) -> Loaded:
     classes = tuple(sorted({label for every in rows.values() for _, label in every}))
     if len(classes) < 2:
         raise UsageError(f"{where} has one label, {classes[0]!r}: there is nothing to tell apart", option="data")
-    tokenizer = _tokenizer(spec)
-    return Loaded({split: Texts(every, classes, tokenizer, spec.max_length) for split, every in rows.items()}, classes)
+    tokenizer, name = tokenizer_of(spec)
+    made = {split: Texts(every, classes, tokenizer, spec.max_length) for split, every in rows.items()}
+    return Loaded(made, classes, exact={"tokenizer": name})
 
 
 class Texts(Dataset[dict[str, Any]]):
@@ -96,7 +97,12 @@ def _rows(path: Path) -> list[Row]:
     return rows
 
 
-def _tokenizer(spec: TaskSpec) -> Any:
+def tokenizer_of(spec: TaskSpec) -> tuple[Any, str]:
+    """The tokenizer that the option names, and its name with the commit. Of a repository only JSON is fetched, once,
+    and no code runs.
+
+    Raises UsageError where there is none, or it can't be fetched or read.
+    """
     name = spec.tokenizer
     if name is None:
         raise UsageError(
@@ -107,9 +113,12 @@ def _tokenizer(spec: TaskSpec) -> Any:
     from transformers import AutoTokenizer
 
     repository, _, revision = name.partition("@")
-    folder = Path(name) if Path(name).is_dir() else hub.snapshot(repository, revision or None, f"hf:{name}")
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = hub.snapshot(repository, revision or None, name, "tokenizer")
+        name = f"{repository}@{folder.name}"
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), name
     except Exception as error:  # a foreign file can fail anywhere
         raise UsageError(
             f"the tokenizer in {folder} can't be read ({one_line(error)})",

@@ -14,6 +14,7 @@ from dwindle.models import ranks
 from dwindle.models.batches import AUGMENTATION, ORDER, Batches, order_of, seed_of
 from dwindle.models.data import Subset
 from dwindle.models.photos.sample import Augmentation
+from dwindle.models.pictures import Picture
 
 Key = tuple[int, int, int]
 """A training, an epoch of it, and the index of a sample: all that a sample's randomness follows from, beside the
@@ -22,13 +23,13 @@ seed."""
 
 @dataclass(frozen=True, eq=False)
 class PhotoBatches(Batches):
-    """Batches whose augmented samples are decoded from files; those that are shown as they are come from `data`.
+    """Batches whose augmented samples are decoded anew; those that are shown as they are come from `data`.
 
     Where `workers` is 0 this process decodes; the batches are the same to the bit with any number.
     """
 
-    files: tuple[str, ...] = ()
-    """The path of each sample of `data`."""
+    pictures: tuple[Picture, ...] = ()
+    """Each sample of `data` as it was found."""
     augmentation: Augmentation = field(kw_only=True)
     workers: int | None = None
 
@@ -62,7 +63,7 @@ class PhotoBatches(Batches):
 
     def sample(self, key: Key) -> Tensor:
         """Returns one augmented sample, uint8, (channels, height, width)."""
-        return self.augmentation.sample(self.files[key[2]], seed_of(self.seed, AUGMENTATION, *key))
+        return self.augmentation.sample(self.pictures[key[2]], seed_of(self.seed, AUGMENTATION, *key))
 
     def _keys(self, fit: int, step: int) -> list[Key]:
         epoch, place = divmod(step, self.per_epoch)

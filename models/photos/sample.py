@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dwindle.errors import UsageError, one_line
-from dwindle.models.folder import eight_bits, opened, quarter_turned, upright
+from dwindle.models.pictures import Picture, eight_bits, opened, quarter_turned, unreadable, upright
 from dwindle.preprocessing import Colours
 
 
@@ -28,23 +27,23 @@ class Augmentation:
     erase: float
     """The share of samples of which a random rectangle is erased."""
 
-    def sample(self, path: str, seed: int) -> Tensor:
-        """The sample that follows from a photograph and a seed: uint8, of `shape`. Raises UsageError where the file
-        can't be read."""
+    def sample(self, picture: Picture, seed: int) -> Tensor:
+        """The sample that follows from a photograph and a seed: uint8, of `shape`. Raises UsageError where it
+        can't be decoded."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a traceback for CUDA each time
-            image = self._cropped(path)
+            image = self._cropped(picture)
             for transform in self._transforms:
                 image = transform(image)
         sample: Tensor = image
         return sample
 
-    def _cropped(self, path: str) -> Any:
+    def _cropped(self, picture: Picture) -> Any:
         from PIL import Image
         from torchvision.transforms import RandomResizedCrop
 
         _, height, width = self.shape
-        with opened(path) as image:
+        with opened(picture) as image:
             turned = quarter_turned(image)
             across, down = image.size[::-1] if turned else image.size
             # Where the crop lies follows from the header alone, so that no more than it needs has to be decoded.
@@ -54,17 +53,12 @@ class Augmentation:
             needed = max(1, round(across * width / columns)), max(1, round(down * height / rows))
             try:
                 image.draft(None, needed[::-1] if turned else needed)
-                whole = eight_bits(upright(image), path).convert("L" if self.colours == "L" else "RGB")
+                whole = eight_bits(upright(image), picture).convert("L" if self.colours == "L" else "RGB")
                 x, y = whole.width / across, whole.height / down
                 box = (left * x, top * y, (left + columns) * x, (top + rows) * y)
                 return whole.resize((width, height), Image.Resampling.BILINEAR, box)
             except (OSError, ValueError, SyntaxError) as error:  # what Pillow makes of a truncated file
-                raise UsageError(
-                    f"{path} can't be read as an image ({one_line(error)}): mend or remove it",
-                    code="unreadable",
-                    option="data",
-                    path=path,
-                ) from error
+                raise unreadable(picture, error) from error
 
     @cached_property
     def _transforms(self) -> list[Any]:

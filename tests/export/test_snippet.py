@@ -107,7 +107,7 @@ def test_pythons_code_runs_the_file(target: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("resize", ["shorter", "stretch"])
 @pytest.mark.parametrize("colours", ["RGB", "BGR", "L"])
 def test_pythons_code_prepares_an_image_as_the_task_does(resize: Resize, colours: Colours, tmp_path: Path) -> None:
-    from dwindle.models.folder import _pixels
+    from dwindle.models.pictures import pixels as decoded
 
     how = preprocessing(resize, colours)
     signature = Signature((Input("image", (1, len(how.mean), 12, 16), "float32"),), IMAGE.outputs)
@@ -117,7 +117,7 @@ def test_pythons_code_prepares_an_image_as_the_task_does(resize: Resize, colours
     exec(only, found)  # what we wrote ourselves
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(photo)
-    pixels = _pixels(str(photo), (len(how.mean), 12, 16), how)[:: -1 if colours == "BGR" else 1]
+    pixels = decoded(str(photo), (len(how.mean), 12, 16), how)[:: -1 if colours == "BGR" else 1]
     mean, std = (np.float32(moment)[:, None, None] for moment in (how.mean, how.std))
     given = found["prepare"](photo)  # type: ignore[operator]
     np.testing.assert_allclose(given, (pixels[None] / np.float32(255) - mean) / std, rtol=1e-4, atol=1e-4)

@@ -244,7 +244,7 @@ def test_what_a_camera_noted_as_rotated_is_upright(tmp_path: Path, orientation: 
 
 
 def _notes(caplog: pytest.LogCaptureFixture) -> list[str]:
-    said = [record.getMessage() for record in caplog.records if record.name == "dwindle.models.folder"]
+    said = [record.getMessage() for record in caplog.records if record.name == "dwindle.models.listed"]
     caplog.clear()
     return said
 
@@ -299,3 +299,32 @@ def test_images_without_class_folders_have_no_labels(tmp_path: Path) -> None:
     splits = load(str(tmp_path))
     assert splits.classes == ()
     assert [len(splits[split]) for split in ("train", "validation", "test")] == [8, 4, 4]
+
+
+def test_broken_images_are_left_out_counted_and_told_by_the_fingerprint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seed, name in enumerate(("cat", "dog")):
+        _noise(tmp_path / name, 12, seed)
+    whole = load(str(tmp_path)).fingerprint
+    victim = tmp_path / "cat/0-3.png"
+    kept = victim.read_bytes()
+    (tmp_path / "dog/0.png").write_bytes(b"no image")
+    victim.write_bytes(kept[:60])
+    with pytest.raises(UsageError) as raised:
+        load(str(tmp_path))
+    assert raised.value.code == "unreadable"
+    assert "skip_broken" in str(raised.value)
+    caplog.clear()
+    splits = load(str(tmp_path), skip_broken=True)
+    assert _notes(caplog) == [f"note: 2 of 25 images can't be decoded and are left out, such as {victim}"]
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 23
+    assert splits.fingerprint != whole
+    assert len(splits.pictures) == len(splits.train)
+    victim.write_bytes(kept)
+    assert load(str(tmp_path), skip_broken=True).fingerprint == whole
+    for path in (tmp_path / "cat").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UsageError) as raised:
+        load(str(tmp_path), skip_broken=True)
+    assert (raised.value.code, str(raised.value).count("cat")) == ("unreadable", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from dwindle.compress import Request
 from dwindle.compress.compression import prepare
 from dwindle.errors import UsageError
 from dwindle.models.tasks import make_task
+from tests.models.sources.conftest import COMMIT, Cached, cached
 from tests.texts import films, tiny_bert
 
 pytestmark = pytest.mark.needs("transformers")
+__all__ = ["cached"]
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +59,22 @@ def test_without_a_tokenizer_and_with_one_that_is_none(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             make_task({"data": f"text:{path}", "tokenizer": tokenizer})
         assert caught.value.option == "tokenizer"
+
+
+def test_a_tokenizer_fetched_before_is_recorded_by_its_commit(tmp_path: Path, cached: Cached) -> None:
+    folder = cached("ours/words")
+    tiny_bert(folder)
+    for weights in folder.glob("*.safetensors"):  # a tokenizer takes none
+        weights.unlink()
+    (folder / "tokenization_own.py").write_text("raise SystemExit('ran')")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["auto_map"] = {"AutoTokenizer": ["tokenization_own.Own", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    path = films(tmp_path / "films.csv")
+    made = make_task({"data": f"text:{path}", "tokenizer": "ours/words", "max_length": 12})
+    assert made.origin["tokenizer"] == f"ours/words@{COMMIT}"  # type: ignore[index]
+    assert make_task(made.origin).origin == made.origin  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as caught:
+        make_task({"data": f"text:{path}", "tokenizer": "ours/absent"})
+    assert (caught.value.code, caught.value.option) == ("unreachable", "tokenizer")
+    assert "tokenizer.json" in str(caught.value)

@@ -1,0 +1,256 @@
+"""`hf:DATASET[:CONFIG]`: images or texts with a class each, by Hugging Face's `datasets`, from the Hub or a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dwindle.errors import UsageError, one_line
+from dwindle.models.folder import VALIDATION
+from dwindle.models.kinds.kind import Loaded, with_all_splits
+from dwindle.models.kinds.text import Texts, tokenizer_of
+from dwindle.models.listed import Listed, Sample, note
+from dwindle.models.pictures import Stored
+from dwindle.models.sources import hub
+from dwindle.models.spec import TaskSpec
+from dwindle.task import Split
+
+FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+"""The builders of `datasets` for a single file, by its suffix."""
+LABELS = ("label", "labels", "class", "target")
+TEXTS = ("text", "sentence", "content")
+"""The usual names of columns, which decide where several would do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell(Stored):
+    """An image in a row of a table."""
+
+    table: Any
+    column: str
+    row: int
+    name: str
+    """Of the data set and split."""
+
+    def __str__(self) -> str:
+        return f"row {self.row} of {self.name}"
+
+    def read(self) -> bytes:
+        cell = self.table[self.row][self.column] or {}
+        return cell.get("bytes") or (Path(cell["path"]).read_bytes() if cell.get("path") else b"")
+
+    def identity(self) -> str:
+        return f"{self.table._fingerprint} {self.row}\0"
+
+
+def hf(where: str, spec: TaskSpec) -> Listed | Loaded:
+    """`NAME`, `NAME@REVISION`, or a folder or file of parquet, arrow, csv, json or images; `:CONFIG` may follow.
+
+    With a column of images they are told apart by the column of labels, or without one are images alone. Else the
+    column of texts is, as tokens of `tokenizer` of the length `max_length`. Of several columns the one with the usual
+    name is taken: `label`, or `text`. A repository is fetched once, then used offline; its code is never run.
+    Raises UsageError where it can't be fetched or read, and where it isn't clear which column is meant.
+    """
+    found, data = _opened(where)
+    splits = _usual(found, where)
+    if others := [name for name, table in found.items() if not any(table is kept for kept in splits.values())]:
+        note(f"hf:{where}: the splits {', '.join(others)} are left out")
+    features = splits["train"].features
+    if (images := _images(features)) is not None:
+        listed = _listed(splits, images, data)
+        _note_unlabelled(splits, listed.splits, where)
+        return listed
+    label, text = _label_column(features), _text_column(features, where)
+    if label is None:
+        raise UsageError(
+            f"{where} has no column of labels: call it {LABELS[0]!r} (there are {', '.join(features)})",
+            code="no-labels",
+            option="data",
+            name=where,
+        )
+    labels, classes = _labels(splits, label, where)
+    _note_unlabelled(splits, labels, where)
+    rows = {split: list(zip(splits[split][text], named, strict=True)) for split, named in _named(labels, classes)}
+    every = with_all_splits(rows, lambda row: row[1])
+    tokenizer, name = tokenizer_of(spec)
+    made = {split: Texts(found, classes, tokenizer, spec.max_length) for split, found in every.items()}
+    return Loaded(made, classes, exact={"data": data, "tokenizer": name})
+
+
+def pictures(where: str) -> Listed | None:
+    """The images of a data set; None where it has none."""
+    found, data = _opened(where)
+    splits = _usual(found, where)
+    column = _images(splits["train"].features)
+    return None if column is None else _listed(splits, column, data)
+
+
+def _opened(where: str) -> tuple[Mapping[str, Any], str]:
+    """The splits by their own names, tables of `datasets`, and what leads to the very same data."""
+    import datasets
+
+    place, config = (where, None) if Path(where).exists() else _divided(where)
+    data = f"hf:{where}"
+    if Path(place).exists():
+        root = Path(place)
+    else:
+        repository, _, revision = place.partition("@")
+        root = hub.data_set(repository, revision or None, config, data)
+        data = f"hf:{repository}@{root.name}" + (f":{config}" if config else "")
+    try:
+        if root.is_file():
+            if root.suffix not in FORMATS:
+                raise ValueError(f"a file is read that ends in {', '.join(FORMATS)}")
+            made = datasets.load_dataset(FORMATS[root.suffix], data_files=str(root))
+        elif (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
+            made = datasets.load_from_disk(str(root))
+        else:
+            made = datasets.load_dataset(str(root), config)
+    except Exception as error:  # a foreign file can fail anywhere
+        raise UsageError(
+            f"hf:{where} can't be read by `datasets` ({one_line(error)})",
+            code="unreadable",
+            option="data",
+            name=where,
+            path=root,
+        ) from error
+    return made if isinstance(made, Mapping) else {"train": made}, data
+
+
+def _divided(where: str) -> tuple[str, str | None]:
+    place, colon, config = where.rpartition(":")
+    return (place, config) if colon else (where, None)
+
+
+def _usual(found: Mapping[str, Any], where: str) -> dict[Split, Any]:
+    """The splits by their usual names, without any others."""
+    known: dict[str, Split] = {"train": "train", "test": "test", **dict.fromkeys(VALIDATION, "validation")}
+    splits = {known[name]: table for name, table in found.items() if name in known}
+    if len(found) == 1 and "train" not in splits:
+        splits = {"train": next(iter(found.values()))}
+    if "train" not in splits or not len(splits["train"]):
+        raise UsageError(
+            f"hf:{where} has no split to train on, of {', '.join(found)}: call one train",
+            code="bad-data",
+            option="data",
+            name=where,
+        )
+    return splits
+
+
+def _images(features: Mapping[str, Any]) -> str | None:
+    import datasets
+
+    return _one([name for name, kind in features.items() if isinstance(kind, datasets.Image)], ("image", "img"))
+
+
+def _label_column(features: Mapping[str, Any]) -> str | None:
+    import datasets
+
+    known = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    return _one(known or [name for name in features if name in LABELS], LABELS)
+
+
+def _text_column(features: Mapping[str, Any], where: str) -> str:
+    texts = [name for name, kind in features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+    column = _one([name for name in texts if name not in LABELS], TEXTS)
+    if column is None:
+        raise UsageError(
+            f"hf:{where} has no column of images or texts (there are {', '.join(features)})",
+            code="bad-data",
+            option="data",
+            name=where,
+        )
+    return column
+
+
+def _one(columns: Sequence[str], usual: Sequence[str]) -> str | None:
+    """The column of that kind: the only one, or the one with a usual name; None where there is none.
+
+    Raises UsageError where several would do.
+    """
+    if len(columns) < 2:
+        return columns[0] if columns else None
+    named = [name for name in usual if name in columns]
+    if not named:
+        raise UsageError(
+            f"the columns {', '.join(columns)} would all do: rename the one that is meant to {usual[0]!r}, in a "
+            "folder that `save_to_disk` writes",
+            code="ambiguous",
+            option="data",
+            name=columns[0],
+        )
+    return named[0]
+
+
+def _listed(splits: dict[Split, Any], column: str, data: str) -> Listed:
+    import datasets
+
+    label = _label_column(splits["train"].features)
+    labels, classes = _labels(splits, label, data) if label else (dict.fromkeys(splits), ())
+    samples: dict[Split, list[Sample]] = {}
+    for split, known in labels.items():
+        table = splits[split].select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        numbers = [0] * len(table) if known is None else known
+        if (table[0][column] or {}).get("bytes") is None and all(cell for cell in table[column]):
+            samples[split] = list(zip((str(cell["path"]) for cell in table[column]), numbers, strict=True))
+        else:
+            samples[split] = [
+                (Cell(table, column, row, f"{data}, {split}"), number) for row, number in enumerate(numbers)
+            ]
+    return Listed(samples, classes, data)
+
+
+def _labels(splits: dict[Split, Any], column: str, where: str) -> tuple[dict[Split, list[int]], tuple[str, ...]]:
+    """The class of each sample of the splits that have labels, and the names of the classes."""
+    import datasets
+
+    kind = splits["train"].features[column]
+    found = {split: list(table[column]) for split, table in splits.items()}
+    missing = {split: [value is None or value == -1 for value in values] for split, values in found.items()}
+    for split in list(found):
+        if split != "train" and all(missing[split]):
+            del found[split]
+        elif any(missing[split]):
+            raise UsageError(
+                f"row {missing[split].index(True)} of the {split} split of {where} has no label: leave it out",
+                code="no-labels",
+                option="data",
+                name=where,
+            )
+    if isinstance(kind, datasets.ClassLabel):
+        labels, classes = found, tuple(kind.names)
+    else:
+        values = sorted(set(found["train"]))
+        place = {value: index for index, value in enumerate(values)}
+        if odd := next((value for each in found.values() for value in each if value not in place), None):
+            raise UsageError(
+                f"the label {odd!r} of {where} isn't in train: add samples of it there",
+                code="classes-differ",
+                option="data",
+                name=str(odd),
+            )
+        labels, classes = (
+            {split: [place[one] for one in each] for split, each in found.items()},
+            tuple(map(str, values)),
+        )
+    if len(classes) < 2:
+        raise UsageError(
+            f"{where} has one class, {classes[0]}: there is nothing to tell apart",
+            code="one-class",
+            option="data",
+            name=classes[0],
+        )
+    return labels, classes
+
+
+def _note_unlabelled(splits: Mapping[Split, Any], labelled: Mapping[Split, Any], where: str) -> None:
+    for split in splits:
+        if split not in labelled:
+            note(f"hf:{where}: the {split} split has no labels and is left out")
+
+
+def _named(labels: dict[Split, list[int]], classes: tuple[str, ...]) -> list[tuple[Split, list[str]]]:
+    return [(split, [classes[number] for number in numbers]) for split, numbers in labels.items()]
