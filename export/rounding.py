@@ -9,6 +9,7 @@ zeros stay zeros. Where all that doesn't make a layer better, its weights take t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from dwindle.models.layerwise.collect import batched, moments_of, require_sample
 from dwindle.models.layerwise.least_squares import DAMPING, solve
 from dwindle.models.layerwise.lockstep import lockstep
 from dwindle.models.layerwise.moments import Moments
+from dwindle.models.layerwise.parts import with_parts
 from dwindle.models.layerwise.products import Product, product
 from dwindle.models.layerwise.survey import survey
 
@@ -65,9 +67,24 @@ def calibrated(network: nn.Module, precision: str, inputs: tuple[Tensor, ...]) -
     coded = {name for name, tensor in held.items() if tensor.scale is not None or tensor.palette is not None}
     if not coded:
         return held
-    kind, matrices = kinds(network, precision), {name: network.get_parameter(name) for name in coded}
+    rounded = quantized(network, held)
+    with with_parts(network), with_parts(rounded):
+        _round(network, rounded, held, coded, kinds(network, precision), inputs)
+    return held
+
+
+def _round(
+    network: nn.Module,
+    rounded: nn.Module,
+    held: dict[str, Stored],
+    coded: set[str],
+    kind: Mapping[str, str],
+    inputs: tuple[Tensor, ...],
+) -> None:
+    """Chooses the codes in `held`, those of `coded`, and puts them into `rounded`, layer by layer."""
+    matrices = {name: network.get_parameter(name) for name in coded}
     found = survey(network, layerwise_samples.spread(inputs, SURVEYED), matrices)
-    rounded, batches = quantized(network, held), batched(inputs, found.largest).tensors
+    batches = batched(inputs, found.largest).tensors
     layers = {name: (network.get_submodule(name), rounded.get_submodule(name)) for name in found.layers}
     with (
         lockstep(network, batches, {name: exact for name, (exact, _) in layers.items()}, "outputs") as wanted,
@@ -84,7 +101,8 @@ def calibrated(network: nn.Module, precision: str, inputs: tuple[Tensor, ...]) -
                 )
             matrix = product(own)
             assert matrix is not None
-            weight, bias = f"{name}.weight", f"{name}.bias"
+            weight = found.layers[name]
+            bias = "bias".join(weight.rsplit("weight", 1))
             seen = moments_of(matrix, matrix.rows(exact.get_parameter("weight")), shown.tensors, outputs.tensors, seed)
             has_bias = own._parameters.get("bias") is not None
             chosen = _layer(matrix, exact.get_parameter("weight"), held[weight], seen, kind[weight], centred=has_bias)
@@ -96,7 +114,6 @@ def calibrated(network: nn.Module, precision: str, inputs: tuple[Tensor, ...]) -
                 own.get_parameter("bias").copy_(_tensor(held[bias]))
         given.advance()
         wanted.advance()
-    return held
 
 
 def _layer(matrix: Product, weight: Tensor, nearest: Stored, moments: Moments, kind: str, *, centred: bool) -> Stored:

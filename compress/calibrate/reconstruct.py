@@ -19,6 +19,7 @@ from dwindle.errors import DwindleError
 from dwindle.models.layerwise.collect import batched, moments_of, require_samples
 from dwindle.models.layerwise.least_squares import DAMPING, solve
 from dwindle.models.layerwise.lockstep import Lockstep, lockstep
+from dwindle.models.layerwise.parts import with_parts
 from dwindle.models.layerwise.products import Product, product
 from dwindle.models.layerwise.samples import spread
 from dwindle.models.layerwise.survey import survey
@@ -81,14 +82,25 @@ def reconstruct(
     Raises UsageError where the samples aren't finite, are all the same or don't fit, DwindleError with the layer's name
     where what it gives isn't finite.
     """
-    compressed = network.model
     require_samples(inputs)
+    with with_parts(dense), with_parts(network.model):
+        return _reconstruct(network, dense, inputs, damping, on_layer)
+
+
+def _reconstruct(
+    network: Network,
+    dense: nn.Module,
+    inputs: tuple[Tensor, ...],
+    damping: float,
+    on_layer: Callable[[int, int, Layer], None],
+) -> Reconstruction:
+    compressed = network.model
     found = survey(dense, spread(inputs, SURVEYED), prunable(dense))
     taken = batched(inputs, found.largest)
     notes, batches = [*found.notes, *([taken.note] if taken.note else [])], taken.tensors
     own = dict(compressed.named_modules())
     left = {**found.left, **_unmatched(own, found.layers, network.kept)}
-    stops = {name: own[name] for name in found.layers if f"{name}.weight" not in left}
+    stops = {name: own[name] for name in found.layers if found.layers[name] not in left}
     its_norms = set(norms(compressed))
     settled = {name: module for name, module in own.items() if module in its_norms}
     layers: list[Layer] = []
@@ -102,10 +114,11 @@ def reconstruct(
                 take_statistics(module, stop.tensors)
                 continue
             began = time.monotonic()
-            outputs = _outputs(wanted, stop.name, network.kept, module)
+            weight = found.layers[stop.name]
+            outputs = _outputs(wanted, stop.name, weight, network.kept, module)
             matrices = product(module)
             assert matrices is not None
-            mask = network.masks.get(f"{stop.name}.weight")
+            mask = network.masks.get(weight)
             step = _Step(stop.name, module, matrices, mask, stop.name in found.before_norm, damping, len(layers))
             positions, before, after = step.solve(stop.tensors, outputs)
             layers.append(Layer(stop.name, step.product.inputs, positions, before, after, time.monotonic() - began))
@@ -171,17 +184,17 @@ class _Step:
         return moments.count, solution.before, solution.after
 
 
-def _unmatched(own: Mapping[str, nn.Module], layers: Sequence[str], kept: Mapping[str, Tensor]) -> dict[str, str]:
+def _unmatched(own: Mapping[str, nn.Module], layers: Mapping[str, str], kept: Mapping[str, Tensor]) -> dict[str, str]:
     """Weights whose cuts don't say which of the dense layer's outputs are left, and why."""
     return {
-        f"{name}.weight": "cuts of a grouped transposed convolution don't say which outputs are left"
-        for name in layers
+        weight: "cuts of a grouped transposed convolution don't say which outputs are left"
+        for name, weight in layers.items()
         if isinstance(layer := own[name], _ConvTransposeNd) and layer.groups > 1
-        if any(key.startswith(f"{name}.weight:") for key in kept)
+        if any(key.startswith(f"{weight}:") for key in kept)
     }
 
 
-def _outputs(wanted: Lockstep, name: str, kept: Mapping[str, Tensor], module: nn.Module) -> list[Tensor]:
+def _outputs(wanted: Lockstep, name: str, weight: str, kept: Mapping[str, Tensor], module: nn.Module) -> list[Tensor]:
     """The dense layer's outputs, of the channels that cuts left."""
     stop = wanted.advance()
     if stop is None or stop.name != name:
@@ -191,7 +204,7 @@ def _outputs(wanted: Lockstep, name: str, kept: Mapping[str, Tensor], module: nn
             code="data-dependent",
         )
     dim = 1 if isinstance(module, _ConvTransposeNd) else 0
-    channels = kept.get(f"{name}.weight:{dim}")
+    channels = kept.get(f"{weight}:{dim}")
     if channels is None:
         return stop.tensors
     along = -1 if isinstance(module, nn.Linear) else 1

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import DwindleError, UsageError, one_line
+from dwindle.models.layerwise.parts import Part
 from dwindle.models.layerwise.products import mismatch, product
 
 WIDEST = 16384
@@ -28,8 +29,8 @@ training split, augmented or not, stay within a third of both."""
 class Survey:
     """One forward pass, described."""
 
-    layers: tuple[str, ...]
-    """The layers that can be solved, in the order in which they run."""
+    layers: dict[str, str]
+    """The layers that can be solved, by name, in the order in which they run, and the name of the weight of each."""
     left: dict[str, str]
     """The weights that can't, by parameter name, and why."""
     before_norm: frozenset[str]
@@ -60,9 +61,9 @@ def survey(model: nn.Module, batch: tuple[Tensor, ...], matrices: Mapping[str, T
         id(parameter)
         for module in model.modules()
         for parameter in module._parameters.values()
-        if parameter is not None
+        if parameter is not None and not isinstance(module, Part)
     )
-    layers: list[str] = []
+    layers: dict[str, str] = {}
     left = dict.fromkeys(weights.values(), "the forward pass doesn't call its layer, but computes with it otherwise")
     modules = {module: name for name, module in model.named_modules()}
     for module, calls in seen.calls.items():
@@ -70,7 +71,9 @@ def survey(model: nn.Module, batch: tuple[Tensor, ...], matrices: Mapping[str, T
             continue
         name, found = modules[module], product(module)
         parameter = weights[id(module.weight)]
-        if found is None:
+        if isinstance(module, nn.Embedding):
+            del left[parameter]  # its rows are looked up: what is left of them is best as it is
+        elif found is None:
             left[parameter] = f"{type(module).__name__} is no layer that multiplies its inputs by its weight"
         elif owners[id(module.weight)] > 1:
             left[parameter] = "several layers share it"
@@ -81,10 +84,10 @@ def survey(model: nn.Module, batch: tuple[Tensor, ...], matrices: Mapping[str, T
         elif found.inputs > WIDEST:
             left[parameter] = f"its layer has {found.inputs:,} inputs, and moments of at most {WIDEST:,} fit in memory"
         else:
-            layers.append(name)
+            layers[name] = parameter
             del left[parameter]
     before_norm = frozenset(modules[module] for module in seen.before_norm)
-    return Survey(tuple(layers), left, before_norm, seen.largest, tuple(seen.notes(modules)))
+    return Survey(layers, left, before_norm, seen.largest, tuple(seen.notes(modules)))
 
 
 @dataclass

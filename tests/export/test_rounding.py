@@ -92,6 +92,33 @@ def test_codes_are_the_formats_own_and_zeros_stay(precision: str) -> None:
             assert own.values.max() < 16
 
 
+class Sequences(nn.Module):
+    """Attention over an image's rows, which a recurrent layer then reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 32)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.gru = nn.GRU(32, 32, batch_first=True)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x[:, 0])
+        logits: Tensor = self.head(self.gru(self.attention(x, x, x)[0])[0][:, -1])
+        return logits
+
+
+@pytest.mark.parametrize("precision", CODED)
+def test_attention_and_recurrent_layers_are_rounded_by_samples_too(precision: str) -> None:
+    torch.manual_seed(0)
+    network = deployable(Sequences().eval(), (samples()[0][:1],))
+    plain, held = stored(network, precision), calibrated(network, precision, samples())
+    coded = {name for name, each in plain.items() if each.scale is not None or each.palette is not None}
+    assert coded >= {"attention.in_proj_weight", "gru.weight_ih_l0", "gru.weight_hh_l0"}
+    assert all(not np.array_equal(held[name].values, plain[name].values) for name in coded)
+    assert noise(quantized(network, held), network) < 0.6 * noise(quantized(network, plain), network)
+
+
 def test_the_same_samples_choose_the_same_codes() -> None:
     one, other = (calibrated(shipped(), "int4", samples()) for _ in range(2))
     assert all(np.array_equal(one[name].values, other[name].values) for name in one)
