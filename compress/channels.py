@@ -48,6 +48,7 @@ class Channels:
     inexact: bool = False
     """Whether channels may go that change what is left, such as those that a LayerNorm averages over."""
     kind: Kind = field(default="channel", init=False)
+    rows: int = field(default=1, init=False)
     floor: float | None = field(default=None, init=False)
 
     def share(self, network: Network) -> float:

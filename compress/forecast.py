@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from dwindle.compress.benefit import Benefit, benefit
 from dwindle.compress.calibrate.reconstruct import reconstruct
 from dwindle.compress.compression import Prepared, prepare
 from dwindle.compress.network import Network
@@ -20,6 +19,7 @@ from dwindle.compress.size import Sizer
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.export import target as targets
 from dwindle.export.facts import facts
+from dwindle.export.zeros import Verdict
 from dwindle.models import ranks
 from dwindle.models.copies import copied
 from dwindle.models.layerwise.samples import spread
@@ -70,8 +70,9 @@ class Forecast:
     """The time of all trainings on this machine, from a short measured warm-up; evaluation is not counted."""
     bytes: tuple[Bytes, ...]
     """The sizes of each target's file, for the request's `target` and `targets`."""
-    benefits: tuple[Benefit, ...]
-    """Whether the granularity makes the file smaller or faster, for each of the same targets."""
+    benefits: tuple[Verdict, ...]
+    """Whether the granularity at that density makes the file smaller or faster, and on which unit, for each of the same
+    targets."""
     rehearsed: tuple[Rehearsed, ...]
     """Whether each of the same targets takes the network; empty where the request turns the `rehearsal` off."""
     untrained_loss: float | None = None
@@ -149,7 +150,8 @@ def _forecast(request: Request, pace: float | None = None) -> Forecast:
         target = targets.load(name).described(facts(ready.task.preprocessing))
         count = solver.packed_bytes if name == request.target else Sizer(target, inputs)
         sizes.append(Bytes(name, count(network.model), count(small.model)))
-        benefits.append(benefit(solver.granularity.kind, target))
+        own = targets.load(name, request.precision) if name == request.target else target
+        benefits.append(own.verdict(solver.granularity.kind, small.density, solver.granularity.rows))
     seconds = _seconds(ready, steps) if pace is None or steps is None else pace * steps
     loss = _untrained_loss(ready, small)
     return Forecast(share, rounds, steps, seconds, tuple(sizes), tuple(benefits), rehearsed, loss)

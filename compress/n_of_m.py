@@ -32,6 +32,7 @@ class NofM:
     score: Score = magnitude
     layers: Layers = field(default_factory=Layers)
     kind: Kind = field(default="n:m", init=False)
+    rows: int = field(default=1, init=False)
 
     @property
     def floor(self) -> float:

@@ -101,6 +101,10 @@ class Granularity(Protocol):
         """What is removed, as far as file formats and kernels can tell: see `Kind`."""
 
     @property
+    def rows(self) -> int:
+        """How many neighbouring output channels are pruned together; 1 where weights or channels go one by one."""
+
+    @property
     def floor(self) -> float | None:
         """The share that pruning always ends at, where the granularity fixes it (2:4); None where the budget
         decides."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
 
+    from dwindle.export.zeros import Speed, Verdict
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = {
     "README.md": "index.md",
@@ -131,6 +133,11 @@ def errors() -> str:
     return "\n".join(["| exception | exit code | raised when |", "|---|---:|---|", *rows])
 
 
+def _gain(verdict: Verdict) -> str:
+    known = [speed.verdict for speed in verdict.speeds if speed.faster is not None]
+    return "; ".join(["smaller" if verdict.smaller else "not smaller", *known])
+
+
 def _first_paragraph(of: object) -> str:
     paragraph = " ".join((inspect.getdoc(of) or "").split("\n\n")[0].split())
     return re.sub(r" Exit code \d.*$", "", paragraph)
@@ -144,10 +151,38 @@ def zeros() -> str:
     rows = []
     for name in registry.names(targets.GROUP):
         effect = registry.resolve(targets.GROUP, name, "target").effects.weights
-        inference = "; ".join(f"{speed.verdict}: {speed.detail}".rstrip(": ") for speed in effect.speeds) or "unknown"
-        grounds = "; ".join(f"{speed.basis}, {speed.source}".rstrip(", ") for speed in effect.speeds)
-        rows.append(f"| `{name}` | {'smaller' if effect.smaller else 'not smaller'} | {inference} | {grounds} |")
+        inference = "; ".join(f"{_covered(one)}{one.verdict}: {one.detail}".rstrip(": ") for one in effect.speeds)
+        grounds = "; ".join(dict.fromkeys(f"{one.basis}, {one.source}".rstrip(", ") for one in effect.speeds))
+        size = "smaller" if effect.smaller else "not smaller"
+        rows.append(f"| `{name}` | {size} | {inference or 'unknown'} | {grounds} |")
     return "\n".join(["| target | file | inference | grounds |", "|---|---|---|---|", *rows])
+
+
+def _covered(speed: Speed) -> str:
+    """What pruning a claim is about, as `to a density of 30%, in blocks of 4, `."""
+    said = [f"in {' and '.join(speed.precisions)} files"] if speed.precisions else []
+    said += [f"to a density of {speed.most:.0%}"] if speed.most < 1 else []
+    said += [f"in blocks of {speed.rows} and multiples"] if speed.rows > 1 else []
+    return ", ".join(said) + ", " * bool(said)
+
+
+def gains() -> str:
+    """What pruning brings on each target's units, in a few words: the table of the README."""
+    from dwindle import registry
+    from dwindle.export import target as targets
+    from dwindle.export.zeros import Kind
+
+    cases: tuple[tuple[str, Kind, float, int], ...] = (
+        ("10% of the weights left", "weights", 0.1, 1),
+        ("25% left, in blocks of 4", "weights", 0.25, 4),
+        ("channels removed", "channel", 0.5, 1),
+    )
+    rows = [f"| target | {' | '.join(title for title, *_ in cases)} |", "|---|---|---|---|"]
+    for name in registry.names(targets.GROUP):
+        kind = registry.resolve(targets.GROUP, name, "target")
+        told = [kind.effects.verdict(name, kind.precisions[0], *case) for _, *case in cases]
+        rows.append(f"| `{name}` | {' | '.join(map(_gain, told))} |")
+    return "\n".join(rows)
 
 
 def limits() -> str:
@@ -221,5 +256,5 @@ def demo() -> str:
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
-    function.__name__: function for function in (commands, demo, errors, limits, public_names, schemas, zeros)
+    function.__name__: function for function in (commands, demo, errors, gains, limits, public_names, schemas, zeros)
 }

@@ -182,6 +182,10 @@ class Manifest:
     breakdown: Breakdown | None = None
     """What the bytes of `file` are spent on; None where the target cannot tell, or dwindle wrote it before it could."""
 
+    zeros: tuple[str, ...] = ()
+    """What the pruning of this network brings in this file: a sentence for the zeros and one for the removed channels,
+    where there are any. Empty where nothing was pruned, or an older version of dwindle wrote it."""
+
     @property
     def fetched(self) -> tuple[int, str | None]:
         """The bytes of the compressed file that a device downloads, and the name of `download` where that is the file.

@@ -36,6 +36,8 @@ class Shipped:
     """A sentence about a given tolerance of its outputs that allows more than rounding explains."""
     consumers: tuple[Consumer, ...]
     """The programs that load it, and those that don't."""
+    zeros: tuple[str, ...]
+    """What its pruning brings there, in sentences."""
     altered: tuple[str, ...]
     """A sentence for each file of this export that is no longer what was exported."""
 
@@ -62,6 +64,7 @@ def shipped(exports: Path) -> tuple[list[Shipped], list[str]]:
                 unproven=manifest.parity.not_run,
                 widened=manifest.parity.widened,
                 consumers=manifest.consumers,
+                zeros=manifest.zeros,
                 altered=tuple(filter(None, (altered(path.parent, file) for file in manifest.files))),
             )
         )

@@ -27,6 +27,7 @@ from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, labels, rounded, with_interface
 from dwindle.export.steps import begin
 from dwindle.export.target import Target
+from dwindle.export.zeros import Kind, block_rows
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest, written
 from dwindle.models.inputs import as_fed
@@ -139,7 +140,20 @@ def export_one(
         keeps_rejected=options.keeps_rejected,
         signature=signature,
         softmax=softmax,
+        zeros=_zeros(checkpoint, target) if how != NO_PACKING else (),
     )
+
+
+def _zeros(checkpoint: Checkpoint, target: Target) -> tuple[str, ...]:
+    """What the pruning of a checkpoint brings on a target, as `Manifest.zeros` has it."""
+    masks, found = checkpoint.masks, []
+    kept, whole = sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())
+    if kept < whole:
+        pattern: Kind = "n:m" if ":" in str(checkpoint.origin.get("granularity")) else "weights"
+        found.append(("zeros", target.verdict(pattern, kept / whole, block_rows(masks))))
+    if checkpoint.structure:
+        found.append(("channels", target.verdict("channel", 1.0)))
+    return tuple(f"{what}: {verdict.sentence()}" for what, verdict in found)
 
 
 def export_networks(
@@ -157,13 +171,15 @@ def export_networks(
     keeps_rejected: bool = True,
     signature: Signature | None = None,
     softmax: bool = False,
+    zeros: tuple[str, ...] = (),
 ) -> Manifest:
     """Writes one target's folder, and returns its manifest.
 
     networks: by the names `net` and `dense`, each network as it was trained (in eval mode, on the CPU) and as it ships
     (`fold.deployable`). example: an input of the networks, a batch of one. real: the inputs on which files are compared
     with their networks. packing, unproven, tolerance, keeps_rejected: as in `ExportOptions`. preprocessing: how an
-    image becomes an input, signature: the networks', softmax: whether one was added to them, all for the manifest.
+    image becomes an input, signature: the networks', softmax: whether one was added to them, zeros: what pruning
+    brings, all for the manifest.
     Raises as `export` does.
     """
     say = progress or _log.info
@@ -222,6 +238,7 @@ def export_networks(
             signature=signature,
             softmax=softmax,
             consumers=target.consumers(scratch / f"net{target.suffix}"),
+            zeros=zeros,
             breakdown=target.breakdown(scratch / f"net{target.suffix}"),
             quality=quality(networks["net"][1], target.precision, found["net"]),
         )

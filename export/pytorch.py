@@ -17,6 +17,7 @@ from dwindle.errors import UsageError, one_line
 from dwindle.export.fold import deployable, tensors, trace
 from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target, one_by_one
+from dwindle.export.zeros import Effects
 from dwindle.manifest import Breakdown
 from dwindle.models.signature import outputs_of
 
@@ -35,6 +36,7 @@ class PyTorch(Target):
     precisions = ("fp32",)
     packages = ("torch",)
     zstd = True
+    effects = Effects(units=("CPU", "GPU"))
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         path.write_bytes(_archive(module, inputs))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dwindle import registry
 from dwindle.errors import RuntimeUnavailable, UsageError
-from dwindle.export.zeros import Effects
+from dwindle.export.zeros import Effects, Kind, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +120,13 @@ class Target(ABC):
     def packs_zeros(self) -> bool:
         """Whether a pruned weight makes the file smaller."""
         return self.effects.weights.smaller
+
+    def verdict(self, kind: Kind, density: float, rows: int = 1) -> Verdict:
+        """What pruning of that kind brings on it at its precision.
+
+        density: the share of the weights that survives. rows: the output channels that are pruned together.
+        """
+        return self.effects.verdict(self.name, self.precision, kind, density, rows)
 
     @property
     def calibrates(self) -> bool:

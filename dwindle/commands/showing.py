@@ -68,6 +68,7 @@ def _show(arguments: argparse.Namespace) -> int:
             page.append(f"unproven: {export.path.parent.name}/{export.path.name}: {export.unproven}")
         if export.widened:
             page.append(f"tolerance: {export.path.parent.name}/{export.path.name}: {export.widened}")
+        page += [f"{export.path.parent.name}: {sentence}" for sentence in export.zeros]
         if export.consumers:
             read = "; ".join(map(str, export.consumers))
             page.append(f"read by: {export.path.parent.name}/{export.path.name}: {read}")

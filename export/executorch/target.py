@@ -50,6 +50,7 @@ class ExecuTorch(Int8Target):
                 detail="1.96 to 1.99 times at half the multiply-accumulates with widths in multiples of 32",
             )
         ),
+        units=("CPU",),
     )
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:

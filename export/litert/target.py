@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _STORAGE = "compressed sparse rows, where they take fewer bytes than dense ones"
 
+_SMALLER_TO = {"fp32": 2 / 3, "fp16": 0.5}
+"""A survivor takes its index too, of two bytes at most in rows shorter than 65,536."""
+
 
 class LiteRT(Int8Target, FilledTarget):
     """A .tflite file, whose inputs and outputs keep the network's own layout of dimensions."""
@@ -56,11 +59,25 @@ class LiteRT(Int8Target, FilledTarget):
                     detail="on ARM64, 1×1 convolutions run by sparse kernels where more than two thirds of their "
                     "weights are zero: with 90% zeros, a MobileNetV2 executes .39 of the dense file's instructions, "
                     "and a ResNet-18, which has few 1×1 convolutions, as many as the dense file",
+                    most=1 / 3,
+                    precisions=("fp32", "fp16"),
+                ),
+                Speed(
+                    "CPU",
+                    faster=False,
+                    basis="measured",
+                    source="studies/packing/litert.md",
+                    detail="layers are computed densely where at most two thirds of their weights are zero",
+                    precisions=("fp32", "fp16"),
                 ),
             ),
+            _SMALLER_TO,
         ),
         n_of_m=Effect(
-            True, _STORAGE, (Speed("CPU", None, "unknown", detail="2:4 has fewer zeros than the sparse kernels need"),)
+            True,
+            _STORAGE,
+            (Speed("CPU", None, "unknown", detail="2:4 has fewer zeros than the sparse kernels need"),),
+            _SMALLER_TO,
         ),
     )
 

@@ -54,13 +54,18 @@ def constants(layer: Table) -> dict[str, Array]:
     return found
 
 
-def can_be_sparse(layer: Table) -> bool:
-    """Whether MNN has sparse kernels for a layer: an undivided convolution whose weights are constants."""
-    return bool(
-        layer["type"] == forms.CONVOLUTION
-        and layer["main"]["common"].get("group", 1) == 1
-        and len(layer["inputIndexes"]) == 1
-    )
+def thresholds(layer: Table) -> forms.Thresholds:
+    """The shares of zeros from which MNN computes a layer faster sparsely, by block.
+
+    Empty where it has no sparse kernels for it: for all but an undivided convolution whose weights are constants.
+    """
+    common = layer["main"]["common"]
+    if layer["type"] != forms.CONVOLUTION or common.get("group", 1) != 1 or len(layer["inputIndexes"]) != 1:
+        return {}
+    width, height = (common.get(f"kernel{axis}", 1) for axis in "XY")
+    steps = {common.get(f"{what}{axis}", 1) for what in ("stride", "dilate") for axis in "XY"}
+    # ConvolutionWinogradImpl::canUseWinograd
+    return forms.WINOGRAD if width == height > 1 and steps == {1} else forms.THRESHOLDS
 
 
 def sparse_blocks(net: Table) -> list[int]:

@@ -10,6 +10,7 @@ Linear layers are convolutions of 1×1 to MNN. `Convolution2D` of the schema, `I
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +25,13 @@ CONVOLUTION, DEPTHWISE = 12, 13
 """The schema's OpType of those layers whose weights have other forms than dense fp32."""
 BLOCKS = (16, 8, 4, 2, 1)
 """Output channels that MNN's sparse kernels can compute together. Those of ARM compute four, or one."""
-THRESHOLDS = {1: 0.6, 2: 0.5, 4: 0.3, 8: 0.3, 16: 0.3}
-"""The share of zeros beyond which MNN's own converter has a layer computed sparsely, by block."""
+Thresholds = Mapping[int, float]
+"""The share of zeros beyond which a layer is computed faster sparsely, by block; empty: it never is."""
+THRESHOLDS: Thresholds = {1: 0.6, 2: 0.5, 4: 0.3, 8: 0.3, 16: 0.3}
+"""MNN's own."""
+WINOGRAD: Thresholds = {1: 0.84, 2: 0.84, 4: 0.69, 8: 0.69, 16: 0.69}
+"""Those of convolutions that MNN computes by Winograd's algorithm where they are dense: where the instructions of a
+ResNet-18, between 70 and 90% zeros, are those of the dense file (studies/sparse/mnn.md)."""
 _EXTRA = 1.5
 """How many weights a block's kernel may multiply for one that survives before a smaller block is better: a kernel of
 four channels executes about half the instructions per weight of one that computes a single channel."""
@@ -43,17 +49,17 @@ class Written(NamedTuple):
     block: int
 
 
-def encode(weights: Stored, *, pack: bool, sparse: bool) -> Written:
+def encode(weights: Stored, *, pack: bool, thresholds: Thresholds) -> Written:
     """A layer's weights, of shape (output channels, …), in the form that suits them.
 
-    pack: leave zeros out where that takes fewer bytes. sparse: whether MNN can compute this layer sparsely.
+    pack: leave zeros out where that takes fewer bytes and, in fp32 and fp16, no more time. thresholds: the layer's.
     """
     values = weights.values
     if weights.scale is not None:
         return Written(_int8(values, SCALES[weights.scale].astype("<f4").reshape(-1), pack=pack), 0)
     half = values.dtype == np.float16
     fewer = 8 * np.count_nonzero(values) + _TABLES < values.nbytes
-    block = best_block(values) if pack and sparse and fewer else 0
+    block = best_block(values, thresholds) if pack and fewer else 0
     if block:
         return Written(_survivors(values.astype("<f4"), block), block)
     if half:
@@ -61,13 +67,13 @@ def encode(weights: Stored, *, pack: bool, sparse: bool) -> Written:
     return Written({"weight": values.reshape(-1)}, 0)
 
 
-def best_block(values: Array) -> int:
+def best_block(values: Array, thresholds: Thresholds = THRESHOLDS) -> int:
     """The block of output channels by which MNN computes a layer with the least work; 0: densely is faster."""
     nonzero = values.reshape(len(values), -1) != 0
     survivors = max(int(nonzero.sum()), 1)
-    for block in (block for block in BLOCKS if block <= len(nonzero)):
+    for block in (block for block in BLOCKS if block <= len(nonzero) and block in thresholds):
         elements, _ = covered(nonzero, block)
-        if elements <= (_EXTRA if block > 1 else 1) * survivors and 1 - elements / nonzero.size > THRESHOLDS[block]:
+        if elements <= (_EXTRA if block > 1 else 1) * survivors and 1 - elements / nonzero.size > thresholds[block]:
             return block
     return 0
 

@@ -49,7 +49,7 @@ class Graph:
             layer = layers[place]
             tensor = weights[source.name]
             if field == "weight" and layer["type"] in (forms.CONVOLUTION, forms.DEPTHWISE):
-                written = forms.encode(_ordered(tensor, source.axes), pack=pack, sparse=file.can_be_sparse(layer))
+                written = forms.encode(_ordered(tensor, source.axes), pack=pack, thresholds=file.thresholds(layer))
                 layer["main"] |= written.fields
                 blocks |= {written.block} - {0}
             else:

@@ -1,29 +1,25 @@
-"""What a granularity brings is what the target says of it."""
+"""What a granularity brings is what the target says of it, and `auto` and `fast` follow from that."""
 
 from __future__ import annotations
 
 from dwindle import registry
-from dwindle.compress.benefit import benefit, choose
+from dwindle.compress.benefit import choose
 from dwindle.compress.request import Request
 from dwindle.compress.resolve import resolve
 from dwindle.export import target as targets
 
 
-def test_single_weights_make_a_file_smaller_where_zeros_are_packed_and_nowhere_else() -> None:
-    assert benefit("weights", targets.load("onnx")).smaller
-    assert not benefit("weights", targets.load("executorch")).smaller
-    found = benefit("channel", targets.load("executorch"))
-    assert found.smaller
-    assert found.effect.speed("CPU").faster
-
-
-def test_a_benefit_says_on_what_grounds() -> None:
-    dense = benefit("weights", targets.load("executorch")).sentence()
-    assert dense.startswith("not smaller (zeros are stored like any other weight); not faster on the CPU (measured, ")
-    apple = benefit("weights", targets.load("coreml")).sentence()
+def test_a_verdict_says_on_what_grounds() -> None:
+    dense = targets.load("executorch").verdict("weights", 0.1)
+    assert not dense.smaller
+    assert dense.sentence().startswith(
+        "not smaller (zeros are stored like any other weight); not faster on the CPU (measured, "
+    )
+    apple = targets.load("coreml").verdict("weights", 0.1).sentence()
     assert "faster on the NPU (vendor, Apple's coremltools guide" in apple
     assert "1.63 ms dense and 1.23, 1.05 and 0.86 ms" in apple
-    assert benefit("channel", targets.load("pytorch")).sentence().endswith("whether it is faster was not measured")
+    assert apple.endswith("unknown whether faster on the CPU and the GPU")
+    assert targets.load("executorch").verdict("channel", 0.5).gain("CPU") == "both"
 
 
 def test_fast_is_what_the_targets_kernels_gain_from() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from docs.hooks import gains
 from tests.docs.pages import ROOT
 
 TEXT = (ROOT / "README.md").read_text("utf-8")
@@ -17,6 +18,10 @@ def test_it_takes_ten_minutes() -> None:
 def test_its_links_lead_somewhere() -> None:
     assert len(LINKS) > 15
     assert [link for link in LINKS if not (ROOT / link).exists()] == []
+
+
+def test_what_it_says_of_pruning_is_what_the_targets_say() -> None:
+    assert gains() in TEXT
 
 
 def test_its_table_is_the_studys() -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dwindle import registry
 from dwindle.export import target as targets
-from dwindle.export.zeros import Effect, Effects, Kind, Speed, Unit
+from dwindle.export.zeros import Effect, Effects, Kind, Speed, Unit, block_rows
 
 ROOT = Path(__file__).parents[2]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -28,7 +31,7 @@ def test_what_was_measured_is_in_the_study_that_is_named(name: str, kind: Kind) 
         if speed.basis == "measured":
             assert (ROOT / speed.source).is_file()
         assert speed.unit in get_args(Unit)
-    assert len({speed.unit for speed in effect.speeds}) == len(effect.speeds)
+        assert speed.unit in effects(name).units
 
 
 @pytest.mark.parametrize("name", registry.names(targets.GROUP))
@@ -51,8 +54,46 @@ def test_removed_channels_make_every_file_smaller(name: str) -> None:
 )
 def test_scattered_zeros(name: str, smaller: bool, unit: Unit, faster: bool | None, basis: str) -> None:
     effect = effects(name).weights
-    speed = effect.speed(unit)
+    speed = effect.speed(unit, 0.1)
     assert (effect.smaller, speed.faster, speed.basis) == (smaller, faster, basis)
+
+
+@pytest.mark.parametrize(
+    ("name", "density", "rows", "precision", "gains"),
+    [
+        ("mnn", 0.1, 1, "fp32", {"CPU": "both", "GPU": "smaller, faster?"}),
+        ("mnn", 0.1, 4, "int8", {"CPU": "smaller", "GPU": "smaller, faster?"}),
+        ("mnn", 0.5, 1, "fp32", {"CPU": "neither", "GPU": "faster?"}),
+        ("mnn", 0.35, 2, "fp32", {"CPU": "smaller, faster?", "GPU": "smaller, faster?"}),
+        ("litert", 0.3, 1, "fp32", {"CPU": "both", "GPU": "smaller, faster?", "NPU": "smaller, faster?"}),
+        ("litert", 0.5, 1, "fp32", {"CPU": "smaller", "GPU": "smaller, faster?", "NPU": "smaller, faster?"}),
+        ("coreml", 0.25, 1, "fp16", {"CPU": "smaller, faster?", "GPU": "smaller, faster?", "NPU": "both"}),
+        ("coreml", 0.6, 1, "fp16", {"CPU": "smaller, faster?", "GPU": "smaller, faster?", "NPU": "smaller, faster?"}),
+        ("coreml", 0.6, 2, "fp16", {"CPU": "smaller, faster?", "GPU": "smaller, faster?", "NPU": "both"}),
+        ("executorch", 0.1, 1, "fp32", {"CPU": "neither"}),
+    ],
+)
+def test_a_verdict_is_of_a_density_a_pattern_and_a_unit(
+    name: str, density: float, rows: int, precision: str, gains: dict[Unit, str]
+) -> None:
+    verdict = effects(name).verdict(name, precision, "weights", density, rows)
+    assert {speed.unit: verdict.gain(speed.unit) for speed in verdict.speeds} == gains
+    assert all(speed.verdict in verdict.sentence() for speed in verdict.speeds if speed.faster is not None)
+
+
+def test_two_of_four_is_faster_where_apple_says_so() -> None:
+    verdict = effects("coreml").verdict("coreml", "fp16", "n:m", 0.5)
+    assert [verdict.gain(unit) for unit in ("CPU", "NPU")] == ["both", "both"]
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.sampled_from([1, 2, 4, 8, 16]), st.integers(0, 2**16))
+def test_the_rows_that_masks_prune_together_are_found(out: int, inner: int, rows: int, seed: int) -> None:
+    blocks = torch.rand(-(-out // rows), inner, generator=torch.Generator().manual_seed(seed)) < 0.5
+    mask = blocks.repeat_interleave(rows, 0)[:out]
+    if out % rows == 0:
+        assert block_rows({"weight": mask}) % rows == 0
+    scattered = torch.tensor([[True], [False]] * 16)
+    assert block_rows({"weight": mask, "other": scattered}) == 1
 
 
 def test_a_delegate_of_core_ml_is_core_ml() -> None:
@@ -75,4 +116,4 @@ def test_no_claim_without_a_ground(claim: dict[str, Any]) -> None:
 
 def test_a_target_that_says_nothing_claims_nothing() -> None:
     assert Effects().weights == Effects().n_of_m == Effect(False, Effects().weights.storage, ())
-    assert Effects().weights.speed("NPU").basis == "unknown"
+    assert Effects().weights.speed("NPU", 0.5).basis == "unknown"

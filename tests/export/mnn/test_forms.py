@@ -34,12 +34,12 @@ def through_a_file(fields: dict[str, Any]) -> dict[str, Any]:
 @given(WEIGHTS, st.booleans(), st.booleans())
 def test_decode_inverts_encode(precision: str, weights: np.ndarray, pack: bool, sparse: bool) -> None:
     tensor = store("weight", weights, precision)
-    written = forms.encode(tensor, pack=pack, sparse=sparse)
+    written = forms.encode(tensor, pack=pack, thresholds=forms.THRESHOLDS if sparse else {})
     layer = through_a_file(written.fields)
     expected = tensor.decoded().astype("<f4") + np.float32(0)  # + 0: a code of 0 times a scale is a positive zero
     assert forms.decode(layer).tobytes() == expected.tobytes()
     assert (written.block > 0) == ("sparseParameter" in layer) <= (pack and sparse)
-    dense = forms.encode(tensor, pack=False, sparse=False)
+    dense = forms.encode(tensor, pack=False, thresholds={})
     assert sum(forms.sizes(layer)) <= sum(forms.sizes(through_a_file(dense.fields)))
 
 
@@ -47,7 +47,7 @@ def test_decode_inverts_encode(precision: str, weights: np.ndarray, pack: bool, 
 def test_large_layers_have_wide_numbers(rows: int, columns: int) -> None:
     tensor = store("weight", sparse((rows, columns), 0.01), "int8")
     for pack in (False, True):
-        layer = through_a_file(forms.encode(tensor, pack=pack, sparse=False).fields)
+        layer = through_a_file(forms.encode(tensor, pack=pack, thresholds={}).fields)
         assert layer["quanParameter"]["shapeInt32"] == (max(rows, columns) > 65535)
         assert np.array_equal(forms.decode(layer), tensor.decoded().reshape(-1))
 
@@ -59,6 +59,13 @@ def test_the_block_is_that_of_the_pattern(block: int) -> None:
     assert forms.best_block(np.zeros((64, 100), "<f4")) == 16
 
 
+@pytest.mark.parametrize(("block", "slower", "faster"), [(1, 0.2, 0.1), (4, 0.4, 0.25)])
+def test_a_convolution_that_is_fast_densely_stays_dense_for_longer(block: int, slower: float, faster: float) -> None:
+    some, few = (sparse((64, 100), density, block) for density in (slower, faster))
+    assert forms.best_block(some) == forms.best_block(few, forms.WINOGRAD) == block
+    assert forms.best_block(some, forms.WINOGRAD) == 0
+
+
 def test_what_is_covered_by_blocks_is_counted() -> None:
     nonzero = np.array([[1, 0, 0], [0, 0, 1], [0, 0, 1], [1, 1, 0], [0, 0, 1]], bool)
     assert forms.covered(nonzero, 1) == (6, 6)
@@ -68,7 +75,7 @@ def test_what_is_covered_by_blocks_is_counted() -> None:
 
 def test_the_numbers_that_mnn_looks_up_are_in_order_and_right() -> None:
     weights = sparse((8, 50), 0.1, 4)
-    fields = forms.encode(store("weight", weights, "fp32"), pack=True, sparse=True).fields
+    fields = forms.encode(store("weight", weights, "fp32"), pack=True, thresholds=forms.THRESHOLDS).fields
     args = fields["sparseParameter"]["args"]
     assert [each["key"] for each in args] == sorted(each["key"] for each in args)
     numbers = {each["key"].decode(): each["i"] for each in args}
