@@ -139,21 +139,21 @@ class Fitting(ABC):
         """Returns a function that makes one step of training on a batch, which may be on the CPU, and returns its mean
         loss. forward: the model, perhaps compiled."""
         optimizer, clip = self.optimizer, self.spec.clip
+        joint = ranks.together(model) if forward is model else forward
         assert optimizer is not None
         # A recorded step can't have casts of weights that were made before it.
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=device.type != "cuda")
 
         def cast(*inputs: Any, **named: Any) -> Any:
             with autocast:
-                return forward(*inputs, **named)
+                return joint(*inputs, **named)
 
         def step(inputs: Any, targets: Any, rate: float | Tensor) -> Tensor:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = self.loss(cast, inputs, targets, device)
             optimizer.zero_grad()
-            loss.backward()
-            loss = ranks.sum_gradients(model.parameters(), loss)
+            loss = ranks.backward(loss)
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()

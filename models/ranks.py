@@ -1,9 +1,10 @@
 """Several processes that torchrun started, training one network: every rank holds all of it.
 
 Each global batch is split between the ranks. What a step needs of the whole batch is summed over them: the
-gradients, and batch norm's statistics in both directions (Ioffe & Szegedy 2015, algorithm 1, over the global
-batch), so that it is the step one process would take with that batch, up to the rounding of sums. Dropout alone
-differs: each rank draws its own. torch's SyncBatchNorm does the same on GPUs only; this one runs anywhere.
+gradients, in buckets while the backward pass runs, by torch's DistributedDataParallel; and batch norm's statistics in
+both directions (Ioffe & Szegedy 2015, algorithm 1, over the global batch), by torch's SyncBatchNorm on GPUs, and on a
+CPU, where that doesn't run, by our own. So it is the step one process would take with that batch, up to the rounding of
+sums. Dropout alone differs: each rank draws its own.
 
 With one process nothing here communicates, and nothing changes.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from dwindle.errors import DwindleError
 
@@ -121,16 +123,53 @@ def summed(values: Tensor) -> Tensor:
     return _summed(values.clone()) if world() > 1 else values
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
-    """Sums every gradient over the ranks, in place and by one call, and returns the summed loss."""
+def together(model: nn.Module) -> nn.Module:
+    """The network as the ranks train it: a backward pass leaves the sum of all ranks' gradients in its parameters.
+
+    It is `model` itself where there is one process, else torch's DistributedDataParallel around it. Parameters that no
+    rank's forward pass used keep no gradient. That these are looked for also keeps the buckets as they were made, so
+    that a training that was resumed sums in the same order.
+    """
     if world() == 1:
+        return model
+    joint = DistributedDataParallel(
+        _Spare(model), init_sync=False, forward_sync_buffers=False, find_unused_parameters=True
+    )
+    joint.register_comm_hook(None, lambda state, bucket: _sum(bucket))
+    return joint
+
+
+class _Spare(nn.Module):
+    """A network beside a parameter that is never used: where all are, DistributedDataParallel warns that it looked for
+    unused ones in vain."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.spare = nn.Parameter(torch.zeros((), device=next(model.parameters()).device))
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.model(*inputs, **named)
+
+
+def _sum(bucket: Any) -> torch.futures.Future[Tensor]:
+    """Sums, where DistributedDataParallel itself would take the mean: the parts of a loss add up to it."""
+    arriving: torch.futures.Future[list[Tensor]] = distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return arriving.then(lambda arrived: arrived.value()[0])
+
+
+def backward(loss: Tensor) -> Tensor:
+    """Runs the backward pass of this rank's part of a loss, which came from a network of `together`, and returns the
+    sum of all parts."""
+    if world() == 1:
+        loss.backward()
         return loss
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = _summed(torch.cat([loss.detach().reshape(1), *(gradient.reshape(-1) for gradient in gradients)]))
-    parts = flat[1:].split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view(gradient.shape))
-    return flat[0]
+    total = loss.detach().clone()
+    with _others_alive():
+        arriving = distributed.all_reduce(total, async_op=True)
+        loss.backward()
+        arriving.wait()
+    return total
 
 
 @contextmanager
@@ -138,7 +177,9 @@ def global_batch_norm(model: nn.Module) -> Iterator[None]:
     """Makes batch norm in training mode take its statistics over the batches of all ranks, for the block."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)] if world() > 1 else []
     for norm in norms:
-        norm.forward = partial(_batch_norm, norm)  # type: ignore[method-assign]
+        # It shares the parameters and statistics; the network itself keeps its modules.
+        on_gpu = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+        norm.forward = partial(_batch_norm, norm, on_gpu)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -146,9 +187,12 @@ def global_batch_norm(model: nn.Module) -> Iterator[None]:
             del norm.forward
 
 
-def _batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _batch_norm(norm: _BatchNorm, on_gpu: nn.Module, x: Tensor) -> Tensor:
     if not norm.training:
         return type(norm).forward(norm, x)
+    if x.is_cuda:
+        normed: Tensor = on_gpu.train()(x)
+        return normed
     dims = [dim for dim in range(x.dim()) if dim != 1]
     variance, mean = torch.var_mean(x.float(), dims, correction=0)
     # Each rank fills its own row, so that one sum gathers them all, gradients included.
@@ -206,10 +250,13 @@ def _by_itself() -> Iterator[None]:
 
 @contextmanager
 def _others_alive() -> Iterator[None]:
-    """Replaces gloo's error by one sentence where another rank has ended, which closes the connections to it."""
+    """Replaces the error of gloo or nccl by one sentence where another rank has ended, which closes the connections to
+    it."""
     try:
         yield
     except RuntimeError as error:
+        if not (isinstance(error, distributed.DistError) or "gloo" in str(error) or "onnection" in str(error)):
+            raise
         raise DwindleError(
             f"rank {rank()} lost the connection to another rank: that rank's own message says why", code="rank-lost"
         ) from error
