@@ -216,6 +216,14 @@ def prepare(request: Request) -> Prepared:
         fit = load_pretrained(model, Path(request.weights), classes=classes, new_head=request.new_head)
     if request.pretrained and fit and not fit.fresh:
         _check_order(found, task)
+    if fit and fit.fresh and not resolved.method.retrains:
+        raise UsageError(
+            f"`method` {request.method} trains nothing, and the `pretrained` weights of {called} have their head for "
+            f"other classes than the {classes} of the data: give `weights` that were trained on it",
+            code="doesnt-fit",
+            option="pretrained",
+            name=fit.fresh[0],
+        )
     if wrong := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
         raise UsageError(
             f"the model {called} is made with values in {wrong[0]} that are not finite: correct its initial weights",
@@ -242,7 +250,7 @@ def prepare(request: Request) -> Prepared:
         else:
             solver.check_feasible(network)
     whole = not request.train_dense and not (fit and fit.fresh)
-    trained = whole and request.weights is not None
+    trained = whole and (request.weights is not None or not resolved.method.retrains)
     perhaps = whole and not trained and not resolved.method.restore and (source.is_code or request.pretrained)
     notes = (fit.sentence(request.weights or called),) if fit else ()
     return Prepared(resolved, task, spec, signature, network, solvers, trained, perhaps, notes)
@@ -291,10 +299,12 @@ def _for_codes(budget: Budget, rounding: str | None) -> Budget:
     return replace(budget, size=math.floor(budget.size * (1 - CODES)))
 
 
-def _classes_of_weights(resolved: Resolved, found: Found, inputs: tuple[Tensor, ...]) -> int:
-    """The number of classes that `weights` are for, which data without labels doesn't tell."""
+def _classes_of_weights(resolved: Resolved, found: Found, inputs: tuple[Tensor, ...]) -> int | None:
+    """The number of classes that the trained weights are for, which data without labels doesn't tell."""
     request, any_number = resolved.request, 10
-    assert request.weights is not None  # a method that trains nothing needs them
+    if request.weights is None:
+        known = found.preprocessing and found.preprocessing.classes
+        return len(known) if known else None
     with torch.random.fork_rng(devices=[]):
         tried = build(ModelSpec(str(request.model), any_number, tuple(inputs[0].shape[1:]), dict(found.config)))
     return classes_of(tried, read_state(Path(request.weights))) or any_number

@@ -285,7 +285,7 @@ class Request:
         kind=SWITCH,
         group=DATA,
         help="Begin with the trained weights of the model's source, and train them further on the data, with a fresh "
-        "head where classes differ.",
+        "head where classes differ. `method` calibrate prunes them as they are.",
     )
     new_head: bool = option(
         False,

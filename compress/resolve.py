@@ -30,6 +30,7 @@ from dwindle.files import sha256
 from dwindle.models.objects import recorded
 from dwindle.models.photos.rule import ACROSS, photographs_in
 from dwindle.models.spec import TRAINING, TaskSpec
+from dwindle.models.trust import is_code
 from dwindle.options import options
 from dwindle.quantities import parse_bytes, parse_macs
 
@@ -244,9 +245,10 @@ def _check_method(request: Request, retraining: Method, task: Mapping[str, Any])
 def _check_untrained(request: Request, retraining: Method) -> None:
     """What methods that train nothing can't do without, or can't be combined with."""
     name = request.method
-    if request.weights is None:
+    if isinstance(request.model, str) and not (request.weights or request.pretrained or is_code(request.model)):
         raise UsageError(
-            f"`method` {name} trains nothing: give the trained network's `weights`",
+            f"`method` {name} trains nothing, and {request.model} begins untrained: give the trained network's "
+            "`weights`, or `pretrained` where its source has some",
             code="missing-option",
             option="weights",
         )

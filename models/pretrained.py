@@ -68,9 +68,10 @@ def load_state(
 ) -> Fit:
     """Loads a state dict into `model`, cast to the model's own types; names may bear a prefix of PREFIX more or less.
 
-    Batch norm's `num_batches_tracked` may be missing, as files from before torch 0.4.1 have none. where: what the state
-    was read from, for the message; option: which option that was. new_head: leave the model's last layer, that of
-    `classes` outputs, as it is where the state has it for another number, or has none.
+    Batch norm's `num_batches_tracked` may be missing, as files from before torch 0.4.1 have none. A buffer that the
+    model computes itself (`persistent=False`) is left out. where: what the state was read from, for the message;
+    option: which option that was. new_head: leave the model's last layer, that of `classes` outputs, as it is where the
+    state has it for another number, or has none.
     Raises UsageError where it doesn't fit (the first name that doesn't is given) or holds weights that aren't finite;
     the model is then as it was.
     """
@@ -94,9 +95,11 @@ def load_state(
     fit = f"{len(own.keys() & found.keys())} of the model's {len(own)} names are there; {other}"
     if missing := [name for name in own if name not in found and name not in counters | fresh]:
         raise refused(f"it has no {_first(missing)}; {fit}", missing[0])
-    if unexpected := [name for name in found if name not in own]:
+    computed = {name for name, _ in model.named_buffers()} - own.keys()
+    ignored += sorted(found.keys() & computed)
+    if unexpected := [name for name in found if name not in own and name not in computed]:
         raise refused(f"the model has no {_first(unexpected)}; {other}", unexpected[0])
-    taken = {name: tensor for name, tensor in found.items() if name not in fresh}
+    taken = {name: tensor for name, tensor in found.items() if name not in fresh | computed}
     for name, tensor in taken.items():
         if tensor.shape != own[name].shape:
             shapes = f"shape {tuple(tensor.shape)} there and {tuple(own[name].shape)} in the model"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Detector(nn.Module):
@@ -57,6 +59,58 @@ class Reader(nn.Module):
         weights = attention_mask.float().unsqueeze(-1)
         whole = (torch.relu(self.inner(self.words(input_ids))) * weights).sum(1) / weights.sum(1)
         return self.head(whole), {"embedding": whole}
+
+
+class Scales(nn.Module):
+    """A detector that looks at three scales, as YOLO does: of each a map of boxes and scores, [batch, 8, h, w]."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(4)]
+        self.stem = self._block(3, width, stride=2)
+        self.down = nn.ModuleList(self._block(a, b, stride=2) for a, b in pairwise(widths))
+        self.merge = nn.ModuleList(self._block(a + b, a, kernel=1) for a, b in pairwise(widths[1:]))
+        self.heads = nn.ModuleList(nn.Sequential(self._block(w, 8), nn.Conv2d(8, 8, 1)) for w in widths[1:])
+
+    @staticmethod
+    def _block(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.SiLU())
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """image: [batch, 3, 16 n, 16 m]."""
+        maps = [self.down[0](self.stem(image))]
+        for down in self.down[1:]:
+            maps.append(down(maps[-1]))
+        for level in (1, 0):
+            above = functional.interpolate(maps[level + 1], scale_factor=2.0)
+            maps[level] = self.merge[level](torch.cat([maps[level], above], 1))
+        return [head(each) for head, each in zip(self.heads, maps, strict=True)]
+
+
+class Vad(nn.Module):
+    """Silero's voice activity detector: a spectrum by convolution, four convolutions and an LSTM's step. The state is
+    the LSTM's two, [batch, 2, hidden]. With the sizes that it has by default it takes the real weights."""
+
+    def __init__(self, bins: int = 129, widths: tuple[int, int, int] = (128, 64, 128)) -> None:
+        super().__init__()
+        wide, narrow, hidden = widths
+        self.bins, hop = bins, bins - 1
+        self.stft_conv = nn.Conv1d(1, 2 * bins, 2 * hop, hop, bias=False)
+        self.conv1, self.conv2 = nn.Conv1d(bins, wide, 3, 1, 1), nn.Conv1d(wide, narrow, 3, 2, 1)
+        self.conv3, self.conv4 = nn.Conv1d(narrow, narrow, 3, 2, 1), nn.Conv1d(narrow, hidden, 3, 1, 1)
+        self.lstm_cell, self.final_conv = nn.LSTMCell(hidden, hidden), nn.Conv1d(hidden, 1, 1)
+
+    def forward(self, samples: Tensor, state: Tensor) -> Heard:
+        """samples: [batch, 4.5 hops]."""
+        x = functional.pad(samples, (0, (self.bins - 1) // 2), "reflect").unsqueeze(1)
+        real, imaginary = self.stft_conv(x).split(self.bins, 1)
+        x = (real.square() + imaginary.square()).sqrt()
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
+            x = layer(x).relu()
+        hidden, cell = self.lstm_cell(x.squeeze(-1), state.unbind(1))
+        speech = self.final_conv(hidden.relu().unsqueeze(-1)).sigmoid().mean(-1)
+        return Heard(speech, torch.stack([hidden, cell], 1))
 
 
 def sentences(count: int = 6) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import torch
+from torch import nn
 
 WORDS = {"good": ("fine", "great", "lovely"), "bad": ("awful", "poor", "dull")}
 
@@ -25,6 +26,15 @@ def films(at: Path) -> Path:
         writer.writeheader()
         writer.writerows(rows())
     return at
+
+
+def bert() -> nn.Module:
+    """A tiny BERT without a head, with random weights."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return BertModel(BertConfig(vocab_size=50, max_position_embeddings=12, **sizes)).eval()
 
 
 def tiny_bert(folder: Path) -> None:

@@ -144,8 +144,9 @@ def _lead(opened: Checkpoint) -> str:
     model = origin.get("model.spec", origin.get("model", "A network"))
     sentence = f"{model} on {origin.get('task.data') or origin.get('task.task', 'a task of its own')}"
     if opened.history and (rounds := opened.history[-1].index):
-        retrained = f" by {origin['method']}" if origin.get("method") else ""
-        sentence += f", pruned and retrained{retrained} in {rounds} {'round' if rounds == 1 else 'rounds'}"
+        done = "pruned" if opened.history[-1].loss is None else "pruned and retrained"
+        by = f" by {origin['method']}" if origin.get("method") else ""
+        sentence += f", {done}{by} in {rounds} {'round' if rounds == 1 else 'rounds'}"
     return f"{sentence}."
 
 

@@ -67,6 +67,9 @@ def survey(model: nn.Module, batch: tuple[Tensor, ...], matrices: Mapping[str, T
     left = dict.fromkeys(weights.values(), "the forward pass doesn't call its layer, but computes with it otherwise")
     modules = {module: name for name, module in model.named_modules()}
     for module, calls in seen.calls.items():
+        for own, value in module._parameters.items():
+            if own != "weight" and id(value) in weights:
+                left[weights[id(value)]] = f"{type(module).__name__} computes with more than one weight"
         if id(module._parameters.get("weight")) not in weights:
             continue
         name, found = modules[module], product(module)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dwindle.compress import Request
 from dwindle.compress.recipes import RECIPES
@@ -123,6 +124,17 @@ def test_what_makes_no_sense_is_refused_with_the_option_at_fault(
         resolve(Request("zoo:resnet8", **{"task": "digits", "density": 0.5, **options}))
     assert (refused.value.code, refused.value.option) == (code, option)
     assert "--" not in str(refused.value).replace("`dwindle gate --max-drop`", ""), "Python callers have no flags"
+
+
+@pytest.mark.parametrize("method", ["calibrate", "keep"])
+@pytest.mark.parametrize(
+    ("model", "options"), [("package.module:net", {}), (torch.nn.Linear(2, 2), {}), ("hf:FOLDER", {"pretrained": True})]
+)
+def test_what_trains_nothing_takes_a_network_that_has_its_weights(
+    model: Any, options: dict[str, Any], method: str
+) -> None:
+    budget = {"density": 0.5} if method == "calibrate" else {}
+    assert resolve(Request(model, task={"task": "package.module:Task"}, method=method, **budget, **options)).method
 
 
 def test_an_agent_needs_two_episodes() -> None:

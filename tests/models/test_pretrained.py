@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError
-from dwindle.models.pretrained import digest, load_pretrained
+from dwindle.models.pretrained import digest, load_pretrained, load_state
 
 State = dict[str, Tensor]
 
@@ -116,6 +116,20 @@ def test_what_does_not_belong_to_the_network_is_said(tmp_path: Path, trained: St
     fit = load_pretrained(network(2), tmp_path / "w")
     assert fit.ignored == ("criterion.weight",)
     assert "criterion.weight" in fit.sentence("w")
+
+
+def test_a_buffer_that_the_network_computes_itself_is_left_out() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(2, 2)
+            self.register_buffer("ids", torch.arange(2), persistent=False)
+
+    network = Positions()
+    saved = {**network.state_dict(), "ids": torch.zeros(2, dtype=torch.int64)}
+    fit = load_state(network, saved, "file", option="weights")
+    assert (fit.loaded, fit.ignored) == (2, ("ids",))
+    assert network.get_buffer("ids").tolist() == [0, 1]
 
 
 def test_the_digest_of_weights_is_of_names_and_values(trained: State) -> None:
