@@ -160,6 +160,14 @@ def _nearest(x: Tensor, output_size: list[int] | None, scale_factors: list[float
     return x
 
 
+def _prelu(x: Tensor, weight: Tensor) -> Any:
+    """coremltools takes one slope for each channel of images alone."""
+    if x.dim() == 4:
+        return NotImplemented
+    slopes = weight.reshape(-1, *[1] * (x.dim() - 2)) if x.dim() > 2 and weight.numel() > 1 else weight
+    return F.relu(x) - slopes * F.relu(-x)
+
+
 def _each(values: list[int], n: int) -> list[int]:
     return list(values) * n if len(values) == 1 else list(values)
 
@@ -181,6 +189,7 @@ _OWN: dict[Any, Callable[..., Any]] = {
     aten.avg_pool2d.default: _avg_pool(aten.avg_pool2d.default),
     aten.avg_pool3d.default: _avg_pool(aten.avg_pool3d.default),
     aten.pad.default: _pad,
+    aten.prelu.default: _prelu,
     aten.constant_pad_nd.default: lambda x, pad, value=0: _pad(x, pad, value=value),
     aten.upsample_nearest2d.vec: _nearest,
 }

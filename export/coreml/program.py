@@ -5,7 +5,7 @@ Names, which in a small network outweigh the graph, are shortened, and equal set
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface
 from dwindle.export.coreml.lowering import lowered
 from dwindle.export.coreml.ranges import own_ranges
 from dwindle.export.coreml.read import WEIGHTS, constants, main_block, operations
-from dwindle.export.fold import distinct, short_names, tensors, trace
+from dwindle.export.coreml.sources import Part, sources_of
+from dwindle.export.fold import distinct, short_names, trace
 from dwindle.export.quantize import Stored
 from dwindle.export.quiet import quiet
 from dwindle.models.signature import input_names, output_names
@@ -47,6 +48,8 @@ class Program:
     """The weight file's constants and the network's smaller tensors, by the name under which operations read them."""
     sources: dict[str, str]
     """The name of the network's tensor for each of `weights` that is one unchanged."""
+    parts: dict[str, Part]
+    """What each of the other `weights` is that is a part of one, or one in another shape."""
     names: dict[str, str]
     """The converter's name for each value of the program, by its own."""
     complete: bool
@@ -59,12 +62,12 @@ class Program:
 
         tensors: that network's, by name; infinite values stay so. Raises UsageError for a weight beyond fp16's range.
         """
-        return {
-            name: _as(tensors[self.sources[name]].decoded(), own.dtype, self.sources[name])
-            if name in self.sources
-            else own
-            for name, own in self.weights.items()
-        }
+        filled = dict(self.weights)
+        for name, source in self.sources.items():
+            filled[name] = _as(tensors[source].decoded(), filled[name].dtype, source)
+        for name, part in self.parts.items():
+            filled[name] = _as(part.of(tensors[part.tensor].decoded(), filled[name]), filled[name].dtype, part.tensor)
+        return filled
 
 
 def _as(exact: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
@@ -94,9 +97,7 @@ def convert(
     Raises UsageError for an interface that the network cannot have, and where it cannot be traced or has an operator
     that Core ML lacks.
     """
-    one, other = distinct(network), distinct(network, seed=1)
-    form = (inputs, min_os, interface, compute)
-    return _program(one, *form, lambda: _traced_and_converted(other, *form))
+    return _program(distinct(network), inputs, min_os, interface, compute, distinct(network, seed=1))
 
 
 def convert_as_is(
@@ -121,28 +122,32 @@ def _program(
     min_os: str,
     interface: Interface,
     compute: Compute,
-    again: Callable[[], tuple[ExportedProgram, Model, bytes]] | None,
+    other: nn.Module | None,
     graph: nn.Module | None = None,
 ) -> Program:
-    """again: converts a network of the same architecture and other values; without it, `complete` is False. graph: what
-    is written, where it is not the network itself: it reads the network's tensors by their names."""
+    """other: a network of the same architecture and other values; without it, `complete` is False. graph: what is
+    written, where it is not the network itself: it reads the network's tensors by their names."""
     interface.check(network, inputs)
-    program, model, blobs = _traced_and_converted(network, inputs, min_os, interface, compute, graph)
+    form = (inputs, min_os, interface, compute)
+    program, model, blobs = _traced_and_converted(network, *form, graph)
     ranges = own_ranges(main_block(model)) if graph else set()
     found = constants(model, blobs)
-    sources, complete = _sources(found, program, network)
-    others = {name: array for name, array in found.items() if name not in sources}
-    if complete and again is not None and any(_may_be_computed(array, program) for array in others.values()):
-        there = constants(*again()[1:])
+    sources, parts, complete = sources_of(found, program, network)
+    parts = {} if other is None else parts  # values that need not differ say nothing
+    others = {name: array for name, array in found.items() if name not in sources and name not in parts}
+    if complete and other is not None and (parts or any(_may_be_computed(one, program) for one in others.values())):
+        again, *converted = _traced_and_converted(other, *form)
+        there = constants(*converted)
         complete = there.keys() == found.keys() and all(
             np.array_equal(array, there[name], equal_nan=True) for name, array in others.items()
         )
+        complete = complete and sources_of(there, again, other)[:2] == (sources, parts)
     in_file = {
         operation.outputs[0].name
         for operation in operations(main_block(model))
         if operation.type == "const" and operation.attributes["val"].HasField("blobFileValue")
     }
-    weights = in_file | sources.keys()
+    weights = in_file | sources.keys() | parts.keys()
     short = short_names(network)
     firsts = {name: constant for constant, name in reversed(sources.items())}
     renamed = {constant: short[name] for name, constant in firsts.items()}
@@ -153,14 +158,9 @@ def _program(
         weights={renamed.get(name, name): found[name] for name in found if name in weights},
         sources={renamed[constant]: name for constant, name in sources.items()},
         names={own: name for name, own in renamed.items()},
-        complete=complete and again is not None,
+        parts={renamed.get(constant, constant): part for constant, part in parts.items()},
+        complete=complete and other is not None,
     )
-
-
-def half(network: nn.Module) -> dict[str, NDArray[np.float16]]:
-    """Every float tensor of a network as Core ML stores it."""
-    floats = {name: tensor for name, tensor in tensors(network).items() if tensor.is_floating_point()}
-    return {name: (tensor.half() + 0).numpy() for name, tensor in floats.items()}  # + 0: no negative zeros
 
 
 def _traced_and_converted(
@@ -240,27 +240,6 @@ def _converted(program: ExportedProgram, min_os: str, interface: Interface, comp
     interface.describe(model)
     weights = Path(converted.weights_dir, Path(WEIGHTS).name)
     return model, weights.read_bytes() if weights.exists() else b""
-
-
-def _sources(
-    found: Mapping[str, NDArray[Any]], program: ExportedProgram, network: nn.Module
-) -> tuple[dict[str, str], bool]:
-    """The network's tensor for each constant that is one unchanged, and whether all that it reads are among them."""
-    signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    read = {node.name: names[node.name] for node in program.graph.nodes if node.name in names and node.users}
-    expected = {
-        name: {np.dtype(np.float16): array, np.dtype(np.float32): tensors(network)[name].numpy()}
-        for name, array in half(network).items()
-    }
-    sources: dict[str, str] = {}
-    for constant, array in found.items():
-        # coremltools names a constant after torch's placeholder, which may begin with another's name
-        placeholder = max((name for name in read if constant.startswith(name)), key=len, default="")
-        value = expected.get(read.get(placeholder, ""))
-        if value is not None and array.dtype in value and np.array_equal(array, value[array.dtype]):
-            sources[constant] = read[placeholder]
-    return sources, expected.keys() & read.values() <= set(sources.values())
 
 
 def _share_settings(block: Block, keep: set[str]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dwindle.export.architecture import once
 from dwindle.export.blame import refusal
-from dwindle.export.executorch.gelu import spell_out_tanh_gelu
+from dwindle.export.executorch.spelling import spell_out
 from dwindle.export.fold import distinct, tensors, trace
 from dwindle.export.patch import replaced
 from dwindle.export.quiet import quiet
@@ -72,7 +72,7 @@ def lower(network: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
 
 def lowered(program: ExportedProgram, name: str) -> bytes:
     """The content of a traced network's file. name: the network's, for the UsageError where ExecuTorch refuses it."""
-    spell_out_tanh_gelu(program)
+    spell_out(program)
     try:
         with quiet(), _without_idle_patterns(program):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner

@@ -159,3 +159,24 @@ def test_the_tanh_form_of_gelu_is_not_taken_for_the_exact_one(tmp_path: Path) ->
     parity = check(ExecuTorch(), tmp_path / "net.pte", blocks, blocks, inputs)
     assert parity.relative is not None
     assert parity.relative < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ((nn.Linear(6, 4), nn.PReLU(4)), (6,)),
+        ((nn.Conv1d(6, 4, 1), nn.PReLU(4), nn.Conv1d(4, 3, 1), nn.PReLU()), (6, 5)),
+    ],
+    ids=["vector", "sequence"],
+)
+def test_a_slope_for_each_channel_of_what_is_no_image(
+    layers: tuple[nn.Module, ...], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    network, inputs = nn.Sequential(*layers).eval(), (torch.randn(1, *shape),)
+    for layer in layers:
+        if isinstance(layer, nn.PReLU):
+            nn.init.uniform_(layer.weight, -0.5, 0.9)
+    shipped, path = deployable(network, inputs), tmp_path / "net.pte"
+    ExecuTorch().write(shipped, inputs, path, pack=True)
+    assert check(ExecuTorch(), path, network, shipped, (torch.randn(4, *shape),)).relative is not None
+    assert ExecuTorch().packer(network, inputs)(network) == path.stat().st_size

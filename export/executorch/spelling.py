@@ -1,0 +1,67 @@
+"""Operators that XNNPACK's delegate computes otherwise or refuses, spelled out in others that it has.
+
+Its GELU is the exact form for the tanh form too, 4.7e-4 off. Its PReLU takes images alone, tensors of four dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+_IMAGE = 4
+"""The dimensions of a batch of images."""
+
+
+def spell_out(program: ExportedProgram) -> None:
+    """Replaces, in place, each `gelu(x, approximate="tanh")` and each PReLU of anything but images."""
+    import torch
+
+    graph = program.graph
+    for node in list(graph.nodes):
+        with graph.inserting_before(node):
+            if node.target is torch.ops.aten.gelu.default and node.kwargs.get("approximate") == "tanh":
+                spelled = _gelu(node)
+            elif node.target is torch.ops.aten.prelu.default and node.meta["val"].dim() != _IMAGE:
+                spelled = _prelu(node)
+            else:
+                continue
+        node.replace_all_uses_with(spelled)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+
+
+def _gelu(gelu: Node) -> Node:
+    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 · x³))), as torch.nn.GELU defines its tanh form."""
+    import torch
+
+    add, mul, tanh = torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor, torch.ops.aten.tanh.default
+    x = gelu.args[0]
+    cube = _call(gelu, mul, _call(gelu, mul, x, x), x)
+    inner = _call(gelu, mul, _call(gelu, add, x, _call(gelu, mul, cube, 0.044715)), math.sqrt(2 / math.pi))
+    return _call(gelu, mul, _call(gelu, mul, x, 0.5), _call(gelu, add, _call(gelu, tanh, inner), 1.0))
+
+
+def _prelu(prelu: Node) -> Node:
+    """max(x, 0) - weight · max(-x, 0), the weight one for each element of dimension 1."""
+    import torch
+
+    aten = torch.ops.aten
+    x, weight = prelu.args
+    behind = max(prelu.meta["val"].dim() - 2, 0)
+    if behind and weight.meta["val"].numel() > 1:  # type: ignore[union-attr]
+        sizes = [-1, *[1] * behind]
+        shaped = _call(prelu, aten.view.default, weight, sizes)
+        shaped.meta["val"] = weight.meta["val"].view(sizes)  # type: ignore[union-attr]
+        weight = shaped
+    below = _call(prelu, aten.mul.Tensor, _call(prelu, aten.relu.default, _call(prelu, aten.neg.default, x)), weight)
+    return _call(prelu, aten.sub.Tensor, _call(prelu, aten.relu.default, x), below)
+
+
+def _call(like: Node, operator: Any, *operands: Any) -> Node:
+    made = like.graph.call_function(operator, operands)
+    made.meta = {**like.meta}  # the same shape, module and line
+    return made
