@@ -1,8 +1,10 @@
-"""Training through the rounding of a target's weights (quantisation-aware training), with straight-through gradients.
+"""Training through the rounding of a target (quantisation-aware training), with straight-through gradients.
 
 Between two optimizer steps the network holds rounded weights, so that losses and gradients are of those; the exact ones
 are held here, and take what each step changes. The task sees an ordinary module, whose weights are where they were, and
-the exact weights are back in it whenever it is pruned, saved or judged.
+the exact weights are back in it whenever it is pruned, saved or judged. Meanwhile batch norm that is folded into a
+layer stays as it is, as it will be in the file. At w8a8 what layers read is rounded too, by hooks, each batch over the
+range that it has: nothing about ranges has to be saved.
 """
 
 from __future__ import annotations
@@ -13,15 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dwindle.export.fold import Pair, fold, foldable
 from dwindle.export.quantize import LARGEST, LARGEST_INT4, SCALES, stored
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
 
 PRECISIONS = ("int8", "int4", "w8a8")
-"""What can be trained through: scaled codes. Of w8a8 the weights are; its activations are calibrated at export."""
+"""What can be trained through: scaled codes, and at w8a8 activations, whose ranges are calibrated at export."""
+
+_COMPUTING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+"""The layers that compute in int8 at w8a8."""
+_LEAST_STEP = 2**-12
+"""The smallest scale of activations, as at export (`w8a8_convert.converted`)."""
 
 
 @dataclass
@@ -37,6 +46,8 @@ class _Weight:
     """The batch norm that is folded into it; None: there is none."""
     axis: int
     """The weight's output channels, which batch norm scales."""
+    rows: int = 0
+    """The dimension each of whose elements has scales of its own."""
     exact: Tensor | None = None
     """The exact values, while the parameter holds rounded ones."""
     rounded: Tensor | None = None
@@ -49,23 +60,36 @@ class Rounding:
     def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> None:
         """model: the network that is trained. inputs: what it takes, one sample as a batch of one. precision: one of
         PRECISIONS; which weights have how many bits is decided as for a file (`quantize.stored`)."""
+        self._model = model
         folds = foldable(model, inputs)
         norms = {pair.layer: pair.norm for pair in folds if isinstance(pair, Pair)}
         held = stored(fold(model, folds), "int8" if precision == "w8a8" else precision)
         self._weights: list[_Weight] = []
+        self._layers: list[nn.Module] = []
+        self._norms = [model.get_submodule(path) for path in norms.values()]
+        self._hooks: list[RemovableHandle] = []
         for name, parameter in model.named_parameters():
-            form = held.get(name)
-            if form is None or form.scale is None:
+            form, path = held.get(name), name.rpartition(".")[0]
+            if form is None:
+                continue  # a branch that is merged into another
+            layer = model.get_submodule(path)
+            computes = precision == "w8a8" and isinstance(layer, _COMPUTING) and name.endswith(".weight")
+            if form.scale is None and not computes:
                 continue
-            path = name.rpartition(".")[0]
-            transposed = getattr(model.get_submodule(path), "transposed", False)
             norm = model.get_submodule(norms[path]) if path in norms and name.endswith(".weight") else None
+            axis = 1 if getattr(layer, "transposed", False) else 0
+            if computes:
+                self._layers.append(layer)
             largest = LARGEST_INT4 if form.kind == "int4" else LARGEST
-            self._weights.append(_Weight(parameter, largest, form.scale.shape[1], norm, 1 if transposed else 0))
+            blocks = 1 if computes or form.scale is None else form.scale.shape[1]
+            self._weights.append(_Weight(parameter, largest, blocks, norm, axis, axis if computes else 0))
 
     @torch.no_grad()
     def round(self) -> None:
-        """Sets the network's weights, which are exact, to rounded ones."""
+        """Sets the network's weights, which are exact, to rounded ones, and rounds activations from here on."""
+        if not self._hooks:
+            self._hooks += [norm.register_forward_pre_hook(_freeze) for norm in self._norms]
+            self._hooks += [layer.register_forward_pre_hook(_round_input) for layer in self._layers]
         for weight in self._weights:
             weight.exact = weight.parameter.detach().clone()
             weight.rounded = _rounded(weight)
@@ -81,6 +105,16 @@ class Rounding:
             weight.parameter.copy_(weight.exact.to(changed.device) + changed)
             weight.exact = weight.rounded = None
 
+    def close(self) -> None:
+        """Leaves the network as it was given: its weights exact, its modules without hooks."""
+        self.absorb()
+        if self._hooks:
+            for norm in self._norms:
+                norm.train(self._model.training)
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
 
 def first_step(share: float, steps: int) -> int:
     """The number of steps after which weights are rounded, of a training that takes `steps`.
@@ -91,17 +125,35 @@ def first_step(share: float, steps: int) -> int:
     return steps - math.ceil(share * steps)
 
 
+def _freeze(norm: nn.Module, _: Any) -> None:
+    """Before batch norm computes: by its running statistics, which stay as they are."""
+    norm.eval()
+
+
+def _round_input(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Before a layer computes: rounds what it reads to 256 steps over its range, zero among them."""
+    x = given[0]
+    low, high = x.detach().aminmax()
+    low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+    scale = ((high - low) / 255).clamp(min=_LEAST_STEP)
+    zero = (-128 - low / scale).round().clamp(-128, 127).int()
+    rounded: Tensor = torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, -128, 127)
+    return (rounded.to(x.dtype), *given[1:])
+
+
 def _rounded(weight: _Weight) -> Tensor:
     """A weight as its file will hold it, batch norm's scale taken out of it again. Pruned weights stay zero."""
     exact = weight.parameter.detach().float()
     scaling = _scaling(weight, exact)
     folded = exact * scaling
-    rows = folded.reshape(len(folded) * weight.blocks, -1)
+    turned = folded.movedim(weight.rows, 0)
+    rows = turned.reshape(len(turned) * weight.blocks, -1)
     grid = torch.from_numpy(SCALES.astype(np.float32)).to(exact.device)
     needed = rows.abs().amax(1) / weight.largest
     scale = grid[torch.searchsorted(grid, needed).clamp(max=len(grid) - 1)][:, None]
     codes = (rows / scale).round().clamp(-weight.largest, weight.largest)
-    return torch.where(scaling == 0, exact, (codes * scale).reshape(folded.shape) / scaling).to(weight.parameter.dtype)
+    decoded = (codes * scale).reshape(turned.shape).movedim(0, weight.rows)
+    return torch.where(scaling == 0, exact, decoded / scaling).to(weight.parameter.dtype)
 
 
 def _scaling(weight: _Weight, exact: Tensor) -> Tensor:

@@ -89,16 +89,18 @@ class Training:
         saved = f"; round {self.index - 1} is saved, and the same command resumes from it" if self.index else ""
         weights = self._weights() if not self.progress.steps else None
         self._round()
-        self.task.fit(
-            self.network.model,
-            start=self.method.start,
-            on_step=self.on_step,
-            last_lr=self.method.last_lr,
-            context=f" in round {self.index}{saved}",
-        )
-        self._check_steps()
-        if self.rounding:
-            self.rounding.absorb()
+        try:
+            self.task.fit(
+                self.network.model,
+                start=self.method.start,
+                on_step=self.on_step,
+                last_lr=self.method.last_lr,
+                context=f" in round {self.index}{saved}",
+            )
+            self._check_steps()
+        finally:
+            if self.rounding:
+                self.rounding.close()
         if not masks_hold(self.network.model, self.network.masks):
             self.apply_masks()
             self.watcher.note(

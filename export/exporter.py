@@ -95,7 +95,8 @@ def attempt(
         for kind in ([own.precision] if own.max_drop is None else targets.possible(name, own.min_os))
     ]
     by_samples = options.rounding == targets.CALIBRATED
-    targets.require_used(wanted, options.min_os, None if by_samples else options.calib_samples, options.min_runtime)
+    calib_samples = None if by_samples else options.calib_samples
+    targets.require_used(wanted, options.min_os, calib_samples, options.min_runtime, options.keep_float)
     if by_samples:
         targets.require_codes(wanted)
     checkpoint.require_done()

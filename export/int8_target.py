@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from dwindle.export.target import Target
-from dwindle.export.w8a8 import FORM, Calibration, Form
+from dwindle.export.w8a8 import FORM, KEEP_AUTO, Calibration, Form
 from dwindle.export.w8a8_samples import check_samples
 
 if TYPE_CHECKING:
@@ -39,8 +40,26 @@ class Int8Target(Target):
     def calibrated(self, samples: tuple[Tensor, ...]) -> Self:
         check_samples(samples)
         changed = copy.copy(self)
-        changed.samples, changed._calibration = samples, Calibration(self._form)
+        changed.samples, changed._calibration = samples, Calibration(self._calibration.form)
         return changed
+
+    def keeping(self, names: tuple[str, ...]) -> Self:
+        changed = copy.copy(self)
+        changed._calibration = Calibration(replace(self._calibration.form, keep=names))
+        return changed
+
+    def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Target:
+        if not (self.calibrates and self._calibration.form.keep):
+            return super().holding(network, inputs, real)
+        changed = copy.copy(self)
+        changed.fp32 = self.quantized(network, inputs).kept
+        return changed
+
+    @property
+    def _counted(self) -> Form:
+        """The form that `packer` counts: layers that KEEP_AUTO would keep float, which depend on values, as int8."""
+        form = self._calibration.form
+        return replace(form, keep=()) if form.keep == KEEP_AUTO else form
 
     def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
         if not self.calibrates:

@@ -87,7 +87,7 @@ def export_one(
             runtime, oldest = targets.runtime_version(options.min_runtime)
             plain = plain.for_runtime(runtime, oldest) if runtime in plain.runtimes else plain
         computing = plain if options.compute is None else plain.computing(options.compute)
-        ranged = calibrated(computing, task, options.calib_samples, say)
+        ranged = calibrated(computing, task, options.calib_samples, say).keeping(options.keep_float)
         if options.rounding != targets.CALIBRATED:
             return ranged
         return rounded(ranged, task, options.calib_samples, say)
@@ -202,7 +202,8 @@ def export_networks(
                 begin(f"looking at the values that {path.name} has to hold")
                 roles[name] = roles[name].holding(shipped, example, real)
                 if held := ", ".join(roles[name].fp32):
-                    say(f"{target.name}: fp16 does not hold the values of {held}, which compute in fp32")
+                    words = "int8 loses too much in" if target.calibrates else "fp16 does not hold the values of"
+                    say(f"{target.name}: {words} {held}, which compute in {'float' if target.calibrates else 'fp32'}")
                 begin(f"writing {path.name}")
                 encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
             except UsageError as error:

@@ -51,6 +51,15 @@ class ExportOptions:
         "activations too (`precision` w8a8), and by which `rounding` calibrated chooses codes.",
         unset="256",
     )
+    keep_float: tuple[str, ...] = option(
+        (),
+        kind=NAMES,
+        metavar="LAYERS",
+        help="Layers that stay float in files that compute in int8 (`precision` w8a8), comma-separated, each the name "
+        "of a layer or of a module around several; auto keeps those without whose rounding the "
+        "outputs lose least, an eighth of all at most, and none where little is lost.",
+        unset="all layers that have an int8 form compute in int8",
+    )
     rounding: str | None = option(
         None,
         metavar="HOW",

@@ -85,7 +85,7 @@ class Target(ABC):
     compute: str | None = None
     """What its files were asked to compute in; None: the target's own choice."""
     fp32: tuple[str, ...] = ()
-    """The operations that compute in fp32 in a file that computes in less, as fp16 does not hold their values."""
+    """The operations and layers that compute in float in a file that computes in less, as that loses too much there."""
     rounding: Rounding | None = None
     """What chooses the codes of weights; None: the nearest are taken."""
     metadata: Mapping[str, str] = MappingProxyType({})
@@ -138,6 +138,14 @@ class Target(ABC):
         """The same target with the ranges of activations that `samples` (batched) lead to in each network it writes.
 
         Raises UsageError for samples from which no range follows.
+        """
+        return self
+
+    def keeping(self, names: tuple[str, ...]) -> Target:
+        """The same target, with layers that stay float where it computes in int8.
+
+        names: of layers or of modules around them; `w8a8.KEEP_AUTO`: those that lose most. `write` raises
+        UsageError for a name that is of neither.
         """
         return self
 
@@ -357,9 +365,19 @@ def runtime_version(text: str) -> tuple[str, tuple[int, int]]:
 
 
 def require_used(
-    targets: Sequence[Target], min_os: str | None, calib_samples: int | None, min_runtime: str | None = None
+    targets: Sequence[Target],
+    min_os: str | None,
+    calib_samples: int | None,
+    min_runtime: str | None = None,
+    keep_float: tuple[str, ...] = (),
 ) -> None:
     """Raises UsageError for an option of `export` that none of these targets has a use for."""
+    if keep_float and not any(target.calibrates for target in targets):
+        raise UsageError(
+            "`keep_float` says which layers stay float where all others compute in int8: give `precision` w8a8",
+            code="unused-option",
+            option="keep_float",
+        )
     if min_runtime is not None:
         name, version = runtime_version(min_runtime)
         if not (takers := [target for target in targets if name in target.runtimes]):

@@ -10,8 +10,8 @@ point per tensor. Biases are int32, in steps of their sums.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +20,7 @@ from dwindle.export.blame import refusal
 from dwindle.export.fold import tensors, trace
 from dwindle.export.quiet import quiet
 from dwindle.export.w8a8_codes import Layer
-from dwindle.export.w8a8_convert import converted, value_of
+from dwindle.export.w8a8_convert import converted, is_call, value_of
 from dwindle.export.w8a8_samples import check_samples
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Form:
     whole: bool = False
     """Whether ranges are all that the samples take, as they are where another library finds them; else those of least
     squared error where these are nearer."""
+    keep: tuple[str, ...] = ()
+    """The layers that stay float, by their names or those of modules around them; `KEEP_AUTO`: those that lose most."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Quantized:
     weights_only: nn.Module
     """The network with weights and biases as the file stores them, its activations in fp32."""
     layers: tuple[Layer, ...]
+    kept: tuple[str, ...]
+    """The names of the layers that stay float, though they have an int8 form."""
+    layer_of: Mapping[str, str]
+    """The name of the layer that a call of the program is of, by the call's name."""
 
     @property
     def activations_only(self) -> GraphModule:
@@ -76,6 +82,7 @@ class Quantized:
 
 
 FORM = Form()
+KEEP_AUTO = ("auto",)
 
 
 def require_packages() -> None:
@@ -94,12 +101,33 @@ def quantize(network: nn.Module, samples: tuple[Tensor, ...], form: Form = FORM)
     Raises UsageError for samples that no range follows from, and for a network that cannot be traced or quantised.
     """
     check_samples(samples)
+    if form.keep != KEEP_AUTO:
+        return _quantized(network, samples, form)
+    from dwindle.export.w8a8_keep import judging, most_lossy, noise
+
+    every = _quantized(network, samples, replace(form, keep=()))
+    few = judging(samples)
+    if not (lossy := most_lossy(network, every, few)):
+        return every
+    fewer = _quantized(network, samples, replace(form, keep=lossy))
+    return min(every, fewer, key=lambda made: noise(network, made.program, few))
+
+
+def _quantized(network: nn.Module, samples: tuple[Tensor, ...], form: Form) -> Quantized:
+    from dwindle.export.w8a8_keep import named_layers, neighbours
+
     one = tuple(tensor[:1] for tensor in samples)
     traced = trace(copy.deepcopy(network), one).module()  # whose tensors are the traced network's own
     names = _names(traced)
+    layer_of = {call: read[0].rpartition(".")[0] for call, read in names.items() if read and read[0]}
+    kept = named_layers(list(dict.fromkeys(layer_of.values())), form.keep)
+
+    def floating(call: Node) -> bool:
+        return bool(kept) and neighbours(call, layer_of) <= set(kept)
+
     try:
         with quiet():
-            program = converted(traced, samples, whole=form.whole)
+            program = converted(traced, samples, whole=form.whole, floating=floating)
     except UsageError:
         raise
     except Exception as error:
@@ -112,20 +140,20 @@ def quantize(network: nn.Module, samples: tuple[Tensor, ...], form: Form = FORM)
         rounded |= {name: tensor.half().float() for name, tensor in left.items() if tensor.dtype == _float32()}
         _set(program, rounded)
     decoding = tuple((one.weight, one.decoded) for one in found)
-    return Quantized(program, _with(network, rounded), layers, decoding)
+    return Quantized(program, _with(network, rounded), layers, kept, layer_of, decoding)
 
 
 class Calibration:
     """Quantises networks by samples. The last result is cached, as it takes as long as running all samples."""
 
     def __init__(self, form: Form = FORM) -> None:
-        self._form = form
+        self.form = form
         self._last: tuple[nn.Module, Quantized] | None = None
 
     def of(self, network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
         """What `quantize` makes of a network; the samples are the same in every call."""
         if self._last is None or self._last[0] is not network:
-            self._last = network, quantize(network, samples, self._form)
+            self._last = network, quantize(network, samples, self.form)
         return self._last[1]
 
 
@@ -156,8 +184,8 @@ def _names(traced: nn.Module) -> dict[str, list[str | None]]:
 def _layers(names: dict[str, list[str | None]], converted: GraphModule) -> Iterator[_Found]:
     for node in converted.graph.nodes:
         read = names.get(node.name, [])
-        if read and read[0] and _is("dequantize_per_channel", node.args[1]):
-            step = node.args[0].args[1] if _is("dequantize_per_tensor", node.args[0]) else None
+        if read and read[0] and is_call(node.args[1], "dequantize_per_channel"):
+            step = node.args[0].args[1] if is_call(node.args[0], "dequantize_per_tensor") else None
             yield _Found(read[0], read[1] if len(read) > 1 else None, node.args[1], step)
 
 
@@ -222,10 +250,6 @@ def _with(network: nn.Module, rounded: dict[str, Tensor]) -> nn.Module:
                     assert not ((tensor == 0) & (rounded[name] != 0)).any(), f"{name} was pruned, and is no longer"
                 tensor.copy_(rounded[name])
     return copied
-
-
-def _is(operator: str, node: Any) -> bool:
-    return getattr(node, "op", None) == "call_function" and f".{operator}." in f".{node.target}."
 
 
 def _value(argument: Any, module: GraphModule) -> Any:

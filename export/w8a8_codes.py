@@ -28,6 +28,11 @@ class Layer(NamedTuple):
     bias_codes: np.ndarray | None
     """int32. Their scales are the weight's times that of the layer's input."""
 
+    @property
+    def path(self) -> str:
+        """The layer's own name in the network."""
+        return self.weight.rpartition(".")[0]
+
 
 def recoded(network: nn.Module, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     """The layers with the codes of another network of the same architecture. Biases keep theirs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,14 @@ _HUGE = 1e30
 """From this value on, a number stands for an infinite one."""
 
 
-def converted(traced: nn.Module, samples: tuple[Tensor, ...], *, whole: bool) -> GraphModule:
+def converted(
+    traced: nn.Module, samples: tuple[Tensor, ...], *, whole: bool, floating: Callable[[Node], bool]
+) -> GraphModule:
     """A traced network in int8, for a batch of one, its activations' ranges those that `samples` take.
 
     The ranges are those of least squared error, or all that the samples take, whichever leaves the outputs nearer to
-    the network's; with `whole` the latter. Raises UsageError, naming the value, where no range follows.
+    the network's on some samples that they were not taken from; with `whole` the latter. floating: whether a
+    call stays float. Raises UsageError, naming the value, where no range follows.
     """
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -58,18 +62,25 @@ def converted(traced: nn.Module, samples: tuple[Tensor, ...], *, whole: bool) ->
 
         def annotate(self, model: GraphModule) -> GraphModule:
             annotated: GraphModule = super().annotate(model)
-            for node in (*_reading_infinity(annotated), *_of_whole_numbers(annotated)):
+            kept = {node for node in annotated.graph.nodes if floating(node)}
+            for node in annotated.graph.nodes:
+                if kept.intersection(_shared_with(node.meta.get(Q_ANNOTATION_KEY))):
+                    kept.add(node)
+            for node in (*_reading_infinity(annotated), *_of_whole_numbers(annotated), *kept):
                 node.meta.pop(Q_ANNOTATION_KEY, None)
             return annotated
 
-    observed = prepare_pt2e(traced, Finite().set_global(config))
     each = list(zip(*(tensor.split(1) for tensor in samples), strict=True))
+    judged = each[:: max(1, len(each) // _JUDGED)]
     with torch.no_grad():
-        for sample in each:
-            observed(*sample)
+        exact = [flat(traced(*sample)) for sample in judged]
+    observed = prepare_pt2e(traced, Finite().set_global(config))
+    apart = not whole and len(each) >= 4 * len(judged)
+    with torch.no_grad():
+        for place, sample in enumerate(each):
+            if not apart or place % (len(each) // _JUDGED):
+                observed(*sample)
         _require_ranges(observed)
-        judged = each[:: max(1, len(each) // _JUDGED)]
-        exact = [_flat(observed(*sample)) for sample in judged]  # an observer passes values on as they are
         clipped = None if whole else convert_pt2e(copy.deepcopy(observed))
         for module in observed.modules():
             if isinstance(module, Range):
@@ -77,20 +88,33 @@ def converted(traced: nn.Module, samples: tuple[Tensor, ...], *, whole: bool) ->
         unclipped: GraphModule = convert_pt2e(observed)
 
         def noise(program: GraphModule) -> float:
-            found = [_flat(program(*sample)) for sample in judged]
+            found = [flat(program(*sample)) for sample in judged]
             return sum(float(((a - b) ** 2).sum()) for a, b in zip(exact, found, strict=True))
 
         return unclipped if clipped is None else min(clipped, unclipped, key=noise)
 
 
-def _flat(outputs: Any) -> Tensor:
+def _shared_with(annotation: Any) -> list[Node]:
+    """The nodes whose own range a node's values share."""
+    from torchao.quantization.pt2e.quantizer import SharedQuantizationSpec
+
+    if annotation is None:
+        return []
+    specs = [*annotation.input_qspec_map.values(), annotation.output_qspec]
+    return [
+        one.edge_or_node
+        for one in specs
+        if isinstance(one, SharedQuantizationSpec) and not isinstance(one.edge_or_node, tuple)
+    ]
+
+
+def flat(outputs: Any) -> Tensor:
     """All floating-point values of a network's outputs, in a row."""
     import torch
     from torch.utils._pytree import tree_leaves
 
-    return torch.cat(
-        [one.flatten().double() for one in tree_leaves(outputs) if one.is_floating_point()] or [torch.zeros(1)]
-    )
+    floats = [one.flatten().double() for one in tree_leaves(outputs) if one.is_floating_point()]
+    return torch.cat(floats or [torch.zeros(1)])
 
 
 def _require_ranges(observed: GraphModule) -> None:
@@ -165,3 +189,8 @@ def value_of(name: str, module: GraphModule) -> Any:
     """A tensor of a graph, by the name that it reads it by."""
     owner, _, leaf = name.rpartition(".")
     return getattr(module.get_submodule(owner), leaf)
+
+
+def is_call(node: Any, operator: str) -> bool:
+    """Whether a node of a graph calls this operator."""
+    return getattr(node, "op", None) == "call_function" and f".{operator}." in f".{node.target}."

@@ -17,7 +17,7 @@ from dwindle.export.fold import fold, foldable, short_names
 from dwindle.export.int8_target import Int8Target
 from dwindle.export.quantize import Stored, quantized, stored
 from dwindle.export.quiet import quiet
-from dwindle.export.target import Outputs, one_by_one
+from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import Form, quantize, require_packages
 from dwindle.export.w8a8_codes import held, recoded
 from dwindle.export.w8a8_samples import noise_like
@@ -138,7 +138,7 @@ class CoreML(Int8Target):
         """The same target with other arguments."""
         own = {"interface": self.interface, "compute": self.compute, "fp32": self._beyond, "samples": self.samples}
         made = CoreML(self.precision, self.min_os, **{**own, **changed})
-        made.rounding, made.metadata = self.rounding, self.metadata
+        made.rounding, made.metadata, made._calibration = self.rounding, self.metadata, self._calibration
         return made
 
     def computing(self, compute: str) -> CoreML:
@@ -157,7 +157,7 @@ class CoreML(Int8Target):
             )
         return self._but(compute=compute)
 
-    def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> CoreML:
+    def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Target:
         """The same target, with the operations in fp32 that fp16 does not hold on `real`.
 
         It is `self` where a file in fp16 throughout is right, and where nothing here can run its operations.
@@ -166,7 +166,9 @@ class CoreML(Int8Target):
         from dwindle.export.coreml.program import convert
         from dwindle.export.parity import outputs_of
 
-        if self.arithmetic == "fp32" or self.interface.image or self.calibrates:
+        if self.calibrates:
+            return super().holding(network, inputs, real)
+        if self.arithmetic == "fp32" or self.interface.image:
             return self
         samples = tuple(as_fed(one[:_SAMPLES]) for one in real)
         with tempfile.TemporaryDirectory() as folder:
@@ -255,7 +257,7 @@ class CoreML(Int8Target):
         from dwindle.export.coreml.program import convert_int8
 
         pairs = foldable(module, inputs)
-        made = quantize(fold(module, pairs), self.samples or noise_like(inputs), self._form)
+        made = quantize(fold(module, pairs), self.samples or noise_like(inputs), self._counted)
         program = convert_int8(made, inputs, self.min_os, self.interface)
 
         def files(candidate: nn.Module) -> dict[str, bytes]:

@@ -69,6 +69,11 @@ class ExecuTorchCoreML(Target):
         changed.package, changed.samples = self.package.calibrated(samples), samples
         return changed
 
+    def keeping(self, names: tuple[str, ...]) -> ExecuTorchCoreML:
+        changed = copy.copy(self)
+        changed.package = self.package.keeping(names)
+        return changed
+
     def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:
         return self.package.as_stored(network, activations=activations)
 

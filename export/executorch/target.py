@@ -67,7 +67,9 @@ class ExecuTorch(Int8Target):
         # all differ, and so no trained network's file is larger. The ranges of int8 do not change it.
         network = deployable(module, inputs)
         if self.calibrates:
-            size = len(_lowered(quantize(distinct(network), noise_like(inputs)).program, inputs, network))
+            size = len(
+                _lowered(quantize(distinct(network), noise_like(inputs), self._counted).program, inputs, network)
+            )
         else:
             size = len(lower(network, inputs).content)
         return lambda candidate: size

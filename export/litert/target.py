@@ -130,7 +130,7 @@ class LiteRT(Int8Target, FilledTarget):
             return super().packer(module, inputs)
         # Every int8 weight takes a byte, and neither ranges nor values change what a file takes.
         network, noise = distinct(deployable(module, inputs)), noise_like(inputs)
-        size = len(self._int8(network, inputs, noise, quantize(network, noise)))
+        size = len(self._int8(network, inputs, noise, quantize(network, noise, self._counted)))
         return lambda candidate: size
 
     def _filled(

@@ -114,7 +114,7 @@ class Onnx(Int8Target):
 
         pairs = foldable(module, inputs)
         network = fold(module, pairs)
-        made = quantize(distinct(network), noise_like(inputs), self._form)
+        made = quantize(distinct(network), noise_like(inputs), self._counted)
         graph = self._in_range(qdq.skeleton(network, made, inputs, self._opset))
 
         def size(candidate: nn.Module) -> int:

@@ -13,6 +13,7 @@ from dwindle.compress.request import Request
 from dwindle.errors import UsageError
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.quantize import quantized, stored
+from dwindle.export.w8a8 import Form, quantize
 
 INPUTS = (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
@@ -87,3 +88,57 @@ def test_what_cannot_be_trained_through_is_refused(tmp_path: Path, options: dict
     with pytest.raises(UsageError) as refused:
         compress(asked, tmp_path / "net.dwindle")
     assert (refused.value.code, refused.value.option) == (code, "qat")
+
+
+def plain() -> nn.Module:
+    """Layers whose inputs and outputs are all that int8 rounds, in training mode."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(96, 5),
+    )  # fmt: skip
+
+
+def test_at_w8a8_layers_read_what_they_will_read_in_the_file() -> None:
+    samples = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    model = plain()
+    model(samples)
+    exact = model.eval()(samples)
+    made = quantize(deployable(model, INPUTS), (samples,), Form(whole=True))
+    file = torch.cat([made.program(sample) for sample in samples.split(1)])
+    rounding = Rounding(model, INPUTS, "w8a8")
+    rounding.round()
+    trained_through = model(samples)
+    rounding.close()
+    assert torch.equal(model(samples), exact)
+    # What is left is the rounding of the outputs, and of a range that a few more samples would widen.
+    assert (trained_through - file).square().mean() < (exact - file).square().mean() / 2
+    weights = tensors(made.weights_only)
+    rounding.round()
+    for name in ("0.weight", "3.weight", "6.weight"):
+        assert torch.allclose(tensors(deployable(model, INPUTS))[name], weights[name], rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_pass_straight_through_rounded_activations() -> None:
+    model = plain().train()
+    rounding = Rounding(model, INPUTS, "w8a8")
+    rounding.round()
+    model(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    assert all(one.grad is not None and one.grad.abs().sum() > 0 for one in model.parameters())
+
+
+def test_batch_norm_is_frozen_while_its_scale_is_rounded_and_free_afterwards() -> None:
+    model = plain().train()
+    norm = model.get_submodule("1")
+    rounding = Rounding(model, INPUTS, "int8")
+    rounding.round()
+    before = {name: tensor.clone() for name, tensor in norm.named_buffers()}
+    model.train()  # as a task does at the start of an epoch
+    model(torch.randn(4, 3, 8, 8))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.named_buffers())
+    rounding.close()
+    assert norm.training
+    model(torch.randn(4, 3, 8, 8))
+    assert not torch.equal(norm.get_buffer("running_mean"), before["running_mean"])
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    assert not hooks

@@ -258,7 +258,7 @@ def digits_pruning(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Dropout(), nn.Linear(32, 10))
     )
     solver = Solver(Budget(density=0.3), Blocks(), nonzero_bytes, "onnx")
-    settings = PruningSettings(method(name), 0.2, rounds=2, save_every=0.0, gradual=gradual, qat=qat, precision="int8")
+    settings = PruningSettings(method(name), 0.2, rounds=2, save_every=0.0, gradual=gradual, qat=qat, precision="w8a8")
     return IterativePruning(
         folder,
         network,
