@@ -107,7 +107,7 @@ def quantize(network: nn.Module, samples: tuple[Tensor, ...], form: Form = FORM)
 
     every = _quantized(network, samples, replace(form, keep=()))
     few = judging(samples)
-    if not (lossy := most_lossy(network, every, few)):
+    if not (lossy := most_lossy(network, every.layers, every.activations_only, every.layer_of, few)):
         return every
     fewer = _quantized(network, samples, replace(form, keep=lossy))
     return min(every, fewer, key=lambda made: noise(network, made.program, few))

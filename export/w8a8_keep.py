@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.fx import Node
 
-    from dwindle.export.w8a8 import Quantized
     from dwindle.export.w8a8_codes import Layer
 
 _JUDGED = 4
@@ -88,35 +87,43 @@ def _met(node: Node, layer_of: Mapping[str, str], *, up: bool) -> set[str]:
     return found
 
 
-def most_lossy(network: nn.Module, made: Quantized, samples: tuple[Tensor, ...]) -> tuple[str, ...]:
+def most_lossy(
+    network: nn.Module,
+    layers: Sequence[Layer],
+    program: fx.GraphModule,
+    layer_of: Mapping[str, str],
+    samples: tuple[Tensor, ...],
+) -> tuple[str, ...]:
     """The layers without whose rounding, and that of the values between them, the outputs lose least.
 
     What each weight and each value adds to the outputs' noise is measured by rounding it alone; the noise of several
     adds up. Layers are taken by what they spare, each time those with the most for one of them. Empty where all of them
     together leave enough of the outputs.
+
+    layers: those in int8. program: rounds the values between them, and no weights. layer_of: as in `neighbours`.
     """
     noises: dict[frozenset[str], float] = defaultdict(float)
     signal = 0.0
-    for layer in made.layers:
+    for layer in layers:
         noises[frozenset({layer.path})] += noise(network, _weight_rounded(network, layer), samples)
-    by_value = _ByValue(made.activations_only, made.layer_of)
+    by_value = _ByValue(program, layer_of)
     exact: list[Any] = []
     with torch.no_grad():
         each = list(zip(*(tensor.split(1) for tensor in samples), strict=True))
         exact = [flat(by_value.of(sample, None)) for sample in each]
         signal = sum(float((one**2).sum()) for one in exact)
-        for value, layers in by_value.values.items():
+        for value, between in by_value.values.items():
             found = [flat(by_value.of(sample, value)) for sample in each]
-            noises[layers] += sum(float(((a - b) ** 2).sum()) for a, b in zip(exact, found, strict=True))
-    every = list(dict.fromkeys(layer.path for layer in made.layers))
+            noises[between] += sum(float(((a - b) ** 2).sum()) for a, b in zip(exact, found, strict=True))
+    every = list(dict.fromkeys(layer.path for layer in layers))
     allowed, most = signal * 10 ** (-_ENOUGH / 10), max(2, math.ceil(len(every) / _SHARE))
     kept: frozenset[str] = frozenset()
 
     def left(keeping: frozenset[str]) -> float:
-        return sum(each for layers, each in noises.items() if not layers <= keeping)
+        return sum(one for between, one in noises.items() if not between <= keeping)
 
     while left(kept) > allowed:
-        choices = [kept | layers for layers in noises if layers - kept and len(kept | layers) <= most]
+        choices = [kept | between for between in noises if between - kept and len(kept | between) <= most]
         if not choices:
             break
         kept = max(choices, key=lambda them: (left(kept) - left(them)) / len(them - kept))
