@@ -237,7 +237,7 @@ def prepare(request: Request) -> Prepared:
     model = flat(model, signature)
     network = Network(model, inputs)
     target = targets.load(request.target, request.precision).described(facts(task.preprocessing))
-    targets.require_dynamic(target, signature)
+    targets.require_inputs(target, signature)
     size_of = Sizer(target, inputs)
     size_of(model)  # what the target can't take is known before anything is trained
     solvers = tuple(

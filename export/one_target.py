@@ -77,7 +77,7 @@ def export_one(
     net, dense = restore(checkpoint, trust), restore_dense(checkpoint, trust)
     signature = checkpoint.signature or task.signature(dense)
     signature = varying(signature, options.dynamic) if options.dynamic else signature
-    targets.require_dynamic(targets.load(name), signature)
+    targets.require_inputs(targets.load(name), signature)
     net, dense = flat(net, signature), flat(dense, signature)
     example = task.example_inputs()
 

@@ -66,6 +66,8 @@ class Target(ABC):
     """What each kind of pruning changes about size and speed, with grounds and sources."""
     fastest: ClassVar[str] = "channel"
     """The granularity whose pruning makes its inference fastest, as `granularity` names it: what `fast` stands for."""
+    lacks: ClassVar[tuple[str, ...]] = ()
+    """The dtypes that inputs of its files can't have, as torch names them, such as `uint8`."""
     dynamic: ClassVar[bool] = False
     """Whether its files can have inputs whose sizes vary. If so, `write` makes such ones for a network whose signature
     says so (`export.dynamic`), and `run` takes `batch`."""
@@ -406,8 +408,16 @@ def require_used(
         )
 
 
-def require_dynamic(target: Target, signature: Signature) -> None:
-    """Raises UsageError where sizes of a network's inputs vary, and a target's files can't have such inputs."""
+def require_inputs(target: Target, signature: Signature) -> None:
+    """Raises UsageError where a target's files can't have a network's inputs: their dtypes, or sizes that vary."""
+    for one in signature.inputs:
+        if one.dtype in target.lacks:
+            raise UsageError(
+                f"inputs of {target.name} files can't be {one.dtype}, as {one.name!r} of `example_inputs` is: give the "
+                "model another dtype, such as int32 or float32, and convert that in its forward",
+                code="no-such-dtype",
+                name=one.name,
+            )
     if signature.fixed or target.dynamic:
         return
     raise UsageError(

@@ -23,6 +23,7 @@ from torch import Tensor
 from dwindle.errors import DwindleError, UsageError, one_line
 from dwindle.metrics import ACCURACY
 from dwindle.models import ranks
+from dwindle.models.fed import as_example
 from dwindle.models.inputs import row_major
 from dwindle.models.likeness import Likeness
 from dwindle.models.signature import flat, nested, signature_of
@@ -176,12 +177,14 @@ class CheckedTask:
     ) -> None:
         """Trains `model` as `dwindle.task.Task.fit` does; `on_step` gets the loss as a float.
 
-        context: what the message adds should `fit` raise, such as ` in round 2; round 1 is saved`.
+        context: what the message adds should `fit` raise, such as ` in round 2; round 1 is saved`. Raises UsageError
+        where `fit` gives the model other inputs than `example_inputs`.
         """
         # Only fine-tuning asks a task for more than the protocol's two arguments.
         options = {LAST_LR: True} if last_lr else {}
-        with users_code("fit", context):
-            self.given.fit(nested(model), start=start, on_step=lambda loss: on_step(_loss(loss)), **options)
+        trained = nested(model)
+        with as_example(trained, self.example_inputs(), self.keywords), users_code("fit", context):
+            self.given.fit(trained, start=start, on_step=lambda loss: on_step(_loss(loss)), **options)
 
     def evaluate(self, model: nn.Module, split: Split) -> float:
         """The task's metric, the same on every rank; raises UsageError for anything but one finite number.

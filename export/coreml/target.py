@@ -72,6 +72,7 @@ class CoreML(Int8Target):
     precisions = ("fp16", "int8", "int4", "palette4", "w8a8")
     systems = ("iOS16", "iOS17", "iOS18")
     packages = ("torch", "coremltools")
+    lacks = ("int8", "uint8", "complex64")
     _form = Form(rest="fp16", bias="fp16")
     takes_interface = True
     holds_metadata = True

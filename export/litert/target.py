@@ -43,6 +43,7 @@ class LiteRT(Int8Target, FilledTarget):
     suffix = ".tflite"
     precisions = ("fp32", "fp16", "w8a8")
     packages = ("torch", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
+    lacks = ("complex64",)
     fastest = "unstructured"
     holds_metadata = True
     _form = Form(whole=True)

@@ -36,6 +36,7 @@ class MNN(FilledTarget):
     suffix = ".mnn"
     precisions = ("fp32", "fp16", "int8")
     packages = ("torch", "onnx", "MNN")
+    lacks = ("int8", "uint8", "complex64")
     effects = Effects(
         weights=Effect(
             True,

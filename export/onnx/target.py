@@ -42,6 +42,7 @@ class Onnx(Int8Target):
     precisions = ("fp32", "fp16", "int8", "int4", "palette4", "w8a8")
     dynamic = True
     packages = ("torch", "onnx", "onnxscript", "onnxruntime")
+    lacks = ("complex64",)
     effects = Effects(
         weights=Effect(True, "a Golomb-Rice code of the mask, and the surviving weights", (_UNPACKED,)),
         n_of_m=Effect(True, "a code of the mask (base 6 for 2:4), and the surviving weights", (_UNPACKED,)),

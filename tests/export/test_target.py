@@ -18,8 +18,9 @@ from dwindle.export.coreml.interface import Interface
 from dwindle.export.fold import deployable
 from dwindle.export.one_target import export_networks
 from dwindle.export.parity import check
-from dwindle.export.target import Outputs, Target
+from dwindle.export.target import Outputs, Target, load, require_inputs
 from dwindle.manifest import Manifest
+from dwindle.signature import Input, Signature
 
 OURS = ["coreml", "executorch", "executorch-coreml", "litert", "mnn", "onnx", "pytorch"]
 EXAMPLE = (torch.zeros(1, 4),)
@@ -127,3 +128,20 @@ def test_an_earlier_name_of_a_precision_is_taken(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Raw, "renamed", {"half": "fp16"})
     registered(monkeypatch, Raw)
     assert targets.load("raw", "half").precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [("coreml", "uint8"), ("coreml", "int8"), ("mnn", "uint8"), ("litert", "complex64"), ("onnx", "complex64")],
+)
+def test_a_dtype_that_a_format_has_not_is_refused_by_the_inputs_name(target: str, dtype: str) -> None:
+    inputs = (Input("image", (1, 3), "float32"), Input("mask", (1, 3), dtype))
+    with pytest.raises(UsageError) as refused:
+        require_inputs(load(target), Signature(inputs, ()))
+    assert (refused.value.code, refused.value.name) == ("no-such-dtype", "mask")
+
+
+@pytest.mark.parametrize("target", ["coreml", "executorch", "litert", "mnn", "onnx", "pytorch"])
+@pytest.mark.parametrize("dtype", ["float32", "int64", "int32", "bool"])
+def test_every_format_has_the_dtypes_of_tokens_and_masks(target: str, dtype: str) -> None:
+    require_inputs(load(target), Signature((Input("x", (1, 3), dtype),), ()))
