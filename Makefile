@@ -55,7 +55,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 $(EXTRAS): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,mnn,attest,tensorboard,mlflow,trackio,timm,hf,datasets,lightning,docs]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,litert,mnn,attest,tensorboard,mlflow,trackio,timm,hf,datasets,lightning,ray,docs]"
 	touch $@
 
 .consumers/onnxruntime-1.15: PACKAGES := onnxruntime==1.15.1 "numpy<2"

@@ -8,15 +8,17 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 
-from dwindle.errors import UsageError
+from dwindle.errors import DwindleError, UsageError
 from dwindle.files import read_toml
+from dwindle.ray_cluster import as_finished
 
 AXES = "sweep"
 """The table of a file whose keys are options and whose values are lists."""
@@ -82,31 +84,52 @@ def trials(file: Path) -> list[Trial]:
     return named
 
 
-def sweep(file: Path, out: Path, say: Callable[[str], None], jobs: int = 1) -> list[Outcome]:
+def sweep(file: Path, out: Path, say: Callable[[str], None], jobs: int = 1, ray: str | None = None) -> list[Outcome]:
     """Runs the trials of a file, each to its end whatever becomes of the others; the outcomes in the trials' order.
 
     out: the folder for a checkpoint, a configuration file and a log of each. A sweep that is begun again resumes what
-    was interrupted, and finds what is finished. jobs: how many run at once; they share the cores.
-    Raises UsageError as `trials` does; nothing was run then.
+    was interrupted, and finds what is finished. jobs: how many run at once on a machine; they share its cores. ray: the
+    address of a Ray cluster whose machines run them, as `dwindle.ray_cluster.as_finished` takes it; each must find the
+    folder in the same place.
+    Raises UsageError as `trials` does, and where there is no such cluster; nothing was run then.
     """
     listed = trials(file)
     out.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    where = Path.cwd()
+    run = partial(_run, out=out.resolve(), threads=max(1, (os.cpu_count() or 1) // jobs), where=where)
+    outcomes: dict[int, Outcome] = {}
+    for place, found in _finished(run, listed, jobs, ray):
+        trial = listed[place]
+        lost = Outcome(trial.name, out / f"{trial.name}.dwindle", DwindleError.exit_code, str(found))
+        outcome = replace(found, path=lost.path) if isinstance(found, Outcome) else lost
+        say(f"{outcome.name}: {outcome.said}")
+        outcomes[place] = outcome
+    return [outcomes[place] for place in range(len(listed))]
 
-    def run(trial: Trial) -> Outcome:
-        config, path, log = (out / f"{trial.name}{end}" for end in (".toml", ".dwindle", ".log"))
-        config.write_text(tomlkit.dumps(trial.options), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "dwindle", "compress", f"--config={config}", "-o", str(path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        with log.open("w", encoding="utf-8") as printed:
-            done = subprocess.run(command, stdout=printed, stderr=subprocess.STDOUT, env=environment, check=False)
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        outcome = Outcome(trial.name, path, done.returncode, lines[-1] if lines else "it printed nothing")
-        say(f"{trial.name}: {outcome.said}")
-        return outcome
 
+def _finished(
+    run: Callable[[Trial], Outcome], listed: list[Trial], jobs: int, ray: str | None
+) -> Iterator[tuple[int, Outcome | str]]:
+    if ray is not None:
+        yield from as_finished(run, listed, ray, cpus=max(1, (os.cpu_count() or 1) // jobs))
+        return
     with ThreadPoolExecutor(jobs) as workers:
-        return list(workers.map(run, listed))
+        places = {workers.submit(run, trial): place for place, trial in enumerate(listed)}
+        yield from ((places[done], done.result()) for done in as_completed(places))
+
+
+def _run(trial: Trial, *, out: Path, threads: int, where: Path) -> Outcome:
+    """Runs a trial in a process of its own, by paths as seen from the folder `where`."""
+    config, path, log = (out / f"{trial.name}{end}" for end in (".toml", ".dwindle", ".log"))
+    config.write_text(tomlkit.dumps(trial.options), encoding="utf-8")
+    command = [sys.executable, "-P", "-m", "dwindle", "compress", f"--config={config}", "-o", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with log.open("w", encoding="utf-8") as printed:
+        done = subprocess.run(
+            command, stdout=printed, stderr=subprocess.STDOUT, env=environment, check=False, cwd=where
+        )
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return Outcome(trial.name, path, done.returncode, lines[-1] if lines else "it printed nothing")
 
 
 def finished(outcomes: list[Outcome]) -> Iterator[Path]:

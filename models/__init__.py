@@ -12,13 +12,23 @@ from dwindle.lazy import lazy_attributes
 if TYPE_CHECKING:
     from dwindle.models.adapters.lightning import LightningTask
     from dwindle.models.adapters.trainer import TrainerTask
+    from dwindle.models.adapters.ultralytics import UltralyticsTask
     from dwindle.models.build import ModelSpec
     from dwindle.models.classify import ImageClassification
     from dwindle.models.spec import TaskSpec
     from dwindle.models.supervised import Supervised
     from dwindle.models.tasks import make_task
 
-__all__ = ["ImageClassification", "LightningTask", "ModelSpec", "Supervised", "TaskSpec", "TrainerTask", "make_task"]
+__all__ = [
+    "ImageClassification",
+    "LightningTask",
+    "ModelSpec",
+    "Supervised",
+    "TaskSpec",
+    "TrainerTask",
+    "UltralyticsTask",
+    "make_task",
+]
 __getattr__ = lazy_attributes(
     __name__,
     {
@@ -28,6 +38,7 @@ __getattr__ = lazy_attributes(
         "Supervised": "dwindle.models.supervised",
         "TaskSpec": "dwindle.models.spec",
         "TrainerTask": "dwindle.models.adapters.trainer",
+        "UltralyticsTask": "dwindle.models.adapters.ultralytics",
         "make_task": "dwindle.models.tasks",
     },
 )

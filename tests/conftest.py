@@ -146,6 +146,12 @@ NEEDS = {
     "datasets": Need("dwindle[datasets] is not installed", _modules("datasets"), make=True),
     "transformers": Need("dwindle[hf] is not installed", _modules("transformers"), make=True),
     "lightning": Need("dwindle[lightning] is not installed", _modules("lightning"), make=True),
+    "ray": Need("dwindle[ray] is not installed", _modules("ray"), make=True),
+    # It is under AGPL-3.0 and brings its own OpenCV, so that nothing here installs it.
+    "ultralytics": Need(
+        "ultralytics is not installed: pip install --no-deps ultralytics ultralytics-thop opencv-python-headless",
+        _modules("ultralytics", "cv2"),
+    ),
     "accelerate": Need("dwindle[hf] is not installed", _modules("transformers", "accelerate"), make=True),
     "docs": Need("dwindle[docs] is not installed", _modules("mkdocs", "material", "mkdocstrings"), make=True),
     "fashion-mnist": Need("Debian's Fashion-MNIST is not installed", _fashion_mnist, ("dataset-fashion-mnist",)),

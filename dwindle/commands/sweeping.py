@@ -32,7 +32,14 @@ def _sweep_options(to: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="The number of trials that run at once, which share the cores. Default: 1.",
+        help="The number of trials that run at once on a machine, which share its cores. Default: 1.",
+    )
+    to.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run the trials on the machines of a Ray cluster (pip install 'dwindle[ray]'): its address, auto for the "
+        "one that this machine belongs to, or local for this machine alone. FOLDER must be the same place on all. "
+        "Default: none; they run in processes of this machine.",
     )
     json_option(to)
 
@@ -41,7 +48,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from dwindle.bench import frontier_report
     from dwindle.sweep import finished, sweep
 
-    outcomes = sweep(arguments.file, arguments.out, say, max(1, arguments.jobs))
+    outcomes = sweep(arguments.file, arguments.out, say, max(1, arguments.jobs), arguments.ray)
     if done := list(finished(outcomes)):
         say(f"wrote {frontier_report(done, arguments.out / 'frontier.html')}")
     failed = [each for each in outcomes if each.exit_code]

@@ -11,7 +11,7 @@ import pytest
 
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import UsageError
-from dwindle.sweep import finished, sweep, trials
+from dwindle.sweep import Outcome, finished, sweep, trials
 
 BASE = 'model = "zoo:resnet8"\ndata = "digits"\nepochs = 1\nrounds = 1\n'
 
@@ -75,3 +75,42 @@ def test_a_sweep_draws_its_frontier_and_resumes(tmp_path: Path) -> None:
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert times == [path.stat().st_mtime_ns for path in sorted(out.glob("*.dwindle/checkpoint.json"))]
+
+
+@pytest.mark.needs("ray")
+@pytest.mark.slow
+def test_a_ray_cluster_runs_the_trials_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "sweep.toml", 'rehearsal = false\n[sweep]\ndensity = ["50%", "20%", "200%"]\n')
+    command = [sys.executable, "-m", "dwindle", "sweep", "sweep.toml", "-o", "out", "--jobs", "2", "--ray", "local"]
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert first.returncode == 1, first.stderr
+    assert "2 of 3 trials" in first.stdout
+    assert "density=200-" in first.stdout
+    out = tmp_path / "out"
+    assert (out / "frontier.html").stat().st_size > 1000
+    assert [Checkpoint.load(path).done for path in sorted(out.glob("*.dwindle"))] == [True, True]
+    times = [path.stat().st_mtime_ns for path in sorted(out.glob("*.dwindle/checkpoint.json"))]
+    assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 1
+    assert times == [path.stat().st_mtime_ns for path in sorted(out.glob("*.dwindle/checkpoint.json"))]
+
+
+@pytest.mark.needs("ray")
+def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
+    file = write(tmp_path / "sweep.toml", "[sweep]\nseed = [0, 1]\n")
+    with pytest.raises(UsageError) as caught:
+        sweep(file, tmp_path / "out", print, ray="auto")
+    assert (caught.value.code, caught.value.option, caught.value.name) == ("unreachable", "ray", "auto")
+    assert not list((tmp_path / "out").glob("*.log"))
+
+
+def test_a_trial_that_a_cluster_lost_is_an_outcome_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cluster(run: Any, over: list[Any], address: str, cpus: int) -> Any:
+        yield 1, "its machine was lost"
+        yield 0, Outcome(over[0].name, Path("/there/net.dwindle"), 0, "smaller")
+
+    monkeypatch.setattr("dwindle.sweep.as_finished", cluster)
+    file = write(tmp_path / "sweep.toml", "[sweep]\nseed = [0, 1]\n")
+    outcomes = sweep(file, tmp_path / "out", lambda line: None, ray="auto")
+    assert [(each.exit_code, each.path.name) for each in outcomes] == [(0, "seed=0.dwindle"), (1, "seed=1.dwindle")]
+    assert outcomes[1].said == "its machine was lost"
