@@ -34,6 +34,10 @@ class Shipped:
     """Why its outputs were never compared with the network's, where they weren't."""
     widened: str | None
     """A sentence about a given tolerance of its outputs that allows more than rounding explains."""
+    compute: str | None
+    """What it was asked to compute in; None: the target's own choice."""
+    fp32: tuple[str, ...]
+    """The operations that compute in fp32 in a file that computes in fp16."""
     consumers: tuple[Consumer, ...]
     """The programs that load it, and those that don't."""
     zeros: tuple[str, ...]
@@ -63,6 +67,8 @@ def shipped(exports: Path) -> tuple[list[Shipped], list[str]]:
                 dense_bytes=manifest.dense.bytes,
                 unproven=manifest.parity.not_run,
                 widened=manifest.parity.widened,
+                compute=manifest.compute,
+                fp32=manifest.fp32,
                 consumers=manifest.consumers,
                 zeros=manifest.zeros,
                 altered=tuple(filter(None, (altered(path.parent, file) for file in manifest.files))),

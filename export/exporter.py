@@ -136,6 +136,13 @@ def _check(options: ExportOptions) -> None:
             code="out-of-range",
             option="max_drop",
         )
+    if options.compute == "fp16" and options.precision == "fp32":
+        raise UsageError(
+            "`compute` fp16 rounds weights to fp16 before it computes with them: give `precision` fp16 or fewer bits, "
+            "or leave out `compute`",
+            code="conflict",
+            option="compute",
+        )
     if options.tolerance is not None and not 0 < options.tolerance < 1:
         raise UsageError(
             f"`tolerance` is {options.tolerance:g}: give a share of the largest output, above 0 and below 1",

@@ -82,9 +82,10 @@ class ExportOptions:
     compute: str | None = option(
         None,
         metavar="PRECISION",
-        help="What Core ML files compute in, fp16 or fp32. In fp16, operations whose values it does not hold on real "
-        "inputs still compute in fp32.",
-        unset="fp16",
+        help="What Core ML and ONNX files compute in: fp16, which GPUs and NPUs are made for, or fp32. In fp16, "
+        "operations whose values it does not hold on real inputs still compute in fp32, and inputs and outputs of ONNX "
+        "files stay in it.",
+        unset="fp16 for Core ML, fp32 for ONNX",
     )
     tolerance: float | None = option(
         None,

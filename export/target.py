@@ -177,9 +177,9 @@ class Target(ABC):
         return changed
 
     def computing(self, compute: str) -> Target:
-        """The same target, whose files compute in `compute`, one of `computes`; raises UsageError for another."""
+        """The same target, whose files compute in `compute`, fp16 or fp32; raises UsageError where it can't choose."""
         raise UsageError(
-            f"{self.name} files compute in {self.arithmetic} alone: leave out `compute`, or export to coreml",
+            f"{self.name} files compute in {self.arithmetic} alone: leave out `compute`, or export to coreml or onnx",
             code="no-compute",
             option="compute",
             name=self.name,

@@ -69,6 +69,10 @@ def _show(arguments: argparse.Namespace) -> int:
         if export.widened:
             page.append(f"tolerance: {export.path.parent.name}/{export.path.name}: {export.widened}")
         page += [f"{export.path.parent.name}: {sentence}" for sentence in export.zeros]
+        if export.compute or export.fp32:
+            but = f"fp16 but for {', '.join(export.fp32)}, whose values it does not hold: these compute in fp32"
+            how = but if export.fp32 else export.compute
+            page.append(f"computes in: {export.path.parent.name}/{export.path.name}: {how}")
         if export.consumers:
             read = "; ".join(map(str, export.consumers))
             page.append(f"read by: {export.path.parent.name}/{export.path.name}: {read}")

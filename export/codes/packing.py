@@ -50,15 +50,20 @@ class Form:
     """Bytes: of mask and survivors, and about what the graph takes for this tensor."""
 
 
-def forms(tensor: Stored, *, pack: bool) -> dict[Code, Form]:
-    """Every form worth considering for a tensor, by its code. Without `pack`, only those that store zeros."""
+def forms(tensor: Stored, *, pack: bool, half: bool = False) -> dict[Code, Form]:
+    """Every form worth considering for a tensor, by its code. Without `pack`, only those that store zeros.
+
+    half: whether the graph computes with fp16 as it is stored.
+    """
     array, values = tensor.values, _values(tensor)
     none = np.zeros(0, np.intp)
-    kind = "plain" if array.dtype not in (np.float16, np.int8) or (tensor.axis is not None and not pack) else "dense"
+    as_read = (np.float32, np.float16) if half else (np.float32,)
+    unpacked = (np.int8,) if half else (np.float16, np.int8)
+    kind = "plain" if array.dtype not in unpacked or (tensor.axis is not None and not pack) else "dense"
     size = array.size * tensor.bits / 8 + _PART * (kind == "dense")
     plain = Form(Code(kind, values), array.reshape(-1, 1), none, None, size)
     found = {plain.code: plain}
-    if not pack or (kind == "plain" and (array.dtype != np.float32 or not array.ndim or not array.size)):
+    if not pack or (kind == "plain" and (array.dtype not in as_read or not array.ndim or not array.size)):
         return found
     for turn, block, flat in _orders(array):
         blocks = flat.reshape(-1, block)

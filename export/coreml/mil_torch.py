@@ -8,7 +8,7 @@ what is beyond its reach infinite.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +42,9 @@ class Step:
     outputs: list[NamedValueType]
 
     @property
-    def name(self) -> str:
-        """The name of its first output."""
-        return str(self.outputs[0].name)
+    def made(self) -> list[str]:
+        """The names of its outputs."""
+        return [output.name for output in self.outputs]
 
     @property
     def read(self) -> list[str]:
@@ -83,38 +83,38 @@ class Interpreter:
         return names | set(self._outputs)
 
     @torch.no_grad()
-    def __call__(self, *inputs: Tensor, half: Callable[[Step], bool] | None = None) -> list[Tensor]:
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
         values: dict[str, Any] = {}
-        for _ in self.steps(*inputs, half=half, values=values):
+        for _ in self.steps(inputs, values=values):
             pass
         return [values[name] for name in self._outputs]
 
     @torch.no_grad()
     def steps(
-        self, *inputs: Tensor, half: Callable[[Step], bool] | None = None, values: dict[str, Any] | None = None
+        self, sample: tuple[Tensor, ...], fp32: Collection[str] | None = None, values: dict[str, Any] | None = None
     ) -> Iterator[tuple[Step, list[Tensor]]]:
-        """Each operation, in order, with its outputs.
+        """Each operation, in order, with its outputs, as `holding.Steps`.
 
-        half: which operations round what they read of the file and what they make to fp16, whatever the file declares;
-        None: those that it declares so. values: filled with every value by name.
+        fp32: the operations that do not round what they read of the file and what they make to fp16, whatever the file
+        declares; None: those round that it declares so. values: filled with every value by name.
         """
         values = {} if values is None else values
         values |= self._constants
-        for declared, value in zip(self._inputs, inputs, strict=True):
+        for declared, value in zip(self._inputs, sample, strict=True):
             values[declared.name] = _as_declared(value, declared, "input")
         for step in self._steps:
-            rounds = half is not None and half(step)
+            rounds = fp32 is not None and step.made[0] not in fp32
             given = {key: _look_up(names, values) for key, names in step.reads.items()}
             if rounds:
                 given = {key: _rounded(value) for key, value in given.items()}
             made = step.run(**given)
             made = list(made) if isinstance(made, tuple) else [made]
             outputs = [
-                _as_declared(value, declared, step.kind, keep=half is not None)
+                _as_declared(value, declared, step.kind, keep=fp32 is not None)
                 for declared, value in zip(step.outputs, made, strict=True)
             ]
             outputs = [_rounded(value) for value in outputs] if rounds else outputs
-            values |= dict(zip((output.name for output in step.outputs), outputs, strict=True))
+            values |= dict(zip(step.made, outputs, strict=True))
             yield step, outputs
 
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from dwindle.manifest import Breakdown
 
 _COMPUTES = ("fp16", "fp32")
-_SAMPLES = 16
-"""On how many inputs values are looked at, at most."""
 _TYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131104: "int32"}
 """NumPy's names of `ArrayFeatureType.ArrayDataType` (FeatureTypes.proto): an app gives int32 for int64."""
 _GUIDE = "Apple's coremltools guide, Pruning: Performance, August 2026"
@@ -163,15 +161,16 @@ class CoreML(Int8Target):
 
         It is `self` where a file in fp16 throughout is right, and where nothing here can run its operations.
         """
-        from dwindle.export.coreml.holding import MOST, beyond_fp16
+        from dwindle.export.coreml.mil_torch import Interpreter
         from dwindle.export.coreml.program import convert
+        from dwindle.export.holding import MOST, SAMPLES, beyond_fp16
         from dwindle.export.parity import outputs_of
 
         if self.calibrates:
             return super().holding(network, inputs, real)
         if self.arithmetic == "fp32" or self.interface.image:
             return self
-        samples = tuple(as_fed(one[:_SAMPLES]) for one in real)
+        samples = tuple(as_fed(one[:SAMPLES]) for one in real)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "net.mlpackage")
             try:
@@ -182,7 +181,9 @@ class CoreML(Int8Target):
                 whole = CoreML(self.precision, self.min_os, self.interface, "fp32")
                 path = Path(folder, "whole.mlpackage")
                 whole.write(network, inputs, path, pack=False)
-                beyond = beyond_fp16(path, list(zip(*(one.split(1) for one in samples), strict=True)))
+                beyond = beyond_fp16(
+                    Interpreter(path).steps, list(zip(*(one.split(1) for one in samples), strict=True))
+                )
             except UsageError:
                 raise
             except Exception:  # parity says what does not run, and why

@@ -14,7 +14,7 @@ from onnx.numpy_helper import from_array
 from dwindle.export.codes import nibbles, rice, two_of_four
 from dwindle.export.codes.packing import Array, Code, Form, choose, forms
 from dwindle.export.onnx.graph import drop_defaults, name_nodes, stamp
-from dwindle.export.onnx.unpack import DOMAIN, call, function
+from dwindle.export.onnx.unpack import DOMAIN, HALVED, call, function
 from dwindle.export.quantize import FOUR_BITS, SCALES, Stored
 
 CODES = ("int8", *FOUR_BITS)
@@ -29,11 +29,14 @@ _AT_ONCE = 1 << 21
 memory of all that a session computes on the way, which onnxruntime keeps to its end, and time for each node."""
 
 
-def fill(skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool) -> tuple[ModelProto, str]:
+def fill(
+    skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool, half: bool = False
+) -> tuple[ModelProto, str]:
     """A whole model, and its encoding in words: `skeleton` with the tensors it reads, packed where that takes
     fewer bytes. Without `pack`, zeros are stored like any value, and attributes stated that packing leaves out.
 
-    weights: by the names that the skeleton uses; those it doesn't read are left out.
+    weights: by the names that the skeleton uses; those it doesn't read are left out. half: whether the skeleton reads
+    weights as fp16.
     """
     read = {name for node in skeleton.graph.node for name in node.input}
     read |= {output.name for output in skeleton.graph.output}
@@ -52,15 +55,21 @@ def fill(skeleton: ModelProto, weights: Mapping[str, Stored], *, pack: bool) -> 
         return _CALL * calls + definitions
 
     def model(pack: bool) -> tuple[ModelProto, str]:
-        plan = choose({name: forms(tensor, pack=pack) for name, tensor in stored.items()}, overhead)
-        return _filled(skeleton, stored, plan, opset, pack=pack), _words(plan, stored)
+        plan = choose({name: forms(tensor, pack=pack, half=half) for name, tensor in stored.items()}, overhead)
+        return _filled(skeleton, stored, plan, opset, pack=pack, half=half), _words(plan, stored)
 
     # The choice reckons with rough figures: a network of a few hundred weights may be better off without.
     return min((model(own) for own in {pack, False}), key=lambda made: made[0].ByteSize())
 
 
 def _filled(
-    skeleton: ModelProto, stored: Mapping[str, Stored], plan: Mapping[str, Form], opset: int, *, pack: bool
+    skeleton: ModelProto,
+    stored: Mapping[str, Stored],
+    plan: Mapping[str, Form],
+    opset: int,
+    *,
+    pack: bool,
+    half: bool,
 ) -> ModelProto:
     model = ModelProto()
     model.CopyFrom(skeleton)
@@ -78,6 +87,9 @@ def _filled(
         lists[-1].append(name)
     for names in (names for lists in strings.values() for names in lists if names):
         _string(model.graph, {name: plan[name] for name in names}, {name: stored[name] for name in names}, scales)
+    if half:
+        for node in model.graph.node:
+            node.op_type += "16" * (node.domain == DOMAIN and node.op_type in HALVED)
     called = dict.fromkeys(node.op_type for node in model.graph.node if node.domain == DOMAIN)
     model.graph.node.extend(rest)
     if called:

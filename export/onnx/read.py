@@ -12,7 +12,7 @@ from onnx.helper import get_attribute_value
 from onnx.numpy_helper import to_array
 
 from dwindle.export.codes import nibbles, rice, two_of_four
-from dwindle.export.onnx.unpack import DOMAIN, PUT
+from dwindle.export.onnx.unpack import DOMAIN, HALVED, PUT
 from dwindle.manifest import Breakdown
 
 Array = NDArray[Any]
@@ -29,13 +29,19 @@ def tensors(model: ModelProto) -> dict[str, Array]:
         inputs = [found[name] for name in node.input if name in found]
         if node.domain == DOMAIN:
             found[node.output[0]] = _DECODERS[node.op_type](*inputs, **_attributes(node))
-            whole |= {node.output[0]} if node.op_type in (*PUT, "Float", "Nibbles", "Look", "Scales") else set()
+            whole |= (
+                {node.output[0]} if node.op_type in (*PUT, "Float", "Nibbles", "Look", "Look16", "Scales") else set()
+            )
         elif node.op_type in _SCALING and len(inputs) == len(node.input):
             found[node.output[0]] = _SCALING[node.op_type](*inputs, **_attributes(node))
         elif node.op_type == "Split" and node.input[0] in whole:
             array, sizes = inputs
             found |= zip(node.output, np.split(array, np.cumsum(sizes)[:-1]), strict=True)
     return found
+
+
+_WHOLE = (*PUT, "Float", "Nibbles", "Look", "Look16", "Scales")
+"""The functions that make all tensors of a code, in a row."""
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
@@ -103,6 +109,10 @@ def _dequantize(codes: Array, scale: Array, zero: Array | None = None, axis: int
     return codes.astype(np.float32) * scale.reshape(shape)
 
 
+def _half(decode: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda *parts, **numbers: decode(*parts, **numbers).astype(np.float16)
+
+
 _SCALING: dict[str, Callable[..., Array]] = {"DequantizeLinear": _dequantize, "Mul": np.multiply}
 """What standard operators make of codes and scales, where all they read is in the file."""
 
@@ -119,3 +129,4 @@ _DECODERS: dict[str, Callable[..., Array]] = {
     "Scaled": lambda part, scale, s: part.reshape(s).astype(np.float32) * scale,
     "Turn": lambda part, t, s: part.reshape(t).transpose(0, 2, 1).reshape(s),
 }
+_DECODERS |= {f"{name}16": _half(_DECODERS[name]) for name in HALVED}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.export.fold import distinct, fold, foldable, short_names
+from dwindle.difference import furthest
+from dwindle.errors import UsageError
+from dwindle.export.fold import distinct, fold, foldable, short_names, tensors
 from dwindle.export.int8_target import Int8Target
 from dwindle.export.onnx.consumers import NEWEST, OLDEST, consumers, newest_opset, require
 from dwindle.export.quantize import Stored, stored
@@ -16,6 +19,7 @@ from dwindle.export.w8a8 import Form, quantize, require_packages
 from dwindle.export.w8a8_codes import recoded
 from dwindle.export.w8a8_samples import noise_like
 from dwindle.export.zeros import Effect, Effects, Speed, removed
+from dwindle.models.inputs import as_fed
 from dwindle.onnx_session import infer, session
 
 if TYPE_CHECKING:
@@ -32,6 +36,9 @@ _UNPACKED = Speed(
     source="studies/packing/results.md",
     detail="weights are unpacked when the session is created; inference takes .99 to 1.02 of the dense file's time",
 )
+
+
+_COMPUTES = ("fp32", "fp16")
 
 
 class Onnx(Int8Target):
@@ -69,6 +76,7 @@ class Onnx(Int8Target):
         """
         super().__init__(precision, min_os, samples)
         self.min_runtime = min_runtime
+        self._beyond: dict[str, str] = {}
         self._opset = newest_opset(*min_runtime) if min_runtime else NEWEST
         if self.calibrates:
             require_packages()
@@ -79,7 +87,78 @@ class Onnx(Int8Target):
         return changed
 
     def original(self) -> Onnx:
-        return Onnx(min_runtime=self.min_runtime)
+        plain = Onnx(min_runtime=self.min_runtime)
+        return plain if self.compute is None else plain.computing(self.compute)
+
+    @property
+    def arithmetic(self) -> str:
+        return "fp16" if self._half else super().arithmetic
+
+    @property
+    def _half(self) -> bool:
+        return self.compute == "fp16"
+
+    @property
+    def stand_in(self) -> str | None:
+        if not self._half:
+            return None
+        return "onnxruntime's kernels for CPUs, which compute in fp32, with each result rounded to fp16"
+
+    def computing(self, compute: str) -> Onnx:
+        """In fp16 weights are stored in fp16 too where they would be in fp32."""
+        if compute not in _COMPUTES:
+            raise UsageError(
+                f"`compute` {compute!r} is unknown to onnx: give {' or '.join(_COMPUTES)}",
+                code="unknown-name",
+                option="compute",
+                name=compute,
+            )
+        if self.calibrates:
+            raise UsageError(
+                "files of `precision` w8a8 compute in int8: leave out `compute`, or give `precision` int8, whose codes "
+                f"are unpacked to {compute}",
+                code="conflict",
+                option="compute",
+            )
+        changed = copy.copy(self)
+        changed.compute = compute
+        if changed._half and changed.precision == "fp32":
+            changed.precision = "fp16"
+        return changed
+
+    def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Onnx:
+        """The same target, with the operations in fp32 that fp16 does not hold on `real`.
+
+        It is `self` where a file in fp16 throughout is right, and where it does not run: parity says why.
+        """
+        from dwindle.export.holding import MOST, SAMPLES, beyond_fp16
+        from dwindle.export.onnx.half import spelled_out
+        from dwindle.export.onnx.values import Values
+        from dwindle.export.parity import outputs_of
+
+        if not self._half:
+            return self
+        samples = tuple(as_fed(one[:SAMPLES]) for one in real)
+        plain, weights = self._skeleton(network, inputs), self.stored(network)
+
+        def rounding(fp32: Collection[str]) -> ModelProto:
+            return spelled_out(self._model(self._computed(plain, network, fp32), network, weights, pack=False)[0])
+
+        try:
+            expected = outputs_of(self.as_stored(network, activations=False), samples)
+            found = one_by_one(infer(session(rounding(()).SerializeToString())), samples)
+            if furthest(found, expected) <= MOST:
+                return self
+            exact = _filled(plain, network, weights, pack=False)[0]
+            values = Values(plain, exact, rounding)
+            beyond = beyond_fp16(values.steps, list(zip(*(one.split(1) for one in samples), strict=True)))
+        except UsageError:
+            raise
+        except Exception:  # whatever a runtime makes of a file it can't run
+            return self
+        changed = copy.copy(self)
+        changed._beyond, changed.fp32 = beyond, tuple(f"{kind} {name}" for name, kind in beyond.items())
+        return changed
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
         if self.calibrates:
@@ -90,7 +169,8 @@ class Onnx(Int8Target):
             graph = self._in_range(qdq.skeleton(module, quantized, inputs, self._opset))
             model, encoding = fill(graph, qdq.stored(module, quantized.layers), pack=pack)
         else:
-            model, encoding = _filled(self._skeleton(module, inputs), module, self.stored(module), pack=pack)
+            graph = self._computed(self._skeleton(module, inputs), module, self._beyond)
+            model, encoding = self._model(graph, module, self.stored(module), pack=pack)
         path.write_bytes(self._described(model).SerializeToString())
         return encoding
 
@@ -98,11 +178,12 @@ class Onnx(Int8Target):
         if self.calibrates:
             return self._packer_of_codes(module, inputs)
         pairs = foldable(module, inputs)
-        graph = self._skeleton(fold(module, pairs), inputs)
+        folded = fold(module, pairs)
+        graph = self._computed(self._skeleton(folded, inputs), folded, self._beyond)
 
         def bytes_of(candidate: nn.Module) -> int:
             network = fold(candidate, pairs)
-            model, _ = _filled(graph, network, stored(network, self.precision), pack=True)
+            model, _ = self._model(graph, network, stored(network, self.precision), pack=True)
             size: int = self._described(model).ByteSize()
             return size
 
@@ -127,6 +208,13 @@ class Onnx(Int8Target):
 
     def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         run = infer(session(str(path)))
+        if self._half:
+            import onnx
+
+            from dwindle.export.onnx.half import spelled_out
+
+            one_by_one(run, tuple(one[:batch] for one in inputs), batch)  # the file itself runs
+            run = infer(session(spelled_out(onnx.load(path)).SerializeToString()))
         return one_by_one(run, inputs, batch)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
@@ -160,6 +248,20 @@ class Onnx(Int8Target):
 
         return self._in_range(skeleton(network, inputs, self._opset))
 
+    def _computed(self, skeleton: ModelProto, network: nn.Module, fp32: Collection[str]) -> ModelProto:
+        """The graph in what it is to compute in. fp32: the operations that stay in fp32 where that is fp16."""
+        if not self._half:
+            return skeleton
+        from dwindle.export.onnx.half import halved
+
+        names = short_names(network)
+        return halved(skeleton, {names[name]: tensor.numpy() for name, tensor in tensors(network).items()}, fp32)
+
+    def _model(
+        self, graph: ModelProto, network: nn.Module, weights: dict[str, Stored], *, pack: bool
+    ) -> tuple[ModelProto, str]:
+        return _filled(graph, network, _halves(weights) if self._half else weights, pack=pack, half=self._half)
+
     def _in_range(self, graph: ModelProto) -> ModelProto:
         """The graph itself; raises UsageError where the oldest runtime that must load it can't."""
         if self.min_runtime:
@@ -168,9 +270,17 @@ class Onnx(Int8Target):
 
 
 def _filled(
-    skeleton: ModelProto, network: nn.Module, weights: dict[str, Stored], *, pack: bool
+    skeleton: ModelProto, network: nn.Module, weights: dict[str, Stored], *, pack: bool, half: bool = False
 ) -> tuple[ModelProto, str]:
     from dwindle.export.onnx.fill import fill
 
     names = short_names(network)
-    return fill(skeleton, {names[name]: tensor for name, tensor in weights.items()}, pack=pack)
+    return fill(skeleton, {names[name]: tensor for name, tensor in weights.items()}, pack=pack, half=half)
+
+
+def _halves(weights: dict[str, Stored]) -> dict[str, Stored]:
+    """The same tensors, single numbers in fp16 too."""
+    return {
+        name: replace(tensor, values=tensor.values.astype("float16")) if tensor.values.dtype == "float32" else tensor
+        for name, tensor in weights.items()
+    }

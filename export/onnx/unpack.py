@@ -14,6 +14,8 @@ are not computed ahead.) Each unpacks many tensors at once: what a session spend
     Look    places in palettes, as their values in fp32
     Scales  the scales of rows or blocks, from a byte each
     View    a part of what was unpacked, in its shape; Scaled: times its scales; Turn: its last two axes swapped
+
+Put16, PutBlocks16, Look16 and Scaled16 make fp16, for graphs that compute in it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from onnx.helper import make_function, make_node, make_opsetid
 from dwindle.export.onnx.unpack_bodies import BODIES
 
 DOMAIN = "dw"
-PUT = ("Put", "PutCodes", "PutBlocks", "PutCodeBlocks")
+HALVED = ("Put", "PutBlocks", "Look", "Scaled")
+"""The functions that make fp32, and under their names with 16 behind them fp16."""
+PUT = ("Put", "PutCodes", "PutBlocks", "PutCodeBlocks", "Put16", "PutBlocks16")
 
 
 def call(function: str, inputs: list[str], output: str, **attributes: list[int]) -> NodeProto:

@@ -189,7 +189,7 @@ def _nibbles() -> Body:
     )
 
 
-def _look() -> Body:
+def _look(dtype: int) -> Body:
     """c: int8 (codes,), places in palettes, less 16. p: fp16 (16 · palettes,), one after the other. s: where the codes
     of each begin. n: codes.
     """
@@ -205,8 +205,22 @@ def _look() -> Body:
             make_node("CumSum", ["e", "z"], ["f"]),
             make_node("Cast", ["c"], ["g"], to=TensorProto.INT32),
             make_node("Add", ["f", "g"], ["h"]),
-            make_node("Cast", ["p"], ["i"], to=TensorProto.FLOAT),
+            make_node("Cast", ["p"], ["i"], to=dtype),
             make_node("Gather", ["i", "h"], ["w"]),
+        ],
+    )
+
+
+def _scaled(dtype: int) -> Body:
+    """x: codes, or values of a palette. q: fp32, their scales. s: the shape in which they broadcast."""
+    return (
+        ["x", "q"],
+        ["s"],
+        [
+            make_node("Reshape", ["x", "s"], ["a"]),
+            make_node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
+            make_node("Mul", ["b", "q"], ["w" if dtype == TensorProto.FLOAT else "c"]),
+            *([] if dtype == TensorProto.FLOAT else [make_node("Cast", ["c"], ["w"], to=dtype)]),
         ],
     )
 
@@ -230,20 +244,16 @@ BODIES: dict[str, Callable[[], Body]] = {
     "Put": lambda: _put(TensorProto.FLOAT),
     "PutCodes": lambda: _put(TensorProto.INT8),
     "PutBlocks": lambda: _put_blocks(TensorProto.FLOAT),
+    "Put16": lambda: _put(TensorProto.FLOAT16),
+    "PutBlocks16": lambda: _put_blocks(TensorProto.FLOAT16),
     "PutCodeBlocks": lambda: _put_blocks(TensorProto.INT8),
     "Float": lambda: (["v"], [], [make_node("Cast", ["v"], ["w"], to=TensorProto.FLOAT)]),
     "Nibbles": _nibbles,
-    "Look": _look,
+    "Look": lambda: _look(TensorProto.FLOAT),
+    "Look16": lambda: _look(TensorProto.FLOAT16),
     "Scales": _scales,
     "View": lambda: (["x"], ["s"], [make_node("Reshape", ["x", "s"], ["w"])]),
-    "Scaled": lambda: (
-        ["x", "q"],
-        ["s"],
-        [
-            make_node("Reshape", ["x", "s"], ["a"]),
-            make_node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
-            make_node("Mul", ["b", "q"], ["w"]),
-        ],
-    ),
+    "Scaled": lambda: _scaled(TensorProto.FLOAT),
+    "Scaled16": lambda: _scaled(TensorProto.FLOAT16),
     "Turn": _turn,
 }

@@ -43,6 +43,13 @@ def test_a_tolerance_that_was_widened_is_said(folder: Path) -> None:
     assert found.widened == wide.widened is not None
 
 
+def test_what_a_file_computes_in_is_said(folder: Path) -> None:
+    assert shipped(folder.parent)[0][0].compute is None
+    Manifest(**{**vars(Manifest.read(folder)), "compute": "fp16", "fp32": ("Pow _3",)}).write(folder)
+    (found,), _ = shipped(folder.parent)
+    assert (found.compute, found.fp32) == ("fp16", ("Pow _3",))
+
+
 def test_a_compressed_file_is_what_is_downloaded(folder: Path) -> None:
     (folder / "net.onnx.zst").write_bytes(b"z")
     manifest = Manifest.read(folder)
