@@ -70,9 +70,9 @@ def _show(arguments: argparse.Namespace) -> int:
             page.append(f"tolerance: {export.path.parent.name}/{export.path.name}: {export.widened}")
         page += [f"{export.path.parent.name}: {sentence}" for sentence in export.zeros]
         if export.compute or export.fp32:
-            but = f"fp16 but for {', '.join(export.fp32)}, whose values it does not hold: these compute in fp32"
-            how = but if export.fp32 else export.compute
-            page.append(f"computes in: {export.path.parent.name}/{export.path.name}: {how}")
+            kind = export.compute or ("int8" if export.precision == "w8a8" else "fp16")
+            but = f", but for {', '.join(export.fp32)}, which compute in fp32" if export.fp32 else ""
+            page.append(f"computes in: {export.path.parent.name}/{export.path.name}: {kind}{but}")
         if export.consumers:
             read = "; ".join(map(str, export.consumers))
             page.append(f"read by: {export.path.parent.name}/{export.path.name}: {read}")

@@ -14,7 +14,7 @@ from dwindle.export.fold import distinct, fold, foldable, short_names, tensors
 from dwindle.export.int8_target import Int8Target
 from dwindle.export.onnx.consumers import NEWEST, OLDEST, consumers, newest_opset, require
 from dwindle.export.quantize import Stored, stored
-from dwindle.export.target import Outputs, one_by_one
+from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import Form, quantize, require_packages
 from dwindle.export.w8a8_codes import recoded
 from dwindle.export.w8a8_samples import noise_like
@@ -126,7 +126,7 @@ class Onnx(Int8Target):
             changed.precision = "fp16"
         return changed
 
-    def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Onnx:
+    def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Target:
         """The same target, with the operations in fp32 that fp16 does not hold on `real`.
 
         It is `self` where a file in fp16 throughout is right, and where it does not run: parity says why.
@@ -137,7 +137,7 @@ class Onnx(Int8Target):
         from dwindle.export.parity import outputs_of
 
         if not self._half:
-            return self
+            return super().holding(network, inputs, real)
         samples = tuple(as_fed(one[:SAMPLES]) for one in real)
         plain, weights = self._skeleton(network, inputs), self.stored(network)
 
