@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dwindle.bench.pictures import picture
-from dwindle.bench.result import DENSE, Accuracy, Agreement, McNemar, Picture, Row, Share
+from dwindle.bench.result import DENSE, Accuracy, Agreement, McNemar, Outputs, Picture, Row, Share
 from dwindle.bench.stats import mcnemar, wilson
-from dwindle.metrics import SQNR
+from dwindle.metrics import SQNR, decibels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TOP = 5
 EXAMPLES = 10
 """How many samples that changed class are listed."""
+HELD = 64_000_000
+"""The bytes of outputs that are held of a file, to compare another's with: as many of the first samples as fit."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Judged:
     """Why a figure of a row is None, by its name."""
     answers: Answers | None
     """None where it isn't known that outputs are class scores."""
+    held: tuple[list[np.ndarray], ...] = ()
+    """The outputs of the first samples, where there are no `answers`."""
+    inputs: bytes = b""
+    """A digest of all inputs."""
 
 
 def with_accuracy(
@@ -94,6 +100,9 @@ def with_accuracy(
         else:
             done[index] = replace(row, accuracy=found.accuracy, reasons={**row.reasons, **found.missing})
     for index, row in enumerate(done):
+        if row.role != DENSE and row.accuracy and baseline in judged:
+            row = replace(row, outputs=_outputs(judged[row.artifact.path], judged[baseline], baseline, signature))
+            done[index] = row
         if row.role == DENSE and row.accuracy:
             done[index] = replace(row, reasons={**row.reasons, "agreement": "it is the baseline"})
         elif row.accuracy and baseline not in judged:
@@ -141,7 +150,8 @@ def judge(
         missing["accuracy.top5"] = why or f"{seen.scores} classes"
     if answers is None:
         missing |= {"accuracy.top1": why, "agreement": why}
-    return Judged(Accuracy(metric, value, n, interval, "test", top1, top5), missing, answers)
+    accuracy = Accuracy(metric, value, n, interval, "test", top1, top5)
+    return Judged(accuracy, missing, answers, () if answers else tuple(seen.held), seen.digest.digest())
 
 
 def agreement(file: Judged, dense: Judged, baseline: str) -> tuple[Agreement | None, str]:
@@ -161,6 +171,23 @@ def agreement(file: Judged, dense: Judged, baseline: str) -> tuple[Agreement | N
         for place, png in answers.pictures.items()
     )
     return Agreement(baseline, share.value, share.interval, len(same), len(changed), examples, test, pictures), ""
+
+
+def _outputs(file: Judged, dense: Judged, baseline: str, signature: Signature | None) -> Outputs | None:
+    """How near each output of numbers is to the dense file's, whose path is `baseline`; None where there is none, where
+    classes are compared instead, or where the task fed the two files different samples."""
+    from dwindle.models.signature import ALONE
+
+    names = [each.name for each in signature.outputs] if signature else [ALONE]
+    pairs = list(zip(dense.held, file.held, strict=False)) if file.inputs == dense.inputs else []
+    ratios: dict[str, float] = {}
+    for place, name in enumerate(names if pairs else ()):
+        exact, other = (np.concatenate([np.ravel(each[place]) for each in side]) for side in zip(*pairs, strict=True))
+        if exact.dtype.kind == "f":
+            finite = np.isfinite(exact)  # an infinity, as in a causal mask, is no signal
+            exact, other = exact[finite].astype(np.float64), other[finite].astype(np.float64)
+            ratios[name] = decibels(float(np.square(exact).sum()), float(np.square(exact - other).sum()))
+    return Outputs(baseline, ratios, len(pairs)) if ratios else None
 
 
 def _labels(task: CheckedTask, seen: _Seen) -> tuple[np.ndarray | None, str]:
@@ -217,6 +244,7 @@ class _Seen:
         self.ranked: list[np.ndarray] = []
         """(1, up to TOP) class indices per sample, the largest score first."""
         self.digest = blake2b(digest_size=16)
+        self.held: list[list[np.ndarray]] = []
 
     def take(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
         self.samples += 1
@@ -225,6 +253,8 @@ class _Seen:
         row = outputs[0] if len(outputs) == 1 else np.empty(0)
         width = row.shape[1] if row.ndim == 2 and row.shape[0] == 1 else 0
         self.scores = width if self.scores in (-1, width) else 0
+        if self.samples * sum(output.nbytes for output in outputs) <= HELD:
+            self.held.append(outputs)
         if self.scores:
             # Stable, so that the first of equal scores wins, as in argmax.
             self.ranked.append(np.argsort(-row, axis=1, kind="stable")[:, :TOP])

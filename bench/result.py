@@ -177,6 +177,18 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """How near a file's outputs are to its baseline's, where they aren't known to be the scores of classes."""
+
+    baseline: str
+    """Path of the dense file of the same target."""
+    sqnr: dict[str, float]
+    """By each output's name: the energy of the baseline's over that of the differences from it, in dB."""
+    n: int
+    """How many samples of the test split were compared."""
+
+
+@dataclass(frozen=True)
 class Parity:
     """How far what a file computes on a device is from what it computes on this machine."""
 
@@ -263,6 +275,8 @@ class Row:
     compare: Compare | None = None
     accuracy: Accuracy | None = None
     agreement: Agreement | None = None
+    outputs: Outputs | None = None
+    """None where `agreement` compares classes, where there is no accuracy, and for the baseline itself."""
     memory_bytes: Count | None = None
     """Growth of the peak resident set from loading the file and running it once."""
     noise: Noise | None = None

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 ACCURACY = "accuracy"
 """The metric of a task that names none: the percentage of samples whose class is right."""
 AGREEMENT = "agreement with dense"
 """The metric without labels of networks that give a score for each class: the percentage of samples whose top class is
 that of the dense network."""
 SQNR = "output SQNR in dB"
-"""The metric without labels of other networks: the energy of the dense network's outputs over that of the differences
-from them. Outputs with more numbers, or larger ones, count for more."""
+"""The metric without labels of other networks: the energy of the dense network's output over that of the differences
+from it. Of several outputs it is the worst one's; whole numbers, such as chosen classes, don't count beside others."""
 WITHOUT_LABELS = (AGREEMENT, SQNR)
 LOSSLESS = 144.0
 """The SQNR of outputs that are the same to the last bit of float32, and the highest that is told."""
 NOTABLE_LOSS = 1.0
 """From this many points of the test metric on, or percent of changed answers, a loss is said in words."""
+
+
+def decibels(signal: float, noise: float) -> float:
+    """The ratio of two energies, between ±LOSSLESS; noise that isn't finite drowns any signal.
+
+    >>> decibels(100.0, 1.0), decibels(1.0, 0.0)
+    (20.0, 144.0)
+    """
+    if not math.isfinite(noise) or (noise and not signal):
+        return -LOSSLESS
+    return max(-LOSSLESS, min(LOSSLESS, 10 * math.log10(signal / noise))) if noise else LOSSLESS
 
 
 def change(value: float, metric: str) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dwindle.errors import UsageError
-from dwindle.metrics import AGREEMENT, LOSSLESS, SQNR
+from dwindle.metrics import AGREEMENT, SQNR, decibels
 from dwindle.models.modes import in_mode, on_device
 from dwindle.models.numerics import training_device
 from dwindle.models.signature import call, leaves_of, nested
@@ -53,12 +52,14 @@ class Likeness:
         Raises UsageError where the dense network's own outputs aren't finite.
         """
         model = nested(model)
-        device, metric, same, signal, noise = training_device(), self.metric, 0, 0.0, 0.0
+        device, metric, same = training_device(), self.metric, 0
+        energies: list[tuple[float, float]] = []  # of each output: the dense network's, and the differences'
         with in_mode(model, training=False), on_device(device, model), on_device(device, self._dense):
             for batch in zip(*(tensor.split(BATCH) for tensor in inputs), strict=True):
                 given = tuple(part.to(device) for part in batch)
-                pairs = zip(self._answers(self._dense, given), self._answers(model, given), strict=True)
-                for wanted, found in ((one.double().cpu(), other.double().cpu()) for one, other in pairs):
+                pairs = _comparable(self._answers(self._dense, given), self._answers(model, given))
+                energies = energies or [(0.0, 0.0)] * len(pairs)
+                for place, (wanted, found) in enumerate(pairs):
                     if not wanted.isfinite().all():
                         raise UsageError(
                             "the dense network answers with NaN or infinity to the samples that it is compared on: "
@@ -68,13 +69,15 @@ class Likeness:
                         )
                     if metric == AGREEMENT:
                         same += int((wanted.argmax(1) == found.argmax(1)).sum())
-                    signal += float(wanted.square().sum())
+                    signal, noise = energies[place]
                     noise += float((wanted - found).square().sum())
-        return 100 * same / len(inputs[0]) if metric == AGREEMENT else _decibels(signal, noise)
+                    energies[place] = signal + float(wanted.square().sum()), noise
+        return 100 * same / len(inputs[0]) if metric == AGREEMENT else min(decibels(*each) for each in energies)
 
 
-def _decibels(signal: float, noise: float) -> float:
-    """The ratio of two energies, between ±LOSSLESS; noise that isn't finite drowns any signal."""
-    if not math.isfinite(noise) or (noise and not signal):
-        return -LOSSLESS
-    return max(-LOSSLESS, min(LOSSLESS, 10 * math.log10(signal / noise))) if noise else LOSSLESS
+def _comparable(wanted: list[Tensor], found: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The outputs of two networks in pairs, in float64; without whole numbers, such as chosen classes, where there are
+    others."""
+    pairs = list(zip(wanted, found, strict=True))
+    pairs = [pair for pair in pairs if pair[0].is_floating_point()] or pairs
+    return [(one.double().cpu(), other.double().cpu()) for one, other in pairs]

@@ -104,8 +104,12 @@ def test_its_files_are_exported_measured_shown_and_gated(way: tuple[Checkpoint, 
     assert row.accuracy is not None, row.reasons
     assert (row.accuracy.metric, row.accuracy.n) == (SQNR, 48)
     assert 0 < row.accuracy.value < done.metrics["test"] + 1, "int8 costs some"
+    assert row.outputs is not None
+    assert (row.outputs.n, row.outputs.sqnr.keys()) == (48, set(names))
+    assert min(row.outputs.sqnr.values()) == pytest.approx(row.accuracy.value, abs=0.1)
     page = report(done).read_text()
     assert "pruned by calibrate" in page
+    assert all(f"{name} {sqnr:.1f} dB" in page for name, sqnr in row.outputs.sqnr.items())
     small, large = (gate(done, max_size=size) for size in ("1KB", "10MB"))
     assert (small.exit_code, large.exit_code) == (3, 0)
     assert gate(done, min_accuracy=0).exit_code == 0

@@ -88,7 +88,7 @@ def answers(rows: Iterable[Row]) -> list[tuple[str, str]]:
     """What became of the classes and of the outputs, each sentence once with the files that it is true of."""
     listed = list(rows)
     found: dict[str, list[Row]] = {}
-    for say in (_top5, _changed, _compared):
+    for say in (_top5, _changed, _near, _compared):
         for row in listed:
             if said := say(row):
                 found.setdefault(said, []).append(row)
@@ -132,6 +132,14 @@ def _changed(row: Row) -> str:
         f"{interval(same.interval, 1)}; samples {some}): {test.lost} now wrong, {test.won} now right, "
         f"McNemar's exact p = {test.p:.2g}"
     )
+
+
+def _near(row: Row) -> str:
+    """How near a file's outputs are to the dense file's, in a sentence; empty where classes are compared."""
+    if row.outputs is None:
+        return ""
+    each = ", ".join(f"{name} {sqnr:.1f} dB" for name, sqnr in row.outputs.sqnr.items())
+    return f"SQNR against the dense file on {row.outputs.n} samples: {each}"
 
 
 def _compared(row: Row) -> str:

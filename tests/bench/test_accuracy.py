@@ -260,6 +260,35 @@ def test_rows_are_filled_in_with_what_the_pair_did(task: Task, nets: tuple[nn.Mo
     assert "agreement" not in compressed.reasons
 
 
+def test_outputs_that_are_no_known_classes_are_compared_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Boxes(PlainTask):
+        samples = 5
+
+        def evaluate(self, model: nn.Module, split: str) -> float:
+            return float(model(torch.ones(self.samples, 4)).mean())
+
+        def example_inputs(self) -> tuple[Tensor, ...]:
+            return (torch.ones(1, 4),)
+
+    task = Boxes()
+    dense, compressed = filled(task, lambda x: x[:, None] * 2, lambda x: x[:, None] * 2.02)
+    assert dense.outputs is None
+    assert compressed.outputs is not None
+    assert compressed.outputs.sqnr == {"output": pytest.approx(40, abs=1e-3)}
+    assert (compressed.outputs.baseline, compressed.outputs.n) == ("dense.onnx", 5)
+    monkeypatch.setattr("dwindle.bench.accuracy.HELD", 3 * 4 * 4)
+    _, few = filled(task, lambda x: x[:, None], lambda x: x[:, None])
+    assert few.outputs is not None
+    assert (few.outputs.n, few.outputs.sqnr) == (3, {"output": 144.0})
+
+    class Shrinking(Boxes):
+        def evaluate(self, model: nn.Module, split: str) -> float:
+            self.samples -= 1
+            return super().evaluate(model, split)
+
+    assert filled(Shrinking(), lambda x: x[:, None], lambda x: x[:, None])[1].outputs is None
+
+
 def test_samples_that_change_class_are_kept_as_pictures(task: Task) -> None:
     labels = torch.arange(40) % 10
     changed = labels.clone()

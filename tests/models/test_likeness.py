@@ -42,6 +42,25 @@ def test_other_outputs_are_compared_by_their_noise(shape: tuple[int, ...]) -> No
     assert found.of(Fixed(torch.tensor(float("nan"))), (outputs,)) == -LOSSLESS
 
 
+class Two(nn.Module):
+    """A large output, a small one and a class; `error` is added to the small one."""
+
+    def __init__(self, error: float) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return 1000 * given, given + self.error, torch.ones(len(given), dtype=torch.int64) + round(self.error)
+
+
+def test_the_worst_of_several_outputs_counts_and_a_chosen_class_is_no_amount() -> None:
+    outputs = torch.ones(8, 3)
+    found = Likeness(lambda: Two(0), (outputs[:1],))
+    assert found.metric == SQNR
+    assert found.of(Two(0), (outputs,)) == LOSSLESS
+    assert found.of(Two(1.0), (outputs,)) == pytest.approx(0, abs=1e-3)
+
+
 def test_a_dense_network_that_answers_with_nan_can_be_compared_with_nothing() -> None:
     found = Likeness(lambda: Fixed(torch.tensor(float("nan"))), (torch.ones(1, 2),))
     with pytest.raises(UsageError) as refused:
