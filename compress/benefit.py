@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+_COMPUTING = {"macs": "a budget in MACs", "cost": "a budget in instructions", "latency": "a budget in milliseconds"}
 
-def choose(target: str, packs_zeros: bool, *, macs: bool) -> tuple[str, str]:
-    """The granularity that `auto` stands for with this budget on this target, and why, in words."""
-    if macs:
-        return "channel", "a budget in MACs is met by removing channels alone"
+
+def choose(target: str, packs_zeros: bool, *, computing: str | None) -> tuple[str, str]:
+    """The granularity that `auto` stands for on a target, and why, in words.
+
+    computing: the option that limits what an inference computes, where one is given.
+    """
+    if computing:
+        return "channel", f"{_COMPUTING[computing]} is met by removing channels alone"
     if not packs_zeros:
         return "channel", f"{target} stores zeros like any weight, so only removed channels make its file smaller"
     return "unstructured", f"{target} packs zeros, and single weights lose the least accuracy for the bytes"

@@ -18,6 +18,8 @@ from dwindle.quantities import format_bytes, format_names
 if TYPE_CHECKING:
     from torch import nn
 
+    from dwindle.compress.meter import Meter
+
 SLACK = 0.01
 """A solution within this share of the budget, from below, is close enough."""
 
@@ -32,14 +34,19 @@ class Budget:
     """The largest share that may survive of what can be pruned."""
     macs: float | None = None
     """The most multiply-accumulates of one inference; a value up to 1 is a share of the dense network's."""
+    cost: float | None = None
+    """The most ARM64 instructions of one inference; a value up to 1 is a share of the dense network's."""
+    latency: float | None = None
+    """The most milliseconds of one inference, by a device's profile."""
     allowance: Allowance | None = None
     """Instead of limits: the network shrinks as far as its validation metric allows."""
 
     def __post_init__(self) -> None:
-        limits = [limit for limit in (self.size, self.density, self.macs) if limit is not None]
+        every = (self.size, self.density, self.macs, self.cost, self.latency)
+        limits = [limit for limit in every if limit is not None]
         if not limits and self.allowance is None:
             raise UsageError(
-                "there is no budget: give `size`, `macs`, `density`, or `max_drop` or `max_change`",
+                "there is no budget: give `size`, `macs`, `cost`, `latency`, `density`, or `max_drop` or `max_change`",
                 code="no-budget",
             )
         if limits and self.allowance is not None:
@@ -56,6 +63,17 @@ class Budget:
             return math.inf
         return self.macs * network.dense_macs if self.macs <= 1 else self.macs
 
+    @property
+    def price(self) -> str | None:
+        """The option that limits a price by layers; None where none does."""
+        return "cost" if self.cost is not None else "latency" if self.latency is not None else None
+
+    def price_of(self, meter: Meter) -> float:
+        """Returns the limit in the meter's unit; infinite where there is none."""
+        if self.cost is not None:
+            return self.cost * meter.dense if self.cost <= 1 else self.cost
+        return math.inf if self.latency is None else self.latency
+
 
 @dataclass(frozen=True)
 class Solver:
@@ -65,15 +83,18 @@ class Solver:
     granularity: Granularity
     packed_bytes: Callable[[nn.Module], int]
     target: str
+    meter: Meter | None = None
+    """Says what a network costs; there where the budget limits that."""
 
     def excess(self, network: Network) -> float:
-        """Returns the network's size, density or MACs over its limit, whichever is worst: at most 1 where the
+        """Returns the network's size, density, MACs or price over its limit, whichever is worst: at most 1 where the
         budget holds."""
         size, density = self.budget.size, self.budget.density
         return max(
             self.packed_bytes(network.model) / size if size else 0.0,
             self.granularity.share(network) / density if density else 0.0,
             network.macs / self.budget.macs_of(network) if self.budget.macs else 0.0,
+            self.meter.of(network.model) / self.budget.price_of(self.meter) if self.meter else 0.0,
         )
 
     def excess_at(self, network: Network, share: float) -> float:
@@ -97,6 +118,8 @@ class Solver:
         high = min(self.granularity.share(network), self.budget.density or 1.0)
         if self.budget.macs:
             high = min(high, self.budget.macs_of(network) / network.dense_macs)
+        if self.meter:
+            high = min(high, self.budget.price_of(self.meter) / self.meter.dense)
         if distance(high) > 0:
             brentq(distance, 0.0, high, xtol=1e-5, maxiter=40, disp=False)
         return max(met)
@@ -141,6 +164,15 @@ class Solver:
                 option="macs",
             )
 
+        if self.meter and (spent := self.meter.of(floor.model)) > (limit := self.budget.price_of(self.meter)):
+            words, option = self.meter.price.words, self.budget.price
+            raise BudgetMissed(
+                f"a `{option}` of {words(limit)} cannot be reached: the least with this granularity and alignment is "
+                f"{words(spent)}{_stays(floor)}; give more, or a smaller `align`",
+                code="out-of-reach",
+                option=option,
+            )
+
     def shrunk(self, network: Network, share: float) -> Network:
         """Returns a copy of the network, pruned to `share`."""
         candidate = network.copy()
@@ -158,6 +190,12 @@ class Solver:
         if macs:
             why = f"the dense network's {network.macs:,} MACs are within {self.budget.macs_of(network):,.0f}"
             limits.append((why, "`macs` 50%"))
+        if self.meter:
+            words, option = self.meter.price.words, self.budget.price
+            spent, limit = self.meter.of(network.model), self.budget.price_of(self.meter)
+            limits.append(
+                (f"the dense network's {words(spent)} are within {words(limit)}", f"`{option}` {spent / 2:g}")
+            )
         if density:
             share = self.granularity.share(network) / 5
             limits.append((f"a density of {density:.1%} keeps every weight", f"`density` {share:.0%}"))

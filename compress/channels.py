@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -24,7 +24,9 @@ from dwindle.quantities import format_names
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Counted = Literal["MACs", "parameters"]
+    from dwindle.compress.meter import Meter
+
+Counted = Literal["MACs", "parameters", "price"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ class Channels:
     shares: LayerShares = field(default_factory=LayerShares)
     """The shares of their channels that some layers keep, no more and no less, up to the next multiple of `align`."""
     counts: Counted = "MACs"
-    """What shares are measured in: MACs for a budget of MACs, parameters for one of bytes, which follow the
-    parameters."""
+    """What shares are measured in: MACs for a budget of MACs, the price by `meter` for one in instructions or time,
+    parameters for one of bytes, which follow the parameters."""
+    meter: Meter | None = None
+    """Says what the network costs, where shares are measured in that."""
     inexact: bool = False
     """Whether channels may go that change what is left, such as those that a LayerNorm averages over."""
     kind: Kind = field(default="channel", init=False)
@@ -54,6 +58,8 @@ class Channels:
     def share(self, network: Network) -> float:
         if self.counts == "MACs":
             return network.macs / network.dense_macs
+        if self.meter:
+            return self.meter.of(network.model) / self.meter.dense
         return network.parameters / network.dense_parameters
 
     def shrink(self, network: Network, share: float) -> Keep | None:
@@ -70,7 +76,9 @@ class Channels:
         most = [floors[index] if index in own else group.units for index, group in enumerate(found.groups)]
         try:
             if self.counts == "MACs":
-                limits = {"macs": share * network.dense_macs}
+                limits: dict[str, Any] = {"macs": share * network.dense_macs}
+            elif self.meter:
+                limits = {"price": (share * self.meter.dense, self.meter.at(found))}
             else:
                 limits = {"parameters": share * network.dense_parameters}
             keep = choose(found, scores, **limits, align=self.align, at_least=floors, at_most=most, whole=whole)

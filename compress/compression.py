@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,8 +19,10 @@ from dwindle.compress.allowance import Change
 from dwindle.compress.amc.allocate import allocate
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.budget import Budget, Solver
+from dwindle.compress.channels import Channels
 from dwindle.compress.dense_start import check_weights, judged
 from dwindle.compress.masks import masks_of_zeros, unnamed
+from dwindle.compress.meter import Meter
 from dwindle.compress.network import Network
 from dwindle.compress.progress import drawing
 from dwindle.compress.recalibrate import can_recalibrate, norms
@@ -30,6 +32,7 @@ from dwindle.compress.resolve import Resolved, resolve
 from dwindle.compress.rounds import IterativePruning, PruningSettings
 from dwindle.compress.size import Sizer
 from dwindle.compress.state import capture, cuts_of
+from dwindle.compress.surgery.find import find_groups
 from dwindle.compress.watcher import Watcher, tracked
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
@@ -51,6 +54,7 @@ from dwindle.models.signature import flat
 from dwindle.models.sources.source import Found
 from dwindle.models.tasks import make_task
 from dwindle.models.trust import is_code
+from dwindle.price import Price
 from dwindle.quantities import format_names
 from dwindle.saved_rounds import begun, dense_round
 from dwindle.sealed import read_tensors
@@ -60,7 +64,9 @@ from dwindle.tracking import JsonLines, Tracker
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dwindle.export.target import Target
 
+Progress = Callable[[str], None]
 NOTABLE = 0.05
 """From this share of the parameters on, a note says that they can't be pruned."""
 CODES = 0.005
@@ -126,13 +132,17 @@ class Prepared:
         )
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request, progress: Progress = lambda line: None) -> Prepared:
     """Builds task, model and packer, and checks that the budget can be met.
+
+    progress: called with sentences about how far the prices of layers are.
 
     Raises UsageError for a model, weights or task that cannot be used, BudgetMissed for a budget out of reach.
     """
     resolved = resolve(request)
     request = resolved.request
+    if resolved.price:
+        resolved.price.require(progress)
     given, called = (
         (None, request.model) if isinstance(request.model, str) else (request.model, recorded(request.model))
     )
@@ -244,6 +254,11 @@ def prepare(request: Request) -> Prepared:
         Solver(_for_codes(_by_metric(budget, task), request.rounding), pruning, size_of, request.target)
         for pruning, budget in resolved.phases
     )
+    notes = (fit.sentence(request.weights or called),) if fit else ()
+    if (price := resolved.price) is not None:
+        first, *rest = solvers
+        metered, note = ranks.broadcast_from_first(lambda: _metered(first, price, network, target, progress))
+        solvers, notes = (metered, *rest), (*notes, note)
     for solver in solvers:
         if resolved.method.keep:
             masks_of_zeros(model)
@@ -252,8 +267,21 @@ def prepare(request: Request) -> Prepared:
     whole = not request.train_dense and not (fit and fit.fresh)
     trained = whole and (request.weights is not None or not resolved.method.retrains)
     perhaps = whole and not trained and not resolved.method.restore and (source.is_code or request.pretrained)
-    notes = (fit.sentence(request.weights or called),) if fit else ()
     return Prepared(resolved, task, spec, signature, network, solvers, trained, perhaps, notes)
+
+
+def _metered(solver: Solver, price: Price, network: Network, target: Target, progress: Progress) -> tuple[Solver, str]:
+    """The solver with what its budget is measured by, and a sentence about that."""
+    assert isinstance(solver.granularity, Channels)
+    groups = find_groups(network.model, network.inputs, inexact=solver.granularity.inexact)
+    meter = Meter(network.model, network.inputs, groups, price, target, progress)
+    found = replace(solver, granularity=replace(solver.granularity, meter=meter), meter=meter)
+    found.check_feasible(network)
+    wrong = meter.correct(found.shrunk(network, found.largest_share(network)).model)
+    return found, (
+        f"dense, an inference takes {price.words(meter.dense)}; of a network within the budget the table of layers was "
+        f"{abs(wrong):.1%} {'over' if wrong > 0 else 'under'} what it takes whole, and was corrected"
+    )
 
 
 def _check_labels(task: CheckedTask, resolved: Resolved) -> None:
@@ -370,7 +398,7 @@ def compress(
             watcher, trackers = Watcher(), ()
         if watcher is None:
             watcher = whole_run.enter_context(drawing(console(), request.target, flags={}))
-        ready = prepare(request)
+        ready = prepare(request, watcher.note)
         return replace(_compress(ready, Path(out), watcher, trackers, whole_run), **ready.objects)
 
 
@@ -427,6 +455,11 @@ def _compress(
         if resolved.search:
             pruning = replace(pruning, allocated=partial(_allocated, pruning, resolved.search))
         history = pruning.run()
+        if (meter := ready.solvers[0].meter) is not None:
+            whole = ranks.broadcast_from_first(lambda: meter.whole(network.model))
+            over = whole / ready.solvers[0].budget.price_of(meter) - 1
+            spent = f"{meter.price.words(whole)}, {abs(over):.1%} {'over' if over > 0 else 'under'} the budget"
+            watching.note(f"the file as a whole: an inference takes {spent}")
         dense = ranks.broadcast_from_first(lambda: read_tensors(dense_round(run.path), "weights"))
         metrics = {"test": task.evaluate(as_shipped(network.model), "test")}
         metrics["dense_test"] = task.evaluate(loaded(ready.build_dense(), dense, dense_round(run.path)), "test")

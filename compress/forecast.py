@@ -6,6 +6,7 @@ import contextlib
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,17 @@ class Rehearsed:
 
 
 @dataclass(frozen=True)
+class Priced:
+    """What an inference costs, in a unit that `cost` or `latency` limits."""
+
+    unit: str
+    dense: float
+    compressed: float
+    """By the table of layers."""
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What `compress` would do with a request; `plan` makes it.
 
@@ -75,23 +87,27 @@ class Forecast:
     targets."""
     rehearsed: tuple[Rehearsed, ...]
     """Whether each of the same targets takes the network; empty where the request turns the `rehearsal` off."""
+    priced: Priced | None = None
+    """What an inference costs in the unit of the budget, where that is `cost` or `latency`."""
     untrained_loss: float | None = None
     """The points of validation that `method` calibrate would lose, which trains nothing: tried in one step on few
     samples. None where the weights aren't trained, or the task has no real inputs."""
 
 
-def plan(model: nn.Module | Request | str, **options: Any) -> Forecast:
+def plan(
+    model: nn.Module | Request | str, progress: Callable[[str], None] = lambda line: None, **options: Any
+) -> Forecast:
     """Forecasts what `compress` would do with a network, in seconds instead of its whole training.
 
         >>> plan("zoo:resnet8", data="digits", size="25KB", targets=("coreml",)).bytes
         (Bytes(target='onnx', dense=310520, compressed=24870), Bytes(target='coreml', dense=163657, compressed=30584))
 
-    model, options: those of `compress`.
+    model, options: those of `compress`. progress: called with sentences about what takes long.
 
     Raises what `compress` would raise before it trains, except for what the rehearsal finds: that is in the forecast,
     for each target.
     """
-    return _forecast(request_for(model, options))
+    return _forecast(request_for(model, options), progress=progress)
 
 
 SHARES = (0.5, 0.3, 0.2, 0.1, 0.05)
@@ -118,7 +134,9 @@ def curve(model: nn.Module | Request | str, **options: Any) -> tuple[Forecast, .
     return tuple(found)
 
 
-def _forecast(request: Request, pace: float | None = None) -> Forecast:
+def _forecast(
+    request: Request, pace: float | None = None, progress: Callable[[str], None] = lambda line: None
+) -> Forecast:
     """pace: seconds per optimizer step; measured where it is None."""
     for option in ("max_drop", "max_change"):
         if getattr(request, option) is not None:
@@ -128,7 +146,7 @@ def _forecast(request: Request, pace: float | None = None) -> Forecast:
                 code="conflict",
                 option=option,
             )
-    ready = prepare(request)
+    ready = prepare(request, progress)
     request, network, solver = ready.resolved.request, ready.network, ready.solvers[-1]
     small = network.copy()
     for phase in ready.solvers:
@@ -154,7 +172,17 @@ def _forecast(request: Request, pace: float | None = None) -> Forecast:
         benefits.append(own.verdict(solver.granularity.kind, small.density, solver.granularity.rows))
     seconds = _seconds(ready, steps) if pace is None or steps is None else pace * steps
     loss = _untrained_loss(ready, small)
-    return Forecast(share, rounds, steps, seconds, tuple(sizes), tuple(benefits), rehearsed, loss)
+    return Forecast(
+        share, rounds, steps, seconds, tuple(sizes), tuple(benefits), rehearsed, _priced(ready, small), loss
+    )
+
+
+def _priced(ready: Prepared, small: Network) -> Priced | None:
+    meter = ready.solvers[0].meter
+    if meter is None:
+        return None
+    spent, words = meter.of(small.model), meter.price.words
+    return Priced(meter.price.unit, meter.dense, spent, f"{words(meter.dense)} → {words(spent)}; {ready.notes[-1]}")
 
 
 def _untrained_loss(ready: Prepared, small: Network) -> float | None:

@@ -113,6 +113,16 @@ class Request:
         "number such as 150M.",
         unset="no limit",
     )
+    cost: float | str | None = option(
+        None,
+        kind=MACS,
+        metavar="COST",
+        group=BUDGET,
+        help="The budget in ARM64 instructions of one inference of the file for `target`, met by removing channels, as "
+        "a share of the dense network's such as 60% or a number such as 40M. Each layer is counted under emulation at "
+        "a few widths, once: dwindle doctor --setup arm64 prepares that.",
+        unset="no limit",
+    )
     max_drop: float | None = option(
         None,
         kind=NUMBER,

@@ -32,6 +32,8 @@ from dwindle.models.photos.rule import ACROSS, photographs_in
 from dwindle.models.spec import TRAINING, TaskSpec
 from dwindle.models.trust import is_code
 from dwindle.options import options
+from dwindle.price import Price
+from dwindle.price import load as load_price
 from dwindle.quantities import parse_bytes, parse_macs
 
 Phase = tuple[Granularity, Budget]
@@ -55,6 +57,8 @@ class Resolved:
     """The granularity and why it was chosen, in words."""
     task_options: Mapping[str, Any]
     """The options from which `dwindle.models.make_task` makes the task."""
+    price: Price | None = None
+    """What says how much layers cost, where the budget limits that."""
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -70,7 +74,7 @@ class Resolved:
         # Runs begun before there were these options can be resumed.
         later = (
             "calib_samples", "rounding", "update", "max_change", "pretrained", "new_head", "train_dense",
-            "inexact_cuts", "dynamic", "qat", "layer_share",
+            "inexact_cuts", "dynamic", "qat", "layer_share", "cost",
         )  # fmt: skip
         unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
@@ -107,7 +111,7 @@ def resolve(request: Request) -> Resolved:
     if retraining.keep:
         name, why = "unstructured", "the zeros that the weights came with"
     if name == "auto":
-        name, why = choose(request.target, target.packs_zeros, macs=request.macs is not None)
+        name, why = choose(request.target, target.packs_zeros, computing=_computing(request))
     elif name == "fast":
         name, why = target.fastest, f"of what is pruned, {request.target} gains the most speed from it"
     full = replace(
@@ -118,6 +122,7 @@ def resolve(request: Request) -> Resolved:
         rewind_to=retraining.start,
         size=parse_bytes(request.size) if isinstance(request.size, str) else request.size,
         macs=parse_macs(request.macs) if isinstance(request.macs, str) else request.macs,
+        cost=parse_macs(request.cost) if isinstance(request.cost, str) else request.cost,
     )
     phases = ((granularity(name, load_score("magnitude"), Layers()), KEEP),) if retraining.keep else _phases(full, name)
     if request.gradual and phases[-1][0].kind != "weights":
@@ -128,10 +133,13 @@ def resolve(request: Request) -> Resolved:
         size=phases[-1][1].size,
         density=None if retraining.keep else phases[-1][1].density,
         macs=phases[0][1].macs,
+        cost=phases[0][1].cost,
         episodes=search.episodes if search else None,
         calib_samples=request.calib_samples or retraining.samples,
     )
-    return Resolved(full, phases, retraining, preset, search, f"granularity {name}: {why}{said}", task)
+    priced = phases[0][1].price
+    price = load_price(priced, request.target, target.precision) if priced else None
+    return Resolved(full, phases, retraining, preset, search, f"granularity {name}: {why}{said}", task, price)
 
 
 def task_options(task: Any) -> dict[str, Any]:
@@ -260,6 +268,7 @@ def _check_untrained(request: Request, retraining: Method) -> None:
             "size",
             "density",
             "macs",
+            "cost",
             "max_drop",
             "max_change",
             "granularity",
@@ -281,7 +290,8 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
     """What is pruned, in order, and down to what, for a granularity of that name."""
     layers = Layers(tuple(request.include), tuple(request.exclude))
     score = load_score("magnitude" if request.score is None else request.score)
-    counts: Counted = "parameters" if request.macs is None else "MACs"
+    priced = _computing(request)
+    counts: Counted = "parameters" if priced is None else "MACs" if priced == "macs" else "price"
     floor, inexact, shares = request.layer_floor, request.inexact_cuts, LayerShares.of_texts(request.layer_share)
     if shares.patterns and "+" in name:
         raise _conflict("layer_share", f"`layer_share` is of channels or of weights, and {name} prunes both")
@@ -291,35 +301,43 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
     ]
     if inexact and not any(part.kind == "channel" for part in parts):
         raise _conflict("inexact_cuts", f"`inexact_cuts` are cuts of channels, and {name} pruning makes none")
-    size, macs = request.size, request.macs
+    size, macs, cost = request.size, request.macs, request.cost
     assert not isinstance(size, str)
     assert not isinstance(macs, str)
+    assert not isinstance(cost, str)
     if len(parts) == 1:
         density = request.density
         allowance = _allowance(request)
-        if size is macs is density is None and allowance is None:
+        if (size, density, priced, allowance) == (None, None, None, None):
             density = parts[0].floor  # a pattern such as 2:4 implies its own density
-        if macs is not None and parts[0].kind != "channel":
-            raise _conflict(
-                "macs", f"`macs` cannot be met by {name} pruning, which computes with zeros: use `granularity` channel"
-            )
+        if priced is not None and parts[0].kind != "channel":
+            why = "which computes with zeros" if priced == "macs" else "as layers are priced by their widths"
+            raise _conflict(priced, f"`{priced}` cannot be met by {name} pruning, {why}: use `granularity` channel")
         if allowance and parts[0].floor is not None:
             option = allowance.option
             raise _conflict(option, f"`granularity` {name} implies its own density: leave out `{option}`")
-        return ((parts[0], Budget(size, density, macs, allowance)),)
+        return ((parts[0], Budget(size, density, macs, cost, allowance=allowance)),)
     if [part.kind for part in parts[:-1]] != ["channel"] or parts[-1].kind == "channel":
         raise UsageError(
             f"`granularity` is {name}: only channel+SOMETHING can be combined, channels first",
             code="invalid-value",
             option="granularity",
         )
-    if macs is None or (size is None and request.density is None) or request.rounds or _allowance(request):
+    if priced is None or (size is None and request.density is None) or request.rounds or _allowance(request):
         raise _conflict(
             "granularity",
-            f"`granularity` {name} needs `macs` for the channels and `size` or `density` for the rest, and neither "
-            "`rounds` nor `max_drop` nor `max_change`",
+            f"`granularity` {name} needs `macs` or `cost` for the channels and `size` or `density` for the rest, and "
+            "neither `rounds` nor `max_drop` nor `max_change`",
         )
-    return (parts[0], Budget(macs=macs)), (parts[1], Budget(size, request.density))
+    return (parts[0], Budget(macs=macs, cost=cost)), (parts[1], Budget(size, request.density))
+
+
+def _computing(request: Request) -> str | None:
+    """The option that limits what an inference computes; None where none is given. Raises UsageError for two."""
+    given = [name for name in ("macs", "cost") if getattr(request, name) is not None]
+    if len(given) > 1:
+        raise _conflict(given[1], f"`{given[0]}` and `{given[1]}` both limit what is computed: give one of them")
+    return given[0] if given else None
 
 
 def _allowance(request: Request) -> Allowance | None:
@@ -345,6 +363,8 @@ def _search(request: Request, phases: tuple[Phase, ...]) -> Settings:
             "unstructured or channel",
         )
     allocate.check(phases[0][0])
+    if request.cost is not None:
+        raise _conflict("cost", "`method` amc knows no prices of layers: give `macs` instead of `cost`")
     return Settings.of(request.episodes, request.seed)
 
 

@@ -31,6 +31,8 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
     for size, benefit in zip(forecast.bytes, forecast.benefits, strict=True):
         smaller = f"{format_bytes(size.dense)} → {format_bytes(size.compressed)}"
         yield f"{size.target}: {smaller}, {size.dense / size.compressed:.1f}×; {benefit.sentence()}"
+    if forecast.priced:
+        yield forecast.priced.sentence
     if forecast.untrained_loss is not None:
         yield f"without training, by --method calibrate: about {forecast.untrained_loss:.2f} points lost on validation"
     for rehearsed in forecast.rehearsed:

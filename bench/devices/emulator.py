@@ -13,6 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,17 @@ CLASSES = ("all", "load_store", "simd", "fmla", "dot", "int", "branch")
 TIME_LIMIT = 600.0
 """Seconds for one file: about five times what 300M multiply-accumulates take on a slow host."""
 
+Request = tuple[dict[str, Any], list[np.ndarray]]
+"""A message of bench/wire.py: its header and arrays."""
 _REQUESTS: tuple[tuple[str, dict[str, int]], ...] = (
     ("load", {}),
+    ("infer", {}),
     ("time", {"iterations": 1}),
     ("time", {"iterations": 5}),
-    ("infer", {}),
 )
-"""`load` runs the file once. The two in the middle differ by four inferences, and so do their counts: what
-answering takes drops out."""
-_INFERENCES = (1, 2, 7, 8)
+"""`load` runs the file once. The last two differ by four inferences, and so do their counts: what answering takes drops
+out. They are last because each of their answers is one write, which large outputs are not."""
+_INFERENCES = (1, 2, 3, 8)
 """How many inferences have been run in all when each of these requests is answered."""
 
 
@@ -85,35 +88,87 @@ def count(
     Raises RuntimeUnavailable where the emulation isn't set up, WorkerFailed where the file fails in it, and UsageError
     for another target and for sparse kernels of another runtime.
     """
-    if target not in TARGETS:
-        raise UsageError(
-            f"no ARM64 runtime here runs {target} files, only {', '.join(TARGETS)}", code="unknown-name", name=target
-        )
+    require(target)
     if sparse and target != "executorch":
         raise UsageError(
             f"sparse kernels can be switched on for executorch files, not for {target}", code="no-effect",
             option="sparse", name=target,
         )  # fmt: skip
-    if missing := sysroot.missing():
-        raise missing.error("arm64")
-    requests = io.BytesIO()
-    for name, fields in _REQUESTS:
-        wire.send(requests, {"request": name, **fields}, [] if name == "time" else inputs)
+    require_emulation()
+    requests = [({"request": name, **fields}, [] if name == "time" else inputs) for name, fields in _REQUESTS]
     with tempfile.TemporaryDirectory() as folder:
         # Arguments lie on the stack: a longer name would move it, and the count of a small file by 1e-3.
         file = Path(folder) / f"net{path.suffix}"
         file.symlink_to(path.absolute())
         program = _executorch(file, sparse) if target == "executorch" else _python(target, file)
-        answers, readings = _emulate(path, program, requests.getvalue(), time_limit, progress)
-    loaded, short, long, _ = readings[-len(_REQUESTS) :]  # MNN writes to standard output when it loads a file
-    counts = {kind: round(((long[kind] - short[kind]) - (short[kind] - loaded[kind])) / 4) for kind in loaded}
+
+        def report(answered: int) -> None:
+            far = f"{_INFERENCES[answered - 1]} of {_INFERENCES[-1]} inferences" if answered else "starting"
+            progress(f"{path.name} on an emulated {CPU}: {far}")
+
+        answers, readings = _emulate(path, program, requests, time_limit, report)
+    counts = _of_one(*readings[-3:])  # MNN writes to standard output when it loads a file
     return Count(
         instructions={kind: counts[kind] for kind in CLASSES},
         macs=counts["macs"],
-        outputs=answers[-1][1],
+        outputs=answers[1][1],
         runtime=f"{TARGETS[target]} {answers[0][0]['version']}",
         emulator=_emulator(),
     )
+
+
+def require(target: str) -> None:
+    """Raises UsageError for a target whose files no emulated runtime runs."""
+    if target not in TARGETS:
+        raise UsageError(
+            f"no ARM64 runtime here runs {target} files, only {', '.join(TARGETS)}", code="unknown-name", name=target
+        )
+
+
+def require_emulation() -> None:
+    """Raises RuntimeUnavailable where the emulation isn't set up, with the command that does it."""
+    if missing := sysroot.missing():
+        raise missing.error("arm64")
+
+
+def count_each(
+    files: Sequence[tuple[Path, list[np.ndarray]]],
+    target: str,
+    *,
+    time_limit: float = TIME_LIMIT,
+) -> list[dict[str, int]]:
+    """Counts the instructions of one inference of each of many small files, by class.
+
+    Starting Python under the emulator takes longer than a small file: one process has all of them.
+
+    Args:
+        files: each file with one array per input.
+        target: the target that all of them are of, one of TARGETS.
+        time_limit: seconds after which a process counts as hung.
+
+    Raises as `count` does.
+    """
+    require(target)
+    require_emulation()
+    if target == "executorch":  # its runner has one file, and starts at once
+        counts = [count(path, target, inputs, time_limit=time_limit) for path, inputs in files]
+        return [one.instructions for one in counts]
+    loads: list[Request] = [({"request": "load", "path": str(path.absolute())}, inputs) for path, inputs in files]
+    times: list[Request] = [
+        ({"request": "time", "path": load["path"], "iterations": iterations}, [])
+        for load, _ in loads
+        for iterations in (1, 5)
+    ]
+    first = files[0][0]
+    _, readings = _emulate(first, _python(target, first), loads + times, time_limit, lambda answered: None)
+    own = readings[-1 - len(times) :]
+    counted = [_of_one(*own[2 * index : 2 * index + 3]) for index in range(len(files))]
+    return [{kind: one[kind] for kind in CLASSES} for one in counted]
+
+
+def _of_one(before: dict[str, int], short: dict[str, int], long: dict[str, int]) -> dict[str, int]:
+    """The counts of one inference, from those after the answer before, after one more, and after another five."""
+    return {kind: round(((long[kind] - short[kind]) - (short[kind] - before[kind])) / 4) for kind in before}
 
 
 def _executorch(path: Path, sparse: bool) -> list[str]:
@@ -128,15 +183,21 @@ def _python(target: str, path: Path) -> list[str]:
 
 
 def _emulate(
-    path: Path, program: list[str], requests: bytes, time_limit: float, progress: Progress
+    path: Path, program: list[str], requests: Sequence[Request], time_limit: float, report: Callable[[int], None]
 ) -> tuple[list[tuple[dict[str, Any], list[np.ndarray]]], list[dict[str, int]]]:
-    """Has the emulated program answer the requests: its answers, and the counts as each was written."""
+    """Has the emulated program answer the requests: its answers, and the counts as each was written.
+
+    report: called with the number of answers so far.
+    """
     who = f"{path.name} on an emulated {CPU}"
+    asked = io.BytesIO()
+    for header, arrays in requests:
+        wire.send(asked, header, arrays)
     deadline = time.monotonic() + time_limit
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         counts, answers, chatter = folder / "counts", folder / "answers", folder / "chatter"
-        (folder / "requests").write_bytes(requests)
+        (folder / "requests").write_bytes(asked.getvalue())
         plugin = ["-plugin", f"{build.counter()},out={counts}"]
         with (
             (folder / "requests").open(encoding="utf-8") as stdin,
@@ -152,7 +213,7 @@ def _emulate(
                 start_new_session=True,  # Ctrl-C is for us
             )
             try:
-                _watch(process, counts, deadline, lambda line: progress(f"{who}: {line}"))
+                _watch(process, counts, deadline, len(requests), report)
             except TimeoutError:
                 raise WorkerFailed(f"{who} hung: not through after {time_limit:g} s", path, "hung") from None
             finally:
@@ -162,23 +223,25 @@ def _emulate(
         error = next((header["error"] for header, _ in received if "error" in header), None)
         if error:
             raise WorkerFailed(f"{who} failed: {error}", path)
-        if process.returncode or len(received) < len(_REQUESTS):
+        if process.returncode or len(received) < len(requests):
             raise WorkerFailed(f"{who} {_end(process.returncode)}{_last_words(chatter)}", path, "ended")
         return received, _readings(counts)
 
 
-def _watch(process: subprocess.Popen[bytes], counts: Path, deadline: float, progress: Progress) -> None:
+def _watch(
+    process: subprocess.Popen[bytes], counts: Path, deadline: float, requests: int, report: Callable[[int], None]
+) -> None:
     """Waits for the program to end, and reports how far it is; raises TimeoutError at the deadline."""
     done = 0
-    progress("starting")
+    report(done)
     while True:
         try:
             process.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
-            answered = min(len(_readings(counts)), len(_INFERENCES))
+            answered = min(len(_readings(counts)), requests)
             if answered > done:
                 done = answered
-                progress(f"{_INFERENCES[done - 1]} of {_INFERENCES[-1]} inferences")
+                report(done)
             if time.monotonic() > deadline:
                 raise TimeoutError from None
         else:

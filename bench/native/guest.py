@@ -1,9 +1,10 @@
-"""One .onnx, .tflite or .mnn file behind the messages of bench/wire.py, in a Python that has only the runtime.
+"""Files of .onnx, .tflite or .mnn behind the messages of bench/wire.py, in a Python that has only the runtime.
 
     python guest.py WIRE.PY OPENER.PY FILE
 
 OPENER.PY is the file of dwindle that sets up the runtime. Runs under the emulator, where dwindle isn't installed;
-serves `load`, `time` and `infer` as bench/worker.py does, without the clocks.
+serves `load`, `time` and `infer` as bench/worker.py does, without the clocks. A request that has a `path` is about that
+file instead of FILE; what is loaded stays.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ RUNTIMES = {".onnx": onnxruntime, ".tflite": litert, ".mnn": mnn}
 
 
 def main() -> None:
-    wire_path, _, path = sys.argv[1:]
+    wire_path, _, own = sys.argv[1:]
+    loaded: dict[str, tuple[Infer, list[np.ndarray]]] = {}
     wire = run_path(wire_path)
     gc.disable()  # a collection is a million instructions, and not the file's
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
@@ -63,12 +65,15 @@ def main() -> None:
             header, arrays = wire["receive"](requests)
         except EOFError:
             return
+        path = header.get("path", own)
         try:
+            if header["request"] != "load":
+                infer, sample = loaded[path]
             match header["request"]:
                 case "load":
                     version, infer = RUNTIMES[Path(path).suffix](path)
-                    sample = arrays
-                    infer(sample)
+                    loaded[path] = infer, arrays
+                    infer(arrays)
                     answer = {"version": version}, []
                 case "time":
                     for _ in range(header["iterations"]):

@@ -28,6 +28,9 @@ __all__ = ["Found", "Group", "Keep", "best", "choose", "cut", "cut_tensors", "fi
 GroupScore = Callable[[Found, nn.Module], list[Tensor]]
 """A score for every unit of every group, comparable across groups: float[units] each. The lowest go first."""
 
+Spent = Callable[[Sequence[int]], float]
+"""What a network costs with so many units left of each group."""
+
 
 def score(found: Found, model: nn.Module) -> list[Tensor]:
     """The magnitude of every unit, float32[units] per group: what removing it takes away.
@@ -66,6 +69,7 @@ def choose(
     *,
     macs: float | None = None,
     parameters: float | None = None,
+    price: tuple[float, Spent] | None = None,
     share: float | None = None,
     align: int = 8,
     at_least: Sequence[int] | None = None,
@@ -74,14 +78,17 @@ def choose(
 ) -> Keep:
     """Removes the units of least score, over all groups, until the network costs no more than is asked.
 
-    `macs` and `parameters` are what may be left of `found.macs()` and `found.parameters()`, `share` (0 to 1) what may
-    be left of all units; all that are given hold. Every group keeps a multiple of `align` channels (1: any number) or
-    all of them; what is then left of the budget is given back, best unit first. Every group keeps as many units as
-    `at_least` says (without it, one) or more, and as many as `at_most` says or fewer, up to the next multiple; groups
-    that make channels of a tensor named in `whole` lose none.
+    `macs` and `parameters` are what may be left of `found.macs()` and `found.parameters()`, `price` is how much may be
+    spent of what its function says, `share` (0 to 1) what may be left of all units; all that are given hold. Every
+    group keeps a multiple of `align` channels (1: any number) or all of them; what is then left of the budget is given
+    back, best unit first. Every group keeps as many units as `at_least` says (without it, one) or more, and as many as
+    `at_most` says or fewer, up to the next multiple; groups that make channels of a tensor named in `whole` lose none.
 
     Raises BudgetMissed where the least that can be left costs more.
     """
+    limits: list[tuple[float, Spent, str]] = [] if price is None else [(*price, "of its price")]
+    limits += [] if macs is None else [(macs, found.macs, "MACs")]
+    limits += [] if parameters is None else [(parameters, found.parameters, "parameters")]
     order = torch.cat(list(scores)).argsort(stable=True)
     fewest = least(found, at_least, align=align, whole=whole)
     most = least(found, found.units if at_most is None else at_most, align=align, whole=whole)
@@ -96,9 +103,9 @@ def choose(
 
     def over(units: Sequence[int]) -> str | None:
         """What is wrong with leaving so many units, if anything."""
-        for limit, cost, name in ((macs, found.macs, "MACs"), (parameters, found.parameters, "parameters")):
-            if limit is not None and (spent := cost(units)) > limit:
-                return f"{spent:,.0f} {name} ({spent / cost():.0%}), not {limit:,.0f}"
+        for limit, cost, name in limits:
+            if (spent := cost(units)) > limit:
+                return f"{spent:,.0f} {name} ({spent / cost(found.units):.0%}), not {limit:,.0f}"
         if share is not None and (kept := sum(units) / len(order)) > share:
             return f"{kept:.0%} of the channels, not {share:.0%}"
         return None

@@ -123,7 +123,7 @@ def _plan(arguments: argparse.Namespace) -> int:
             raise
         return _curve(arguments)
     with working("building the network and its files, to see what a compression would do"):
-        forecast = plan(request)
+        forecast = plan(request, progress=say)
     print_result(arguments, *forecast_lines(forecast))
     if arguments.json:
         print_json(dataclasses.asdict(forecast))

@@ -31,6 +31,6 @@ def test_fast_is_what_the_targets_kernels_gain_from() -> None:
 
 
 def test_auto_takes_what_makes_the_file_fit() -> None:
-    assert choose("onnx", True, macs=False)[0] == "unstructured"
-    assert choose("executorch", False, macs=False)[0] == "channel"
-    assert choose("onnx", True, macs=True)[0] == "channel"
+    assert choose("onnx", True, computing=None)[0] == "unstructured"
+    assert choose("executorch", False, computing=None)[0] == "channel"
+    assert choose("onnx", True, computing="macs")[0] == "channel"

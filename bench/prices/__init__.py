@@ -1,0 +1,1 @@
+"""Prices of layers: counted instructions, and milliseconds by a device's profile."""

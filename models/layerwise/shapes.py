@@ -1,0 +1,67 @@
+"""The convolutions and linear layers of a network, with all that their price depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dwindle.price import Shape
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer on one of the inputs that it is given in an inference."""
+
+    layer: str
+    """The module's name."""
+    shape: Shape
+    """With the dense network's widths."""
+
+
+def calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
+    """Each convolution and linear layer of a network, once for every input that it is given in an inference."""
+    found: list[Call] = []
+
+    def add(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def see(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
+            if given:
+                found.append(Call(name, _shape(layer, given[0])))
+
+        return see
+
+    hooks = [module.register_forward_hook(add(name)) for name, module in model.named_modules() if _priced(module)]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(*inputs)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _priced(module: nn.Module) -> bool:
+    """Whether a module is priced as a layer. One whose padding is a word counts as the rest."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        return not isinstance(module.padding, str)
+    return isinstance(module, nn.Linear)
+
+
+def _shape(layer: nn.Module, given: Tensor) -> Shape:
+    if isinstance(layer, nn.Linear):
+        return Shape(given.shape[-1], len(layer.weight), tuple(given.shape[1:-1]))
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    return Shape(
+        given.shape[1],
+        len(layer.weight),
+        tuple(given.shape[2:]),
+        tuple(layer.kernel_size),
+        tuple(layer.stride),
+        tuple(map(int, layer.padding)),
+        tuple(layer.dilation),
+        layer.groups,
+    )
