@@ -408,6 +408,7 @@ def _compress(
     resolved, task, network = ready.resolved, ready.task, ready.network
     request = resolved.request
     origin = ready.origin
+    ranks.check_same_task(origin["task"])
     code = _code(resolved)
     ranks.broadcast_from_first(lambda: whole_run.enter_context(locked(out)))
     here = numerics.present()

@@ -25,7 +25,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from dwindle.errors import DwindleError
+from dwindle.errors import DwindleError, UsageError
 
 T = TypeVar("T")
 
@@ -111,6 +111,27 @@ def check_agree(what: str, tensors: Mapping[str, Tensor]) -> None:
             "leave the same weights on every rank; the rounds before are saved",
             code="ranks-disagree",
         )
+
+
+def check_same_task(origin: Mapping[str, Any]) -> None:
+    """Raises UsageError on every rank where what a task records, data and options, isn't the same on all of them."""
+    if world() == 1:
+        return
+    origins: list[Any] = [None] * world()
+    with _others_alive():
+        distributed.all_gather_object(origins, origin)
+    for other, found in enumerate(origins):
+        if found != origins[0]:
+            first = origins[0]
+            names = sorted(name for name in found.keys() | first.keys() if found.get(name) != first.get(name))
+            what = "data" if names == ["fingerprint"] else ", ".join(names)
+            raise UsageError(
+                f"ranks disagree before training: rank {other} has another {what} than rank 0: start all of them with "
+                "one command and the same data",
+                code="ranks-disagree",
+                option="data" if what == "data" else None,
+                name=what,
+            )
 
 
 def shard(batch: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ def _on_two_ranks(out: Path, device: str) -> dict[str, str]:
         "parameters_that_no_rank_used_keep_no_gradient",
         "masks_hold_after_every_step_and_a_training_resumes_to_the_same_bits",
         "ranks_that_disagree_are_told_so_on_every_rank",
+        "ranks_that_see_different_data_are_told_so_on_every_rank",
         "the_first_rank_alone_acts_and_all_hear_of_it",
         "what_the_first_rank_judges_alone_is_judged_on_all_the_data",
         "a_batch_smaller_than_the_ranks_is_refused",

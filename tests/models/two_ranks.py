@@ -153,6 +153,15 @@ def ranks_that_disagree_are_told_so_on_every_rank() -> None:
         ranks.check_agree("the weights", model.state_dict())
 
 
+def ranks_that_see_different_data_are_told_so_on_every_rank() -> None:
+    one = _task(batch_size=45).origin
+    ranks.check_same_task(one)
+    for changed, name in (({"fingerprint": "another"}, "data"), ({"epochs": 9, "lr": 1}, "epochs, lr")):
+        with pytest.raises(UsageError) as raised:
+            ranks.check_same_task({**one, **(changed if ranks.rank() == 1 else {})})
+        assert (raised.value.code, raised.value.name) == ("ranks-disagree", name)
+
+
 def the_first_rank_alone_acts_and_all_hear_of_it() -> None:
     calls: list[int] = []
 
@@ -188,6 +197,7 @@ CHECKS = [
     parameters_that_no_rank_used_keep_no_gradient,
     masks_hold_after_every_step_and_a_training_resumes_to_the_same_bits,
     ranks_that_disagree_are_told_so_on_every_rank,
+    ranks_that_see_different_data_are_told_so_on_every_rank,
     the_first_rank_alone_acts_and_all_hear_of_it,
     what_the_first_rank_judges_alone_is_judged_on_all_the_data,
     a_batch_smaller_than_the_ranks_is_refused,
