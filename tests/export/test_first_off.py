@@ -90,9 +90,10 @@ def exported(target: Target, folder: Path) -> DwindleError:
         (Miscompiled(), ParityFailed, "outputs-differ"),
         (Miscompiled("int8"), ParityFailed, "outputs-differ"),
         (Crippled(), ParityFailed, "not-runnable"),
+        (Crippled("w8a8").calibrated((torch.randn(16, 8),)), ParityFailed, "not-runnable"),
         (Illiterate(), UsageError, "not-convertible"),
     ],
-    ids=["miscompiled", "miscompiled-int8", "not-run", "not-written"],
+    ids=["miscompiled", "miscompiled-int8", "not-run", "not-run-w8a8", "not-written"],
 )
 def test_the_first_operator_is_named_with_its_module_and_line(
     target: Target, kind: type[DwindleError], code: str, tmp_path: Path
