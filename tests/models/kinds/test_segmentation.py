@@ -111,3 +111,16 @@ def test_a_folder_that_is_not_there_or_has_no_size_is_refused(tmp_path: Path) ->
     with pytest.raises(UsageError) as missing:
         make_task({"data": f"segmentation:{folder(tmp_path / 'discs')}"})
     assert missing.value.option == "image_size"
+
+
+def test_broken_images_and_masks_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    whole = task(folder(tmp_path)).origin["fingerprint"]
+    (tmp_path / "images/003.png").write_bytes((tmp_path / "images/003.png").read_bytes()[:90])
+    (tmp_path / "masks/004.png").write_bytes(b"no image")
+    with pytest.raises(UsageError):
+        task(tmp_path)
+    left = task(tmp_path, skip_broken=True)
+    assert left.origin["fingerprint"] != whole
+    assert left.origin["skip_broken"]
+    for split in ("train", "validation", "test"):
+        left.inputs(split)
