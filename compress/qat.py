@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from dwindle.compress.qat_palette import by_palette
 from dwindle.export.fold import Pair, fold, foldable
-from dwindle.export.quantize import LARGEST, LARGEST_INT4, SCALES, stored
+from dwindle.export.quantize import LARGEST, LARGEST_INT4, PALETTES, SCALES, stored
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
-PRECISIONS = ("int8", "int4", "w8a8")
-"""What can be trained through: scaled codes, and at w8a8 activations, whose ranges are calibrated at export."""
+PRECISIONS = ("int8", "int4", *PALETTES, "w8a8")
+"""What can be trained through; at w8a8 activations too, whose ranges are calibrated at export."""
 
 _COMPUTING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """The layers that compute in int8 at w8a8."""
@@ -48,6 +49,8 @@ class _Weight:
     """The weight's output channels, which batch norm scales."""
     rows: int = 0
     """The dimension each of whose elements has scales of its own."""
+    palette: int = 0
+    """The bits of a code of the palette; 0: codes are numbers."""
     exact: Tensor | None = None
     """The exact values, while the parameter holds rounded ones."""
     rounded: Tensor | None = None
@@ -74,7 +77,7 @@ class Rounding:
                 continue  # a branch that is merged into another
             layer = model.get_submodule(path)
             computes = precision == "w8a8" and isinstance(layer, _COMPUTING) and name.endswith(".weight")
-            if form.scale is None and not computes:
+            if form.scale is None and form.palette is None and not computes:
                 continue
             norm = model.get_submodule(norms[path]) if path in norms and name.endswith(".weight") else None
             axis = 1 if getattr(layer, "transposed", False) else 0
@@ -82,7 +85,8 @@ class Rounding:
                 self._layers.append(layer)
             largest = LARGEST_INT4 if form.kind == "int4" else LARGEST
             blocks = 1 if computes or form.scale is None else form.scale.shape[1]
-            self._weights.append(_Weight(parameter, largest, blocks, norm, axis, axis if computes else 0))
+            palette = 0 if form.palette is None else form.bits
+            self._weights.append(_Weight(parameter, largest, blocks, norm, axis, axis if computes else 0, palette))
 
     @torch.no_grad()
     def round(self) -> None:
@@ -147,13 +151,19 @@ def _rounded(weight: _Weight) -> Tensor:
     scaling = _scaling(weight, exact)
     folded = exact * scaling
     turned = folded.movedim(weight.rows, 0)
-    rows = turned.reshape(len(turned) * weight.blocks, -1)
-    grid = torch.from_numpy(SCALES.astype(np.float32)).to(exact.device)
-    needed = rows.abs().amax(1) / weight.largest
-    scale = grid[torch.searchsorted(grid, needed).clamp(max=len(grid) - 1)][:, None]
-    codes = (rows / scale).round().clamp(-weight.largest, weight.largest)
-    decoded = (codes * scale).reshape(turned.shape).movedim(0, weight.rows)
-    return torch.where(scaling == 0, exact, decoded / scaling).to(weight.parameter.dtype)
+    if weight.palette:
+        decoded = by_palette(turned.reshape(len(turned), -1), weight.palette)
+    else:
+        rows = turned.reshape(len(turned) * weight.blocks, -1)
+        scale = _on_grid(rows.abs().amax(1) / weight.largest)[:, None]
+        decoded = (rows / scale).round().clamp(-weight.largest, weight.largest) * scale
+    folded = decoded.reshape(turned.shape).movedim(0, weight.rows)
+    return torch.where(scaling == 0, exact, folded / scaling).to(weight.parameter.dtype)
+
+
+def _on_grid(needed: Tensor) -> Tensor:
+    grid = torch.from_numpy(SCALES.astype(np.float32)).to(needed.device)
+    return grid[torch.searchsorted(grid, needed).clamp(max=len(grid) - 1)]
 
 
 def _scaling(weight: _Weight, exact: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ class Request:
         None,
         metavar="PRECISION",
         group=BUDGET,
-        help="What the file that `size` counts stores weights in: fp32, fp16, int8, int4, palette4 or w8a8.",
+        help="What the file that `size` counts stores weights in: fp32, fp16, int8, int4, palette4 (on Core ML "
+        "palette3, palette2 and palette1 too) or w8a8.",
         unset="the target's own",
     )
     size: int | str | None = option(
@@ -278,7 +279,7 @@ class Request:
         None,
         metavar="HOW",
         group=PRUNING,
-        help="How weights become codes of int8, int4 or palette4: nearest, or calibrated by the samples of `method` "
+        help="How weights become codes of int8, int4 or a palette: nearest, or calibrated by the samples of `method` "
         "calibrate.",
         unset="nearest",
     )

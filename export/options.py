@@ -19,8 +19,8 @@ class ExportOptions:
     precision: str | None = option(
         None,
         metavar="PRECISION",
-        help="What the files store weights in: fp32, fp16, int8, int4 or palette4, where the target has it; w8a8, "
-        "int8 that also computes in int8, with activations rounded; or auto, "
+        help="What the files store weights in: fp32, fp16, int8, int4 or palette4, where the target has it; palette3, "
+        "palette2 or palette1 on Core ML; w8a8, int8 that also computes in int8, with activations rounded; or auto, "
         "whatever gives the smallest file that loses at most `max_drop` points.",
         unset="what the checkpoint's budget was counted at on that target; on other targets their own",
     )
@@ -63,7 +63,7 @@ class ExportOptions:
     rounding: str | None = option(
         None,
         metavar="HOW",
-        help="How weights become codes of int8, int4 or palette4: nearest takes the nearest code of each weight, and "
+        help="How weights become codes of int8, int4 or a palette: nearest takes the nearest code of each weight, and "
         "calibrated chooses a layer's codes together, by what they change of its outputs for training samples.",
         unset="what the checkpoint was made with, else nearest",
     )

@@ -5,7 +5,8 @@ channel), so that a pruned weight stays exactly zero. Scales lie on a grid of 25
 
 At four bits what is small and costs most keeps more of them: the first layer, and rows that are short, such as a
 depthwise convolution's, are int8. int4 has a scale for every 64 or so surviving weights: blocks of a row's input
-channels. palette4 has sixteen values per tensor (`palette`), times a scale per row where that is worth its byte.
+channels. palette4 has sixteen values per tensor (`palette`), times a scale per row where that is worth its byte;
+palette3, palette2 and palette1 have eight, four and two, and zeros beside them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from dwindle.export.fold import tensors
 if TYPE_CHECKING:
     from torch import nn
 
-Precision = Literal["fp32", "fp16", "int8", "int4", "palette4", "w8a8"]
+Precision = Literal["fp32", "fp16", "int8", "int4", "palette4", "palette3", "palette2", "palette1", "w8a8"]
 FOUR_BITS = ("int4", "palette4")
-CODED = ("int8", *FOUR_BITS)
+PALETTES = ("palette4", "palette3", "palette2", "palette1")
+FEW_BITS = ("int4", *PALETTES)
+CODED = ("int8", *FEW_BITS)
 """The precisions that store codes."""
 LARGEST = 127
 """The largest int8 code. −128 is never used, as the range is symmetric."""
@@ -58,7 +61,7 @@ class Stored:
     """For codes: the index into SCALES of each scale, shape (rows, blocks of input channels, 1, …)."""
     palette: NDArray[np.float16] | None = None
     kind: str = ""
-    """`int4` or `palette4`; empty for anything else, which the dtype of `values` tells."""
+    """`int4` or one of PALETTES; empty for anything else, which the dtype of `values` tells."""
     axis: int | None = None
     """The dimension of `values` with a scale for each element, where a file reads codes and scales apart, to compute
     with the codes; `scale` is then of shape (elements,). None: codes are multiplied by their scales first."""
@@ -66,7 +69,7 @@ class Stored:
     @property
     def bits(self) -> int:
         """How many bits a value takes."""
-        return 4 if self.kind in FOUR_BITS else 8 * self.values.itemsize
+        return int(self.kind[-1]) if self.kind else 8 * self.values.itemsize
 
     def decoded(self) -> NDArray[Any]:
         """The tensor that a runtime computes with: in fp32, or unchanged where it has no floats."""
@@ -93,7 +96,7 @@ def kinds(network: nn.Module, precision: str) -> dict[str, str]:
     """The precision that `store` is asked for each tensor of a network, by name, where the file's is `precision`."""
     every = tensors(network)
     first = next((name for name, tensor in every.items() if tensor.is_floating_point() and tensor.dim() > 1), None)
-    return {name: "int8" if name == first and precision in FOUR_BITS else precision for name in every}
+    return {name: "int8" if name == first and precision in FEW_BITS else precision for name in every}
 
 
 def store(name: str, array: NDArray[Any], precision: str) -> Stored:
@@ -109,12 +112,12 @@ def store(name: str, array: NDArray[Any], precision: str) -> Stored:
         )
     if infinite.any():  # a causal mask, say: fp16 has infinities, and no scale spans to one
         precision = "fp16"
-    if precision in FOUR_BITS and array.ndim > 1 and array[0].size >= _LONG_ROW:
-        if precision == "palette4":
-            return _palette4(array)
+    if precision in FEW_BITS and array.ndim > 1 and array[0].size >= _LONG_ROW:
+        if precision in PALETTES:
+            return _palette(array, precision)
         if np.abs(array).max() <= LARGEST_INT4 * SCALES[-1]:
             return _int4(array)
-    if precision in ("int8", *FOUR_BITS) and array.ndim > 1 and array[0].size >= _ROW:
+    if precision in CODED and array.ndim > 1 and array[0].size >= _ROW:
         return _int8(array)
     return Stored(array.astype(np.float16) + np.float16(0))  # + 0: no negative zeros
 
@@ -161,22 +164,28 @@ def _scaled(array: NDArray[np.float32], blocks: int, largest: int) -> Stored:
     return Stored(codes.reshape(array.shape), scale.reshape(len(array), blocks, *[1] * (array.ndim - 2)))
 
 
-def _palette4(array: NDArray[np.float32]) -> Stored:
+def worth_scales(rows: int, alive: int) -> bool:
+    """Whether a byte for each row is less than a bit for each surviving weight, so that scales may be worth it."""
+    return 8 * rows <= alive
+
+
+def _palette(array: NDArray[np.float32], kind: str) -> Stored:
     """With scales where they lower the noise by more than the bits that they take would, spent on the weights."""
-    codes, palette = palettize(array)
-    plain = Stored(codes, None, palette, "palette4")
+    bits = int(kind[-1])
+    codes, palette = palettize(array, bits)
+    plain = Stored(codes, None, palette, kind)
     rows = array.reshape(len(array), -1)
     alive = np.count_nonzero(rows, 1)
-    worth = _DECIBELS * 8 * len(rows) / max(alive.sum(), 1)
-    if worth > _DECIBELS:
+    if not worth_scales(len(rows), int(alive.sum())):
         return plain
+    worth = _DECIBELS * 8 * len(rows) / alive.sum()
     size = np.sqrt(np.square(rows, dtype=np.float64).sum(1) / np.maximum(alive, 1))
     scale = _scales(np.where(alive, size, size.max())).reshape(-1, *[1] * (array.ndim - 1))
-    codes, palette = palettize(array / SCALES.astype(np.float32)[scale])
+    codes, palette = palettize(array / SCALES.astype(np.float32)[scale], bits)
     levels, steps = np.abs(palette[palette != 0]).astype(np.float32), SCALES[scale].astype(np.float32)
     if not (levels.size and levels.min() * steps.min() >= SCALES[0] and levels.max() * steps.max() < 2**15):
         return plain  # a product might leave what fp16 holds
-    scaled = Stored(codes, scale, palette, "palette4")
+    scaled = Stored(codes, scale, palette, kind)
     return scaled if _noise(array, plain) > 10 ** (worth / 10) * _noise(array, scaled) else plain
 
 

@@ -3,7 +3,8 @@
 Forms and layout are the same as coremltools writes, byte for byte. From iOS 16: a plain `const`, a bit mask and its
 survivors (`constexpr_sparse_to_dense`), int8 with a scale per row (`constexpr_affine_dequantize`), a palette
 (`constexpr_lut_to_dense`). From iOS 18: int8 and int4 with a scale per block (`constexpr_blockwise_shift_scale`), and
-survivors that are codes (`constexpr_sparse_blockwise_shift_scale`, `constexpr_lut_to_sparse`).
+survivors that are codes (`constexpr_sparse_blockwise_shift_scale`, `constexpr_lut_to_sparse`), palettes of 3, 2 and 1
+bits.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.export.codes import bitmask
-from dwindle.export.coreml.blob import INLINE, packed
+from dwindle.export.coreml.blob import INLINE, Codes, packed
 from dwindle.export.quantize import SCALES, Stored
 
 Array = NDArray[Any]
+Parts = dict[str, Array | Codes | str]
 PLAIN = "dense {}"
 
 
@@ -26,7 +28,7 @@ class Step(NamedTuple):
     """An operation of a form. The last one of a form makes the tensor, and those before it what the last one reads."""
 
     kind: str
-    parts: dict[str, Array | str]
+    parts: Parts
     """Its constants, and the outputs of other steps by name."""
     outputs: dict[str, Array]
     """For each output, by name, an array of its type and shape."""
@@ -60,6 +62,8 @@ def _coded(name: str, array: Array, stored: Stored, modern: bool, *, pack: bool)
         if pack and (stored.bits == 8 or np.count_nonzero(stored.values) >= INLINE):
             found[f"bitmask + {words} survivors"] = _sparse_codes(name, array, stored)
         return found
+    if stored.palette is not None and stored.bits < 4:
+        return {}
     if stored.scale is None:
         return {f"dense {words}": [_old_palette(name, array, stored)]}
     if stored.palette is None and stored.scale.shape[1] == 1:
@@ -69,7 +73,7 @@ def _coded(name: str, array: Array, stored: Stored, modern: bool, *, pack: bool)
 
 def _sparse(name: str, array: Array, modern: bool) -> Step:
     alive = _alive(array)
-    parts: dict[str, Array | str] = {"nonzero_data": array[alive], "mask": alive}
+    parts: Parts = {"nonzero_data": array[alive], "mask": alive}
     if not modern:
         mask, _ = bitmask.encode(alive)
         parts = {"nonzero_data": array[alive], "mask": mask, "shape": np.array(array.shape, np.uint32)}
@@ -78,7 +82,7 @@ def _sparse(name: str, array: Array, modern: bool) -> Step:
 
 def _affine(name: str, array: Array, stored: Stored) -> Step:
     scale = SCALES[stored.scale].reshape(-1)
-    parts: dict[str, Array | str] = {
+    parts: Parts = {
         "quantized_data": stored.values,
         "scale": scale,
         "zero_point": np.zeros(len(scale), np.int8),
@@ -90,7 +94,7 @@ def _affine(name: str, array: Array, stored: Stored) -> Step:
 def _old_palette(name: str, array: Array, stored: Stored) -> Step:
     assert stored.palette is not None
     indices = packed(stored.values.astype(ml_dtypes.uint4))
-    parts: dict[str, Array | str] = {
+    parts: Parts = {
         "indices": indices, "lut": stored.palette, "shape": np.array(array.shape, np.uint32),
     }  # fmt: skip
     return Step("constexpr_lut_to_dense", parts, {name: array})
@@ -100,9 +104,19 @@ def _dense(name: str, array: Array, stored: Stored) -> list[Step]:
     if stored.palette is None:
         return [_scaled(name, array, _codes(stored), stored)]
     # Scales after a dense palette are read wrongly before iOS 26 (coremltools' canonicalize_quantized_lut_pattern).
-    rows = stored.palette if stored.scale is None else stored.palette * SCALES[stored.scale].reshape(-1, 1)
-    lut = rows.reshape(-1, *[1] * (array.ndim - 1), stored.palette.size, 1)
-    return [Step("constexpr_lut_to_dense", {"indices": _codes(stored), "lut": lut}, {name: array})]
+    palette = stored.palette
+    codes: Array | Codes = _codes(stored)
+    if stored.bits < 4:
+        # Without zeros they are left out; with them there is one value too many for the bits.
+        if stored.values.all():
+            palette, codes = palette[1:], Codes((stored.values - 1).astype(np.uint8), stored.bits)
+        else:
+            palette = np.pad(palette, (0, (2 << stored.bits) - palette.size))
+            whole = stored.values.astype(np.uint8)
+            codes = whole.astype(ml_dtypes.uint4) if stored.bits == 3 else Codes(whole, stored.bits + 1)
+    rows = palette if stored.scale is None else palette * SCALES[stored.scale].reshape(-1, 1)
+    lut = rows.reshape(-1, *[1] * (array.ndim - 1), palette.size, 1)
+    return [Step("constexpr_lut_to_dense", {"indices": codes, "lut": lut}, {name: array})]
 
 
 def _sparse_codes(name: str, array: Array, stored: Stored) -> list[Step]:
@@ -110,12 +124,16 @@ def _sparse_codes(name: str, array: Array, stored: Stored) -> list[Step]:
     mask, survivors = f"{name}m", f"{name}v"
     outputs = {mask: alive, survivors: array[alive]}
     if stored.palette is None:
-        parts: dict[str, Array | str] = {"data_mask": alive, "nonzero_data": _codes(stored)[alive]}
+        parts: Parts = {"data_mask": alive, "nonzero_data": _codes(stored)[alive]}
         parts["scale"] = SCALES[stored.scale]
         first = Step("constexpr_sparse_blockwise_shift_scale", parts, outputs)
     else:
-        lut = stored.palette.reshape(*[1] * array.ndim, -1, 1)
-        parts = {"indices_mask": alive, "indices_nonzero_data": _codes(stored)[alive], "lut": lut}
+        survivors_codes: Array | Codes = _codes(stored)[alive]
+        palette = stored.palette
+        if stored.bits < 4:  # zeros are the mask's
+            palette, survivors_codes = palette[1:], Codes((stored.values[alive] - 1).astype(np.uint8), stored.bits)
+        lut = palette.reshape(*[1] * array.ndim, -1, 1)
+        parts = {"indices_mask": alive, "indices_nonzero_data": survivors_codes, "lut": lut}
         first = Step("constexpr_lut_to_sparse", parts, outputs)
     scaled = stored.palette is not None and stored.scale is not None
     made = f"{name}l" if scaled else name

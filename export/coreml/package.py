@@ -80,7 +80,7 @@ def _operation(step: Step, modern: bool, file: WeightFile) -> Operation:
 
     operation = Operation(type=step.kind)
     for name, array in step.outputs.items():
-        operation.outputs.add(name=name).type.CopyFrom(tensor_type(array.dtype, array.shape))
+        operation.outputs.add(name=name).type.CopyFrom(tensor_type(array.dtype.name, array.shape))
     for key, part in step.parts.items():
         if isinstance(part, str):
             operation.inputs[key].arguments.add(name=part)

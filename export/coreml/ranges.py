@@ -60,7 +60,7 @@ def _constant(operation: Operation, key: str, found: dict[str, Operation], kind:
         return made
     zero = _ZERO[kind]
     made.type = "const"
-    made.outputs.add().type.CopyFrom(tensor_type(zero.dtype, zero.shape))
+    made.outputs.add().type.CopyFrom(tensor_type(zero.dtype.name, zero.shape))
     made.attributes["val"].CopyFrom(value(zero, WeightFile()))
     label = made.attributes["name"]
     label.type.tensorType.dataType = 2

@@ -49,13 +49,17 @@ _NUMPY = {
     33: "<u4",
     25: "i1",
     35: "u1",
+    36: "u1",
     37: "?",
+    39: "u1",
 }
 """The NumPy type for each of MIL.proto's DataTypes that can be read."""
 _FOUR_BITS = (25, 35)
 """MIL.proto's numbers of int4 and uint4, of which a byte holds two."""
 _UINT1 = 37
 """MIL.proto's number of uint1, of which a byte holds eight."""
+_BITS = {36: 2, _UINT1: 1, 39: 3}
+"""How many bits a number takes, by MIL.proto's numbers of the types that take fewer than four."""
 
 
 def weights(package: Path) -> dict[str, NDArray[Any]]:
@@ -179,7 +183,7 @@ def _lut_to_sparse(indices_mask: Array, indices_nonzero_data: Array, lut: Array)
     if indices_nonzero_data.size != np.count_nonzero(indices_mask):
         kept = np.count_nonzero(indices_mask)
         raise ValueError(f"the mask keeps {kept} weights, there are {indices_nonzero_data.size}")
-    return indices_mask, _palettes(lut, 1)[0][indices_nonzero_data]
+    return indices_mask, _palettes(lut, 1)[0][indices_nonzero_data.astype(np.uint8)]
 
 
 def _lut_to_dense(indices: Array, lut: Array, shape: Array | None = None) -> tuple[Array]:
@@ -187,7 +191,7 @@ def _lut_to_dense(indices: Array, lut: Array, shape: Array | None = None) -> tup
         sizes = tuple(shape.tolist())
         return (lut[_four_bits(indices, math.prod(sizes), np.dtype(np.uint8)).reshape(sizes)],)
     rows = _palettes(lut, len(indices))
-    return (np.take_along_axis(rows, indices.reshape(len(rows), -1), 1).reshape(indices.shape),)
+    return (np.take_along_axis(rows, indices.reshape(len(rows), -1).astype(np.uint8), 1).reshape(indices.shape),)
 
 
 def _palettes(lut: Array, rows: int) -> Array:
@@ -236,9 +240,11 @@ def _array(value: Value, blobs: bytes) -> NDArray[Any]:
     dtype = np.dtype(_NUMPY[tensor.dataType])
     shape = tuple(dimension.constant.size for dimension in tensor.dimensions)
     if value.WhichOneof("value") == "blobFileValue":
-        if tensor.dataType == _UINT1:
-            bits = _blob(blobs, value.blobFileValue.offset, np.dtype(np.uint8), (-(-math.prod(shape) // 8),))
-            return np.unpackbits(bits, bitorder="little", count=math.prod(shape)).astype(bool).reshape(shape)
+        if each := _BITS.get(tensor.dataType):
+            count = math.prod(shape) * each
+            packed = _blob(blobs, value.blobFileValue.offset, np.dtype(np.uint8), (-(-count // 8),))
+            bits = np.unpackbits(packed, bitorder="little", count=count).reshape(-1, each)
+            return np.packbits(bits, axis=1, bitorder="little").astype(dtype).reshape(shape)
         if tensor.dataType in _FOUR_BITS:
             two = _blob(blobs, value.blobFileValue.offset, np.dtype(np.uint8), (-(-math.prod(shape) // 2),))
             return _four_bits(two, math.prod(shape), dtype).reshape(shape)

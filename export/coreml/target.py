@@ -15,7 +15,7 @@ from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface, described, p
 from dwindle.export.coreml.read import main_block
 from dwindle.export.fold import fold, foldable, short_names
 from dwindle.export.int8_target import Int8Target
-from dwindle.export.quantize import Stored, quantized, stored
+from dwindle.export.quantize import PALETTES, Stored, quantized, stored
 from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import Form, quantize, require_packages
@@ -67,7 +67,7 @@ class CoreML(Int8Target):
 
     name = "coreml"
     suffix = ".mlpackage"
-    precisions = ("fp16", "int8", "int4", "palette4", "w8a8")
+    precisions = ("fp16", "int8", "int4", "palette4", "palette3", "palette2", "palette1", "w8a8")
     systems = ("iOS16", "iOS17", "iOS18")
     packages = ("torch", "coremltools")
     lacks = ("int8", "uint8", "complex64")
@@ -114,6 +114,14 @@ class CoreML(Int8Target):
         self._beyond = dict(fp32 or {})
         self.fp32 = tuple(f"{kind} {name}" for name, kind in self._beyond.items())
         self.min_os: str = min_os or ("iOS16" if self.precision == "fp16" else "iOS18")
+        if self.precision in PALETTES[1:] and self.min_os != "iOS18":
+            raise UsageError(
+                f"Core ML has sparse palettes of 1, 2 and 3 bits from iOS 18 on: give `min_os` iOS18 with "
+                f"{self.precision}, or `precision` palette4, which {self.min_os} has",
+                code="system-too-old",
+                option="min_os",
+                name=self.min_os,
+            )
         if self.calibrates:
             require_packages()
             if self.min_os == "iOS16":

@@ -9,10 +9,12 @@ from torch import nn
 from dwindle.compress.compression import compress
 from dwindle.compress.masks import mask_applier, prunable
 from dwindle.compress.qat import Rounding, first_step
+from dwindle.compress.qat_palette import by_palette
 from dwindle.compress.request import Request
 from dwindle.errors import UsageError
+from dwindle.export.codes.palette import levels
 from dwindle.export.fold import deployable, tensors
-from dwindle.export.quantize import quantized, stored
+from dwindle.export.quantize import quantized, store, stored
 from dwindle.export.w8a8 import Form, quantize
 
 INPUTS = (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
@@ -81,7 +83,7 @@ def test_the_last_share_of_the_steps_is_rounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "code"), [({"precision": "palette4"}, "conflict"), ({"precision": "int8", "qat": 1.5}, "out-of-range")]
+    ("options", "code"), [({"precision": "fp16"}, "conflict"), ({"precision": "int8", "qat": 1.5}, "out-of-range")]
 )
 def test_what_cannot_be_trained_through_is_refused(tmp_path: Path, options: dict[str, object], code: str) -> None:
     asked = Request("zoo:resnet8", {"data": "digits", "epochs": 1}, size=20_000, **{"qat": 0.5, **options})  # type: ignore[arg-type]
@@ -142,3 +144,57 @@ def test_batch_norm_is_frozen_while_its_scale_is_rounded_and_free_afterwards() -
     assert not torch.equal(norm.get_buffer("running_mean"), before["running_mean"])
     hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
     assert not hooks
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("spread", [0.0, 2.0])
+def test_a_palette_in_training_is_about_as_near_as_that_of_the_file(bits: int, spread: float) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    rows = torch.randn(24, 90, generator=generator) * torch.logspace(-spread, spread, 24)[:, None]
+    rows *= torch.rand(rows.shape, generator=generator) < 0.4
+    rounded = by_palette(rows, bits)
+    assert not rounded[rows == 0].any()
+    assert bits == 4 or rounded[rows != 0].all()  # zero is outside the palette
+    file = torch.from_numpy(store("w", rows.numpy(), f"palette{bits}").decoded())
+    assert len(rounded[0].unique()) <= levels(bits) + 1
+    noise, theirs = ((one - rows).square().sum() for one in (rounded, file))
+    assert noise < 1.1 * theirs
+
+
+def test_of_fewer_survivors_than_values_each_keeps_its_own() -> None:
+    rows = torch.zeros(8, 64)
+    rows[0, :3] = torch.tensor([0.5, -0.25, 2.0])
+    assert torch.equal(by_palette(rows, 2), rows)
+
+
+def test_training_through_a_palette_wins_back_what_rounding_loses() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 64)
+    y = torch.tanh(x @ torch.randn(64, 4) / 8)
+    model = nn.Sequential(
+        nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 4)
+    )
+
+    def train(steps: int, rate: float, rounding: Rounding | None) -> None:
+        optimizer = torch.optim.Adam(model.parameters(), rate)
+        decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, steps)
+        for _ in range(steps):
+            if rounding:
+                rounding.round()
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+            decay.step()
+            if rounding:
+                rounding.absorb()
+
+    def loss_of_file() -> float:
+        shipped = deployable(model, (x[:1],))
+        return float(nn.functional.mse_loss(quantized(shipped, stored(shipped, "palette1"))(x), y))
+
+    train(200, 5e-3, None)
+    before = loss_of_file()
+    rounding = Rounding(model, (x[:1],), "palette1")
+    train(100, 2e-3, rounding)
+    rounding.close()
+    assert loss_of_file() < before / 4

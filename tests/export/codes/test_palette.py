@@ -52,3 +52,24 @@ def test_equal_weights_give_equal_palettes() -> None:
     (first, one), (second, other) = palettize(weights), palettize(weights.copy())
     assert one.tobytes() == other.tobytes()
     assert first.tobytes() == second.tobytes()
+
+
+@given(
+    size=st.integers(0, 300),
+    density=st.sampled_from([0, 0.01, 0.5, 1]),
+    bits=st.sampled_from([1, 2, 3]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_with_few_bits_zeros_alone_are_zero(size: int, density: float, bits: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    weights = (generator.laplace(size=size) + 1e-3) * (generator.random(size) < density)
+    codes, palette = palettize(weights, bits)
+    assert palette.shape == (2**bits + 1,)
+    assert codes.size == 0 or 0 <= codes.min() <= codes.max() <= 2**bits
+    np.testing.assert_array_equal(codes == 0, weights == 0)
+    values, alive = palette[codes].astype(np.float32), weights != 0
+    assert values[alive].all()
+    used = palette[palette != 0].astype(np.float32)
+    if alive.any():
+        least = np.abs(weights[alive, None] - used).min(1)
+        np.testing.assert_allclose(np.abs(weights - values)[alive], least, rtol=1e-3, atol=1e-5)

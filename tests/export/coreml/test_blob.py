@@ -20,4 +20,4 @@ def test_whole_numbers_keep_their_type(kind: str, tmp_path: Path) -> None:
     (tmp_path / "weight.bin").write_bytes(file.content())
     reader: Any = _BlobStorageReader(str(tmp_path / "weight.bin"))
     np.testing.assert_array_equal(getattr(reader, f"read_{kind}_data")(offset), array)
-    assert MIL_pb2.DataType.Name(tensor_type(array.dtype, array.shape).tensorType.dataType) == kind.upper()
+    assert MIL_pb2.DataType.Name(tensor_type(array.dtype.name, array.shape).tensorType.dataType) == kind.upper()

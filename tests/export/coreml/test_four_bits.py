@@ -1,4 +1,4 @@
-"""Packages of four bits a weight, read back by our reader and coremltools' own, and compared with what it packs."""
+"""Packages of four bits a weight and fewer, read back by us and by coremltools, and compared with what it packs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.export.architecture import one_model
 from dwindle.export.coreml.package import package
 from dwindle.export.coreml.read import MODEL, WEIGHTS, constants
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable
-from dwindle.export.quantize import FOUR_BITS, SCALES, Stored, quantized, store, stored
+from dwindle.export.quantize import FEW_BITS, FOUR_BITS, SCALES, Stored, quantized, store, stored
 from dwindle.files import raw_bytes
 
 Inputs = tuple[Tensor, ...]
@@ -33,6 +34,10 @@ FORMS = {
     ("palette4", "iOS17", True): {"dense palette4", "dense int8"},
     ("palette4", "iOS16", True): {"dense palette4", "dense int8"},
     ("palette4", "iOS18", False): {"dense palette4", "dense int8"},
+    ("palette3", "iOS18", True): {"bitmask + palette3 survivors", "dense palette3", "dense int8"},
+    ("palette2", "iOS18", True): {"bitmask + palette2 survivors", "dense palette2", "dense int8"},
+    ("palette2", "iOS18", False): {"dense palette2", "dense int8"},
+    ("palette1", "iOS18", True): {"bitmask + palette1 survivors", "dense palette1", "dense int8"},
     ("int4", "iOS18", True): {"bitmask + int4 survivors", "dense int4", "dense int8"},
     ("int4", "iOS16", True): {"bitmask + fp16 survivors", "dense int8"},
     ("int4", "iOS18", False): {"dense int4", "dense int8"},
@@ -120,6 +125,12 @@ def test_every_weight_is_in_the_file_bit_for_bit(
         ("palette4", "iOS16", [2]),
         ("scaled palette4", "iOS18", [1, 2]),
         ("scaled palette4", "iOS18", [2]),
+        ("palette3", "iOS18", [1, 2]),
+        ("palette3", "iOS18", [2]),
+        ("palette2", "iOS18", [1, 2]),
+        ("palette2", "iOS18", [2]),
+        ("palette1", "iOS18", [1, 2]),
+        ("palette1", "iOS18", [2]),
         ("int4", "iOS18", [1, 3]),
         ("int4", "iOS18", [3]),
     ],
@@ -148,7 +159,8 @@ def test_the_bytes_are_those_of_coremltools_own(
     network[1].register_buffer("_COREML_/weight/compression_type", torch.tensor(kinds))
     each_row = held.palette is not None and held.scale is not None and 1 not in kinds
     if held.palette is not None:
-        table = held.palette * SCALES[held.scale] if each_row else held.palette[None]
+        palette = held.palette if held.bits == 4 else held.palette[1:]  # without zero
+        table = palette * SCALES[held.scale] if each_row else palette[None]
         table = torch.from_numpy(table.astype(np.float32))[:, None, :, None]
         network[1].register_buffer("_COREML_/weight/lut", table)
     if held.scale is not None and not each_row:
@@ -156,14 +168,14 @@ def test_the_bytes_are_those_of_coremltools_own(
         scale = torch.from_numpy(SCALES[held.scale].astype(np.float32))
         network[1].register_buffer(f"_COREML_/weight/{name}_scale", scale)
         network[1].register_buffer("_COREML_/weight/quantization_n_bits", torch.tensor(4))
-        assert precision == "palette4" or scale.shape[1] > 1
+        assert precision.startswith("palette") or scale.shape[1] > 1
     coremltools.convert(
         torch.export.export(network, inputs).run_decompositions({}),
         minimum_deployment_target=coremltools.target[min_os],
         skip_model_load=True,
     ).save(str(theirs))
     mine = packed_operations(ours)
-    assert len(mine) == len(kinds) + (precision == "palette4" and held.scale is not None and not each_row)
+    assert len(mine) == len(kinds) + (held.palette is not None and held.scale is not None and not each_row)
     assert mine == packed_operations(theirs)
 
 
@@ -189,6 +201,14 @@ def test_what_a_system_lacks_is_said(precision: str) -> None:
     assert targets.load("coreml", precision).note is None
 
 
+@pytest.mark.parametrize("precision", ["palette3", "palette2", "palette1"])
+def test_few_bits_that_a_system_lacks_are_refused_with_what_it_has(precision: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        targets.load("coreml", precision, "iOS17")
+    assert (refused.value.option, refused.value.code, refused.value.name) == ("min_os", "system-too-old", "iOS17")
+    assert "palette4" in str(refused.value)
+
+
 def test_a_package_whose_parts_do_not_belong_together_is_refused() -> None:
     from coremltools.proto.Model_pb2 import Model
 
@@ -208,7 +228,7 @@ def test_a_package_whose_parts_do_not_belong_together_is_refused() -> None:
 @given(
     shape=st.sampled_from([(1, 64), (7, 65), (5, 32, 3, 3), (3, 11, 7)]),
     density=st.sampled_from([0, 0.01, 0.2, 0.7, 1]),
-    precision=st.sampled_from(FOUR_BITS),
+    precision=st.sampled_from(FEW_BITS),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_codes_come_back(shape: tuple[int, ...], density: float, precision: str, seed: int) -> None:
@@ -219,7 +239,7 @@ def test_any_codes_come_back(shape: tuple[int, ...], density: float, precision: 
     array *= 2.0 ** generator.uniform(-8, 8, (shape[0], *[1] * (len(shape) - 1))).astype(np.float32)
     array[generator.random(shape[0]) < 0.2] = 0
     held = store("w", array, precision)
-    assert held.bits == 4
+    assert held.bits == int(precision[-1])
     for version in (7, 9):
         for pack in (True, False):
             files, _ = package(_program(version), {"w": half(held)}, {"w": held}, pack=pack)
