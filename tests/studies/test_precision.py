@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from typing import Any
+
+from studies.precision.run import cases, table
+
+
+def row(training: str, seed: int, test: float) -> dict[str, Any]:
+    return {
+        "network": "zoo:resnet8", "seed": seed, "target": "onnx", "precision": "w8a8", "training": training,
+        "dense": 90.0, "float": 90.0, "test": test,
+    }  # fmt: skip
+
+
+def test_a_file_has_a_line_and_what_was_not_run_is_named() -> None:
+    printed = table([row("none", 0, 89.0), row("none", 1, 90.5), row("qat", 0, 90.0)])
+    assert "| resnet8 | w8a8, onnx | 89.75 (-0.25, -1.00 to +0.50) |  | 90.00 (+0.00) | 2 |" in printed
+    assert "resnet8 seed 2" in printed
+    assert "resnet8 seed 1" not in printed
+
+
+def test_each_target_is_tried_without_training() -> None:
+    assert {target for target, precision, training in cases() if (precision, training) == ("w8a8", "none")} == {
+        "onnx", "litert", "executorch", "coreml",
+    }  # fmt: skip
+    assert len(cases()) == len(set(cases()))
