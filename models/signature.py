@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ from dwindle.signature import Input, Output, Signature, Step
 
 ALONE = "output"
 """The name of an output that is a tensor alone, and how the names of outputs without one of their own begin."""
+
+
+_NETWORKS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+"""The network of each view of one that there is."""
 
 
 def signature_of(
@@ -91,7 +96,7 @@ def flat(network: nn.Module, signature: Signature) -> nn.Module:
     kind = _flat_kind(type(network), signature)  # type: ignore[arg-type]  # a class is hashable
     view = kind.__new__(kind)
     object.__setattr__(view, "__dict__", network.__dict__)
-    object.__setattr__(view, "flat_of", network)
+    _NETWORKS[view] = network
     return view
 
 
@@ -101,12 +106,18 @@ def nested(network: nn.Module) -> nn.Module:
 
 
 class Flat(nn.Module):
-    """A view of a network. It shares all of the network's state, so that a layer that one replaces is replaced in both;
-    only `flat_of`, the network itself, is its own."""
+    """A view of a network. It shares all of the network's state, so that a layer that one replaces is replaced in both.
 
-    __slots__ = ("flat_of",)
-    flat_of: nn.Module
+    It holds nothing else: torch.export gives a network of shared layers another class, of the same layout.
+    """
+
+    __slots__ = ()
     signature: Signature
+
+    @property
+    def flat_of(self) -> nn.Module:
+        """The network itself."""
+        return _NETWORKS[self]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         import copy

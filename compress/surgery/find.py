@@ -74,6 +74,11 @@ def find_groups(model: nn.Module, example_inputs: tuple[Tensor, ...], *, inexact
                 labels.tie(one, other)
                 labels.pin_where_constant(one, other)
             continue
+        # Those of few groups first: a layer's wrapper, whose code has all sizes, is not to blame for an attention's.
+        failing = _failing(found, dict(sorted(risks.items(), key=lambda item: len(item[1]))), model, example_inputs)
+        if failing & adapted - strictly:
+            strictly |= failing & adapted
+            continue
         for literal in labels.literals:
             if literal.owner in failing & adapted:
                 name = literal.owner.rpartition(".")[2]
@@ -303,10 +308,11 @@ def _stiff(found: Found, model: nn.Module, example_inputs: tuple[Tensor, ...]) -
 
 def _halves(found: Found, groups: set[int], generator: torch.Generator) -> list[Tensor]:
     """About half of the units of some groups, at random, and all of the others'. Not the same share of each, as
-    the code may take several numbers to be one."""
+    the code may take several numbers to be one, such as the heads' width for the network's."""
     halves = []
     for index, group in enumerate(found.groups):
-        count = group.units * (2 + index % 3) // 6 if group.units > 5 else group.units // 2
+        # Sevenths are no share that a group of few units, such as heads, can be left with.
+        count = group.units * (2, 3, 5)[index % 3] // 7 if group.units > 5 else group.units // 2
         some = torch.randperm(group.units, generator=generator)[:count].sort().values
         halves.append(some if index in groups else torch.arange(group.units))
     return halves

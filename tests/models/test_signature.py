@@ -153,6 +153,24 @@ def test_a_state_that_does_not_fit_is_refused(states: dict[str, str]) -> None:
     assert (refused.value.code, refused.value.name) == ("bad-member", "states")
 
 
+def test_a_network_with_a_layer_under_two_names_is_traced_flat() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+            self.again = nn.ModuleList([self.layer])
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"scores": self.again[0](x)}
+
+    network, inputs = Shared(), (torch.rand(1, 3),)
+    view = flat(network, signature_of(network, inputs))
+    (scores,) = torch.export.export(view, inputs).module()(*inputs)
+    assert torch.equal(scores, network(*inputs)["scores"])
+    assert nested(view) is network
+    assert nested(copy.deepcopy(view)) is not network
+
+
 def test_samples_that_are_kept_are_given_by_name() -> None:
     network, sample = Reader().eval(), sentences(1)
     signature = signature_of(network, tuple(sample.values()), tuple(sample))

@@ -393,3 +393,73 @@ def test_what_a_forward_keeps_is_not_the_trace_s() -> None:
     assert model.grid is None
     prove(model, halved(found), IMAGE)
     assert model.grid is None
+
+
+class Heads(nn.Module):
+    """As Ultralytics has it: what two heads give is viewed as if it were as wide as the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(x).view(b, 2, -1, h * w).chunk(3, 2)
+        mixed = (v @ (q.transpose(-2, -1) @ k).softmax(-1).transpose(-2, -1)).view(b, c, h, w)
+        result: Tensor = x + self.proj(mixed)
+        return result
+
+
+class Partly(nn.Module):
+    """Attention over one half of the channels, whose number the module keeps."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.c = channels // 2
+        self.wide, self.heads, self.out = nn.Conv2d(8, channels, 1), Heads(self.c), nn.Conv2d(channels, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.wide(x).split((self.c, self.c), 1)
+        result: Tensor = self.out(torch.cat([one, self.heads(other)], 1))
+        return result
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_two_numbers_are_not_taken_for_one_as_both_are_halved(before: int) -> None:
+    first = [nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()) for _ in range(before)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), *first, Partly(32), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    found = find_groups(model, IMAGE)
+    for share in (0.25, 0.5, 0.75):
+        keep = found.keep([torch.arange(max(1, int(share * count))) for count in found.units])
+        assert prove(model, keep, IMAGE) < 1e-10
+
+
+class Wrapped(nn.Module):
+    """As LeViT has it: a linear layer and a batch norm whose code names every size, for all layers."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        result: Tensor = self.norm(x.flatten(0, 1)).reshape_as(x)
+        return result
+
+
+class Stubborn(nn.Module):
+    """Its code has sizes that no attribute has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Wrapped(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).view(*x.shape[:2], 3, 4).amax(-1)
+
+
+def test_a_wrapper_of_every_layer_is_not_blamed_for_the_code_of_one() -> None:
+    model = nn.Sequential(Wrapped(6, 16), nn.ReLU(), Wrapped(16, 8), Stubborn(), nn.Linear(3, 2)).eval()
+    found = find_groups(model, (torch.randn(2, 5, 6),))
+    assert units(found) == {"0.linear": 16, "2.linear": 8}
+    assert next(one.reason for one in found.uncut if one.layer == "3.layer.linear").startswith("the code of Stubborn")
