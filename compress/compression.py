@@ -295,6 +295,13 @@ def _check_labels(task: CheckedTask, resolved: Resolved) -> None:
                 code="conflict",
                 option="max_change",
             )
+        if resolved.method.retrains and not task.trains:
+            raise UsageError(
+                f"the task has no method `fit`, and `method` {request.method} trains: add it, or take calibrate",
+                code="missing-member",
+                option="method",
+                name="fit",
+            )
         return
     data = "the task has neither `fit` nor `evaluate`" if "task" in resolved.task_options else "the data has no labels"
     if resolved.method.retrains:

@@ -26,10 +26,10 @@ class Task(Protocol):
     `fit`, `evaluate` and `example_inputs` are required; `dwindle.models.checked_task` checks all that is listed here,
     and a name that is nearly one of these is refused as a misspelling.
 
-    A task without labels has `inputs` and `example_inputs`, and neither `fit` nor `evaluate`. The method `calibrate`
-    prunes by it. Networks are then judged by how like those of the dense network their answers to `inputs` are: in
-    percent of the samples that have the same top class where the network gives scores of classes, a tensor of shape
-    (N, classes), and else as the SQNR of its outputs in dB.
+    A task that has `inputs` needs no `fit` for the method `calibrate`, which trains nothing. A task without labels has
+    no `evaluate` either. Networks are then judged by how like those of the dense network their answers to `inputs`
+    are: in percent of the samples that have the same top class where the network gives scores of classes, a tensor of
+    shape (N, classes), and else as the SQNR of its outputs in dB.
 
     Under torchrun every rank has a task of its own. `fit` must leave the same network on all of them, which is
     checked after every round; whether the ranks split the work between them is up to the task.

@@ -126,7 +126,7 @@ class CheckedTask:
         400
         >>> CheckedTask(task).inputs("test")  # the example inputs, where the task has no `inputs`
 
-    A task that has `inputs` and neither `fit` nor `evaluate` has no labels. Nothing is trained by it, and networks are
+    A task that has `inputs` and no `fit` trains nothing; without `evaluate` too it has no labels, and networks are
     judged by how like those of a dense one their answers are (`dwindle.models.likeness`).
 
     What the user's code raises becomes a DwindleError with the code `task-failed`.
@@ -142,7 +142,8 @@ class CheckedTask:
         for name in REQUIRED:
             if not callable(self._member(name)):
                 near = difflib.get_close_matches(name, set(own) - {name}, 1, NEAR)
-                if name in LABELLED and not self.labelled and not near:
+                untrained = name == "fit" and self.has("inputs")
+                if (untrained or (name in LABELLED and not self.labelled)) and not near:
                     continue
                 hint = f"should its `{near[0]}` be named so?" if near else "dwindle.Task says what it must do"
                 raise UsageError(f"{self._what} has no method `{name}`: {hint}", code="missing-member", name=name)
@@ -159,6 +160,11 @@ class CheckedTask:
         """Whether the task has an optional member of its own."""
         assert name in OPTIONAL, name
         return self._member(name) is not None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the task can train a network."""
+        return self._member("fit") is not None
 
     def without(self, name: str) -> str:
         """The sentence that says what it costs that the task lacks an optional member."""

@@ -165,3 +165,28 @@ def test_a_task_with_inputs_alone_trains_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         compress(replace(_denoising(tmp_path, density=0.6), method="finetune"), tmp_path / "net.dwindle")
     assert refused.value.option == "method"
+
+
+class Measured:
+    """A task that can judge and not train."""
+
+    def inputs(self, split: str) -> tuple[Tensor, ...]:
+        return (torch.randn(64, 8, generator=torch.Generator().manual_seed(len(split))),)
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        return (self.inputs("train")[0][:1],)
+
+    def evaluate(self, model: nn.Module, split: str) -> float:
+        (given,) = self.inputs(split)
+        with torch.no_grad():
+            return float((model(given).argmax(1) == given[:, :3].argmax(1)).float().mean()) * 100
+
+
+def test_a_task_that_only_judges_is_enough_to_calibrate_by(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    options = {"task": Measured(), "density": 0.5, "granularity": "unstructured", "rehearsal": False}
+    done = compress(Request(model, method="calibrate", **options), tmp_path / "net.dwindle")  # type: ignore[arg-type]
+    assert done.metric == "accuracy"
+    with pytest.raises(UsageError) as refused:
+        compress(Request(model, **options), tmp_path / "other.dwindle")  # type: ignore[arg-type]
+    assert (refused.value.code, refused.value.option, refused.value.name) == ("missing-member", "method", "fit")
