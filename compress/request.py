@@ -15,6 +15,7 @@ from dwindle.models.spec import DATA, TaskSpec
 from dwindle.options import (
     INTEGER,
     MACS,
+    MILLISECONDS,
     NAMES,
     NUMBER,
     PATTERNS,
@@ -123,6 +124,21 @@ class Request:
         "a share of the dense network's such as 60% or a number such as 40M. Each layer is counted under emulation at "
         "a few widths, once: dwindle doctor --setup arm64 prepares that.",
         unset="no limit",
+    )
+    latency: float | str | None = option(
+        None,
+        kind=MILLISECONDS,
+        group=BUDGET,
+        help="The budget in milliseconds of one inference of the file for `target`, as predicted from the profile of a "
+        "device (see `on`), such as 8ms; met by removing channels.",
+        unset="no limit",
+    )
+    on: str | None = option(
+        None,
+        metavar="WHERE",
+        group=BUDGET,
+        help="What `latency` is predicted for: a file that dwindle profile wrote, or a device to profile first, such "
+        "as host or ssh://pi@board.",
     )
     max_drop: float | None = option(
         None,

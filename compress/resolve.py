@@ -34,7 +34,7 @@ from dwindle.models.trust import is_code
 from dwindle.options import options
 from dwindle.price import Price
 from dwindle.price import load as load_price
-from dwindle.quantities import parse_bytes, parse_macs
+from dwindle.quantities import parse_bytes, parse_macs, parse_milliseconds
 
 Phase = tuple[Granularity, Budget]
 KEEP = Budget(density=1.0)
@@ -75,6 +75,7 @@ class Resolved:
         later = (
             "calib_samples", "rounding", "update", "max_change", "pretrained", "new_head", "train_dense",
             "inexact_cuts", "dynamic", "qat", "layer_share", "cost",
+            "latency", "on",
         )  # fmt: skip
         unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}
@@ -123,6 +124,7 @@ def resolve(request: Request) -> Resolved:
         size=parse_bytes(request.size) if isinstance(request.size, str) else request.size,
         macs=parse_macs(request.macs) if isinstance(request.macs, str) else request.macs,
         cost=parse_macs(request.cost) if isinstance(request.cost, str) else request.cost,
+        latency=parse_milliseconds(request.latency) if isinstance(request.latency, str) else request.latency,
     )
     phases = ((granularity(name, load_score("magnitude"), Layers()), KEEP),) if retraining.keep else _phases(full, name)
     if request.gradual and phases[-1][0].kind != "weights":
@@ -134,11 +136,12 @@ def resolve(request: Request) -> Resolved:
         density=None if retraining.keep else phases[-1][1].density,
         macs=phases[0][1].macs,
         cost=phases[0][1].cost,
+        latency=phases[0][1].latency,
         episodes=search.episodes if search else None,
         calib_samples=request.calib_samples or retraining.samples,
     )
     priced = phases[0][1].price
-    price = load_price(priced, request.target, target.precision) if priced else None
+    price = load_price(priced, request.target, target.precision, request.on) if priced else None
     return Resolved(full, phases, retraining, preset, search, f"granularity {name}: {why}{said}", task, price)
 
 
@@ -269,6 +272,7 @@ def _check_untrained(request: Request, retraining: Method) -> None:
             "density",
             "macs",
             "cost",
+            "latency",
             "max_drop",
             "max_change",
             "granularity",
@@ -301,10 +305,11 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
     ]
     if inexact and not any(part.kind == "channel" for part in parts):
         raise _conflict("inexact_cuts", f"`inexact_cuts` are cuts of channels, and {name} pruning makes none")
-    size, macs, cost = request.size, request.macs, request.cost
+    size, macs, cost, latency = request.size, request.macs, request.cost, request.latency
     assert not isinstance(size, str)
     assert not isinstance(macs, str)
     assert not isinstance(cost, str)
+    assert not isinstance(latency, str)
     if len(parts) == 1:
         density = request.density
         allowance = _allowance(request)
@@ -316,7 +321,7 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
         if allowance and parts[0].floor is not None:
             option = allowance.option
             raise _conflict(option, f"`granularity` {name} implies its own density: leave out `{option}`")
-        return ((parts[0], Budget(size, density, macs, cost, allowance=allowance)),)
+        return ((parts[0], Budget(size, density, macs, cost, latency, allowance)),)
     if [part.kind for part in parts[:-1]] != ["channel"] or parts[-1].kind == "channel":
         raise UsageError(
             f"`granularity` is {name}: only channel+SOMETHING can be combined, channels first",
@@ -326,15 +331,17 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
     if priced is None or (size is None and request.density is None) or request.rounds or _allowance(request):
         raise _conflict(
             "granularity",
-            f"`granularity` {name} needs `macs` or `cost` for the channels and `size` or `density` for the rest, and "
+            f"`granularity` {name} needs `macs`, `cost` or `latency` for channels, `size` or `density` else, and "
             "neither `rounds` nor `max_drop` nor `max_change`",
         )
-    return (parts[0], Budget(macs=macs, cost=cost)), (parts[1], Budget(size, request.density))
+    return (parts[0], Budget(macs=macs, cost=cost, latency=latency)), (parts[1], Budget(size, request.density))
 
 
 def _computing(request: Request) -> str | None:
     """The option that limits what an inference computes; None where none is given. Raises UsageError for two."""
-    given = [name for name in ("macs", "cost") if getattr(request, name) is not None]
+    given = [name for name in ("macs", "cost", "latency") if getattr(request, name) is not None]
+    if request.on is not None and request.latency is None:
+        raise _conflict("on", "`on` says what `latency` is predicted for, and there is none: give `latency`")
     if len(given) > 1:
         raise _conflict(given[1], f"`{given[0]}` and `{given[1]}` both limit what is computed: give one of them")
     return given[0] if given else None
@@ -363,8 +370,8 @@ def _search(request: Request, phases: tuple[Phase, ...]) -> Settings:
             "unstructured or channel",
         )
     allocate.check(phases[0][0])
-    if request.cost is not None:
-        raise _conflict("cost", "`method` amc knows no prices of layers: give `macs` instead of `cost`")
+    if (priced := _computing(request)) in ("cost", "latency"):
+        raise _conflict(priced, f"`method` amc knows no prices of layers: give `macs` instead of `{priced}`")
     return Settings.of(request.episodes, request.seed)
 
 

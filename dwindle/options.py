@@ -20,7 +20,15 @@ from functools import partial
 from typing import Any
 
 from dwindle.errors import UsageError
-from dwindle.quantities import format_macs, format_share, parse_bytes, parse_macs, parse_share
+from dwindle.quantities import (
+    format_macs,
+    format_milliseconds,
+    format_share,
+    parse_bytes,
+    parse_macs,
+    parse_milliseconds,
+    parse_share,
+)
 
 _KEY = "option"
 
@@ -45,6 +53,7 @@ SIZE = Kind(parse_bytes, metavar="SIZE", holds=int)
 SHARE = Kind(parse_share, format_share, "SHARE", _NUMBERS)
 SHARE_OR_ZERO = Kind(partial(parse_share, zero=True), format_share, "SHARE", _NUMBERS)
 MACS = Kind(parse_macs, format_macs, "MACS", _NUMBERS)
+MILLISECONDS = Kind(parse_milliseconds, format_milliseconds, "TIME", _NUMBERS)
 NAMES = Kind(lambda text: tuple(dict.fromkeys(filter(None, text.split(",")))), ",".join, "A,B", tuple)
 """Names with commas between them; the value is a tuple. The flag may be given several times."""
 SWITCH = Kind(bool, holds=bool)

@@ -58,6 +58,19 @@ def format_macs(macs: float) -> str:
     return format_share(macs) if macs <= 1 else _decimal(macs)
 
 
+def parse_milliseconds(text: str) -> float:
+    """`8ms` or `8` → 8.0; raises UsageError for anything that isn't a number of milliseconds above 0."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(?:ms)?\s*", text)
+    if not match or not float(match[1]):
+        raise UsageError(f"{text!r} is not a time: write for example 8ms", code="invalid-value")
+    return float(match[1])
+
+
+def format_milliseconds(milliseconds: float) -> str:
+    """8.0 → `8ms`, so that `parse_milliseconds` gives exactly the same number again."""
+    return f"{_decimal(milliseconds)}ms"
+
+
 def _decimal(number: float) -> str:
     """Formats a number without an exponent, and without a fraction if it is whole."""
     text = f"{Decimal(repr(float(number))):f}"

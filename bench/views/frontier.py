@@ -62,7 +62,7 @@ def _facts(opened: Sequence[Checkpoint]) -> dict[str, Any]:
     }
 
 
-_ALIKE = ("seed", "task.seed", "size", "density", "macs", "cost", "max_drop", "max_change", "rounds")
+_ALIKE = ("seed", "task.seed", "size", "density", "macs", "cost", "latency", "max_drop", "max_change", "rounds")
 """Options that make no other series: repetitions of one way to compress, and the budgets along its frontier."""
 
 

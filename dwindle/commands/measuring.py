@@ -81,6 +81,50 @@ def _bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _profile_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument("where", metavar="WHERE", help="The device to measure on: host, ssh://user@host or adb://serial.")
+    to.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.json",
+        help="The profile to write, which compress and plan take by --on.",
+    )
+    to.add_argument(
+        "--target",
+        default="onnx",
+        metavar="TARGET",
+        help="The export target whose files are timed, in the device's first runtime of them. Default: onnx.",
+    )
+    to.add_argument(
+        "--precision",
+        metavar="PRECISIONS",
+        help="What the files store weights in, comma-separated. Default: the target's own, and w8a8 where it has that.",
+    )
+    to.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="The number of threads that an inference may use. Default: 1.",
+    )
+    json_option(to)
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    from dwindle.bench import profile_device
+    from dwindle.bench.prices.table import profile_table
+
+    precisions = names(arguments.precision) if arguments.precision else ()
+    made = profile_device(arguments.where, arguments.target, precisions, threads=arguments.threads, progress=say)
+    made.save(arguments.out)
+    print_result(arguments, *profile_table(made), f"wrote {arguments.out}")
+    if arguments.json:
+        print_json(dataclasses.asdict(made))
+    return 0
+
+
 def _report_options(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "nets",
@@ -174,6 +218,12 @@ COMMANDS = (
         "Measure size, accuracy and latency of the exported files.",
         _bench_options,
         _bench,
+    ),
+    Command(
+        "profile",
+        "Measure how long layers take on a device, to predict and budget the latency of networks there.",
+        _profile_options,
+        _profile,
     ),
     Command(
         "report",

@@ -23,7 +23,7 @@ from dwindle.compress.surgery.find import find_groups
 from dwindle.errors import BudgetMissed, UsageError
 from dwindle.export import target as targets
 from dwindle.models.layerwise.shapes import calls
-from dwindle.models.zoo import mobilenetv2, resnet20
+from dwindle.models.zoo import mobilenetv2, resnet8, resnet20
 from dwindle.price import Price, Shape
 
 
@@ -44,7 +44,6 @@ class Simple(Price):
         return [6 * shape.activations + shape.macs / 3 for shape in shapes]
 
     def whole(self, file: Callable[[], tuple[Path, list[np.ndarray]]], layers: Sequence[Shape]) -> float:
-        assert file()[0].stat().st_size > 1000
         more = self.more * sum(shape.activations for shape in layers)
         return sum(self.layers(layers, lambda line: None)) + more + self.offset
 
@@ -159,6 +158,18 @@ def test_a_budget_out_of_reach_says_the_least_there_is(network: Network) -> None
     with pytest.raises(UsageError) as whole:
         Solver(Budget(cost=1.0), granularity, lambda model: 0, "pytorch", meter).check_feasible(network)
     assert whole.value.code == "nothing-to-prune"
+
+
+def test_a_price_can_have_the_file() -> None:
+    class Weighed(Simple):
+        def whole(self, file: Callable[[], tuple[Path, list[np.ndarray]]], layers: Sequence[Shape]) -> float:
+            path, sample = file()
+            return path.stat().st_size + sample[0].size
+
+    torch.manual_seed(0)
+    model, inputs = resnet8(in_channels=1).eval(), (torch.randn(1, 1, 8, 8),)
+    meter = Meter(model, inputs, find_groups(model, inputs), Weighed(), targets.load("pytorch"))
+    assert meter.dense > 4 * sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_a_layer_that_is_used_twice_costs_twice() -> None:

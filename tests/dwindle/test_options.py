@@ -23,6 +23,7 @@ from dwindle.models import TaskSpec
 from dwindle.options import (
     INTEGER,
     MACS,
+    MILLISECONDS,
     NAMES,
     NUMBER,
     PATTERNS,
@@ -51,6 +52,7 @@ VALUES: dict[int, st.SearchStrategy[Any]] = {
     id(SHARE): st.floats(0, 1, exclude_min=True),
     id(SHARE_OR_ZERO): st.floats(0, 1),
     id(MACS): st.floats(0, exclude_min=True, allow_infinity=False),
+    id(MILLISECONDS): st.floats(0, exclude_min=True, allow_infinity=False),
     id(SWITCH): st.booleans(),
     id(NAMES): st.lists(TEXTS.filter(lambda text: text and "," not in text), min_size=1, unique=True).map(tuple),
     id(PATTERNS): st.lists(WORDS, min_size=1, max_size=3).map(tuple),

@@ -1,0 +1,121 @@
+"""`profile_device`: measures a set of layers and networks in a target's runtime on a device."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwindle import registry
+from dwindle.bench.devices.device import Device
+from dwindle.bench.devices.registry import reach
+from dwindle.bench.prices.designed import NETWORKS, NOTHING, REFERENCE, layers, network
+from dwindle.bench.prices.fit import layer_errors, whole_errors
+from dwindle.bench.prices.one_layer import written
+from dwindle.bench.prices.profile import SCHEMA, Layer, Profile, Timed, Whole
+from dwindle.bench.prices.timing import File, times
+from dwindle.bench.runtimes.runtime import Launcher
+from dwindle.errors import RuntimeUnavailable
+from dwindle.price import Shape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def profile_device(
+    where: str,
+    target: str = "onnx",
+    precisions: Sequence[str] = (),
+    *,
+    threads: int = 1,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Profile:
+    """Measures how long layers and small networks take in a target's runtime on a device.
+
+        >>> profile_device("ssh://pi@board", "litert").save(Path("board.json"))
+
+    Args:
+        where: the device: `host`, `ssh://…`, `adb://…`.
+        target: whose files are timed, in the first runtime of the device that runs them.
+        precisions: what they store weights in; by default the target's own, and w8a8 where it has that.
+        threads: how many threads one inference uses.
+        progress: called with sentences about how far it is.
+
+    Raises UsageError for an unknown device, target or precision; RuntimeUnavailable where the device can't be reached,
+    runs no such files or changes its speed while it is measured; WorkerFailed where it fails on a file.
+    """
+    kind = registry.resolve("dwindle.targets", target, "target")
+    wanted = tuple(precisions) or (kind.precisions[0], *(one for one in kind.precisions if one == "w8a8"))
+    device = reach(where)
+    device.require_threads(threads)
+    began, timed, drifts = time.monotonic(), [], []
+    shapes = [NOTHING, *layers()]
+    with device, tempfile.TemporaryDirectory() as name:
+        launcher = _launcher(device, target)
+        for precision in wanted:
+            folder = Path(name, precision)
+            folder.mkdir()
+            progress(f"writing {len(shapes)} layers and {len(NETWORKS)} networks as {target} in {precision}")
+            reference, *files = written([REFERENCE, *shapes], target, precision, folder)
+            networks, inside = _networks(target, precision, folder)
+            found = times([*files, *networks], reference, launcher, where, threads, progress)
+            nothing, *own = found.ms
+            singles = zip(shapes[1:], own[: len(shapes) - 1], strict=True)
+            alone = [Layer(shape, max(ms - nothing, 1e-5)) for shape, ms in singles]
+            wholes = [
+                Whole(f"{model} {pixels}²", inner, ms)
+                for (model, pixels), inner, ms in zip(NETWORKS, inside, own[len(shapes) - 1 :], strict=True)
+            ]
+            errors = layer_errors(alone), whole_errors(alone, wholes)
+            timed.append(Timed(precision, tuple(alone), tuple(wholes), *errors))
+            drifts.append(found.drift)
+        return Profile(
+            schema=SCHEMA,
+            target=target,
+            runtime=launcher.name,
+            version=found.version,
+            device=device.url,
+            machine=device.machine,
+            threads=threads,
+            clock=found.clock,
+            made=datetime.now(UTC).isoformat("T", "seconds"),
+            seconds=time.monotonic() - began,
+            drift=max(drifts),
+            timed=tuple(timed),
+        )
+
+
+def _launcher(device: Device, target: str) -> Launcher:
+    """The device's first runtime of a target's files whose times count."""
+    reasons = []
+    for launcher in device.runtimes():
+        if launcher.target != target or launcher.stand_in():
+            continue
+        if missing := launcher.check():
+            reasons.append(str(missing))
+        else:
+            return launcher
+    why = "; ".join(reasons) or f"nothing there runs {target} files"
+    raise RuntimeUnavailable(f"{device.url} cannot be profiled for {target}: {why}", code="no-runtime", name=device.url)
+
+
+def _networks(target: str, precision: str, folder: Path) -> tuple[list[File], list[tuple[Shape, ...]]]:
+    """The networks' files, and the layers of each."""
+    import torch
+
+    from dwindle.models.layerwise.shapes import calls
+
+    kind, files, inside = registry.resolve("dwindle.targets", target, "target"), [], []
+    for name, pixels in NETWORKS:
+        model: nn.Module = network(name, pixels)
+        example = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
+        own = kind(precision)
+        own = own.calibrated((example,)) if own.calibrates else own
+        path = folder / f"{name}-{pixels}{own.suffix}"
+        own.write(model, (example,), path, pack=False)
+        files.append((path, [example.numpy()]))
+        inside.append(tuple(call.shape for call in calls(model, (example,))))
+    return files, inside

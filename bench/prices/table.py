@@ -1,0 +1,29 @@
+"""A profile in words: what was measured, and how far predictions from it are off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dwindle.bench.prices.profile import Errors, Profile
+
+
+def profile_table(profile: Profile) -> Iterator[str]:
+    """A sentence for the whole and one for each precision."""
+    machine = profile.machine
+    yield (
+        f"{profile.device} ({machine.cpu}, {machine.system}): {profile.runtime} {profile.version} on "
+        f"{profile.threads} thread{'s' * (profile.threads > 1)}, by {profile.clock}, measured in "
+        f"{profile.seconds:.0f} s, in which the device's speed varied by {profile.drift:.0%}"
+    )
+    for timed in profile.timed:
+        yield (
+            f"{profile.target} {timed.precision}: of {_off('layers', timed.layer_errors)}; of "
+            f"{_off('networks', timed.whole_errors)}"
+        )
+
+
+def _off(what: str, errors: Errors) -> str:
+    return (
+        f"{errors.count} held-out {what} half are predicted within {errors.median:.1%}, nine in ten within "
+        f"{errors.p90:.1%}"
+    )
