@@ -1,7 +1,8 @@
 """Every operation of MIL, Core ML's language, that dwindle can execute, in PyTorch, by its name there.
 
 Parameters have the names that MIL gives them. Semantics: the documentation and `value_inference` of each operation in
-the module of `coremltools.converters.mil.mil.ops.defs` that its group names, and never what PyTorch means by the name.
+the module of `coremltools.converters.mil.mil.ops.defs` that the comment above its group names, what was measured of
+Core ML where that differs (a link beside it), and never what PyTorch means by the name.
 What those leave open is `unproven`.
 """
 
@@ -169,25 +170,31 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "scaled_tanh": lambda x, alpha, beta: alpha * torch.tanh(beta * x),
     "softplus_parametric": lambda x, alpha, beta: _of_channels(alpha, x) * F.softplus(_of_channels(beta, x) * x),
     "softmax": lambda x, axis=-1: F.softmax(x, int(axis)),
-    # linear, conv, pool, normalization, image_resizing, recurrent, transformers
+    # linear
     "linear": lambda x, weight, bias=None: F.linear(x, weight, bias),
     "matmul": matmul,
     "einsum": lambda values, equation: torch.einsum(equation, *values),
+    # transformers
     "scaled_dot_product_attention": _attention,
+    # conv
     "conv": mil_layers.conv,
     "conv_transpose": mil_layers.conv_transpose,
+    # pool; https://github.com/apple/coremltools/pull/2844 for ceil_mode
     "max_pool": mil_layers.max_pool,
     "avg_pool": mil_layers.avg_pool,
+    # normalization
     "batch_norm": mil_layers.batch_norm,
     "instance_norm": mil_layers.instance_norm,
     "layer_norm": mil_layers.layer_norm,
     "l2_norm": mil_layers.l2_norm,
     "local_response_norm": mil_layers.local_response_norm,
+    # image_resizing
     "upsample_bilinear": mil_layers.upsample_bilinear,
     "upsample_nearest_neighbor": mil_layers.upsample_nearest_neighbor,
     "resize_bilinear": mil_layers.resize_bilinear,
     "resample": mil_layers.resample,
     "crop": mil_shapes.crop,
+    # recurrent
     "lstm": mil_recurrent.lstm,
     "gru": mil_recurrent.gru,
     "rnn": mil_recurrent.rnn,
@@ -206,23 +213,24 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "reduce_log_sum_exp": _reduced(torch.logsumexp),
     "reduce_argmax": mil_order.place("reduce_argmax", torch.argmax),
     "reduce_argmin": mil_order.place("reduce_argmin", torch.argmin),
-    # tensor_operation, quantization_ops
+    # tensor_operation
     "argsort": mil_order.argsort,
     "band_part": mil_shapes.band_part,
     "concat": mil_shapes.concat,
     "cumsum": cumsum,
-    "dequantize": dequantize,
     "fill": lambda shape, value=0.0: torch.full(shape.tolist(), float(value)),
     "fill_like": lambda ref_tensor, value=0.0: torch.full(ref_tensor.shape, float(value)),
     "one_hot": mil_shapes.one_hot,
     "pad": mil_shapes.pad,
-    "quantize": quantize,
     "range_1d": lambda start, end, step: torch.arange(start.item(), end.item(), step.item()),
     "shape": lambda x: torch.tensor(x.shape),
     "split": mil_shapes.split,
     "stack": lambda values, axis: torch.stack(values, int(axis)),
     "tile": lambda x, reps: x.tile(reps.tolist()),
     "topk": mil_order.topk,
+    # quantization_ops
+    "dequantize": dequantize,
+    "quantize": quantize,
     # tensor_transformation
     "expand_dims": mil_shapes.expand_dims,
     "pixel_shuffle": lambda x, upscale_factor: F.pixel_shuffle(x, int(upscale_factor)),

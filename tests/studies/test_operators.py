@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from dwindle.export.parity import KERNELS
 from studies import journal
 from studies.operators.cases import CASES
 from studies.operators.run import RESULTS, TARGETS, table
@@ -31,6 +32,13 @@ def test_a_file_was_compared_or_not_kept(row: dict[str, object]) -> None:
     else:
         assert row["said"]
         assert (row["code"] == "unproven") == (row["outcome"] == "unproven"), "kept only where `unproven` is given"
+
+
+@pytest.mark.parametrize("target", ["onnx", "executorch", "litert"])
+def test_no_kernel_is_further_off_than_tolerances_reckon_with(target: str) -> None:
+    found = [row["relative"] for row in ROWS if row["target"] == target and row["outcome"] == "right"]
+    assert len(found) > 100
+    assert max(found) <= KERNELS
 
 
 def test_the_page_is_of_these_results() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,10 @@ import torch
 from torch import Tensor
 
 from dwindle.errors import RuntimeUnavailable
+from dwindle.export.coreml import mil_ops
 from dwindle.export.coreml.mil_ops import OPERATIONS
 from dwindle.export.coreml.mil_shapes import counted_from_zero
+from dwindle.export.coreml.mil_unproven import UNDEFINED
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((2, 3, 4, 5)).astype(np.float32)
@@ -226,3 +231,35 @@ def test_what_is_not_documented_is_unproven(name: str, given: dict[str, Any]) ->
 def test_from_ios_17_no_index_counts_from_the_end() -> None:
     with pytest.raises(ValueError, match="iOS 17"):
         counted_from_zero(OPERATIONS["gather"])(x=torch.ones(3), indices=torch.tensor([-1]))
+
+
+def defined() -> dict[str, set[str]]:
+    """Where coremltools defines each operation of MIL: the names of modules in `ops.defs`."""
+    from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
+
+    versions = SSAOpRegistry.core_ops.items()
+    return {name: {kind.__module__.rpartition(".")[2] for kind in own.values()} for name, own in versions}
+
+
+def test_each_operation_has_its_source_beside_it() -> None:
+    """The comment above its group names the module that defines it."""
+    noted, group = {}, set[str]()
+    for line in inspect.getsource(mil_ops).splitlines():
+        if said := re.search(r"# (\w+)(;.*)?$", line):
+            group = {said[1]}
+        if entry := re.match(r'\s+"(\w+)":', line):
+            noted[entry[1]] = group
+    assert noted.keys() == OPERATIONS.keys()
+    where = defined()
+    assert {name for name, said in noted.items() if said.isdisjoint(where[name])} == set()
+
+
+def test_all_that_the_converter_of_pytorch_emits_is_known() -> None:
+    """Each operation is defined here, or it is said why nothing here can compute it."""
+    from coremltools.converters.mil.frontend import torch as frontend
+
+    folder = Path(frontend.__file__).parent
+    emitted = {name for path in folder.rglob("*.py") for name in re.findall(r"\bmb\.(\w+)\(", path.read_text())}
+    storage = {name for name in defined() if name.startswith("const")}  # which `read` decodes
+    assert len(emitted) > 80
+    assert (emitted & defined().keys()) - storage <= OPERATIONS.keys() | UNDEFINED.keys()

@@ -113,6 +113,35 @@ def test_files_load_and_are_right(written: Written, consumer: str, pattern: str,
         )
 
 
+@pytest.mark.parametrize(
+    "consumer",
+    [
+        pytest.param("onnxruntime-1.15", marks=pytest.mark.needs("onnxruntime 1.15")),
+        pytest.param("onnxruntime-1.20", marks=pytest.mark.needs("onnxruntime 1.20")),
+        "onnxruntime",
+        pytest.param("onnxruntime-web-1.17", marks=pytest.mark.needs("onnxruntime-web 1.17")),
+    ],
+)
+def test_files_that_compute_in_fp16_load_and_are_right(
+    consumer: str, trained: Changed, masked: Changed, tmp_path: Path
+) -> None:
+    network = masked(trained(resnet8(in_channels=1)), 0.1).eval()
+    shipped = deployable(network, (IMAGES,))
+    for name, precision, pack in (("plain", "fp16", False), ("packed", "fp16", True), ("int8", "int8", True)):
+        Onnx(precision).computing("fp16").write(shipped, (IMAGES,), tmp_path / f"{name}.onnx", pack=pack)
+        np.save(tmp_path / f"{name}.npy", IMAGES.numpy())
+    environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*_command(consumer), tmp_path], check=True, env=environment)
+    assert {path.stem: path.read_text() for path in tmp_path.glob("*.error")} == {}
+    with torch.no_grad():
+        expected = {
+            name: quantized(shipped, stored(shipped, precision))(IMAGES).numpy()
+            for name, precision in (("plain", "fp16"), ("packed", "fp16"), ("int8", "int8"))
+        }
+    for name, right in expected.items():
+        assert np.abs(np.load(tmp_path / f"{name}.out.npy") - right).max() < 2e-3 * np.abs(right).max(), name
+
+
 def test_the_reference_implementation_agrees(written: Written, tmp_path: Path, by_reference: Evaluate) -> None:
     for name, expected in written.expected.items():
         model = onnx.load(written.folder / f"{name}.onnx")
