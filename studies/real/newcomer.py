@@ -1,0 +1,138 @@
+"""The newcomer's job: a folder of small photographs and the name of a network, to a sixth of its Core ML file's bytes.
+
+    python -m studies.real.newcomer             # resumes; hours on two cores
+    python -m studies.real.newcomer --quick     # a few images and one epoch: whether it runs at all, no figures
+    python -m studies.real.newcomer --table     # only prints what there is
+
+The photographs are 2,000 images of Fashion-MNIST, of five classes, as JPEGs of 64 pixels in five folders; splits,
+recipe, epochs and all else are dwindle's defaults. Beside each pruned network stands the dense one, trained once, and
+trained on for as many trainings as the rounds took. In the second case the network was first trained on the other five
+classes, and is trained on from those weights. A line goes to newcomer.jsonl as each case is done; a run that
+was stopped goes on inside its case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from dwindle.checkpoint import Checkpoint
+from dwindle.compress import Request, compress
+from dwindle.compress.compression import prepare
+from dwindle.models.build import restore_dense
+from dwindle.models.datasets import FASHION, load
+from dwindle.models.tasks import restore_task
+from studies import journal
+
+HERE = Path(__file__).parent
+RESULTS, WORK = HERE / "newcomer.jsonl", Path("build/newcomer")
+ACROSS, SHARE = 64, 6
+CASES = {
+    "mobilenet_v3_small": ("torchvision:mobilenet_v3_small", False),
+    "mobilenet_v3_small, from the other classes": ("torchvision:mobilenet_v3_small", True),
+    "mobilenetv4_conv_small": ("timm:mobilenetv4_conv_small", False),
+}
+"""The network of each case, and whether it was first trained on the other five classes."""
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "workers": 0}
+
+
+def photographs(folder: Path, classes: range, count: int) -> Path:
+    """So many images, as JPEGs in a folder for each of the classes."""
+    if not folder.exists():
+        train = load("fashion-mnist").train
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            for label in classes:
+                place = Path(scratch, "all", FASHION[label].replace("/", "-"))
+                place.mkdir(parents=True)
+                chosen = train.images[train.labels == label][: count // len(classes)]
+                for index, pixels in enumerate(chosen):
+                    image = Image.fromarray(pixels[0].numpy()).resize((ACROSS, ACROSS), Image.Resampling.BICUBIC)
+                    image.convert("RGB").save(place / f"{index:04}.jpg", quality=95)
+            Path(scratch, "all").rename(folder)
+    return folder
+
+
+def sixth(model: str, options: Mapping[str, Any], **more: Any) -> tuple[int, int]:
+    """The bytes of the dense network's Core ML file, and a sixth of them."""
+    ready = prepare(Request(model, dict(options), density=0.5, target="coreml", **more))
+    whole = ready.solvers[-1].packed_bytes(ready.network.model)
+    return whole, whole // SHARE
+
+
+def trained_on(net: Checkpoint) -> float:
+    """The test accuracy of the dense network after as many more trainings as the rounds took, on the best of which by
+    validation it stands."""
+    task, network = restore_task(net), restore_dense(net)
+    torch.manual_seed(0)
+    found = [(task.evaluate(network, "validation"), task.evaluate(network, "test"))]
+    for _ in net.history[1:]:
+        task.fit(network, start=0.0, on_step=lambda loss: None)
+        found.append((task.evaluate(network, "validation"), task.evaluate(network, "test")))
+    return max(found)[1]
+
+
+def run(case: str, folder: Path, count: int, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    model, pretrained = CASES[case]
+    began = time.monotonic()
+    if pretrained:
+        other = {**options, "data": str(photographs(folder / "others", range(5, 10), count))}
+        request = Request(model, other, density=0.9, rounds=1, target="coreml")
+        weights = folder / f"{case}.safetensors"
+        if not weights.exists():
+            done = compress(request, folder / f"{case}, before.dwindle")
+            save_file({name: tensor.contiguous() for name, tensor in done.dense_weights.items()}, weights)
+        more |= {"weights": str(weights), "train_dense": True}
+    given = {**options, "data": str(photographs(folder / "photographs", range(5), count))}
+    whole, size = sixth(model, given, **more)
+    net = compress(Request(model, given, size=size, target="coreml", **more), folder / f"{case}.dwindle")
+    return {
+        "case": case,
+        "dense_bytes": whole,
+        "bytes": net.history[-1].bytes,
+        "rounds": len(net.history) - 1,
+        "test": net.metrics["test"],
+        "dense_test": net.metrics["dense_test"],
+        "dense_trained_on_test": trained_on(net),
+        "hours": round((time.monotonic() - began) / 3600, 2),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    head = (
+        "| case | bytes | of | rounds | test accuracy | dense | dense, trained as long | hours |\n|---|" + 7 * "---:|"
+    )
+    lines = [
+        f"| {row['case']} | {row['bytes']:,} | {row['dense_bytes']:,} | {row['rounds']} | {row['test']:.2f} | "
+        f"{row['dense_test']:.2f} | {row['dense_trained_on_test']:.2f} | {row['hours']} |"
+        for row in rows
+    ]
+    return "\n".join([head, *lines])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    if given.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            print(run(list(CASES)[1], Path(folder), 60, dict(QUICK), prune_per_round=0.9))
+        return
+    WORK.mkdir(parents=True, exist_ok=True)
+    known = {row["case"] for row in journal.read(RESULTS)}
+    for case in CASES if not given.table else ():
+        if case not in known:
+            journal.add(RESULTS, run(case, WORK, 2000, {}))
+    print(table(journal.read(RESULTS)))
+
+
+if __name__ == "__main__":
+    main()
