@@ -1,0 +1,18 @@
+"""The table of networks with real weights."""
+
+from __future__ import annotations
+
+from studies.real.run import ROWS, table
+
+
+def test_the_table_says_what_a_file_lost() -> None:
+    row = {
+        "network": "a", "target": "onnx", "precision": "int8", "metric": "accuracy", "density": 0.5, "bytes": 250_000,
+        "dense_bytes": 1_000_000, "dense": 90.0, "file": 88.5, "samples": 1000,
+    }  # fmt: skip
+    printed = table([row, {**row, "network": "b", "metric": "output SQNR in dB"}])
+    lines = [line for line in printed.splitlines() if line.startswith("|")]
+    assert all(" ".join(each.key) in printed for each in ROWS), "those that are not made are named"
+    assert lines[-2].startswith("| a | onnx int8 | 50% | 1.00 MB | 250 KB | 25.0% | accuracy, 1,000 samples |")
+    assert lines[-2].endswith("| 90.00% | 88.50% | 1.50 |")
+    assert lines[-1].endswith("| 90.00 dB | 88.50 dB |  |")
