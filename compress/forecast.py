@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dwindle.compress.calibrate.reconstruct import reconstruct
-from dwindle.compress.compression import Prepared, prepare
 from dwindle.compress.network import Network
+from dwindle.compress.prepared import Prepared, prepare
 from dwindle.compress.recalibrate import can_recalibrate
 from dwindle.compress.request import Request, request_for
 from dwindle.compress.size import Sizer

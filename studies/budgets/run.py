@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from dwindle.compress import Request
-from dwindle.compress.compression import prepare
+from dwindle.compress.prepared import prepare
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
 from dwindle.files import raw_bytes

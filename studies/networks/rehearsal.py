@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.compress import Request
-from dwindle.compress.compression import prepare
+from dwindle.compress.prepared import prepare
 from dwindle.manifest import Manifest
 from dwindle.task import Split
 

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 
 from dwindle.checkpoint import Checkpoint
 from dwindle.compress import Request, compress
-from dwindle.compress.compression import prepare
+from dwindle.compress.prepared import prepare
 from dwindle.models.build import restore_dense
 from dwindle.models.datasets import FASHION, load
 from dwindle.models.tasks import restore_task

@@ -18,7 +18,7 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.compress import Request, compress, plan
 from dwindle.compress.amc.allocate import allocation
 from dwindle.compress.amc.search import Settings
-from dwindle.compress.compression import prepare
+from dwindle.compress.prepared import prepare
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.export import export

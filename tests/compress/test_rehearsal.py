@@ -11,7 +11,7 @@ import torch
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
 from dwindle.compress import Request, compress, compression, forecast
-from dwindle.compress.compression import prepare
+from dwindle.compress.prepared import prepare
 from dwindle.compress.rehearsal import Rehearsal
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dwindle.compress import Request, compress
-from dwindle.compress.compression import prepare
+from dwindle.compress.prepared import prepare
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
 from dwindle.models.build import restore

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dwindle.compress import Request
-from dwindle.compress.compression import prepare
+from dwindle.compress.prepared import prepare
 from dwindle.errors import UsageError
 from dwindle.models.tasks import make_task
 from tests.models.sources.conftest import COMMIT, Cached, cached
