@@ -68,7 +68,7 @@ def survey(model: nn.Module, batch: tuple[Tensor, ...], matrices: Mapping[str, T
     modules = {module: name for name, module in model.named_modules()}
     for module, calls in seen.calls.items():
         for own, value in module._parameters.items():
-            if own != "weight" and id(value) in weights:
+            if own != "weight" and weights.get(id(value)) in left:  # no part of it has been solved
                 left[weights[id(value)]] = f"{type(module).__name__} computes with more than one weight"
         if id(module._parameters.get("weight")) not in weights:
             continue
