@@ -48,6 +48,12 @@ def with_parts(model: nn.Module) -> Iterator[None]:
                 for name, part in parts.items():
                     module.add_module(name, part)
                 module.forward = partial(_recur, module)
+            elif isinstance(module, nn.RNNCellBase):
+                parts = _gates(module, "")
+                changed.append((module, tuple(parts)))
+                for name, part in parts.items():
+                    module.add_module(name, part)
+                module.forward = partial(_step, module)
         yield
     finally:
         for module, names in changed:
@@ -119,7 +125,7 @@ def _ends(layer: nn.RNNBase) -> list[str]:
     return [f"_l{index}{way}" for index in range(layer.num_layers) for way in ways]
 
 
-def _gates(layer: nn.RNNBase, end: str) -> dict[str, Part]:
+def _gates(layer: nn.RNNBase | nn.RNNCellBase, end: str) -> dict[str, Part]:
     """What makes gates of inputs and of the hidden state."""
     return {
         f"{what}{end}": Part(getattr(layer, f"weight_{what}{end}"), getattr(layer, f"bias_{what}{end}", None))
@@ -150,6 +156,15 @@ def _recur(layer: nn.RNNBase, inputs: Tensor | PackedSequence, state: Any = None
             outputs.append(found.flip(0) if way else found)
         sequence = torch.cat(outputs, -1)
     return whole(layer, inputs, state)
+
+
+def _step(cell: nn.RNNCellBase, inputs: Tensor, state: Any = None) -> Any:
+    """As the cell's own forward, whose parts are shown what they make gates of before it."""
+    if inputs.dim() == 2:
+        cell.get_submodule("ih")(inputs)
+        hidden = state[0] if isinstance(state, tuple) else state
+        cell.get_submodule("hh")(inputs.new_zeros(len(inputs), cell.hidden_size) if hidden is None else hidden)
+    return type(cell).forward(cell, inputs, state)
 
 
 def _one(layer: nn.RNNBase, end: str) -> Callable[..., Any]:

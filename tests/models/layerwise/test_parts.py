@@ -96,6 +96,22 @@ def test_a_state_that_is_given_is_used() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_a_cell_shows_its_inputs_and_its_state(kind: type[nn.LSTMCell | nn.GRUCell | nn.RNNCell]) -> None:
+    torch.manual_seed(0)
+    cell, inputs, hidden = kind(8, 6).eval(), torch.randn(3, 8), torch.randn(3, 6)
+    state = (hidden, torch.randn(3, 6)) if kind is nn.LSTMCell else hidden
+    wanted, fresh = cell(inputs, state), cell(inputs)
+    with with_parts(cell):
+        calls = heard(cell)
+        torch.testing.assert_close(cell(inputs, state), wanted)
+        torch.testing.assert_close(cell(inputs), fresh)
+    assert [name for name, _, _ in calls] == ["ih", "hh", "ih", "hh"]
+    assert torch.equal(calls[1][1], hidden)
+    assert not calls[3][1].any()
+
+
+@torch.no_grad()
 def test_what_has_no_such_form_is_computed_as_ever() -> None:
     torch.manual_seed(0)
     packed = pack_sequence([torch.randn(4, 8), torch.randn(2, 8)])
