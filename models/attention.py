@@ -47,7 +47,7 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
             inputs = tuple(x.unsqueeze(0) for x in inputs)
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if to_itself:
-            projected = F.linear(inputs[0], weight, bias).chunk(3, -1)
+            projected = self.project(inputs[0]).chunk(3, -1)
         else:
             biases = (None,) * 3 if bias is None else bias.chunk(3)
             projected = tuple(map(F.linear, inputs, weight.chunk(3), biases))
@@ -66,6 +66,10 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         if not batched:
             return out.squeeze(0), None if weights is None else weights.squeeze(0)
         return out if self.batch_first else out.transpose(0, 1), weights
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """Queries, keys and values of [batch, length, features], one behind the other in the last dimension."""
+        return F.linear(inputs, self.in_proj_weight, self.in_proj_bias)
 
     def _merged_mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
         """Merges both masks into one that is added to the scores, [batch or 1, heads or 1, length, length]."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
+
+from dwindle.models.attention import SlimMultiheadAttention
 
 
 class Part(nn.Linear):
@@ -35,31 +37,45 @@ def with_parts(model: nn.Module) -> Iterator[None]:
     What the model computes stays the same, and so do its parameters. Left as they are: attention over other keys than
     the queries, or that isn't batched; recurrent layers with projections, and those given packed sequences.
     """
-    changed: list[tuple[nn.Module, tuple[str, ...]]] = []
+    changed: list[tuple[nn.Module, _Spelled]] = []
     try:
         for module in list(model.modules()):
-            if isinstance(module, nn.MultiheadAttention) and _is_plain(module):
-                changed.append((module, ("in_proj",)))
-                module.add_module("in_proj", Part(module.in_proj_weight, module.in_proj_bias))
-                module.forward = partial(_attend, module)  # type: ignore[method-assign]
-            elif isinstance(module, nn.RNNBase) and not module.proj_size:
-                parts = {name: part for end in _ends(module) for name, part in _gates(module, end).items()}
-                changed.append((module, tuple(parts)))
-                for name, part in parts.items():
+            if (spelled := _spelled(module)) is not None:
+                changed.append((module, spelled))
+                for name, part in spelled.parts.items():
                     module.add_module(name, part)
-                module.forward = partial(_recur, module)
-            elif isinstance(module, nn.RNNCellBase):
-                parts = _gates(module, "")
-                changed.append((module, tuple(parts)))
-                for name, part in parts.items():
-                    module.add_module(name, part)
-                module.forward = partial(_step, module)
+                module.__dict__[spelled.method] = spelled.calls
         yield
     finally:
-        for module, names in changed:
-            for name in names:
+        for module, spelled in changed:
+            for name in spelled.parts:
                 module._modules.pop(name, None)
-            module.__dict__.pop("forward", None)
+            module.__dict__.pop(spelled.method, None)
+
+
+class _Spelled(NamedTuple):
+    """What a layer is changed by for a while."""
+
+    parts: dict[str, Part]
+    method: str
+    """The layer's method that is replaced."""
+    calls: Callable[..., Any]
+    """What calls the parts in its place."""
+
+
+def _spelled(module: nn.Module) -> _Spelled | None:
+    if isinstance(module, SlimMultiheadAttention):
+        part = Part(module.in_proj_weight, module.in_proj_bias)
+        return _Spelled({"in_proj": part}, "project", part)
+    if isinstance(module, nn.MultiheadAttention) and _is_plain(module):
+        parts = {"in_proj": Part(module.in_proj_weight, module.in_proj_bias)}
+        return _Spelled(parts, "forward", partial(_attend, module))
+    if isinstance(module, nn.RNNBase) and not module.proj_size:
+        parts = {name: part for end in _ends(module) for name, part in _gates(module, end).items()}
+        return _Spelled(parts, "forward", partial(_recur, module))
+    if isinstance(module, nn.RNNCellBase):
+        return _Spelled(_gates(module, ""), "forward", partial(_step, module))
+    return None
 
 
 def _is_plain(attention: nn.MultiheadAttention) -> bool:

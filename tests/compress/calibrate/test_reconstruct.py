@@ -15,6 +15,7 @@ from dwindle.compress.n_of_m import NofM
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.errors import DwindleError, UsageError
+from dwindle.models.attention import SlimMultiheadAttention
 from dwindle.models.layerwise import collect as module
 from dwindle.models.zoo import mobilenetv2, resnet8
 
@@ -120,6 +121,18 @@ def test_a_network_without_channels_comes_nearer_too(name: str) -> None:
     found = reconstruct(network, dense, inputs)
     assert not found.left
     assert distance(network.model, dense) < 0.8 * distance(plain, dense)
+
+
+def test_attention_without_some_of_its_heads_is_solved() -> None:
+    torch.manual_seed(0)
+    dense = Transformer().eval()
+    network = pruned(dense, Channels(align=1), 0.4)
+    assert isinstance(network.model.get_submodule("block.self_attn"), SlimMultiheadAttention)
+    plain = copy.deepcopy(network.model)
+    found = reconstruct(network, dense, tuple(tensor[:64] for tensor in samples()))
+    assert not found.left
+    assert "block.self_attn.in_proj" in {layer.name for layer in found.layers}
+    assert distance(network.model, dense) < distance(plain, dense)
 
 
 def test_an_unpruned_network_stays_as_it_is() -> None:
