@@ -19,7 +19,6 @@ from torch import Tensor
 
 from dwindle.errors import DwindleError
 from dwindle.export.quantize import LARGEST, LARGEST_INT4, SCALES, Stored, kinds, quantized, spread, store, stored
-from dwindle.models.layerwise import samples as layerwise_samples
 from dwindle.models.layerwise.collect import batched, moments_of, require_samples
 from dwindle.models.layerwise.least_squares import DAMPING, solve
 from dwindle.models.layerwise.lockstep import lockstep
@@ -31,8 +30,6 @@ from dwindle.models.layerwise.survey import survey
 if TYPE_CHECKING:
     from torch import nn
 
-SURVEYED = 64
-"""How many samples the survey sees."""
 BLOCK = 64
 """Columns whose errors are passed on among themselves first, and to all others by one product."""
 SWEEPS = 4
@@ -83,7 +80,7 @@ def _round(
 ) -> None:
     """Chooses the codes in `held`, those of `coded`, and puts them into `rounded`, layer by layer."""
     matrices = {name: network.get_parameter(name) for name in coded}
-    found = survey(network, layerwise_samples.spread(inputs, SURVEYED), matrices)
+    found = survey(network, inputs, matrices)
     batches = batched(inputs, found.largest).tensors
     layers = {name: (network.get_submodule(name), rounded.get_submodule(name)) for name in found.layers}
     with (

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from dwindle.models.modes import in_mode
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,16 +32,13 @@ def describe(
             positions.setdefault(name, max(1, output.numel() // weights[name].shape[0]))
 
     hooks = [module.register_forward_hook(note) for module in owners]
-    modes = {part: part.training for part in model.modules()}
     device = next(model.parameters()).device
     try:
-        with torch.no_grad():
-            model.eval()(*(tensor.to(device) for tensor in inputs))
+        with torch.no_grad(), in_mode(model, training=False):
+            model(*(tensor.to(device) for tensor in inputs))
     finally:
         for hook in hooks:
             hook.remove()
-        for part, mode in modes.items():
-            part.training = mode
     names = [*positions, *(name for name in weights if name not in positions)]
     by_name = {name: module for module, name in owners.items()}
     return [

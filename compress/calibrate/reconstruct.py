@@ -21,15 +21,11 @@ from dwindle.models.layerwise.least_squares import DAMPING, solve
 from dwindle.models.layerwise.lockstep import Lockstep, lockstep
 from dwindle.models.layerwise.parts import with_parts
 from dwindle.models.layerwise.products import Product, product
-from dwindle.models.layerwise.samples import spread
 from dwindle.models.layerwise.survey import survey
 from dwindle.quantities import format_names
 
 if TYPE_CHECKING:
     from dwindle.compress.network import Network
-
-SURVEYED = 64
-"""How many samples the survey sees."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ def _reconstruct(
     on_layer: Callable[[int, int, Layer], None],
 ) -> Reconstruction:
     compressed = network.model
-    found = survey(dense, spread(inputs, SURVEYED), prunable(dense))
+    found = survey(dense, inputs, prunable(dense))
     taken = batched(inputs, found.largest)
     notes, batches = [*found.notes, *([taken.note] if taken.note else [])], taken.tensors
     own = dict(compressed.named_modules())

@@ -17,6 +17,7 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from dwindle.errors import DwindleError
+from dwindle.models.modes import in_mode
 
 
 @dataclass(frozen=True)
@@ -68,21 +69,17 @@ def lockstep(
     or behind it (at its outputs)."""
     names = {module: name for name, module in layers.items()}
     handles = [_hook(module, name, at) for module, name in names.items()]
-    modes = {part: part.training for part in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # a transformer layer's would go past the layers within
     walk = Lockstep(model, batches)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_mode(model, training=False):
             yield walk
     finally:
         walk.close()
         torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:
             handle.remove()
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _hook(module: nn.Module, name: str, at: Literal["inputs", "outputs"]) -> Any:

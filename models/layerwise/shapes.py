@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dwindle.models.modes import in_mode
 from dwindle.price import Shape
 
 
@@ -33,12 +34,10 @@ def calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
         return see
 
     hooks = [module.register_forward_hook(add(name)) for name, module in model.named_modules() if _priced(module)]
-    training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(*inputs)
+        with torch.no_grad(), in_mode(model, training=False):
+            model(*inputs)
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     return found

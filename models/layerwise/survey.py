@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from dwindle.errors import DwindleError, UsageError, one_line
 from dwindle.models.layerwise.parts import Part
 from dwindle.models.layerwise.products import mismatch, product
+from dwindle.models.layerwise.samples import spread
+from dwindle.models.modes import in_mode
 
+SURVEYED = 64
+"""How many samples are looked at, evenly spread over all."""
 WIDEST = 16384
 """Inputs of a layer, at most: their Gram matrix takes 2.1 GB in float64, and its Cholesky factor as much again."""
 CLOSE = 1e-2
@@ -40,13 +44,14 @@ class Survey:
     notes: tuple[str, ...]
 
 
-def survey(model: nn.Module, batch: tuple[Tensor, ...], matrices: Mapping[str, Tensor]) -> Survey:
-    """Surveys `model`, in eval mode. `batch`: a few samples, one tensor for each argument, (N, …). `matrices`: the
+def survey(model: nn.Module, inputs: tuple[Tensor, ...], matrices: Mapping[str, Tensor]) -> Survey:
+    """Surveys `model`, in eval mode. `inputs`: samples, one tensor for each argument, (N, …). `matrices`: the
     weights that are to be solved, the model's own parameters by name.
 
     Raises UsageError where the samples aren't finite, are all the same or don't fit the model, DwindleError with the
     layer's name where one makes what isn't finite of them.
     """
+    batch = spread(inputs, SURVEYED)
     for tensor in batch:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UsageError("the calibration samples hold numbers that are not finite: mend or remove them")
@@ -75,7 +80,7 @@ def survey(model: nn.Module, batch: tuple[Tensor, ...], matrices: Mapping[str, T
         name, found = modules[module], product(module)
         parameter = weights[id(module.weight)]
         if isinstance(module, nn.Embedding):
-            del left[parameter]  # its rows are looked up: what is left of them is best as it is
+            left.pop(parameter, None)  # its rows are looked up: what is left of them is best as it is
         elif found is None:
             left[parameter] = f"{type(module).__name__} is no layer that multiplies its inputs by its weight"
         elif owners[id(module.weight)] > 1:
@@ -151,12 +156,10 @@ def _run(model: nn.Module, batch: tuple[Tensor, ...], seen: _Seen) -> None:
         for module in names
         for hook in (module.register_forward_pre_hook(seen.enter), module.register_forward_hook(leave))
     ]
-    modes = {part: part.training for part in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_mode(model, training=False):
             model(*batch)
     except DwindleError:
         raise
@@ -167,8 +170,6 @@ def _run(model: nn.Module, batch: tuple[Tensor, ...], seen: _Seen) -> None:
         torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:
             handle.remove()
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _is_batch(tensor: Any) -> bool:

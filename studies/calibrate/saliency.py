@@ -31,7 +31,6 @@ from dwindle.models.layerwise.lockstep import lockstep
 from dwindle.models.layerwise.moments import Moments
 from dwindle.models.layerwise.parts import with_parts
 from dwindle.models.layerwise.products import product
-from dwindle.models.layerwise.samples import spread
 from dwindle.models.layerwise.survey import survey
 from studies import journal
 from studies.calibrate.networks import dense, task
@@ -40,8 +39,6 @@ from studies.calibrate.run import samples
 RESULTS = Path(__file__).with_name("saliency.jsonl")
 DENSITIES = (0.3, 0.2, 0.1, 0.05)
 WAYS = (("magnitude", 4), ("surgeon", 4), ("magnitude", 8), ("surgeon", 8))
-SURVEYED = 64
-"""How many samples the survey sees."""
 
 
 @torch.no_grad()
@@ -53,7 +50,7 @@ def removal_errors(model: nn.Module, inputs: tuple[Tensor, ...], weights: Mappin
     """
     found_errors: dict[str, Tensor] = {}
     with with_parts(model):
-        found = survey(model, spread(inputs, SURVEYED), weights)
+        found = survey(model, inputs, weights)
         batches = batched(inputs, found.largest).tensors
         layers = {name: model.get_submodule(name) for name in found.layers}
         with lockstep(model, batches, layers, "inputs") as walk:
