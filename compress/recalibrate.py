@@ -9,7 +9,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dwindle.models import ranks
-from dwindle.models.checked_task import users_code
+from dwindle.models.task_values import users_code
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -23,8 +23,8 @@ from dwindle.export.exporter import attempt
 from dwindle.export.options import ExportOptions
 from dwindle.export.parity import outputs_of
 from dwindle.manifest import Manifest
-from dwindle.models.checked_task import users_code
 from dwindle.models.inputs import as_fed
+from dwindle.models.task_values import users_code
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

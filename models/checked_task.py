@@ -1,4 +1,4 @@
-"""The user's task, checked: the one place that knows every member a task may have and what goes without it.
+"""The user's task, checked: a default for every optional member, and a sentence for every bad one.
 
 `CheckedTask` wraps what the user wrote (`dwindle.task.Task`), once, where it is made. The rest of dwindle reads
 tasks through it alone: an optional member has its default here, a misspelt or ill-typed one is a UsageError before
@@ -10,23 +10,20 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from dwindle.errors import DwindleError, UsageError, one_line
-from dwindle.metrics import ACCURACY
+from dwindle.errors import UsageError
 from dwindle.models import ranks
 from dwindle.models.fed import as_example
-from dwindle.models.inputs import row_major
 from dwindle.models.likeness import Likeness
 from dwindle.models.signature import flat, nested, signature_of
+from dwindle.models.task_members import LABELLED, LAST_LR, OPTIONAL, REQUIRED
+from dwindle.models.task_values import as_batch, as_loss, as_number, as_tensors, bad, users_code
 from dwindle.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -35,85 +32,8 @@ if TYPE_CHECKING:
     from dwindle.signature import Signature
     from dwindle.task import Split, Task, TaskWithoutLabels
 
-LABELLED = ("fit", "evaluate")
-"""What a task without labels has neither of."""
-REQUIRED = (*LABELLED, "example_inputs")
 NEAR = 0.8
 """How alike two names are, by `difflib`'s ratio, for one to be taken for a misspelling of the other."""
-
-
-@dataclass(frozen=True)
-class OptionalMember:
-    """One optional member of a task. A member that is None counts as absent."""
-
-    fits: Callable[[Any], bool]
-    must_be: str
-    """What `fits` checks, in words."""
-    without: str
-    """What the absence of the member costs, as a clause."""
-    default: Any = None
-    """What stands in for an absent value. What stands in for an absent method is in CheckedTask's method."""
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-OPTIONAL = {
-    "optimizer": OptionalMember(
-        lambda value: isinstance(value, torch.optim.Optimizer),
-        "a torch.optim.Optimizer",
-        "its momentum is lost whenever channels are removed",
-    ),
-    "state_dict": OptionalMember(callable, "a method", "a round that is interrupted starts again from its beginning"),
-    "load_state_dict": OptionalMember(callable, "a method", "its optimizer starts afresh when a run resumes"),
-    "inputs": OptionalMember(
-        callable, "a method", "only its example inputs are there to compare files on, and to calibrate by"
-    ),
-    "training_inputs": OptionalMember(callable, "a method", 'batch norm is recalibrated by `inputs("train")`'),
-    "labels": OptionalMember(callable, "a method", "there is no top-5, and no count of the samples that changed class"),
-    "class_names": OptionalMember(
-        lambda value: isinstance(value, tuple | list) and all(isinstance(name, str) for name in value),
-        "a tuple of strings",
-        "exported files have no class labels but those of a labels file",
-    ),
-    "normalization": OptionalMember(
-        lambda value: isinstance(value, tuple | list) and len(value) == 2,
-        "two tensors, the mean and the standard deviation of each channel",
-        "no exported file can take images",
-    ),
-    "preprocessing": OptionalMember(
-        lambda value: isinstance(value, Preprocessing),
-        "a dwindle.preprocessing.Preprocessing",
-        "manifests have what `normalization` and `class_names` say of images, and not how those are scaled",
-    ),
-    "metric": OptionalMember(
-        lambda value: isinstance(value, str), "a string", "tables call its metric accuracy", default=ACCURACY
-    ),
-    "steps": OptionalMember(
-        _is_count,
-        "a whole number, 1 or more",
-        "the remaining time is unknown in the first round, and gradual pruning and weight rewinding are refused",
-    ),
-    "classes": OptionalMember(
-        _is_count, "a whole number, 1 or more", "a model is built with its own number of outputs"
-    ),
-    "states": OptionalMember(
-        lambda value: (
-            isinstance(value, Mapping) and all(isinstance(name, str) for pair in value.items() for name in pair)
-        ),
-        "a dictionary from the names of inputs to the names of outputs",
-        "no output is taken for the next call's input",
-    ),
-    "origin": OptionalMember(
-        lambda value: isinstance(value, Mapping),
-        "a dictionary that JSON can hold",
-        "the checkpoint records the options that the task was made with",
-    ),
-}
-"""Every optional member of a task, by name."""
-LAST_LR = "last_lr"
-"""The optional keyword of `fit`. Without it the task cannot be fine-tuned."""
 
 
 class CheckedTask:
@@ -190,7 +110,7 @@ class CheckedTask:
         options = {LAST_LR: True} if last_lr else {}
         trained = nested(model)
         with as_example(trained, self.example_inputs(), self.keywords), users_code("fit", context):
-            self.given.fit(trained, start=start, on_step=lambda loss: on_step(_loss(loss)), **options)
+            self.given.fit(trained, start=start, on_step=lambda loss: on_step(as_loss(loss)), **options)
 
     def evaluate(self, model: nn.Module, split: Split) -> float:
         """The task's metric, the same on every rank; raises UsageError for anything but one finite number.
@@ -202,18 +122,18 @@ class CheckedTask:
         with users_code("evaluate", f" on the {split} split"):
             own = self.given.evaluate(nested(model), split)
         value: object = ranks.broadcast_from_first(lambda: own)  # a task may judge on each rank's own shard
-        number = _number(value)
-        if number is None or not math.isfinite(number):
-            raise _bad("evaluate", f"returned {value!r} on the {split} split: it must return one finite float")
-        return number
+        found = as_number(value)
+        if found is None or not math.isfinite(found):
+            raise bad("evaluate", f"returned {value!r} on the {split} split: it must return one finite float")
+        return found
 
     def example_inputs(self) -> tuple[Tensor, ...]:
         """One sample as a batch of one, a tensor for each input of the model, in the signature's order."""
         with users_code("example_inputs"):
             given: Any = self.given.example_inputs()
-        inputs = _tensors("example_inputs", given, None)
+        inputs = as_tensors("example_inputs", given, None)
         if wrong := [tuple(tensor.shape) for tensor in inputs if tensor.shape[:1] != (1,)]:
-            raise _bad("example_inputs", f"returned a shape of {wrong[0]}: it must be one sample as a batch of one")
+            raise bad("example_inputs", f"returned a shape of {wrong[0]}: it must be one sample as a batch of one")
         return inputs
 
     def compare_with(self, dense: Callable[[], nn.Module]) -> None:
@@ -272,7 +192,7 @@ class CheckedTask:
             state = dict(self._member("state_dict")())
         for name, value in state.items():
             if not isinstance(name, str) or not isinstance(value, Tensor):
-                raise _bad(
+                raise bad(
                     "state_dict", f"has a {type(value).__name__} as {name!r}: it must be flat, with tensors by name"
                 )
         return state
@@ -289,7 +209,7 @@ class CheckedTask:
             return self.example_inputs()
         with users_code("inputs", f" on the {split} split"):
             found = self._member("inputs")(split)
-        return _batch("inputs", found, self.keywords, f" on the {split} split")
+        return as_batch("inputs", found, self.keywords, f" on the {split} split")
 
     def training_inputs(self) -> tuple[Tensor, ...]:
         """A thousand or two inputs as `fit` shows them at its end, batched; else the training split's `inputs`."""
@@ -297,7 +217,7 @@ class CheckedTask:
             return self.inputs("train")
         with users_code("training_inputs"):
             found = self._member("training_inputs")()
-        return _batch("training_inputs", found, self.keywords)
+        return as_batch("training_inputs", found, self.keywords)
 
     def labels(self, split: Split) -> Tensor | None:
         """The class of each sample, (N,), in `evaluate`'s order; None where the task has no labels."""
@@ -360,7 +280,7 @@ class CheckedTask:
         if value is None:
             return member.default
         if not member.fits(value):
-            raise _bad(name, f"is {value!r}: it must be {member.must_be}")
+            raise bad(name, f"is {value!r}: it must be {member.must_be}")
         return value
 
     def _refuse_misspelt(self, own: list[str]) -> None:
@@ -382,78 +302,3 @@ class CheckedTask:
     @property
     def _what(self) -> str:
         return f"the task, a {type(self.given).__name__},"
-
-
-@contextmanager
-def users_code(member: str, context: str = "") -> Iterator[None]:
-    """Runs code of the task's `member` in the block; what it raises becomes a DwindleError that names the line.
-
-    context: what the message adds, beginning with a space or a semicolon.
-    """
-    try:
-        yield
-    except DwindleError:
-        raise
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if "site-packages" not in frame.filename]
-        where = f"{own[-1].filename}, line {own[-1].lineno}"
-        raise DwindleError(
-            f"the task's `{member}` failed ({one_line(error)}; {where}){context}", code="task-failed", name=member
-        ) from error
-
-
-def _bad(member: str, sentence: str) -> UsageError:
-    return UsageError(f"the task's `{member}` {sentence}", code="bad-member", name=member)
-
-
-def _number(value: object) -> float | None:
-    """A number of any kind, NumPy's or a tensor's too, as a float; None for anything else."""
-    try:
-        return float(value.detach() if isinstance(value, Tensor) else value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
-        return None
-
-
-def _loss(value: object) -> float:
-    """What `fit` called `on_step` with, as a float, be it infinite or not a number."""
-    number = _number(value)
-    if number is None:
-        raise _bad("fit", f"called on_step with {value!r}: it must be the step's loss, a float")
-    return number
-
-
-def _tensors(member: str, value: object, keywords: tuple[str, ...] | None) -> tuple[Tensor, ...]:
-    """Checks that a member returned tensors, in a tuple or by name, and makes each row-major.
-
-    keywords: the names that a dictionary must have, in the order of the result; None: those that it has.
-    """
-    given = value
-    if isinstance(value, Mapping):
-        if keywords is not None and (odd := value.keys() ^ set(keywords)):
-            raise _bad(
-                member, f"has other names than `example_inputs`: {min(map(str, odd))} is in one and not in the other"
-            )
-        given = tuple(value[name] for name in keywords or value)
-    elif keywords is not None:
-        raise _bad(
-            member, f"returned a {type(value).__name__}: it must be a dictionary, as `example_inputs` returns one"
-        )
-    if not isinstance(given, tuple) or not given or not all(isinstance(tensor, Tensor) for tensor in given):
-        what = tuple(type(one).__name__ for one in given) if isinstance(given, tuple) else type(given).__name__
-        raise _bad(
-            member,
-            f"returned {what}: it must be a tuple of tensors, one per argument of the model, or a dictionary "
-            "of them by the arguments' names",
-        )
-    return tuple(map(row_major, given))
-
-
-def _batch(member: str, value: object, keywords: tuple[str, ...] | None, context: str = "") -> tuple[Tensor, ...]:
-    """Checks that a member returned a batch of samples: tensors of one length, and not empty."""
-    tensors = _tensors(member, value, keywords)
-    lengths = {len(tensor) if tensor.dim() else 0 for tensor in tensors}
-    if len(lengths) > 1 or not min(lengths):
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-        raise _bad(member, f"returned shapes of {shapes}{context}: it must return one or more samples, batched")
-    return tensors

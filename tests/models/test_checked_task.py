@@ -14,7 +14,9 @@ from torch import nn
 
 import dwindle
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
-from dwindle.models.checked_task import LAST_LR, OPTIONAL, CheckedTask, users_code
+from dwindle.models.checked_task import CheckedTask
+from dwindle.models.task_members import LAST_LR, OPTIONAL
+from dwindle.models.task_values import users_code
 from dwindle.task import Task
 from tests.tasks import PlainTask
 

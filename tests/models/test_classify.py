@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from dwindle.compress.masks import mask_applier, masks_hold, prunable
 from dwindle.errors import CheckpointError, UsageError
-from dwindle.models.checked_task import OPTIONAL, CheckedTask
+from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification, TaskSpec
 from dwindle.models.data import Splits, Subset
 from dwindle.models.datasets import load
+from dwindle.models.task_members import OPTIONAL
 from dwindle.models.zoo import ZOO
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 64, "crop": 1, "flip": False, "schedule": "cosine"}

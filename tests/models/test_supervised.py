@@ -16,8 +16,9 @@ from dwindle.errors import UsageError
 from dwindle.export import export
 from dwindle.models import Supervised
 from dwindle.models.build import restore
-from dwindle.models.checked_task import OPTIONAL, CheckedTask
+from dwindle.models.checked_task import CheckedTask
 from dwindle.models.samples import parts_of
+from dwindle.models.task_members import OPTIONAL
 from dwindle.models.tasks import make_task, restore_task
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 32}
