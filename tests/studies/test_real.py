@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from studies.real import decoding
 from studies.real.run import ROWS, table
 
 
@@ -16,3 +17,8 @@ def test_the_table_says_what_a_file_lost() -> None:
     assert lines[-2].startswith("| a | onnx int8 | 50% | 1.00 MB | 250 KB | 25.0% | accuracy, 1,000 samples |")
     assert lines[-2].endswith("| 90.00% | 88.50% | 1.50 |")
     assert lines[-1].endswith("| 90.00 dB | 88.50 dB |  |")
+
+
+def test_the_row_of_the_plain_way_has_the_ratio_of_each_turn() -> None:
+    printed = decoding.row("a step", [(0.1, 0.2), (0.3, 0.3), (0.2, 0.1)], "ms", 1000)
+    assert printed == "| a step | 200 ms (100–300) | 200 ms (100–300) | 1.00 (0.50–2.00) |"
