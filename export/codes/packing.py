@@ -67,7 +67,7 @@ def forms(tensor: Stored, *, pack: bool, half: bool = False) -> dict[Code, Form]
         return found
     for turn, block, flat in _orders(array):
         blocks = flat.reshape(-1, block)
-        alive = blocks.any(1) if block > 1 else blocks[:, 0] != 0
+        alive = _any(blocks)
         positions = np.flatnonzero(alive)
         payload = positions.size * block * tensor.bits / 8
         for k, bits in enumerate(rice.bits(positions)):
@@ -131,9 +131,17 @@ def _orders(array: Array) -> Iterable[tuple[tuple[int, int, int] | None, int, Ar
             else:
                 turned = array.reshape(out, inner, -1).transpose(0, 2, 1)
             flat = turned.reshape(-1)
-            if block * np.count_nonzero(flat.reshape(-1, block).any(1)) > 1.25 * survivors:
+            if block * np.count_nonzero(_any(flat.reshape(-1, block))) > 1.25 * survivors:
                 break
             yield (turned.shape[0], turned.shape[1], turned.shape[2]), block, flat
+
+
+def _any(blocks: Array) -> NDArray[np.bool_]:
+    """Which rows aren't zero throughout. Column by column: numpy takes ten times as long along short rows."""
+    alive = blocks[:, 0] != 0
+    for column in blocks.T[1:]:
+        alive |= column != 0
+    return np.asarray(alive)
 
 
 def _values(tensor: Stored) -> str:

@@ -20,18 +20,24 @@ Positions = NDArray[np.intp]
 
 def bits(positions: Positions) -> NDArray[np.int64]:
     """What `encode` would take, in bits, with each of PARAMETERS. positions: of the survivors, ascending."""
-    runs = np.diff(positions, prepend=-1) - 1
+    runs = _runs(positions)
     return np.array([runs.size * (k + 1) + int((runs >> k).sum()) for k in PARAMETERS])
 
 
 def encode(positions: Positions, k: int) -> tuple[Bytes, Bytes]:
     """The unary and the low part."""
-    runs = np.diff(positions, prepend=-1) - 1
+    runs = _runs(positions)
     ends = np.cumsum((runs >> k) + 1) - 1
     unary = np.zeros(ends[-1] + 1 if ends.size else 0, np.uint8)
     unary[ends] = 1
     planes = (runs >> np.arange(k)[:, None]) & 1
     return pack(unary), pack(planes.astype(np.uint8).reshape(-1))
+
+
+def _runs(positions: Positions) -> NDArray[np.int32]:
+    """Of pruned weights, before each survivor. A tensor has fewer than 2³¹ of them."""
+    narrow = positions.astype(np.int32)
+    return np.diff(narrow, prepend=np.int32(-1)) - np.int32(1)
 
 
 def decode(unary: Bytes, low: Bytes, k: int, count: int) -> Positions:

@@ -17,7 +17,8 @@ _GROUPS = 3
 
 def fits(alive: NDArray[np.bool_]) -> bool:
     """Whether no group of four, shape (groups, 4), has more than two survivors."""
-    return bool((alive.sum(1) <= 2).all())
+    count = alive.view(np.uint8)
+    return bool((count[:, 0] + count[:, 1] + count[:, 2] + count[:, 3] <= 2).all())
 
 
 def encode(alive: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:

@@ -11,6 +11,9 @@ from dwindle.models.layerwise.moments import Moments
 
 DAMPING = 0.01
 """Relative to the inputs' mean square: what a direction of the inputs must amount to before weights follow it."""
+WELL, WHOLE = 1e-4, 4096
+"""The damping from which on, and how many inputs up to which, their Gram matrix is inverted as a whole: its condition
+is then at most a few tens of millions, which float64 bears, and what that takes at most 400 MB."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +41,59 @@ def solve(moments: Moments, rows: Tensor, mask: Tensor, damping: float = DAMPING
     start = (rows * mask).double()
     solved = start.clone()
     for group in range(len(rows)):
-        inner, cross = moments.inner[group], moments.cross[group]
+        inner = moments.inner[group]
+        missing = moments.cross[group] - inner @ start[group].T
         ridge = damping * float(inner.diagonal().mean())
         if ridge <= 0:  # no input was ever anything but zero, or undamped
             ridge = torch.finfo(torch.float64).tiny
-        patterns, which = torch.unique(mask[group], dim=0, return_inverse=True)
-        for pattern, survivors in enumerate(patterns):
-            members, columns = (which == pattern).nonzero()[:, 0], survivors.nonzero()[:, 0]
-            if len(columns) == 0:
-                continue
-            square = inner[columns[:, None], columns]
-            old = start[group, members[:, None], columns].T
-            missing = cross[columns[:, None], members] - square @ old
-            square.diagonal().add_(ridge)
-            factor, failed = torch.linalg.cholesky_ex(square)
-            if not int(failed):
-                moved = old + torch.cholesky_solve(missing, factor)
-                solved[group, members[:, None], columns] = moved.T
+        solved[group] += _moves(inner, ridge, missing, mask[group], whole=damping >= WELL and len(inner) <= WHOLE).T
     before, after = moments.error(start), moments.error(solved)
     worse = ~(after <= before)
     solved = torch.where(worse[..., None], start, solved)
     energy = float(moments.energy.sum()) or 1.0
     return Solution(solved, float(before.sum()) / energy, float(torch.where(worse, before, after).sum()) / energy)
+
+
+def _moves(inner: Tensor, ridge: float, missing: Tensor, mask: Tensor, *, whole: bool) -> Tensor:
+    """The columns that are zero where `mask`, (outputs, inputs), is not, and give `missing` where it is, (inputs,
+    outputs), once multiplied by `inner` with `ridge` on its diagonal. Where that can't be solved they are zero.
+
+    whole: whether the matrix may be inverted: a mask that leaves most inputs is then solved by those that it removes,
+    which are fewer.
+    """
+    moves, size = torch.zeros_like(missing), len(inner)
+    patterns, which = torch.unique(mask, dim=0, return_inverse=True)
+    left = patterns.sum(1, dtype=torch.float64)
+    most = whole & (size - left < 0.8 * left)
+    saved = float((left[most].pow(3) - (size - left[most]).pow(3)).sum()) / 3
+    factor, failed = _factor(inner, ridge) if saved > size**3 else (inner, True)
+    if failed:
+        most.fill_(False)
+    for pattern in (~most).nonzero()[:, 0]:
+        members, columns = (which == pattern).nonzero()[:, 0], patterns[pattern].nonzero()[:, 0]
+        moves[columns[:, None], members] = _solved(inner, ridge, columns, missing[columns[:, None], members])
+    if most.any():
+        rows, inverse = most[which].nonzero()[:, 0], torch.cholesky_inverse(factor)
+        found = inverse @ (missing * mask.T)[:, rows]
+        pulls = torch.zeros_like(found)  # on what is removed, so that it does not move
+        for pattern in most.nonzero()[:, 0]:
+            members, columns = (which[rows] == pattern).nonzero()[:, 0], (~patterns[pattern]).nonzero()[:, 0]
+            pulls[columns[:, None], members] = _solved(inverse, 0.0, columns, found[columns[:, None], members])
+        moves[:, rows] = (found - inverse @ pulls) * mask.T[:, rows]
+    return moves
+
+
+def _solved(square: Tensor, ridge: float, some: Tensor, wanted: Tensor) -> Tensor:
+    """What some rows and columns of a matrix make `wanted` of; zero where they are singular."""
+    if not len(some):
+        return wanted
+    factor, failed = _factor(square[some[:, None], some], ridge)
+    return torch.zeros_like(wanted) if failed else torch.cholesky_solve(wanted, factor)
+
+
+def _factor(square: Tensor, ridge: float) -> tuple[Tensor, bool]:
+    """The Cholesky factor of a matrix with `ridge` on its diagonal, and whether there is none."""
+    damped = square.clone()
+    damped.diagonal().add_(ridge)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    return factor, bool(int(failed))

@@ -29,6 +29,13 @@ def test_exactly_count_survive_and_they_are_the_highest(sizes: list[tuple[int, i
         assert kept.min() >= gone.max()
 
 
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=1, max_size=40), st.data())
+def test_those_that_are_kept_are_a_stable_sort_s_first(values: list[float], data: st.DataObject) -> None:
+    scores, count = {"a": torch.tensor(values)}, data.draw(st.integers(0, len(values)))
+    kept = keep_highest(scores, ones(scores), {}, count)["a"].nonzero()[:, 0].tolist()
+    assert kept == sorted(sorted(range(len(values)), key=lambda place: -values[place])[:count])
+
+
 def ones(scores: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: torch.ones_like(score, dtype=torch.int64) for name, score in scores.items()}
 

@@ -106,6 +106,22 @@ def test_fewer_positions_than_inputs_are_damped() -> None:
     assert float((found.rows - weight).norm()) < 2 * float(weight.norm())
 
 
+@pytest.mark.parametrize("density", [0.6, 0.9])
+def test_masks_that_leave_most_inputs_are_solved_by_what_they_remove(
+    density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 200, 40, generator=random) @ torch.randn(40, 40, generator=random)
+    wanted, weight = torch.randn(2, 200, 60, generator=random), torch.randn(2, 60, 40, generator=random)
+    mask = torch.rand(weight.shape, generator=random) < density
+    mask[:, :3] = mask[:, 3:4]
+    moments = moments_of(inputs, wanted)
+    found = solve(moments, weight, mask).rows
+    monkeypatch.setattr("dwindle.models.layerwise.least_squares.WHOLE", 0)
+    torch.testing.assert_close(found, solve(moments, weight, mask).rows, rtol=1e-8, atol=1e-10)
+    assert not found[~mask].any()
+
+
 def test_rows_of_one_mask_share_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     inputs, weight = torch.randn(1, 60, 5), torch.randn(1, 6, 5)
