@@ -93,7 +93,7 @@ class LiveWatcher(LineWatcher):
         )
         self.task = self.bar.add_task("", total=None, loss=float("nan"), eta="")
         self.live = Live(console=console, refresh_per_second=8, transient=True)
-        self.began, self.index = time.monotonic(), -1
+        self.began, self.index, self.first = time.monotonic(), -1, 0
         self.known = 0
         """The number of AMC's allocations that an interrupted run had already judged."""
 
@@ -114,7 +114,7 @@ class LiveWatcher(LineWatcher):
 
     def step(self, index: int, done: int, total: int | None, loss: float) -> None:
         if index != self.index:
-            self.index, self.began = index, time.monotonic()
+            self.index, self.began, self.first = index, time.monotonic(), done
         what = f"round {index} of about {self.rounds}" if index else "training the dense network"
         if total:
             what += f", step {done} of {total}"
@@ -153,11 +153,13 @@ class LiveWatcher(LineWatcher):
         self.live.console.print(as_flags(sentence, self.flags), highlight=False, style="dim")
 
     def _left(self, spent: float, done: int, total: int | None) -> float | None:
-        """Seconds to the end of the run, after `spent` seconds of its present round; None where that isn't known."""
-        if not total or done < 2:
+        """Seconds to the end of the run, `spent` seconds after the first step that this process did of its present
+        round; None where that isn't known."""
+        if not total or done == self.first:
             return None
-        per_round = self.history[-1].seconds if self.history else spent * total / done
-        return spent * (total - done) / done + max(0, self.rounds - self.index) * per_round
+        per_step = spent / (done - self.first)
+        per_round = self.history[-1].seconds if self.history else per_step * total
+        return per_step * (total - done) + max(0, self.rounds - self.index) * per_round
 
 
 COLUMNS = ("round", "density", "bytes", "smaller", "validation", "loss", "time")

@@ -370,7 +370,8 @@ class Request:
         kind=NUMBER,
         metavar="MINUTES",
         recorded=False,
-        help="Minutes between saves within a round; resuming may change it.",
+        help="Minutes between saves within a round, half a minute at most where layers are solved instead of trained; "
+        "resuming may change it.",
     )
 
 

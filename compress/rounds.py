@@ -8,15 +8,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from dwindle.compress import state
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.budget import Solver
-from dwindle.compress.calibrate.prune import prune
-from dwindle.compress.calibrate.reconstruct import Layer
+from dwindle.compress.calibrate.prune import STEPS, Position, prune
 from dwindle.compress.calibrate.update import solve_survivors
 from dwindle.compress.channels import carry
 from dwindle.compress.gradual import Ramp
@@ -54,6 +53,9 @@ if TYPE_CHECKING:
 
     from dwindle.models.checked_task import CheckedTask
 
+LAYERS_EVERY = 30.0
+"""Seconds between two saves of a calibration, or fewer where `save_every` is."""
+P = TypeVar("P", Progress, Position)
 SHARP_FALL = 5.0
 """After a round that loses this many points of validation, it is checked whether batch norm is to blame."""
 
@@ -113,10 +115,8 @@ class IterativePruning:
         """
         history = self._resume()
         self.watcher.begin(history, self._rounds(history))
-        if interrupted := ranks.broadcast_from_first(lambda: partial_round(self.folder, len(history))):
-            saved, cuts, folder = interrupted
-            self._restore(folder, cuts)
-            progress = parse(Progress, saved, folder / ROUND, within="progress")
+        trains = self.settings.method.retrains or not history
+        if trains and (progress := self._interrupted(len(history), Progress)):
             history = self._report((*history, self._train(history, progress)))
         if not history:
             history = self._report((self._judge_pretrained() if self.settings.pretrained else self._train(()),))
@@ -186,26 +186,46 @@ class IterativePruning:
     ) -> tuple[Round, ...] | None:
         """Prunes to the share `to` and solves the surviving weights, without training; returns None where nothing more
         can be pruned."""
-        began, index = time.monotonic(), len(history)
+        index = len(history)
         if solver.granularity.share(solver.shrunk(self.network, to)) >= solver.granularity.share(self.network):
             return None
         with torch.random.fork_rng(devices=[]):
             folder = dense_round(self.folder)
             dense = loaded(self.build_dense(), read_tensors(folder, "weights"), folder)
-
-        def on_layer(done: int, total: int, layer: Layer) -> None:
-            self.watcher.step(index, done, total, layer.after)
-
         inputs = spread(self.task.training_inputs(), samples)
-        if solver.budget.allowance:  # each round is a small step itself
-            found = prune(self.network, dense, solver.granularity, to, inputs, steps=1, on_layer=on_layer)
-        else:
-            final = solver.largest_share
-            found = prune(self.network, dense, solver.granularity, to, inputs, final=final, on_layer=on_layer)
+        resumed = self._interrupted(index, Position)
+        began = time.monotonic() - (resumed.seconds if resumed else 0.0)
+        small = solver.budget.allowance is not None  # each round is a small step itself
+        found = prune(
+            self.network,
+            dense,
+            solver.granularity,
+            to,
+            inputs,
+            final=None if small else solver.largest_share,
+            steps=1 if small else STEPS,
+            resumed=resumed,
+            on_layer=lambda done, total, layer: self.watcher.step(index, done, total, layer.after),
+            save=self._saves_layers(index),
+        )
         self.watcher.note(f"the surviving weights were solved on {found.samples:,} samples, without their labels")
         for sentence in found.notes:
             self.watcher.note(sentence)
         return self._report((*history, self._finish(history, None, began, {})))
+
+    def _saves_layers(self, index: int) -> Callable[[Position], None]:
+        """What saves round `index` between the layers of a calibration, now and then."""
+        last, step, cuts = time.monotonic(), 0, Cuts()
+
+        def save(position: Position) -> None:
+            nonlocal last, step, cuts
+            if position.step != step:  # only here are the layers those of the network as it is built
+                step, cuts = position.step, state.cuts_of(self.network, self.build_dense)
+            if time.monotonic() - last >= min(LAYERS_EVERY, self.settings.save_every):
+                save_partial(self.folder, index, asdict(position), cuts, state.capture(self.network, self.task))
+                last = time.monotonic()
+
+        return save
 
     def _keep(self, history: tuple[Round, ...]) -> Round:
         """Returns the round of a network that comes pruned: its zeros become its masks."""
@@ -392,11 +412,21 @@ class IterativePruning:
         self._restore(folder, cuts)
         return history
 
+    def _interrupted(self, index: int, kind: type[P]) -> P | None:
+        """How far round `index` had come where it was interrupted, with the network restored to that; else None."""
+        interrupted = ranks.broadcast_from_first(lambda: partial_round(self.folder, index))
+        if interrupted is None:
+            return None
+        saved, cuts, folder = interrupted
+        self._restore(folder, cuts)
+        progress: P = parse(kind, saved, folder / ROUND, within="progress")
+        return progress
+
     def _back_to(self, record: Round) -> None:
         _, cuts, folder = ranks.broadcast_from_first(lambda: read_round(self.folder, record.index))
         self._restore(folder, cuts)
 
     def _restore(self, folder: Path, cuts: Cuts) -> None:
         state.restore(self.network, self.task, folder, cuts, self.build_dense)
-        if self.task.labelled and not self.task.has("load_state_dict"):
+        if self.settings.method.retrains and self.task.labelled and not self.task.has("load_state_dict"):
             self.watcher.note(self.task.without("load_state_dict"))

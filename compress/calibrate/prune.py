@@ -3,18 +3,38 @@ among weights that have taken over what went before."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from dwindle.compress.calibrate.reconstruct import Layer, Reconstruction, reconstruct
+from dwindle.documents import Count, Share
+from dwindle.models.layerwise.samples import spread
 
 if TYPE_CHECKING:
     from dwindle.compress.network import Granularity, Network
 
 STEPS = 4
 """Of equal ratio: studies/calibrate compares with one step."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far `prune` has come: beside the network as it is then, all that it goes on from."""
+
+    step: Count
+    """The step under way, from 1. The network is pruned for it."""
+    share: Share
+    """What the granularity had of the network before the first step."""
+    samples: Count
+    """How many are used in this step."""
+    layers: tuple[Layer, ...] = ()
+    """What came of those that are solved in this step."""
+    seconds: float = 0.0
+    """How long it took to come here."""
 
 
 def prune(
@@ -26,29 +46,42 @@ def prune(
     *,
     final: Callable[[Network], float] | None = None,
     steps: int = STEPS,
+    resumed: Position | None = None,
     on_layer: Callable[[int, int, Layer], None] = lambda done, total, layer: None,
+    save: Callable[[Position], None] = lambda position: None,
 ) -> Reconstruction:
     """Prunes `network` in place to `share` of what `granularity` can prune, and solves what survives.
 
     `dense`: the network as it was before any pruning, whose outputs are wanted. `inputs`: samples, as `reconstruct`
     takes them. `final`: where the last step goes to instead, for a budget that depends on what the steps before it have
-    left: called with the network, it returns a share. `on_layer` hears how many layers are done, of all steps together.
+    left: called with the network, it returns a share. `resumed`: where an interrupted call was, of the same arguments,
+    when `network` was saved. `on_layer` hears how many layers are done, of all steps together. `save` is called as a
+    step begins and after each layer, when network and position are enough to go on from.
     Returns what came of the last step. Raises as `reconstruct` does.
     """
-    before = granularity.share(network)
+    began = time.monotonic() - (resumed.seconds if resumed else 0.0)
+    before = resumed.share if resumed else granularity.share(network)
     result: Reconstruction | None = None
-    for step in range(1, steps + 1):
-        left = granularity.share(network)
-        to = before * (share / before) ** (step / steps)
-        if step == steps:
-            to = final(network) if final else share
-        granularity.shrink(network, to)
-        if granularity.share(network) == left and not (step == steps and result is None):
-            continue  # too fine a step for a pattern such as 2:4, or for aligned channels
+    for step in range(resumed.step if resumed else 1, steps + 1):
+        if resumed and step == resumed.step:
+            seen, solved = spread(inputs, resumed.samples), resumed.layers
+        else:
+            left = granularity.share(network)
+            to = before * (share / before) ** (step / steps)
+            if step == steps:
+                to = final(network) if final else share
+            granularity.shrink(network, to)
+            if granularity.share(network) == left and not (step == steps and result is None):
+                continue  # too fine a step for a pattern such as 2:4, or for aligned channels
+            seen, solved = inputs, ()
 
         def heard(done: int, total: int, layer: Layer, step: int = step) -> None:
             on_layer((step - 1) * total + done, steps * total, layer)
 
-        result = reconstruct(network, dense, inputs, on_layer=heard)
+        def reached(samples: int, layers: tuple[Layer, ...], step: int = step) -> None:
+            save(Position(step, before, samples, layers, time.monotonic() - began))
+
+        reached(len(seen[0]), solved)
+        result = reconstruct(network, dense, seen, solved=solved, on_layer=heard, save=reached)
     assert result is not None
     return result

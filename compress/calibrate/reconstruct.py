@@ -66,21 +66,24 @@ def reconstruct(
     inputs: tuple[Tensor, ...],
     *,
     damping: float = DAMPING,
+    solved: tuple[Layer, ...] = (),
     on_layer: Callable[[int, int, Layer], None] = lambda done, total, layer: None,
+    save: Callable[[int, tuple[Layer, ...]], None] = lambda samples, layers: None,
 ) -> Reconstruction:
     """Solves the surviving weights of `network.model` in place, under its masks and cuts, and takes the statistics of
     its batch norms anew, each from the solved layers before it.
 
     `dense`: the network as it was, whose outputs are wanted. `inputs`: samples, one tensor for each argument of the
-    models, (N, …), on the models' device; labels are not needed. `on_layer` hears of each layer: how many are done, of
-    how many.
+    models, (N, …), on the models' device; labels are not needed. `solved`: what came of the first layers, which an
+    interrupted call has left solved. `on_layer` hears of each other layer: how many are done, of how many. `save` is
+    called after each with the number of samples used, and what came of all layers up to it.
     The two networks run once on all samples. Where memory is short for that, fewer samples are taken, and it is said.
     Raises UsageError where the samples aren't finite, are all the same or don't fit, DwindleError with the layer's name
     where what it gives isn't finite.
     """
     require_samples(inputs)
     with with_parts(dense), with_parts(network.model):
-        return _reconstruct(network, dense, inputs, damping, on_layer)
+        return _reconstruct(network, dense, inputs, damping, solved, on_layer, save)
 
 
 def _reconstruct(
@@ -88,7 +91,9 @@ def _reconstruct(
     dense: nn.Module,
     inputs: tuple[Tensor, ...],
     damping: float,
+    solved: tuple[Layer, ...],
     on_layer: Callable[[int, int, Layer], None],
+    save: Callable[[int, tuple[Layer, ...]], None],
 ) -> Reconstruction:
     compressed = network.model
     found = survey(dense, inputs, prunable(dense))
@@ -112,12 +117,16 @@ def _reconstruct(
             began = time.monotonic()
             weight = found.layers[stop.name]
             outputs = _outputs(wanted, stop.name, weight, network.kept, module)
+            if len(layers) < len(solved):
+                layers.append(solved[len(layers)])
+                continue
             matrices = product(module)
             assert matrices is not None
             mask = network.masks.get(weight)
             step = _Step(stop.name, module, matrices, mask, stop.name in found.before_norm, damping, len(layers))
             positions, before, after = step.solve(stop.tensors, outputs)
             layers.append(Layer(stop.name, step.product.inputs, positions, before, after, time.monotonic() - began))
+            save(taken.samples, tuple(layers))
             on_layer(len(layers), len(stops), layers[-1])
         wanted.advance()
     if few := [layer for layer in layers if layer.positions < layer.inputs]:

@@ -29,6 +29,9 @@ class Part(nn.Linear):
         if bias is not None:
             self.bias = bias
 
+    def _save_to_state_dict(self, *args: Any) -> None:
+        """Leaves that to the layer, so that a network is saved as if it had no parts."""
+
 
 @contextmanager
 def with_parts(model: nn.Module) -> Iterator[None]:

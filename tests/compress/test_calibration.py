@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from dwindle.compress import Request, compress, plan
 from dwindle.compress.masks import prunable
 from dwindle.compress.resolve import resolve
-from dwindle.compress.rounds import IterativePruning
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
 from dwindle.export import export
@@ -93,24 +92,43 @@ def test_as_far_as_validation_allows(trained: str, tmp_path: Path) -> None:
     assert done.history[-1].validation >= done.history[0].validation - 2
 
 
+class Interrupt(Listener):
+    """Ends the run after so many layers, all steps counted."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def step(self, index: int, done: int, total: int | None, loss: float) -> None:
+        if done == self.at:
+            raise KeyboardInterrupt
+
+
 @pytest.mark.usefixtures("no_training")
-def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(
-    trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("budget", "at"),
+    [
+        pytest.param({"density": 0.2}, (17,), id="weights"),
+        pytest.param({"macs": 0.6, "align": 4}, (12, 40), id="channels", marks=pytest.mark.slow),
+        pytest.param({"max_drop": 2.0, "prune_per_round": 0.7}, (4,), id="max-drop", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_was_interrupted_goes_on_at_its_layer_to_the_same_weights(
+    trained: str, tmp_path: Path, budget: dict[str, Any], at: tuple[int, ...]
 ) -> None:
-    request = Request("zoo:resnet8", "digits", density=0.2, method="calibrate", weights=trained)
+    common: dict[str, Any] = {"calib_samples": 100, "rehearsal": False, "save_every": 0.0}
+    request = Request("zoo:resnet8", "digits", method="calibrate", weights=trained, **common, **budget)
     whole = compress(request, tmp_path / "whole.dwindle")
-    with monkeypatch.context() as patch:
-        patch.setattr(IterativePruning, "_calibrate", _interrupt)
+    for place in at:
         with pytest.raises(KeyboardInterrupt):
-            compress(request, tmp_path / "parts.dwindle")
-    parts = compress(request, tmp_path / "parts.dwindle")
-    assert len(parts.history) == 2
+            compress(request, tmp_path / "parts.dwindle", Interrupt(place))
+    heard = Listener()
+    parts = compress(request, tmp_path / "parts.dwindle", heard)
+    assert [record.validation for record in parts.history] == [record.validation for record in whole.history]
+    assert [done for _, done, _ in heard.steps][:1] in ([], [at[-1] + 1])
+    assert not (tmp_path / "parts.dwindle" / "rounds").exists()
     for name, tensor in restore(parts).state_dict().items():
         torch.testing.assert_close(tensor, restore(whole).state_dict()[name], rtol=0, atol=0)
-
-
-def _interrupt(*arguments: object) -> None:
-    raise KeyboardInterrupt
 
 
 @pytest.mark.usefixtures("no_training")

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
@@ -31,6 +31,8 @@ MODEL = f"{__name__}:small"
 DIGITS = {"data": "digits", "epochs": 1, "batch_size": 256}
 PRELOAD = ("dwindle.compress.compression", "dwindle.compress.surgery.find", "sklearn.datasets", "torch._dynamo")
 """The imports that take seconds."""
+WEIGHTS = "dense.safetensors"
+"""The file, beside the runs' folders, of the weights that a run begins with which trains nothing."""
 IN_A_ROW = 3
 """How often one run is killed at most, before it is left to end."""
 POLL = 0.001
@@ -73,6 +75,10 @@ RUNS = {
     "max-drop, channels": _request(
         {"epochs": 2}, granularity="channel", max_drop=20.0, prune_per_round=0.5, rounds=None
     ),
+    "calibrate": replace(_request(density=0.4, method="calibrate", rounds=None), task="digits"),
+    "calibrate, channels": replace(
+        _request(granularity="channel", macs="50%", method="calibrate", rounds=None), task="digits"
+    ),
     "amc": _request(density=0.5, method="amc", episodes=3),
     "amc, channels": _request(granularity="channel", macs="50%", method="amc", episodes=3),
 }
@@ -102,6 +108,8 @@ class Killed:
 def killed(folder: Path, name: str, kills: int, seed: int = 0) -> Killed:
     """Kills runs of one kind in `folder` until there were so many kills, and compares what each becomes in the end."""
     generator, counted = random.Random(f"{seed} {name}"), Killed()
+    if RUNS[name].method == "calibrate":
+        _train(folder / WEIGHTS)
     whole = _Run(name, folder / "uninterrupted")
     whole.end()
     expected = outcome(whole.out)
@@ -190,11 +198,25 @@ def _compress(name: str, out: Path, log: Path) -> None:
     with log.open("w", encoding="utf-8") as file:
         sys.stdout = sys.stderr = file
         try:
-            compression.compress(RUNS[name], out)
+            weights = out.parent / WEIGHTS
+            compression.compress(replace(RUNS[name], weights=str(weights) if weights.exists() else None), out)
         except BaseException:
             traceback.print_exc()
             file.flush()
             os._exit(1)
+
+
+def _train(weights: Path) -> None:
+    """Writes the weights of a network that knows the digits somewhat, as what trains nothing needs."""
+    import torch
+    from safetensors.torch import save_file
+
+    from dwindle.models.tasks import make_task
+
+    torch.manual_seed(0)
+    network = small(num_classes=10)
+    make_task({**DIGITS, "epochs": 3}).fit(network, start=0.0, on_step=lambda loss: None)
+    save_file(network.state_dict(), weights)
 
 
 def _nonzero_bytes(model: nn.Module) -> int:

@@ -9,7 +9,7 @@ import pytest
 from tests.fuzz import kills
 
 KILLS = 4
-"""Of each kind of run: 44 in all."""
+"""Of each kind of run: 52 in all."""
 
 
 @pytest.mark.slow

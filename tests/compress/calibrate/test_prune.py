@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dwindle.compress.blocks import Blocks
-from dwindle.compress.calibrate.prune import prune
+from dwindle.compress.calibrate.prune import Position, prune
 from dwindle.compress.calibrate.reconstruct import Layer
 from dwindle.compress.channels import Channels
 from dwindle.compress.masks import masks_hold
@@ -16,6 +16,7 @@ from dwindle.compress.n_of_m import NofM
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.models.zoo import resnet8
+from tests.compress.calibrate.test_reconstruct import NETWORKS
 
 INPUTS = (torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
@@ -59,3 +60,27 @@ def test_everything_may_go(dense: nn.Module) -> None:
     prune(network, dense, Blocks(), 0.0, INPUTS, steps=2)
     assert network.density == 0.0
     assert bool(network.model(*INPUTS).isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["resnet8", "transformer", "recurrent"])
+def test_what_is_saved_after_any_layer_is_enough_to_go_on_from(name: str) -> None:
+    torch.manual_seed(0)
+    dense = NETWORKS[name]().eval()
+    saved: list[tuple[Position, dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def save(position: Position) -> None:
+        saved.append((position, copy.deepcopy(network.model.state_dict()), copy.deepcopy(network.masks)))
+
+    network = Network(copy.deepcopy(dense))
+    whole = prune(network, dense, Blocks(), 0.3, INPUTS, steps=2, save=save)
+    assert len(saved) == 2 * (1 + len(whole.layers))
+    for position, state, masks in saved[:: len(saved) // 5]:
+        left = Network(copy.deepcopy(dense), masks=dict(masks))
+        left.model.load_state_dict(state)
+        heard: list[tuple[int, int]] = []
+        found = prune(left, dense, Blocks(), 0.3, INPUTS, steps=2, resumed=position, on_layer=partial(_note, heard))
+        done = (position.step - 1) * len(whole.layers) + len(position.layers)
+        assert [at for at, _ in heard] == list(range(done + 1, 2 * len(whole.layers) + 1))
+        assert [layer.after for layer in found.layers] == [layer.after for layer in whole.layers]
+        for key, tensor in network.model.state_dict().items():
+            assert torch.equal(tensor, left.model.state_dict()[key]), key
