@@ -89,8 +89,8 @@ class Request:
         None,
         metavar="PRECISION",
         group=BUDGET,
-        help="What the file that `size` counts stores weights in: fp32, fp16, int8, int4, palette4 (on Core ML "
-        "palette3, palette2 and palette1 too) or w8a8.",
+        help="What the file that `size` counts stores weights in: fp32, fp16, int8, int4, palette4, palette3, "
+        "palette2, palette1 or w8a8.",
         unset="the target's own",
     )
     size: int | str | None = option(

@@ -33,7 +33,8 @@ _MASKS = {"Ones", "Gaps", "Pairs"}
 _TABLES = {
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"), (1, 2)),
     **{"QLinearConv": (1, 2, 4, 5, 6, 7), "QLinearMatMul": (1, 2, 4, 5, 6, 7), "ConvInteger": (2, 3)},
-    **{"MatMulInteger": (2, 3), "MatMulNBits": (2, 3), "dw.Look": (1,), "dw.Scaled": (1,), "dw.Scales": (1,)},
+    **{"MatMulInteger": (2, 3), "MatMulNBits": (2, 3), "dw.Scaled": (1,), "dw.Scales": (1,)},
+    **dict.fromkeys(("dw.Look", "dw.LookHex", "dw.LookOctal", "dw.LookQuarters", "dw.LookBits"), (1,)),
 }
 """Which inputs of an operator are scales, zero points or palettes."""
 _DELEGATED = "EPContext"

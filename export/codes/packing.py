@@ -28,7 +28,9 @@ class Code(NamedTuple):
     kind: str
     """`plain` (a tensor by itself), `dense` (all values in one string), `rice` or `pairs` (2:4)."""
     values: str
-    """`fp32`, `fp16`, `int8`, `int4`, `palette4`; the dtype's name for tensors that are stored unchanged."""
+    """`fp32`, `fp16`, `int8`, `int4`, a palette's name; the dtype's name for tensors that are stored unchanged."""
+    bits: int
+    """Of a value. A palette's code takes one more than its palette's where zeros, which that lacks, are packed too."""
     k: int = 0
     """The parameter of `rice`; 0 is a bit mask."""
     block: int = 1
@@ -60,8 +62,9 @@ def forms(tensor: Stored, *, pack: bool, half: bool = False) -> dict[Code, Form]
     as_read = (np.float32, np.float16) if half else (np.float32,)
     unpacked = (np.int8,) if half else (np.float16, np.int8)
     kind = "plain" if array.dtype not in unpacked or (tensor.axis is not None and not pack) else "dense"
-    size = array.size * tensor.bits / 8 + _PART * (kind == "dense")
-    plain = Form(Code(kind, values), array.reshape(-1, 1), none, None, size)
+    bits = _bits(tensor, array)
+    size = array.size * bits / 8 + _PART * (kind == "dense")
+    plain = Form(Code(kind, values, bits), array.reshape(-1, 1), none, None, size)
     found = {plain.code: plain}
     if not pack or (kind == "plain" and (array.dtype not in as_read or not array.ndim or not array.size)):
         return found
@@ -69,9 +72,10 @@ def forms(tensor: Stored, *, pack: bool, half: bool = False) -> dict[Code, Form]
         blocks = flat.reshape(-1, block)
         alive = _any(blocks)
         positions = np.flatnonzero(alive)
-        payload = positions.size * block * tensor.bits / 8
-        for k, bits in enumerate(rice.bits(positions)):
-            form = Form(Code("rice", values, k, block), blocks, positions, turn, payload + bits / 8 + _PART)
+        bits = _bits(tensor, blocks[positions])
+        payload = positions.size * block * bits / 8
+        for k, mask in enumerate(rice.bits(positions)):
+            form = Form(Code("rice", values, bits, k, block), blocks, positions, turn, payload + mask / 8 + _PART)
             if form.code not in found or form.size < found[form.code].size:
                 found[form.code] = form
     if pairs := _pairs(tensor):
@@ -148,6 +152,12 @@ def _values(tensor: Stored) -> str:
     return tensor.kind or {"float32": "fp32", "float16": "fp16"}.get(tensor.values.dtype.name, tensor.values.dtype.name)
 
 
+def _bits(tensor: Stored, packed: Array) -> int:
+    """How many bits each of the packed values takes."""
+    outside = tensor.palette is not None and tensor.bits < 4
+    return tensor.bits + (outside and not packed.all())
+
+
 def _pairs(tensor: Stored) -> Form | None:
     array = tensor.values
     if array.ndim < 2 or array.shape[1] % 4:
@@ -157,9 +167,10 @@ def _pairs(tensor: Stored) -> Form | None:
     if not two_of_four.fits(groups != 0):
         return None
     codes, positions = two_of_four.encode(groups != 0)
-    size = codes.size + positions.size * tensor.bits / 8 + _PART
+    bits = _bits(tensor, groups.reshape(-1)[positions])
+    size = codes.size + positions.size * bits / 8 + _PART
     return Form(
-        Code("pairs", _values(tensor)),
+        Code("pairs", _values(tensor), bits),
         groups.reshape(-1, 1),
         positions,
         (turned.shape[0], turned.shape[1], turned.shape[2]),

@@ -15,7 +15,7 @@ from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface, described, p
 from dwindle.export.coreml.read import main_block
 from dwindle.export.fold import fold, foldable, short_names
 from dwindle.export.int8_target import Int8Target
-from dwindle.export.quantize import PALETTES, Stored, quantized, stored
+from dwindle.export.quantize import CODED, PALETTES, Stored, quantized, stored
 from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import Form, quantize, require_packages
@@ -67,7 +67,7 @@ class CoreML(Int8Target):
 
     name = "coreml"
     suffix = ".mlpackage"
-    precisions = ("fp16", "int8", "int4", "palette4", "palette3", "palette2", "palette1", "w8a8")
+    precisions = ("fp16", *CODED, "w8a8")
     systems = ("iOS16", "iOS17", "iOS18")
     packages = ("torch", "coremltools")
     lacks = ("int8", "uint8", "complex64")

@@ -11,17 +11,15 @@ from onnx import GraphProto, ModelProto
 from onnx.helper import make_node, make_opsetid
 from onnx.numpy_helper import from_array
 
-from dwindle.export.codes import nibbles, rice, two_of_four
+from dwindle.export.codes import fields, rice, two_of_four
 from dwindle.export.codes.packing import Array, Code, Form, choose, forms
 from dwindle.export.onnx.graph import drop_defaults, name_nodes, stamp
 from dwindle.export.onnx.unpack import DOMAIN, HALVED, call, function
-from dwindle.export.quantize import FOUR_BITS, SCALES, Stored
+from dwindle.export.onnx.unpack_bodies import LOOKS
+from dwindle.export.quantize import CODED, FEW_BITS, PALETTES, SCALES, Stored
 
-CODES = ("int8", *FOUR_BITS)
-_PALETTE = 16
-"""Values of a palette. Places count from its end, from −16 to −1: `Look` adds 16 with each palette that begins."""
-_LOWEST = {"int4": -8, "palette4": -_PALETTE}
-"""The smallest code of a precision, which four zero bits stand for."""
+_LOWEST = -8
+"""The code of int4 that four zero bits stand for."""
 _CALL = 110
 """About how many bytes of a graph unpack one string."""
 _AT_ONCE = 1 << 21
@@ -163,20 +161,23 @@ def _values(
 
     palettes: for each tensor that the values belong to, how many of them there are and its palette.
     """
-    if code.values not in FOUR_BITS:
+    if code.values not in FEW_BITS:
         graph.initializer.append(from_array(array, name))
         return
-    looks = code.values == "palette4"
-    flat = f"{name}5" if code.block > 1 else name
-    codes, lowest = f"{name}6" if looks else flat, _LOWEST[code.values]
-    own = array.reshape(-1) - np.int8(_PALETTE if looks else 0)
-    graph.initializer.append(from_array(nibbles.encode(own - np.int8(lowest)), f"{name}4"))
-    graph.node.append(call("Nibbles", [f"{name}4"], codes, n=[array.size], d=[lowest]))
-    if looks:
-        used = [(size, palette) for size, palette in palettes if size and palette is not None] or palettes[:1]
-        starts = accumulate((size for size, _ in used[:-1]), initial=0)
-        graph.initializer.append(from_array(np.concatenate([palette for _, palette in used]), f"{name}7"))
-        graph.node.append(call("Look", [codes, f"{name}7"], flat, s=list(starts), n=[array.size]))
+    flat, count = f"{name}5" if code.block > 1 else name, [array.size]
+    if code.values in PALETTES:
+        absent = int(code.bits < 4 and code.bits == int(code.values[-1]))  # zero, which the mask alone stands for
+        own = [(size, palette[absent:]) for size, palette in palettes if palette is not None]
+        used = [(size, palette) for size, palette in own if size] or own[:1]
+        words = fields.encode(np.maximum(array.reshape(-1) - absent, 0), code.bits)
+        looked = np.concatenate([palette for _, palette in used])
+        graph.initializer.extend([from_array(words, f"{name}4"), from_array(looked, f"{name}7")])
+        starts = list(accumulate((size for size, _ in used[:-1]), initial=0))
+        behind = [0, *(len(palette) for _, palette in used[:-1])]
+        graph.node.append(call(LOOKS[code.bits], [f"{name}4", f"{name}7"], flat, s=starts, u=behind, n=count))
+    else:
+        graph.initializer.append(from_array(fields.encode(array.reshape(-1) - np.int8(_LOWEST), 4), f"{name}4"))
+        graph.node.append(call("Nibbles", [f"{name}4"], flat, n=count, d=[_LOWEST]))
     if code.block > 1:
         graph.node.append(call("View", [flat], name, s=list(array.shape)))
 
@@ -242,19 +243,23 @@ def _split(graph: GraphProto, whole: str, parts: Sequence[str], sizes: Sequence[
 
 
 def _put(code: Code) -> str:
-    if code.values in CODES and code.values != "palette4":
+    if code.values in CODED and code.values not in PALETTES:
         return "PutCodes" if code.block == 1 else "PutCodeBlocks"
     return "Put" if code.block == 1 else "PutBlocks"
 
 
 def _functions(code: Code) -> tuple[str, ...]:
     """All functions that unpack tensors of a code."""
-    part = ("View", "Scaled") if code.values == "palette4" else ("Scaled",) if code.values in CODES else ("View",)
-    unpack = ("Nibbles", "Look") if code.values == "palette4" else ("Nibbles",) if code.values == "int4" else ()
+    unpack: tuple[str, ...] = ()
+    part: tuple[str, ...] = ("Scaled",) if code.values in CODED else ("View",)
+    if code.values in PALETTES:
+        unpack, part = (LOOKS[code.bits],), ("View", "Scaled")
+    elif code.values in FEW_BITS:
+        unpack = ("Nibbles",)
     turn = ("Turn",) if code.block > 1 or code.kind == "pairs" else ()
     return {
         "plain": (),
-        "dense": (*unpack, *part) if code.values in CODES else ("Float", *part),
+        "dense": (*unpack, *part) if code.values in CODED else ("Float", *part),
         "rice": ("Ones", *(("Gaps",) if code.k else ()), *unpack, _put(code), *part, *turn),
         "pairs": ("Pairs", *unpack, _put(code), *part, *turn),
     }[code.kind]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.helper import get_attribute_value
 from onnx.numpy_helper import to_array
 
-from dwindle.export.codes import nibbles, rice, two_of_four
+from dwindle.export.codes import fields, rice, two_of_four
 from dwindle.export.onnx.unpack import DOMAIN, HALVED, PUT
+from dwindle.export.onnx.unpack_bodies import LOOKS
 from dwindle.manifest import Breakdown
 
 Array = NDArray[Any]
@@ -29,9 +31,7 @@ def tensors(model: ModelProto) -> dict[str, Array]:
         inputs = [found[name] for name in node.input if name in found]
         if node.domain == DOMAIN:
             found[node.output[0]] = _DECODERS[node.op_type](*inputs, **_attributes(node))
-            whole |= (
-                {node.output[0]} if node.op_type in (*PUT, "Float", "Nibbles", "Look", "Look16", "Scales") else set()
-            )
+            whole |= {node.output[0]} if node.op_type in _WHOLE else set()
         elif node.op_type in _SCALING and len(inputs) == len(node.input):
             found[node.output[0]] = _SCALING[node.op_type](*inputs, **_attributes(node))
         elif node.op_type == "Split" and node.input[0] in whole:
@@ -40,7 +40,9 @@ def tensors(model: ModelProto) -> dict[str, Array]:
     return found
 
 
-_WHOLE = (*PUT, "Float", "Nibbles", "Look", "Look16", "Scales")
+_LOOKS = {f"{name}{half}": bits for bits, name in LOOKS.items() for half in ("", "16")}
+"""The bits of a code, by the functions that look codes up."""
+_WHOLE = (*PUT, "Float", "Nibbles", *_LOOKS, "Scales")
 """The functions that make all tensors of a code, in a row."""
 
 
@@ -89,9 +91,10 @@ def _decode_gaps(numbers: Array, low: Array, b: list[int], s: list[int], r: list
     return rice.decode(rice.pack(unary), low, k, ends.size)
 
 
-def _decode_look(codes: Array, palettes: Array, s: list[int], n: list[int]) -> Array:
-    palette = np.searchsorted(s, np.arange(n[0]), "right")
-    return palettes.astype(np.float32)[codes + 16 * palette]
+def _decode_look(bits: int, words: Array, palettes: Array, s: list[int], u: list[int], n: list[int]) -> Array:
+    first = np.cumsum(u)[np.searchsorted(s, np.arange(n[0]), "right") - 1]
+    values: Array = palettes.astype(np.float32)[fields.decode(words, bits, n[0]) + first]
+    return values
 
 
 def _decode_put(positions: Array, values: Array, n: list[int]) -> Array:
@@ -122,8 +125,8 @@ _DECODERS: dict[str, Callable[..., Array]] = {
     "Pairs": lambda codes, g, n: two_of_four.decode(codes, n[0]),
     **dict.fromkeys(PUT, _decode_put),
     "Float": lambda values: values.astype(np.float32),
-    "Nibbles": lambda packed, n, d: nibbles.decode(packed, n[0]) + np.int8(d[0]),
-    "Look": _decode_look,
+    "Nibbles": lambda packed, n, d: fields.decode(packed, 4, n[0]) + np.int8(d[0]),
+    **{LOOKS[bits]: partial(_decode_look, bits) for bits in LOOKS},
     "Scales": lambda codes, table: table.astype(np.float32)[codes],
     "View": lambda part, s: part.reshape(s),
     "Scaled": lambda part, scale, s: part.reshape(s).astype(np.float32) * scale,

@@ -13,7 +13,7 @@ from dwindle.errors import UsageError
 from dwindle.export.fold import distinct, fold, foldable, short_names, tensors
 from dwindle.export.int8_target import Int8Target
 from dwindle.export.onnx.consumers import NEWEST, OLDEST, consumers, newest_opset, require
-from dwindle.export.quantize import Stored, stored
+from dwindle.export.quantize import CODED, Stored, stored
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import Form, quantize, require_packages
 from dwindle.export.w8a8_codes import recoded
@@ -46,7 +46,7 @@ class Onnx(Int8Target):
 
     name = "onnx"
     suffix = ".onnx"
-    precisions = ("fp32", "fp16", "int8", "int4", "palette4", "w8a8")
+    precisions = ("fp32", "fp16", *CODED, "w8a8")
     dynamic = True
     packages = ("torch", "onnx", "onnxscript", "onnxruntime")
     lacks = ("complex64",)

@@ -10,12 +10,12 @@ are not computed ahead.) Each unpacks many tensors at once: what a session spend
     Put     values at positions among zeros, as fp32; PutBlocks: blocks of several values;
             PutCodes, PutCodeBlocks: integer codes, which stay such
     Float   values as fp32
-    Nibbles codes of four bits, two from each byte
-    Look    places in palettes, as their values in fp32
+    Nibbles integer codes of four bits, two from each byte
+    Look    places in palettes, of one to four bits (LOOKS), as the values there in fp32
     Scales  the scales of rows or blocks, from a byte each
     View    a part of what was unpacked, in its shape; Scaled: times its scales; Turn: its last two axes swapped
 
-Put16, PutBlocks16, Look16 and Scaled16 make fp16, for graphs that compute in it.
+Put16, PutBlocks16, Scaled16 and the like of LOOKS make fp16, for graphs that compute in it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from functools import cache
 from onnx import AttributeProto, FunctionProto, NodeProto
 from onnx.helper import make_function, make_node, make_opsetid
 
-from dwindle.export.onnx.unpack_bodies import BODIES
+from dwindle.export.onnx.unpack_bodies import BODIES, LOOKS
 
 DOMAIN = "dw"
-HALVED = ("Put", "PutBlocks", "Look", "Scaled")
+HALVED = ("Put", "PutBlocks", "Scaled", *LOOKS.values())
 """The functions that make fp32, and under their names with 16 behind them fp16."""
 PUT = ("Put", "PutCodes", "PutBlocks", "PutCodeBlocks", "Put16", "PutBlocks16")
 

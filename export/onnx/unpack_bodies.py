@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto
-from onnx.helper import make_node, tensor_dtype_to_np_dtype
+from onnx.helper import make_node, np_dtype_to_tensor_dtype, tensor_dtype_to_np_dtype
 from onnx.numpy_helper import from_array
 
-from dwindle.export.codes import two_of_four
+from dwindle.export.codes import fields, two_of_four
 
+LOOKS = {4: "LookHex", 3: "LookOctal", 2: "LookQuarters", 1: "LookBits"}
+"""The functions that look codes up in palettes, by the bits of a code."""
 Body = tuple[list[str], list[str], list[NodeProto]]
 
 
@@ -168,20 +171,30 @@ def _scales() -> Body:
     )
 
 
+def _fields(bits: int) -> list[NodeProto]:
+    """The nodes from v, words of `fields`, to h: its first n codes in int32."""
+    word = np.dtype(fields.WORDS[bits])
+    return [
+        _constant("q", fields.shifts(bits)[:, None], np.uint8),
+        make_node("Cast", ["q"], ["a"], to=np_dtype_to_tensor_dtype(word)),
+        make_node("BitShift", ["v", "a"], ["b"], direction="RIGHT"),
+        _constant("c", (1 << bits) - 1, word),
+        make_node("BitwiseAnd", ["b", "c"], ["e"]),
+        make_node("Cast", ["e"], ["f"], to=TensorProto.INT32),
+        make_node("Constant", [], ["y"], value_ints=[0]),
+        make_node("Constant", [], ["z"], value_ints=[-1]),
+        make_node("Reshape", ["f", "z"], ["g"]),
+        make_node("Slice", ["g", "y", "n"], ["h"]),
+    ]
+
+
 def _nibbles() -> Body:
-    """v: uint8, the first half of the codes in the low bits, the second in the high. n: codes. d: what 0 stands for."""
+    """v: uint8, codes of four bits. n: codes. d: what 0 stands for."""
     return (
         ["v"],
         ["n", "d"],
         [
-            _constant("a", 15, np.uint8),
-            make_node("BitwiseAnd", ["v", "a"], ["b"]),
-            _constant("c", 4, np.uint8),
-            make_node("BitShift", ["v", "c"], ["e"], direction="RIGHT"),
-            make_node("Concat", ["b", "e"], ["f"], axis=0),
-            make_node("Constant", [], ["y"], value_ints=[0]),
-            make_node("Slice", ["f", "y", "n"], ["g"]),
-            make_node("Cast", ["g"], ["h"], to=TensorProto.INT32),
+            *_fields(4),
             make_node("Cast", ["d"], ["i"], to=TensorProto.INT32),
             make_node("Add", ["h", "i"], ["j"]),
             make_node("Cast", ["j"], ["w"], to=TensorProto.INT8),
@@ -189,24 +202,23 @@ def _nibbles() -> Body:
     )
 
 
-def _look(dtype: int) -> Body:
-    """c: int8 (codes,), places in palettes, less 16. p: fp16 (16 · palettes,), one after the other. s: where the codes
-    of each begin. n: codes.
+def _look(bits: int, dtype: int) -> Body:
+    """v: words of codes, places in palettes. p: fp16, palettes one after the other. s: where the codes of each begin.
+    u: by how much its first value is behind that of the palette before. n: codes.
     """
     return (
-        ["c", "p"],
-        ["s", "n"],
+        ["v", "p"],
+        ["s", "u", "n"],
         [
-            make_node("ConstantOfShape", ["n"], ["a"], value=from_array(np.zeros(1, np.int32), "")),
-            make_node("Shape", ["s"], ["b"]),
-            make_node("ConstantOfShape", ["b"], ["d"], value=from_array(np.full(1, 16, np.int32), "")),
-            make_node("ScatterElements", ["a", "s", "d"], ["e"]),
-            make_node("Constant", [], ["z"], value_int=0),
-            make_node("CumSum", ["e", "z"], ["f"]),
-            make_node("Cast", ["c"], ["g"], to=TensorProto.INT32),
-            make_node("Add", ["f", "g"], ["h"]),
-            make_node("Cast", ["p"], ["i"], to=dtype),
-            make_node("Gather", ["i", "h"], ["w"]),
+            *_fields(bits),
+            make_node("ConstantOfShape", ["n"], ["i"], value=from_array(np.zeros(1, np.int32), "")),
+            make_node("Cast", ["u"], ["j"], to=TensorProto.INT32),
+            make_node("ScatterElements", ["i", "s", "j"], ["k"]),
+            make_node("Constant", [], ["x"], value_int=0),
+            make_node("CumSum", ["k", "x"], ["l"]),
+            make_node("Add", ["h", "l"], ["m"]),
+            make_node("Cast", ["p"], ["o"], to=dtype),
+            make_node("Gather", ["o", "m"], ["w"]),
         ],
     )
 
@@ -249,8 +261,8 @@ BODIES: dict[str, Callable[[], Body]] = {
     "PutCodeBlocks": lambda: _put_blocks(TensorProto.INT8),
     "Float": lambda: (["v"], [], [make_node("Cast", ["v"], ["w"], to=TensorProto.FLOAT)]),
     "Nibbles": _nibbles,
-    "Look": lambda: _look(TensorProto.FLOAT),
-    "Look16": lambda: _look(TensorProto.FLOAT16),
+    **{name: partial(_look, bits, TensorProto.FLOAT) for bits, name in LOOKS.items()},
+    **{f"{name}16": partial(_look, bits, TensorProto.FLOAT16) for bits, name in LOOKS.items()},
     "Scales": _scales,
     "View": lambda: (["x"], ["s"], [make_node("Reshape", ["x", "s"], ["w"])]),
     "Scaled": lambda: _scaled(TensorProto.FLOAT),

@@ -1,11 +1,13 @@
 """What fewer bits cost, rounded once or trained through, each file judged by its own runtime.
 
-    python -m studies.precision.run             # resumes; minutes a network and seed on one core
-    python -m studies.precision.run --table     # only writes the table of what there is
+    python -m studies.precision.run                      # resumes; all that is not there yet
+    python -m studies.precision.run --only zoo:resnet8 --seeds 0
+    python -m studies.precision.run --table              # only writes the table of what there is
 
 The dense networks are those of `studies.calibrate` (Fashion-MNIST at 14x14, five epochs), not pruned. *QAT* retrains
 for the last fifth of the schedule, all of it through the rounding; *retrained* does the same without, as a comparison.
-w8a8 is calibrated on 256 samples of the training split. Accuracy is that of the test split; no choice was made on it.
+w8a8 is calibrated on 256 samples of the training split. Palettes are the same values on Core ML. Accuracy is that of
+the test split; no choice was made on it. `studies.precision.cost` measures what a step through the rounding costs.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ FILES = (
     ("litert", "w8a8"),
     ("executorch", "w8a8"),
     ("onnx", "palette4"),
-    ("coreml", "palette3"),
-    ("coreml", "palette2"),
-    ("coreml", "palette1"),
+    ("onnx", "palette3"),
+    ("onnx", "palette2"),
+    ("onnx", "palette1"),
     ("coreml", "w8a8"),
 )
 TRAININGS = ("none", "retrained", "qat")
@@ -71,20 +73,22 @@ def trained(name: str, seed: int, training: str, precision: str) -> nn.Module:
 def row(name: str, seed: int, target: str, precision: str, training: str) -> dict[str, Any]:
     its = task(seed)
     network = trained(name, seed, training, precision if training == "qat" else "")
-    real = tuple(tensor[:CALIBRATED] for tensor in samples(its, seed))
-    file = as_file(load(target, precision).calibrated(real), network, its.example_inputs())
+    real, example = tuple(tensor[:CALIBRATED] for tensor in samples(its, seed)), its.example_inputs()
+    written = load(target, precision).calibrated(real)
+    file = as_file(written, network, example)
     return {
         **dict(zip(KEYS, (name, seed, target, precision, training), strict=True)),
         "dense": its.evaluate(dense(name, seed, its), "test"),
         "float": its.evaluate(network, "test"),
         "test": its.evaluate(file, "test"),
+        "bytes": written.packer(network, example)(network),
     }
 
 
 def cases() -> list[tuple[str, str, str]]:
     """Target, precision and training; what all runtimes have in common is trained once, for ONNX."""
     every = [(*file, training) for training in TRAININGS for file in FILES]
-    return [case for case in every if case[2] == "none" or case[0] == "onnx" or case[1].startswith("palette")]
+    return [case for case in every if case[2] == "none" or case[0] == "onnx"]
 
 
 INTRODUCTION = """# Fewer bits
@@ -99,8 +103,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A line per network and file, a column per training."""
     lines = [
         INTRODUCTION,
-        "| network | file | once | retrained, then once | QAT | seeds |",
-        "|---|---|---:|---:|---:|---:|",
+        "| network | file | KB | once | retrained, then once | QAT | seeds |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     for name in dict.fromkeys(found["network"] for found in rows):
         for target, precision in FILES:
@@ -110,7 +114,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             if mine:
                 cells = [_cell([one for one in mine if one["training"] == training]) for training in TRAININGS]
                 seeds = len({one["seed"] for one in mine})
-                lines.append(f"| {name.removeprefix('zoo:')} | {precision}, {target} | {' | '.join(cells)} | {seeds} |")
+                what = f"{name.removeprefix('zoo:')} | {precision}, {target}"
+                lines.append(f"| {what} | {_kilobytes(mine)} | {' | '.join(cells)} | {seeds} |")
     known = {(one["network"], one["seed"]): one["dense"] for one in rows}
     names = dict.fromkeys(name for name, _ in known)
     means = {name: statistics.mean(found for (other, _), found in known.items() if other == name) for name in names}
@@ -126,6 +131,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + f"\n\nDense: {whole}.{missing}\n"
 
 
+def _kilobytes(rows: list[dict[str, Any]]) -> str:
+    """The largest of the files, where their bytes were counted."""
+    counted = [one["bytes"] for one in rows if "bytes" in one]
+    return f"{max(counted) / 1000:.1f}" if counted else ""
+
+
 def _cell(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
@@ -137,12 +148,12 @@ def _cell(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--networks", nargs="*", default=NETWORKS)
+    parser.add_argument("--only", metavar="NETWORK", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     torch.set_num_threads(1)
     done = {tuple(found[key] for key in KEYS) for found in journal.read(RESULTS)}
-    todo = [(name, seed, *case) for seed in options.seeds for name in options.networks for case in cases()]
+    todo = [(name, seed, *case) for seed in options.seeds for name in options.only for case in cases()]
     for each in () if options.table else [one for one in todo if one not in done]:
         found = row(*each)
         journal.add(RESULTS, found)

@@ -71,13 +71,14 @@ def test_a_packed_onnx_file_has_a_mask_and_fewer_values(pruned: nn.Module, tmp_p
     assert found.graph > 600  # the functions
 
 
-def test_onnx_codes_of_four_bits_are_values(masked: Changed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [4, 3, 1])
+def test_onnx_codes_of_few_bits_are_values(bits: int, masked: Changed, tmp_path: Path) -> None:
     torch.manual_seed(0)
     example = (torch.zeros(1, 70),)
     network = deployable(masked(nn.Sequential(nn.Linear(70, 80), nn.Linear(80, 90)), 0.2).eval(), example)
     alive = [int(torch.count_nonzero(network.get_parameter(f"{layer}.weight"))) for layer in (0, 1)]
-    found = breakdown(Onnx("palette4"), network, tmp_path, example)
-    assert 0 <= found.values - (alive[0] + alive[1] / 2) < 80 + 340 + 400  # scales, biases in fp16, tables
+    found = breakdown(Onnx(f"palette{bits}"), network, tmp_path, example)
+    assert 0 <= found.values - (alive[0] + alive[1] * bits / 8) < 80 + 340 + 400  # scales, biases in fp16, tables
     assert 0.7 / 8 * (70 * 80 + 80 * 90) < found.mask < (70 * 80 + 80 * 90) / 8
 
 

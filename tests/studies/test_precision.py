@@ -8,13 +8,13 @@ from studies.precision.run import cases, table
 def row(training: str, seed: int, test: float) -> dict[str, Any]:
     return {
         "network": "zoo:resnet8", "seed": seed, "target": "onnx", "precision": "w8a8", "training": training,
-        "dense": 90.0, "float": 90.0, "test": test,
+        "dense": 90.0, "float": 90.0, "test": test, "bytes": 12_340,
     }  # fmt: skip
 
 
 def test_a_file_has_a_line_and_what_was_not_run_is_named() -> None:
     printed = table([row("none", 0, 89.0), row("none", 1, 90.5), row("qat", 0, 90.0)])
-    assert "| resnet8 | w8a8, onnx | 89.75 (-0.25, -1.00 to +0.50) |  | 90.00 (+0.00) | 2 |" in printed
+    assert "| resnet8 | w8a8, onnx | 12.3 | 89.75 (-0.25, -1.00 to +0.50) |  | 90.00 (+0.00) | 2 |" in printed
     assert "resnet8 seed 2" in printed
     assert "resnet8 seed 1" in printed  # in part
 

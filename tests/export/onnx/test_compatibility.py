@@ -55,7 +55,7 @@ def written(trained: Changed, masked: Changed, tmp_path_factory: pytest.TempPath
     torch.manual_seed(0)
     networks = {"convolutions": masked(trained(resnet8(in_channels=1)), 0.1), "attention": masked(Encoder(), 0.1)}
     kinds = {
-        "convolutions": ("fp32", "int8", "palette4"),
+        "convolutions": ("fp32", "int8", "palette4", "palette3", "palette1"),
         "attention": ("fp32", "int4"),
     }
     old = ("onnxruntime", (1, 15))

@@ -44,7 +44,14 @@ def exported(network: nn.Module, real: tuple[Tensor, ...], target: Onnx, folder:
 
 @pytest.mark.parametrize(
     ("precision", "packing"),
-    [("fp16", "auto"), ("fp16", "none"), ("int8", "auto"), ("int4", "auto"), ("palette4", "auto")],
+    [
+        ("fp16", "auto"),
+        ("fp16", "none"),
+        ("int8", "auto"),
+        ("int4", "auto"),
+        ("palette4", "auto"),
+        ("palette3", "auto"),
+    ],
 )
 def test_a_pruned_network_computes_in_fp16(
     precision: str, packing: str, trained: Changed, masked: Changed, tmp_path: Path

@@ -15,7 +15,7 @@ from dwindle.errors import UsageError
 from dwindle.export.architecture import one_model
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.onnx.target import Onnx
-from dwindle.export.quantize import quantized, stored
+from dwindle.export.quantize import CODED, quantized, stored
 from dwindle.models.zoo import resnet8
 
 Inputs = tuple[Tensor, ...]
@@ -79,7 +79,7 @@ def test_the_packer_says_what_write_wrote(written: dict[float, Written], trained
 
 
 @pytest.mark.usefixtures("one_model")
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int4", "palette4"])
+@pytest.mark.parametrize("precision", ["fp16", *CODED])
 def test_fewer_bits(
     written: dict[float, Written], samples: Inputs, example: Inputs, tmp_path: Path, precision: str
 ) -> None:
