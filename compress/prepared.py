@@ -215,6 +215,7 @@ def _metered(solver: Solver, price: Price, network: Network, target: Target, pro
     return found, (
         f"dense, an inference takes {price.words(meter.dense)}; of a network within the budget the table of layers was "
         f"{abs(wrong):.1%} {'over' if wrong > 0 else 'under'} what it takes whole, and was corrected"
+        f"{'' if (note := price.note()) is None else f'; {note}'}"
     )
 
 

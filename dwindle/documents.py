@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -40,6 +40,17 @@ class Range:
 @dataclass(frozen=True)
 class PlainName:
     """An annotation of `str`: the name of something in the document's own folder, not a path that leads elsewhere."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """An annotation of `str`: a text that this function reads. It raises ValueError, with what was wanted, for others.
+
+    >>> parse(Annotated[str, Reads(Shape.parse)], "3>16 32x32 k3x3", Path("a.json"))
+    '3>16 32x32 k3x3'
+    """
+
+    read: Callable[[str], object]
 
 
 Share = Annotated[float, Range(0, 1)]
@@ -76,8 +87,8 @@ def parse(kind: type[T] | Any, value: Any, path: Path, remedy: str = REMEDY, wit
     """Makes the annotated type `kind` of `value`, which `read` returned.
 
     `kind` is a dataclass of such types, a union, a tuple, a list, a mapping with names as keys, a Literal, bool, int,
-    float, str, None, Any, or one of those with a Range or PlainName in an Annotated. JSON has one kind of number, so
-    a float may be written as `1`. A dataclass must be given every field that has no default, and no others.
+    float, str, None, Any, or one of those with a Range, PlainName or Reads in an Annotated. JSON has one kind of
+    number, so a float may be written as `1`. A dataclass must be given every field that has no default, and no others.
     `within` is put before the name of a field, and `remedy` ends the message.
 
     Raises CheckpointError with the code `field`, the document's `path`, and the field as `name`, for example
@@ -198,6 +209,11 @@ def _bounded(annotations: tuple[Any, ...], value: Any, where: str) -> Any:
             _refuse(value, where, f"a number of at least {rule.least:g}{most}")
         if isinstance(rule, PlainName) and not _is_plain_name(value):
             _refuse(value, where, "the name of a file in the same folder")
+        if isinstance(rule, Reads):
+            try:
+                rule.read(value)
+            except ValueError as error:
+                _refuse(value, where, str(error))
     return value
 
 

@@ -12,6 +12,7 @@ from dwindle.errors import CheckpointError
 from dwindle.files import deflated_bytes, raw_bytes, sha256, write_json
 from dwindle.notebook import table
 from dwindle.preprocessing import Preprocessing
+from dwindle.price import Layers
 from dwindle.quantities import format_bytes
 from dwindle.sealed import read_sealed_json, sealed_json
 from dwindle.signature import Signature
@@ -182,6 +183,11 @@ class Manifest:
     breakdown: Breakdown | None = None
     """What the bytes of `file` are spent on; None where the target cannot tell, or dwindle wrote it before it could."""
 
+    layers: Layers = field(default_factory=dict)
+    """The convolutions and linear layers of `file`, by which its time on other devices is predicted; empty where it has
+    none, or an older version of dwindle wrote it."""
+    dense_layers: Layers | None = None
+    """Those of the dense file; None where they are those of `file`, as no channel was removed."""
     zeros: tuple[str, ...] = ()
     """What the pruning of this network brings in this file: a sentence for the zeros and one for the removed channels,
     where there are any. Empty where nothing was pruned, or an older version of dwindle wrote it."""

@@ -31,6 +31,8 @@ from dwindle.export.zeros import Kind, block_rows
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest, written
 from dwindle.models.inputs import as_fed
+from dwindle.models.layerwise.shapes import calls
+from dwindle.price import tally
 from dwindle.quantities import format_bytes
 from dwindle.signature import Signature, varying
 
@@ -220,6 +222,7 @@ def export_networks(
                     name=failed.name,
                     path=rejected,
                 ) from unnamed
+        layers = {name: tally(call.shape for call in calls(module, example)) for name, (_, module) in networks.items()}
         manifest = Manifest(
             target=target.name,
             precision=target.precision,
@@ -240,6 +243,8 @@ def export_networks(
             softmax=softmax,
             consumers=target.consumers(scratch / f"net{target.suffix}"),
             zeros=zeros,
+            layers=layers["net"],
+            dense_layers=layers["dense"] if layers["dense"] != layers["net"] else None,
             breakdown=target.breakdown(scratch / f"net{target.suffix}"),
             quality=quality(networks["net"][1], target.precision, found["net"]),
         )

@@ -1,9 +1,15 @@
-"""Time of layers from their shapes: a sum of what they compute and move, corrected by the most similar measured."""
+"""Time of layers and networks from shapes.
+
+Of a layer it is a sum of what it computes and moves, corrected by the most similar layers that were measured; of a
+network its layers and a rest. Where whole networks alone were measured, what layers take is solved from those.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from math import prod
 
 import numpy as np
@@ -11,6 +17,7 @@ import numpy as np
 from dwindle.bench.prices.profile import Errors, Layer, Whole
 from dwindle.price import Shape
 
+_KINDS = ("1×1", "spatial", "depthwise")
 PARTS = 5
 """Into how many parts layers are divided, each to be predicted from the others."""
 FEWEST = 8
@@ -28,7 +35,30 @@ def kind(shape: Shape) -> str:
     return "1×1" if prod(shape.kernel) == 1 and set(shape.stride) <= {1} else "spatial"
 
 
-class Layers:
+@dataclass(frozen=True)
+class Model:
+    """What predicts times in milliseconds."""
+
+    layer: Callable[[Shape], float]
+    """Of a layer by itself."""
+    network: Callable[[Mapping[Shape, int]], float]
+    """Of a network that has so many layers of each shape."""
+
+
+def fitted(layers: Sequence[Layer], wholes: Sequence[Whole]) -> Model:
+    """The model of what was measured; `layers` may be empty where there are a dozen networks."""
+    alone = SingleLayers(layers) if layers else None
+    return _fitted(alone, wholes)
+
+
+def _fitted(alone: SingleLayers | None, wholes: Sequence[Whole]) -> Model:
+    if alone:
+        return Model(alone, Networks(alone, wholes))
+    solved = WholesAlone(wholes)
+    return Model(lambda shape: solved({shape: 1}), solved)
+
+
+class SingleLayers:
     """Milliseconds of a layer by itself."""
 
     def __init__(self, measured: Sequence[Layer]) -> None:
@@ -56,35 +86,53 @@ class Layers:
 class Networks:
     """Milliseconds of a network: of its layers, and of the rest by their number and their activations."""
 
-    def __init__(self, layers: Layers, measured: Sequence[Whole]) -> None:
+    def __init__(self, layers: SingleLayers, measured: Sequence[Whole]) -> None:
         self._layers = layers
-        rows = np.array([_rest(one.layers) / one.ms for one in measured]).reshape(-1, 2)
-        left = np.array([1 - self._sum(one.layers) / one.ms for one in measured])
+        rows = np.array([_rest(one.shapes) / one.ms for one in measured]).reshape(-1, 2)
+        left = np.array([1 - self._sum(one.shapes) / one.ms for one in measured])
         # Layers share caches in a network and are joined with what follows: the rest may take less than nothing.
         self._weights = np.linalg.lstsq(rows, left, rcond=None)[0] if len(rows) > 2 else np.zeros(2)
 
-    def __call__(self, shapes: Sequence[Shape]) -> float:
+    def __call__(self, shapes: Mapping[Shape, int]) -> float:
         return max(self._sum(shapes) + float(_rest(shapes) @ self._weights), 1e-6)
 
-    def _sum(self, shapes: Iterable[Shape]) -> float:
-        return sum(map(self._layers, shapes))
+    def _sum(self, shapes: Mapping[Shape, int]) -> float:
+        return sum(times * self._layers(shape) for shape, times in shapes.items())
+
+
+class WholesAlone:
+    """Milliseconds of networks by their layers: the multiply-accumulates of each kind, what moves, and how many."""
+
+    def __init__(self, measured: Sequence[Whole]) -> None:
+        self._weights = nonnegative(np.array([self._of(one.shapes) / one.ms for one in measured]))
+
+    def __call__(self, shapes: Mapping[Shape, int]) -> float:
+        return max(float(self._of(shapes) @ self._weights), 1e-6)
+
+    def _of(self, shapes: Mapping[Shape, int]) -> np.ndarray:
+        found = np.zeros(len(_KINDS) + 3)
+        for shape, times in shapes.items():
+            weights = prod(shape.kernel) * shape.inputs // shape.groups * shape.outputs
+            found[_KINDS.index(kind(shape))] += times * shape.macs / 1e6
+            found[len(_KINDS) :] += times * np.array([shape.activations / 1e6, weights / 1e6, 1.0])
+        return found
 
 
 def layer_errors(measured: Sequence[Layer]) -> Errors:
     """Those of layers that are predicted from the layers of other parts."""
     found = []
     for part in range(PARTS):
-        model = Layers([one for index, one in enumerate(measured) if index % PARTS != part])
+        model = SingleLayers([one for index, one in enumerate(measured) if index % PARTS != part])
         found += [model(one.shape) / one.ms - 1 for one in measured[part::PARTS] if one.ms > 0]
     return _errors(found)
 
 
 def whole_errors(measured: Sequence[Layer], wholes: Sequence[Whole]) -> Errors:
     """Those of networks that are predicted from all layers and the other networks."""
-    layers = Layers(measured)
+    alone = SingleLayers(measured) if measured else None
     return _errors(
         [
-            Networks(layers, [*wholes[:index], *wholes[index + 1 :]])(one.layers) / one.ms - 1
+            _fitted(alone, [*wholes[:index], *wholes[index + 1 :]]).network(one.shapes) / one.ms - 1
             for index, one in enumerate(wholes)
         ]
     )
@@ -97,11 +145,26 @@ def _errors(relative: Sequence[float]) -> Errors:
 
 def _solved(measured: Sequence[Layer]) -> np.ndarray:
     """Weights of the features, none negative, for the least relative error."""
-    from scipy.optimize import nnls
+    return nonnegative(np.array([_features(one.shape) / one.ms for one in measured]))
 
-    rows = np.array([_features(one.shape) / one.ms for one in measured])
-    scale = rows.max(0)
-    weights: np.ndarray = nnls(rows / scale, np.ones(len(rows)))[0] / scale
+
+def nonnegative(rows: np.ndarray) -> np.ndarray:
+    """The weights, none negative, by which rows come nearest to 1: the best of those that subsets of columns give.
+
+    That is what `scipy.optimize.nnls` finds; the gate, which predicts too, does without SciPy.
+    """
+    count = rows.shape[1]
+    scale = np.maximum(rows.max(0), 1e-12)
+    gram, sums = (rows / scale).T @ (rows / scale), (rows / scale).sum(0)
+    best, least = np.zeros(count), 0.0
+    for size in range(1, count + 1):
+        for chosen in map(list, combinations(range(count), size)):
+            found = np.linalg.lstsq(gram[np.ix_(chosen, chosen)], sums[chosen], rcond=None)[0]
+            # With the residual's slope zero on the subset, its square is len(rows) - sums @ found.
+            if found.min() >= 0 and (left := -float(sums[chosen] @ found)) < least - 1e-12:
+                best, least = np.zeros(count), left
+                best[chosen] = found
+    weights: np.ndarray = best / scale
     return weights
 
 
@@ -119,5 +182,6 @@ def _place(shape: Shape) -> np.ndarray:
     return np.log([max(size, 1) for size in sizes])
 
 
-def _rest(shapes: Sequence[Shape]) -> np.ndarray:
-    return np.array([len(shapes) / 100, sum(shape.activations for shape in shapes) / 1e6])
+def _rest(shapes: Mapping[Shape, int]) -> np.ndarray:
+    moved = sum(times * shape.activations for shape, times in shapes.items())
+    return np.array([float(sum(shapes.values())) / 100, float(moved) / 1e6])

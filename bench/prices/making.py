@@ -19,7 +19,7 @@ from dwindle.bench.prices.profile import SCHEMA, Layer, Profile, Timed, Whole
 from dwindle.bench.prices.timing import File, times
 from dwindle.bench.runtimes.runtime import Launcher
 from dwindle.errors import RuntimeUnavailable
-from dwindle.price import Shape
+from dwindle.price import Shape, tally
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,11 +66,11 @@ def profile_device(
             singles = zip(shapes[1:], own[: len(shapes) - 1], strict=True)
             alone = [Layer(shape, max(ms - nothing, 1e-5)) for shape, ms in singles]
             wholes = [
-                Whole(f"{model} {pixels}²", inner, ms)
+                Whole(f"{model} {pixels}²", tally(inner), ms)
                 for (model, pixels), inner, ms in zip(NETWORKS, inside, own[len(shapes) - 1 :], strict=True)
             ]
             errors = layer_errors(alone), whole_errors(alone, wholes)
-            timed.append(Timed(precision, tuple(alone), tuple(wholes), *errors))
+            timed.append(Timed(precision, {str(one.shape): one.ms for one in alone}, tuple(wholes), *errors))
             drifts.append(found.drift)
         return Profile(
             schema=SCHEMA,

@@ -1,26 +1,29 @@
-"""A profile: how long layers and whole networks took in a target's runtime on one device, as a file for everyone.
+"""A profile: how long layers and whole networks take in a target's runtime on one device, as a file for everyone.
 
 It holds what was measured, and no fitted numbers: every reader fits the same model to it (`dwindle.bench.prices.fit`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from dwindle.bench.result import Machine
-from dwindle.documents import Count, Range, parse, read
+from dwindle.documents import Count, Range, Reads, parse, read
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.files import write_json
-from dwindle.price import Shape
+from dwindle.price import Layers, Shape, shapes_of
 
 SCHEMA = 1
 """The version of the document. Others are refused."""
 Positive = Annotated[float, Range(0, 1e6)]
 Milliseconds = Annotated[float, Range(1e-6, 1e6)]
 _FEWEST = 20
-"""Layers that a profile has at least."""
+"""Layers that a profile has at least, where it has any."""
+_FEWEST_WHOLES = 12
+"""Networks that a profile without layers has at least."""
 _REMEDY = "run `dwindle profile` again"
 
 
@@ -29,7 +32,7 @@ class Layer:
     """How long one layer takes by itself, without what running a file with next to nothing in it takes."""
 
     shape: Shape
-    ms: Milliseconds
+    ms: float
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,13 @@ class Whole:
     """How long a whole network takes."""
 
     name: str
-    layers: tuple[Shape, ...]
-    """Its convolutions and linear layers, in the order in which they are computed."""
+    layers: Layers
+    """Its convolutions and linear layers."""
     ms: Milliseconds
+
+    @property
+    def shapes(self) -> Counter[Shape]:
+        return shapes_of(self.layers)
 
 
 @dataclass(frozen=True)
@@ -57,19 +64,22 @@ class Timed:
     """What was measured at one precision."""
 
     precision: str
-    layers: tuple[Layer, ...]
+    layers: dict[Annotated[str, Reads(Shape.parse)], Milliseconds]
+    """Milliseconds of each layer by itself; empty where only whole networks are known."""
     wholes: tuple[Whole, ...]
-    layer_errors: Errors
-    """Of layers, each predicted from the others of five parts."""
+    layer_errors: Errors | None
+    """Of layers, each predicted from the others of five parts; None where there are none."""
     whole_errors: Errors
     """Of networks, each predicted from all layers and the other networks."""
 
     @property
-    def possible(self) -> bool:
-        """Whether there are enough layers, and all can exist; raises ValueError where sizes don't go together."""
-        shapes = [one.shape for one in self.layers] + [shape for whole in self.wholes for shape in whole.layers]
-        made = all(shape.macs > 0 and min(shape.spatial, default=1) > 0 for shape in shapes)
-        return made and len(self.layers) >= _FEWEST
+    def singles(self) -> list[Layer]:
+        return [Layer(Shape.parse(text), ms) for text, ms in self.layers.items()]
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is enough to predict anything from."""
+        return len(self.layers) >= _FEWEST if self.layers else len(self.wholes) >= _FEWEST_WHOLES
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,9 @@ class Profile:
     """How much longer one layer took at its slowest than at its fastest, over the run, as a share."""
     timed: tuple[Timed, ...]
     """One entry for each precision."""
+    source: str | None = None
+    """Where its figures come from, as everyone is told who uses it, of a profile that stands for a kind of device and
+    for every version of the runtime. None: it was measured for this device, and holds for this version alone."""
 
     def save(self, path: Path) -> None:
         """Writes it as JSON; raises DwindleError where that fails."""
@@ -118,13 +131,12 @@ class Profile:
             profile: Profile = parse(cls, document, Path(path), _REMEDY)
         except CheckpointError as error:
             raise UsageError(str(error), code="not-a-profile", path=Path(path)) from error
-        try:
-            if not all(timed.possible for timed in profile.timed):
-                raise ValueError
-        except ValueError:
+        if not all(timed.enough for timed in profile.timed):
             raise UsageError(
-                f"{path} has too few layers, or some that can't be: {_REMEDY}", code="not-a-profile", path=Path(path)
-            ) from None
+                f"{path} has too few layers and networks to predict others: {_REMEDY}",
+                code="not-a-profile",
+                path=Path(path),
+            )
         return profile
 
     def at(self, precision: str) -> Timed:

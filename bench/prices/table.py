@@ -16,10 +16,8 @@ def profile_table(profile: Profile) -> Iterator[str]:
         f"{profile.seconds:.0f} s, in which the device's speed varied by {profile.drift:.0%}"
     )
     for timed in profile.timed:
-        yield (
-            f"{profile.target} {timed.precision}: of {_off('layers', timed.layer_errors)}; of "
-            f"{_off('networks', timed.whole_errors)}"
-        )
+        off = [_off("layers", timed.layer_errors)] if timed.layer_errors else []
+        yield f"{profile.target} {timed.precision}: of {'; of '.join([*off, _off('networks', timed.whole_errors)])}"
 
 
 def _off(what: str, errors: Errors) -> str:

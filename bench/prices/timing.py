@@ -20,6 +20,9 @@ TURNS = 7
 """Slices of each file."""
 SLICE_SECONDS = 0.015
 """How long a slice's inferences take together, or the one inference that is longer than this."""
+ODD, AGAIN = 0.1, 2
+"""Files beside which the reference takes so much longer than usual are timed again, in new processes, at most so many
+times: some processes compute the same file a third slower, all their life."""
 MOST_DRIFT = 0.2
 """A device on which the reference becomes slower by more is not profiled."""
 File = tuple[Path, list[np.ndarray]]
@@ -51,23 +54,20 @@ def times(
     Raises RuntimeUnavailable where the reference shows that the device's speed changes, WorkerFailed where a file can't
     be run there.
     """
-    found: list[float] = []
-    beside: list[float] = []
-    version = clock = ""
-    for start in range(0, len(files), TOGETHER):
-        some = [reference, *files[start : start + TOGETHER]]
-        progress(f"{where}: {start} of {len(files)} files timed")
-        with ExitStack() as stack:
-            workers = []
-            for path, sample in some:
-                launch = launcher.launch(path, threads)
-                patience = launch.patience or PATIENCE
-                worker = stack.enter_context(Worker(launcher.name, path, threads, patience, launch.command))
-                version = worker.load(sample).version
-                workers.append(worker)
-            own, clock = _least(workers)
-        beside.append(own[0])
-        found += [ms / own[0] for ms in own[1:]]
+    groups = [files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER)]
+    measured: list[_Group] = []
+    for number, group in enumerate(groups):
+        progress(f"{where}: {number * TOGETHER} of {len(files)} files timed")
+        measured.append(_group(group, reference, launcher, threads))
+    for _ in range(AGAIN):
+        usual = statistics.median(one.reference for one in measured)
+        odd = [number for number, one in enumerate(measured) if one.reference > (1 + ODD) * usual]
+        for number in odd:
+            progress(f"{where}: {len(groups[number])} files are timed again, as the reference was slower beside them")
+            measured[number] = min(
+                measured[number], _group(groups[number], reference, launcher, threads), key=lambda one: one.reference
+            )
+    beside = [one.reference for one in measured]
     drift = max(beside) / min(beside) - 1
     if drift > MOST_DRIFT:
         raise RuntimeUnavailable(
@@ -77,7 +77,33 @@ def times(
             name=where,
         )
     middle = statistics.median(beside)
-    return Times([ratio * middle for ratio in found], drift, clock, version)
+    found = [ms / one.reference * middle for one in measured for ms in one.ms]
+    return Times(found, drift, measured[0].clock, measured[0].version)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What was measured of files that took turns."""
+
+    reference: float
+    """Milliseconds of the reference."""
+    ms: list[float]
+    clock: str
+    version: str
+
+
+def _group(files: Sequence[File], reference: File, launcher: Launcher, threads: int) -> _Group:
+    version = ""
+    with ExitStack() as stack:
+        workers = []
+        for path, sample in (reference, *files):
+            launch = launcher.launch(path, threads)
+            patience = launch.patience or PATIENCE
+            worker = stack.enter_context(Worker(launcher.name, path, threads, patience, launch.command))
+            version = worker.load(sample).version
+            workers.append(worker)
+        (first, *own), clock = _least(workers)
+    return _Group(first, own, clock, version)
 
 
 def _least(workers: Sequence[Worker]) -> tuple[list[float], str]:

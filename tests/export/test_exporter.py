@@ -77,6 +77,8 @@ def test_a_checkpoint_becomes_two_files_and_a_manifest(checkpoint: Path) -> None
     assert sorted(path.name for path in folder.iterdir()) == ["dense.onnx", "manifest.json", "net.onnx"]
     assert manifests(checkpoint / "exports") == [(folder, manifest)]
     assert (manifest.target, manifest.precision) == ("onnx", "fp32")
+    assert (manifest.layers["1>16 8x8 k3x3 p1x1"], sum(manifest.layers.values())) == (1, 10)
+    assert manifest.dense_layers is None
     assert manifest.encoding == "Golomb-Rice + fp32 survivors"
     assert manifest.file.bytes == (folder / "net.onnx").stat().st_size < 50_000
     assert manifest.dense.bytes == (folder / "dense.onnx").stat().st_size > 300_000

@@ -23,9 +23,9 @@ def test_this_machine_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made.save(tmp_path / "host.json")
     assert Profile.load(tmp_path / "host.json") == made
     (timed,) = made.timed
-    assert [one.shape for one in timed.layers] == few
+    assert [one.shape for one in timed.singles] == few
     (network,) = timed.wholes
-    assert len(network.layers) == 10
+    assert network.shapes.total() == 10
     assert 0 < network.ms < 1000
     price = Profiled("onnx", "fp32", str(tmp_path / "host.json"))
     assert all(ms > 0 for ms in price.layers(few, lambda line: None))

@@ -13,6 +13,7 @@ import pytest
 
 from dwindle.bench.prices import profiled, timing
 from dwindle.bench.prices.fit import layer_errors, whole_errors
+from dwindle.bench.prices.predicting import Predictor, found, shipped
 from dwindle.bench.prices.profile import SCHEMA, Profile, Timed
 from dwindle.bench.prices.profiled import Profiled
 from dwindle.bench.prices.table import profile_table
@@ -31,7 +32,8 @@ WIDE = Shape(64, 128, (14, 14), (3, 3), (1, 1), (1, 1), (1, 1))
 @pytest.fixture(scope="module")
 def profile() -> Profile:
     own, wholes = measured(0.05), networks(0.05)
-    timed = Timed("fp32", tuple(own), tuple(wholes), layer_errors(own), whole_errors(own, wholes))
+    alone = {str(one.shape): one.ms for one in own}
+    timed = Timed("fp32", alone, tuple(wholes), layer_errors(own), whole_errors(own, wholes))
     return Profile(
         schema=SCHEMA,
         target="onnx",
@@ -71,9 +73,9 @@ def test_it_prices_layers_and_networks_with_an_interval(file: Path) -> None:
         pytest.fail("no file is needed")
 
     assert price.whole(never, [WIDE] * 8) > 7 * ms
-    low, high = price.interval(8.0)
-    assert low < 8 < high
-    assert f"{low:.3g} to {high:.3g}" in price.words(8.0)
+    off = Profile.load(file).timed[0].whole_errors.p90
+    assert f"8 ms ({8 / (1 + off):.3g} to {8 * (1 + off):.3g})" in price.words(8.0)
+    assert price.note() is None
 
 
 def test_a_device_is_profiled_once(profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,23 +117,55 @@ def test_a_profile_of_something_else_is_refused(
     assert refused.value.code == code
 
 
+@pytest.mark.parametrize("name", shipped())
+def test_what_comes_with_dwindle_says_where_it_is_from(name: str) -> None:
+    profile = found(name)
+    assert profile.source
+    assert profile.device == name
+    assert all(timed.whole_errors.p90 < 0.2 for timed in profile.timed)
+    price = Profiled(profile.target, profile.timed[0].precision, name)
+    assert price.note() == profile.source
+    (ms,) = price.layers([WIDE], lambda line: None)
+    assert 0 < ms < 10
+
+
+def test_an_old_phone_is_predicted_from_whole_networks() -> None:
+    timed = found("cortex-a76").at("fp32")
+    assert (timed.layers, timed.layer_errors) == ({}, None)
+    predictor = Predictor(found("cortex-a76"), "fp32")
+    known = {one.name: predictor.network(one.shapes) for one in timed.wholes}
+    assert known["mobilenet_v2"].ms == pytest.approx(43.96, rel=0.1)
+    assert known["mobilenet_v2"].low < 43.96 < known["mobilenet_v2"].high
+
+
+def test_no_profile_is_found_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        found("phone.json", tmp_path)
+    assert (refused.value.code, refused.value.path) == ("unreadable", tmp_path / "phone.json")
+
+
 def _few(document: dict[str, Any]) -> None:
-    document["timed"][0]["layers"] = document["timed"][0]["layers"][:5]
+    layers = document["timed"][0]["layers"]
+    document["timed"][0]["layers"] = dict(list(layers.items())[:5])
 
 
-def _negative(document: dict[str, Any]) -> None:
-    document["timed"][0]["layers"][0]["shape"]["stride"] = [0, 0]
+def _of_no_layers(document: dict[str, Any]) -> None:
+    document["timed"][0]["layers"] = {}  # and eight networks
+
+
+def _no_stride(document: dict[str, Any]) -> None:
+    document["timed"][0]["layers"]["64>64 14x14 k3x3 s0x0"] = 1.0
 
 
 def _uneven(document: dict[str, Any]) -> None:
-    document["timed"][0]["layers"][0]["shape"]["kernel"] = [3, 3, 3]
+    document["timed"][0]["wholes"][0]["layers"]["64>64 14x14 k3x3x3"] = 1
 
 
 def _without_machine(document: dict[str, Any]) -> None:
     del document["machine"]
 
 
-@pytest.mark.parametrize("damage", [_few, _negative, _uneven, _without_machine])
+@pytest.mark.parametrize("damage", [_few, _of_no_layers, _no_stride, _uneven, _without_machine])
 def test_a_damaged_profile_is_refused(file: Path, damage: Callable[[dict[str, Any]], None]) -> None:
     document = json.loads(file.read_text())
     damage(document)
@@ -142,14 +176,15 @@ def test_a_damaged_profile_is_refused(file: Path, damage: Callable[[dict[str, An
 
 
 class Fake:
-    """A worker whose reference takes as long as `speeds` say, process after process."""
+    """A worker whose reference takes as long as `speeds` say, group after group."""
 
     speeds: list[float]
+    speed: float
 
     def __init__(self, runtime: str, file: Path, threads: int, patience: float, command: list[str]) -> None:
-        self.ms = self.speeds[0] * (1.0 if file.name == "reference" else 2.0)
         if file.name == "reference":
-            Fake.speeds = self.speeds[1:] + self.speeds[:1]
+            Fake.speed, *Fake.speeds = self.speeds
+        self.ms = self.speed * (1.0 if file.name == "reference" else 2.0)
 
     def __enter__(self) -> Fake:
         return self
@@ -175,8 +210,13 @@ def timed(speeds: list[float], monkeypatch: pytest.MonkeyPatch) -> timing.Times:
 
 def test_a_device_that_throttles_is_not_profiled(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeUnavailable) as throttled:
-        timed([1.0, 1.3], monkeypatch)
+        timed([1.0, 1.3, 1.3, 1.3], monkeypatch)
     assert (throttled.value.code, throttled.value.name) == ("throttled", "ssh://pi@board")
+
+
+def test_files_are_timed_again_where_the_reference_was_slow_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = timed([1.0, 1.3, 1.3, 1.0], monkeypatch)
+    assert (found.ms, found.drift) == ([2.0] * 2 * timing.TOGETHER, 0.0)
 
 
 def test_a_steady_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
