@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from dwindle.documents import Count, Range, Size, parse
-
-if TYPE_CHECKING:
-    pass
-
 
 UPGRADE = "use the dwindle that wrote it, or upgrade"
 
