@@ -33,7 +33,7 @@ from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
 from dwindle.price import load as load_price
 from studies import journal
-from studies.rewinding.table import half_width
+from studies.paired import gain
 
 RESULTS = Path(__file__).parent / "cost_or_macs.jsonl"
 TARGET, SHARES, STEPS, SEEDS = "onnx", (0.5, 0.3), 8, (0, 1, 2)
@@ -105,13 +105,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     for name, share in sorted({(row["network"], row["share"]) for row in rows}, key=lambda key: (key[0], -key[1])):
         mine = [row for row in rows if (row["network"], row["share"]) == (name, share)]
         gains = [row["cost"]["test"] - row["macs"]["test"] for row in mine]
-        around = f" ± {half_width(gains):.2f}" if len(gains) > 1 else ""
         mean = {way: statistics.mean(row[way]["test"] for row in mine) for way in ("cost", "macs")}
         left = [f"{statistics.mean(row[way]['macs'] for row in mine):.0%}" for way in ("cost", "macs")]
         dense = statistics.mean(row["dense"] for row in mine)
         lines.append(
             f"| {name} | {statistics.mean(row['cost']['spent'] for row in mine):.0%} | {dense:.2f} "
-            f"| {mean['cost']:.2f} | {mean['macs']:.2f} | {statistics.mean(gains):+.2f}{around} "
+            f"| {mean['cost']:.2f} | {mean['macs']:.2f} | {gain(gains)} "
             f"| {len(mine)} | {' and '.join(left)} |"
         )
     return "\n".join(lines)

@@ -10,7 +10,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot
 
-from studies.rewinding.table import Setting, half_width
+from studies.paired import half_width
+from studies.rewinding.table import Setting
 
 COLOURS = {
     "lr-rewind": "#0b6e4f",

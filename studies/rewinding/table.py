@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import t
-
+from studies.paired import gain, half_width
 from studies.rewinding.grid import CONTROL, METHODS
 
 OURS, PAPER = METHODS[0], "paper"
@@ -176,12 +175,5 @@ def _cell(setting: Setting, name: str, ratio: float) -> str:
     gains = [sign * (ours[seed] - own[seed]) for seed in own if seed in ours]
     if name == setting.ours or len(gains) < 2:
         return median
-    mean, half = statistics.mean(gains), half_width(gains)
-    text = f"{mean:+.2f} ± {half:.2f}"
-    return f"{median} ({f'**{text}**' if abs(mean) > half else text})"
-
-
-def half_width(values: Iterable[float]) -> float:
-    """Of Student's 95% interval of the mean."""
-    sample = list(values)
-    return float(t.ppf(0.975, len(sample) - 1)) * statistics.stdev(sample) / math.sqrt(len(sample))
+    text = gain(gains)
+    return f"{median} ({f'**{text}**' if abs(statistics.mean(gains)) > half_width(gains) else text})"

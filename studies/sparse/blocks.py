@@ -20,7 +20,7 @@ import torch
 
 from dwindle.compress import Request, compress
 from studies import journal
-from studies.rewinding.table import half_width
+from studies.paired import gain
 
 RESULTS = Path(__file__).parent / "blocks.jsonl"
 SCATTERED = "unstructured"
@@ -83,8 +83,7 @@ def _cell(own: dict[tuple[str, int], dict[str, Any]], granularity: str, seeds: l
     gains = [own[granularity, s][column] - own[SCATTERED, s][column] for s in seeds if (SCATTERED, s) in own]
     if granularity == SCATTERED or not gains:
         return text
-    around = f" ± {half_width(gains):.2f}" if len(gains) > 1 else ""
-    return f"{text} ({statistics.mean(gains):+.2f}{around})"
+    return f"{text} ({gain(gains)})"
 
 
 def main() -> None:

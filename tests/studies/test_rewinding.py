@@ -6,9 +6,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from studies.paired import half_width
 from studies.rewinding.figure import draw
 from studies.rewinding.grid import Trial, compact, quick, whole
-from studies.rewinding.table import half_width, settings, table
+from studies.rewinding.table import settings, table
 
 
 def _row(method: str, seed: int, tests: list[float], recipe: str = "paper") -> dict[str, Any]:
