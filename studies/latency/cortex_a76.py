@@ -49,8 +49,8 @@ MILLISECONDS = {
     "vgg19": 2055.622,
 }
 SOURCE = (
-    "cortex-a76 is fitted to nn-Meter's published figures of 18 networks on a Pixel 4's Cortex-A76 with TensorFlow "
-    "Lite 2.1, in fp32 on one thread: other phones and versions differ"
+    "cortex-a76 is fitted to what nn-Meter published of 18 networks, which are predictions too, for a Pixel 4's "
+    "Cortex-A76 with TensorFlow Lite 2.1, in fp32 on one thread: other phones and versions differ"
 )
 
 
