@@ -11,7 +11,7 @@ import numpy as np
 
 from dwindle.bench.pictures import picture
 from dwindle.bench.result import DENSE, Accuracy, Agreement, McNemar, Outputs, Picture, Row, Share
-from dwindle.bench.stats import mcnemar, wilson
+from dwindle.bench.stats import accuracy_interval, mcnemar, wilson
 from dwindle.metrics import SQNR, decibels
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def judge(
     value = task.evaluate(model, "test")
     n, metric = seen.samples, task.metric
     missing, top1, top5, answers = {}, None, None, None
-    interval = _interval(value, n) if metric != SQNR else None
+    interval = accuracy_interval(value, n) if metric != SQNR else None
     if interval is None:
         missing["accuracy.interval"] = f"{metric} is not a share of samples"
     labels, why = _labels(task, seen)
@@ -206,15 +206,6 @@ def _labels(task: CheckedTask, seen: _Seen) -> tuple[np.ndarray | None, str]:
 def _share(hits: np.ndarray) -> Share:
     low, high = wilson(int(hits.sum()), len(hits))
     return Share(100 * float(hits.mean()), (100 * low, 100 * high))
-
-
-def _interval(value: float, n: int) -> tuple[float, float] | None:
-    """Wilson's interval in points; None unless the metric is the percentage of a whole number of the n samples."""
-    successes = round(value / 100 * n)
-    if not n or not 0 <= successes <= n or abs(100 * successes / n - value) > 1e-3:
-        return None
-    low, high = wilson(successes, n)
-    return 100 * low, 100 * high
 
 
 @dataclass

@@ -107,10 +107,24 @@ def _interval(figures: np.ndarray, seed: int, resamples: int = 4000) -> tuple[fl
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Wilson's 95% interval of a proportion (Wilson 1927), as shares between 0 and 1. `n` is 1 or more."""
-    from scipy.stats import binomtest
+    share, z2 = successes / n, statistics.NormalDist().inv_cdf(0.975) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # At either end the bound is the share itself, which rounding would miss.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
-    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+
+def accuracy_interval(points: float, samples: int) -> tuple[float, float] | None:
+    """The 95% interval of an accuracy, in points, as `wilson` has it.
+
+    points: the percentage of `samples` that is right. Returns None where that is no whole number of them: then the
+    figure is another metric.
+    """
+    right = round(points / 100 * samples)
+    if not samples or not 0 <= right <= samples or abs(100 * right / samples - points) > 1e-3:
+        return None
+    low, high = wilson(right, samples)
+    return 100 * low, 100 * high
 
 
 def mcnemar(lost: int, won: int) -> float:

@@ -28,7 +28,7 @@ from dwindle.compress.surgery.exactness import difference
 from dwindle.compress.training import Progress, Training
 from dwindle.compress.watcher import Watcher
 from dwindle.documents import parse
-from dwindle.errors import BudgetMissed, UsageError
+from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.mask_files import pack_masks
 from dwindle.models import ranks
 from dwindle.models.build import loaded
@@ -365,6 +365,7 @@ class IterativePruning:
             loss=loss,
             seconds=time.monotonic() - began,
             macs=self.network.macs if self.network.inputs else None,
+            samples=history[0].samples if history else self._judged_samples(),
         )
         tensors = {**state.capture(self.network, self.task), **rewind}
         cuts = state.cuts_of(self.network, self.build_dense)
@@ -372,6 +373,17 @@ class IterativePruning:
         best = allowance.best((*history, record)).index if allowance else None
         ranks.broadcast_from_first(lambda: save_round(self.folder, record, history, cuts, tensors, keep=best))
         return record
+
+    def _judged_samples(self) -> int | None:
+        """How many samples the accuracy on validation is of; None where the task doesn't say, or has another metric."""
+        if self.task.metric != "accuracy":
+            return None
+        try:
+            labels = self.task.labels("validation")
+        except DwindleError as error:  # a trained round isn't lost for want of an interval
+            self.watcher.note(f"accuracies have no interval: {error}")
+            return None
+        return None if labels is None else len(labels)
 
     def _report(self, history: tuple[Round, ...]) -> tuple[Round, ...]:
         self.watcher.finished(history[-1], self._rounds(history))

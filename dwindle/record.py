@@ -29,6 +29,9 @@ class Round:
     seconds: Annotated[float, Range(0)]
     macs: Count | None = None
     """Multiply-accumulates of one inference, masked weights included."""
+    samples: Count | None = None
+    """The number of samples of which `validation` is the percentage that is right; None where that isn't known, or the
+    metric is another."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Task(Protocol):
       images a little less.
     - `labels(split) -> Tensor` returns the class of each sample, (N,) int64, in the order in which `evaluate` goes
       through them, for a network that answers with a score per class. Without it bench reports neither top-5 nor
-      the samples whose class changed.
+      the samples whose class changed, and the accuracies of rounds have no intervals.
     - `class_names: tuple[str, ...]` names the classes, in the order of the scores. Without it an exported file has no
       class labels, unless a file of labels is given.
     - `normalization: tuple[Tensor, Tensor]` is the mean and the standard deviation of each channel of an image, on

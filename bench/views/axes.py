@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from dwindle.bench.stats import accuracy_interval
 from dwindle.quantities import format_bytes
+from dwindle.record import Round
 
 TOP, RIGHT, BOTTOM, LEFT = 44, 16, 48, 44
 LEAST_POINTS = 5.0
@@ -68,6 +70,31 @@ def picture(marks: Sequence[str], width: int, height: int, name: str, title: str
         f'<title id="{name}-t">{escape(title)}</title>'
         f'<desc id="{name}-d">{escape(summary)}</desc>{"".join(marks)}</svg>'
     )
+
+
+def interval(record: Round) -> tuple[float, float] | None:
+    """The 95% interval of a round's accuracy, in points; None where it isn't known of how many samples it is."""
+    return accuracy_interval(record.validation, record.samples) if record.samples else None
+
+
+def accuracies(rounds: Sequence[Round]) -> list[float]:
+    """All that an axis of accuracies must have room for: those of the rounds, and the ends of their intervals."""
+    return [score for record in rounds for score in (record.validation, *(interval(record) or ()))]
+
+
+def band(x: Axis, y: Axis, rounds: Sequence[tuple[float, Round]], kind: str) -> list[str]:
+    """A polygon about the intervals of rounds, each given with its size; nothing where fewer than two have any."""
+    ends = [(x(size), *map(y, found)) for size, record in rounds if (found := interval(record))]
+    if len(ends) < 2:
+        return []
+    around = [(at, high) for at, _, high in ends] + [(at, low) for at, low, _ in reversed(ends)]
+    return [f'<polygon class="{kind}" points="{" ".join(f"{at:.1f},{end:.1f}" for at, end in around)}"/>']
+
+
+def said(record: Round) -> str:
+    """A round's accuracy with its interval, in words."""
+    ends = interval(record)
+    return f"{record.validation:.2f}%" + (f" (95%: {ends[0]:.1f}–{ends[1]:.1f})" if ends else "")
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from dwindle.bench.views.axes import BOTTOM, LEFT, RIGHT, TOP, line, picture, plane, text
+from dwindle.bench.views.axes import BOTTOM, LEFT, RIGHT, TOP, accuracies, band, line, picture, plane, said, text
 from dwindle.record import Round
 
 
@@ -18,9 +18,10 @@ def frontier(history: Sequence[Round], budget: int | None, width: int, height: i
     sizes = [float(record.bytes or 0) if in_bytes else record.density for record in history]
     scores = [record.validation for record in history]
     limits = [float(budget)] if budget and in_bytes else []
-    drawn = plane(sizes + limits, scores, in_bytes, width, height)
+    drawn = plane(sizes + limits, accuracies(history), in_bytes, width, height)
     x, y, read, marks = drawn.x, drawn.y, drawn.read, drawn.marks
 
+    marks += band(x, y, list(zip(sizes, history, strict=True)), "band")
     marks.append(line(LEFT, y(scores[0]), width - RIGHT, y(scores[0]), "dense-line"))
     for limit in limits:
         marks.append(line(x(limit), TOP, x(limit), height - BOTTOM, "budget-line"))
@@ -31,7 +32,7 @@ def frontier(history: Sequence[Round], budget: int | None, width: int, height: i
     last = len(history) - 1
     for index, record in enumerate(history):
         kind = "dense" if index == 0 else "last" if index == last else "round"
-        label = f"{'dense' if index == 0 else f'round {record.index}'}: {read(sizes[index])}, {scores[index]:.2f}%"
+        label = f"{'dense' if index == 0 else f'round {record.index}'}: {read(sizes[index])}, {said(record)}"
         marks.append(
             f'<circle class="{kind}" cx="{x(sizes[index]):.1f}" cy="{y(scores[index]):.1f}" '
             f'r="{3.5 if kind == "round" else 6}"><title>{escape(label)}</title></circle>'

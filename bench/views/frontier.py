@@ -9,6 +9,7 @@ from typing import Any
 from dwindle.bench.baseline import network
 from dwindle.bench.figures import Files, figures
 from dwindle.bench.result import Bench
+from dwindle.bench.views.axes import interval
 from dwindle.bench.views.methods_chart import KINDS, Series, best, in_bytes, methods, methods_chart, sign
 from dwindle.bench.views.page import CHARTS, render
 from dwindle.checkpoint import Checkpoint
@@ -54,6 +55,7 @@ def _facts(opened: Sequence[Checkpoint]) -> dict[str, Any]:
         "counted_on": list(dict.fromkeys(str(one.origin.get("target")) for one in opened)) if counted else [],
         "series": series,
         "best": best(series),
+        "banded": any(interval(record) for one in series for record in one.history),
         "targets": list(dict.fromkeys(target for own in exported for target in own)),
         "files": [
             (one, own, _tested(path, files))

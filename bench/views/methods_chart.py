@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from dwindle.bench.views.axes import line, picture, plane
+from dwindle.bench.views.axes import accuracies, band, line, picture, plane, said
 from dwindle.record import Round
 
 KINDS = 6
@@ -55,18 +55,19 @@ def methods_chart(series: Sequence[Series], width: int, height: int, name: str) 
     """The chart, as `chart.frontier` draws one checkpoint's; points are larger where nothing is smaller and better."""
     counted, order, frontier = in_bytes(series), methods(series), best(series)
     rounds = [record for one in series for record in one.history]
-    drawn = plane(
-        [size(record, counted) for record in rounds], [record.validation for record in rounds], counted, width, height
-    )
+    drawn = plane([size(record, counted) for record in rounds], accuracies(rounds), counted, width, height)
+    kinds = [f"k{order.index(one.method) % KINDS}" for one in series]
     marks = list(drawn.marks)
-    for one in series:
-        kind = f"k{order.index(one.method) % KINDS}"
+    for one, kind in zip(series, kinds, strict=True):
+        sized = [(size(record, counted), record) for record in one.history]
+        marks += band(drawn.x, drawn.y, sized, f"band {kind}")
+    for one, kind in zip(series, kinds, strict=True):
         places = [(drawn.x(size(record, counted)), drawn.y(record.validation)) for record in one.history]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         marks.append(f'<polyline class="{kind}" points="{path}"/>')
         for record, (x, y) in zip(one.history, places, strict=True):
             what = f"round {record.index}" if record.index else "dense"
-            label = f"{one.method}, {one.name}, {what}: {drawn.read(size(record, counted))}, {record.validation:.2f}%"
+            label = f"{one.method}, {one.name}, {what}: {drawn.read(size(record, counted))}, {said(record)}"
             large = (one.name, record.index) in frontier
             marks.append(mark(kind, x, y, 6.0 if large else 3.5, label))
     counts = ", ".join(f"{one.name} ({one.method}): {len(one.history)} rounds" for one in series)

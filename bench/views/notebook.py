@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dwindle.bench.result import Bench, Row
+from dwindle.bench.views.axes import interval
 from dwindle.bench.views.wording import drop, smaller
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import RuntimeUnavailable
@@ -38,20 +39,26 @@ def plot(found: Checkpoint | Bench, axes: Axes | None = None) -> Axes:
         >>> plot(Checkpoint.load("net.dwindle")).figure.savefig("frontier.png")
 
     found: what is drawn. axes: what it is drawn into; new axes where it is None. Returns the axes. Sizes are on a log
-    scale, in bytes, or of rounds without bytes the density. Raises RuntimeUnavailable without matplotlib.
+    scale, in bytes, or of rounds without bytes the density. An accuracy has its 95% interval where it is known of how
+    many samples it is. Raises RuntimeUnavailable without matplotlib.
     """
     axes = axes or _needed("matplotlib.pyplot").subplots()[1]
     if isinstance(found, Checkpoint):
         counted = all(one.bytes for one in found.history)
         sizes = [float(one.bytes or 0) if counted else one.density for one in found.history]
         axes.plot(sizes, [one.validation for one in found.history], marker="o")
+        known = [(size, *ends) for size, one in zip(sizes, found.history, strict=True) if (ends := interval(one))]
+        if known:
+            at, lows, highs = zip(*known, strict=True)
+            axes.fill_between(at, lows, highs, alpha=0.15, linewidth=0)
         axes.set_ylabel(f"validation {found.metric}")
         axes.set_xlabel("bytes of the file that would ship" if counted else "density")
     else:
         drawn = [(row, row.accuracy) for row in found.rows if row.accuracy]
         for row, accuracy in drawn:
             marker = "o" if row.role == "compressed" else "x"
-            axes.plot(row.artifact.bytes, accuracy.value, marker, label=f"{row.target} {row.role}")
+            around = [[abs(accuracy.value - end)] for end in accuracy.interval] if accuracy.interval else None
+            axes.errorbar(row.artifact.bytes, accuracy.value, around, fmt=marker, label=f"{row.target} {row.role}")
         axes.set_ylabel(f"test {drawn[0][1].metric}" if drawn else "test metric")
         axes.set_xlabel("bytes of the file")
         if drawn:

@@ -15,6 +15,7 @@ from dwindle.bench.devices.registry import unreached
 from dwindle.bench.files.contents import contents, is_model_file
 from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
 from dwindle.bench.rows import blank_rows, untried
+from dwindle.bench.views.axes import interval
 from dwindle.bench.views.chart import frontier
 from dwindle.bench.views.cost_words import cost_cells, legend
 from dwindle.bench.views.summary import findings, main_row, next_step
@@ -72,6 +73,7 @@ def render(template: str, facts: dict[str, Any], path: Path) -> Path:
     environment.filters |= {
         "code": _code,
         "id": id,
+        "interval": interval,
         "shape": _shape,
         "size": format_bytes,
         "ms": format_ms,
@@ -98,6 +100,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "next": next_step(found, shlex.quote(opened.path.name)),
         "summary": _summary(opened, main_row(rows, asked.target), rows),
         "charts": [frontier(opened.history, asked.size, *extent) for extent in CHARTS] if opened.history else [],
+        "judged_on": next((record.samples for record in opened.history if interval(record)), None),
         "rows": [(row, cells(row, rows), runtime_briefly(row)) for row in rows],
         "first": {id(row) for row in {(row.target, row.role): row for row in reversed(rows)}.values()},
         "machines": machines(rows),

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import re
-from math import sqrt
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib import pyplot
+
+from dwindle.bench.stats import wilson
 
 FOLDER = Path(__file__).parent
 SAMPLES = 359
@@ -26,11 +27,9 @@ def rounds(printed: str) -> list[tuple[float, float]]:
 
 
 def interval(points: float, samples: int = SAMPLES) -> tuple[float, float]:
-    """Wilson's 95% interval of an accuracy in points."""
-    share, z = points / 100, 1.96
-    centre = (share + z**2 / (2 * samples)) / (1 + z**2 / samples)
-    half = z * sqrt(share * (1 - share) / samples + z**2 / (4 * samples**2)) / (1 + z**2 / samples)
-    return 100 * (centre - half), 100 * (centre + half)
+    """Wilson's 95% interval of an accuracy, both in points, from its two decimals."""
+    low, high = wilson(round(points / 100 * samples), samples)
+    return 100 * low, 100 * high
 
 
 def draw(path: Path) -> None:

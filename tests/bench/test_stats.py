@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from dwindle.bench.measure import Samples, Surroundings
 from dwindle.bench.process import Loaded
-from dwindle.bench.stats import BETWEEN_RUNS, estimator, mcnemar, milliseconds, noise, paired_ratio, wilson
+from dwindle.bench.stats import (
+    BETWEEN_RUNS,
+    accuracy_interval,
+    estimator,
+    mcnemar,
+    milliseconds,
+    noise,
+    paired_ratio,
+    wilson,
+)
 
 CALM = Surroundings(pressure=0.01, load=0.8)
 
@@ -159,6 +168,15 @@ def test_wilson_holds_the_share_and_stays_within_one(case: tuple[int, int]) -> N
     assert case[0] / case[1] - 1e-12 <= high <= 1
     mirrored = wilson(case[1] - case[0], case[1])
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+def test_an_accuracy_has_an_interval_where_it_is_a_share_of_the_samples() -> None:
+    low, high = accuracy_interval(100 * 81 / 263, 263) or (0, 0)
+    assert (low, high) == pytest.approx((25.53, 36.62), abs=5e-3)
+    assert accuracy_interval(30.9, 263) is None  # 81 of them are 30.80
+    assert accuracy_interval(-0.5, 263) is None
+    assert accuracy_interval(100.4, 263) is None
+    assert accuracy_interval(50.0, 0) is None
 
 
 @pytest.mark.parametrize(("lost", "won", "p"), [(0, 0, 1.0), (3, 3, 1.0), (1, 0, 1.0), (6, 0, 2 / 64), (1, 4, 0.375)])

@@ -396,6 +396,34 @@ def test_a_metric_that_is_not_one_number_is_refused(tmp_path: Path, value: objec
     assert (raised.value.code, raised.value.name) == ("bad-member", "evaluate")
 
 
+@dataclass
+class Labelled(Regression):
+    """Regression that calls itself a classification of 64 samples."""
+
+    fails: bool = False
+
+    def evaluate(self, model: nn.Module, split: str) -> float:
+        return 75.0
+
+    def labels(self, split: str) -> Tensor:
+        if self.fails:
+            raise KeyError(split)
+        return torch.zeros(64, dtype=torch.int64)
+
+
+def test_rounds_know_of_how_many_samples_their_accuracy_is(tmp_path: Path) -> None:
+    assert {one.samples for one in pruning(tmp_path / "net", Labelled()).run()} == {64}
+    assert {one.samples for one in pruning(tmp_path / "other", Regression()).run()} == {None}
+
+
+def test_labels_that_fail_cost_the_interval_and_not_the_round(tmp_path: Path) -> None:
+    watcher = Notes()
+    history = pruning(tmp_path / "net", Labelled(fails=True), watcher=watcher).run()
+    assert len(history) > 1
+    assert {one.samples for one in history} == {None}
+    assert len([said for said in watcher.noted if "no interval" in said and "`labels` failed" in said]) == 1
+
+
 def test_only_the_dense_round_and_the_last_two_stay_on_disk(tmp_path: Path) -> None:
     history = pruning(tmp_path / "net", Regression()).run()
     kept = sorted(int(folder.name) for folder in (tmp_path / "net/rounds").iterdir())

@@ -117,6 +117,14 @@ def test_a_method_has_one_colour_and_shape_whoever_used_it() -> None:
     assert "h" in marks[2]["d"]  # a square
 
 
+def test_each_run_has_a_band_in_its_methods_colour() -> None:
+    rounds: Rounds = [(1.0, 1000, 90.0), (0.5, 500, 89.0)]
+    drawn = [series("a", "lr-rewind", rounds), series("b", "amc", rounds), series("c", "fine-tune", rounds)]
+    judged = [replace(one, history=tuple(replace(each, samples=100) for each in one.history)) for one in drawn[:2]]
+    bands = ElementTree.fromstring(methods_chart([*judged, drawn[2]], 900, 400, "a")).iter("polygon")
+    assert [band.attrib["class"] for band in bands] == ["band k0", "band k1"]
+
+
 def test_without_bytes_everywhere_it_shows_densities() -> None:
     svg = methods_chart([series("a", "x", [(1.0, 10, 1.0)]), series("b", "y", [(1.0, None, 1.0)])], 400, 300, "a")
     assert "density: share of the weights left" in svg

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -35,6 +36,10 @@ def test_both_as_a_figure(checkpoint: Checkpoint, tmp_path: Path) -> None:
     assert plot(BENCH, drawn) is drawn
     assert len(drawn.get_lines()) == 3
     drawn.figure.savefig(tmp_path / "drawn.png")
+    assert not plot(checkpoint).collections
+    judged = replace(checkpoint, history=tuple(replace(one, samples=1000) for one in checkpoint.history))
+    (band,) = plot(judged).collections
+    assert len(band.get_paths()) == 1
 
 
 def test_without_the_library_its_extra_is_named(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:

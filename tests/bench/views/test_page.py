@@ -264,6 +264,26 @@ def test_the_frontier_puts_smaller_left_and_better_above() -> None:
     assert "budget 21.0 KB" in svg
 
 
+def test_a_band_holds_the_interval_of_every_round_within_the_frame() -> None:
+    rounds = [(1.0, 80_000, 99.0), (0.5, 40_000, 100.0), (0.25, 20_000, 98.0)]
+    judged = [replace(record, samples=200) for record in history(*rounds)]
+    (polygon,) = ElementTree.fromstring(frontier(judged, None, 900, 400, "a")).iter("polygon")
+    ends = [tuple(map(float, pair.split(","))) for pair in polygon.attrib["points"].split()]
+    drawn = points(frontier(judged, None, 900, 400, "a"))
+    for (x, y), (above, high), (below, low) in zip(drawn, ends[:3], reversed(ends[3:]), strict=True):
+        assert x == above == below
+        assert 44 <= high <= y <= low <= 400 - 48
+    assert drawn[0][1] - ends[0][1] < ends[-1][1] - drawn[0][1]  # near 100 there is more room below
+    assert "95%: 96.4–99.7" in frontier(judged, None, 900, 400, "a")
+
+
+def test_rounds_of_unknown_samples_have_no_band(checkpoint: Checkpoint) -> None:
+    assert "<polygon" not in frontier(history((1, 80_000, 91.0), (0.5, 40_000, 92.0)), None, 900, 400, "a")
+    assert "95% interval of" not in read(report(checkpoint))
+    judged = tuple(replace(record, samples=1000) for record in checkpoint.history)
+    assert "95% interval of 1,000 samples" in read(report(replace(checkpoint, history=judged)))
+
+
 @pytest.mark.parametrize(
     "rounds",
     [
