@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dwindle.bench.limits import DEVICE_KINDS, KINDS, holds, quantity
+from dwindle.bench.limits import ALL_KINDS, holds, quantity
 from dwindle.bench.verdict import Verdict
 from dwindle.errors import UsageError
 from dwindle.registry import unknown
@@ -81,8 +81,8 @@ def _approval(path: Path, one: Any) -> Approval:
     if not (isinstance(figure, str) and isinstance(reason, str) and reason.strip() and isinstance(of, str | None)):
         raise _wrong(path, "figure, reason and of are text, and reason is not empty")
     name = figure.partition(".")[0]
-    if name not in KINDS | DEVICE_KINDS:
-        raise _wrong(path, unknown("limit", name, list(KINDS | DEVICE_KINDS)))
+    if name not in ALL_KINDS:
+        raise _wrong(path, unknown("limit", name, list(ALL_KINDS)))
     try:
         return Approval(figure, quantity(name, given["up_to"]), reason, of)
     except UsageError as error:

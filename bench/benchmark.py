@@ -17,6 +17,8 @@ from dwindle.bench.cost import earlier
 from dwindle.bench.devices.device import Device
 from dwindle.bench.devices.registry import reach, require_options
 from dwindle.bench.machine import this_machine
+from dwindle.bench.prices.exported import predictions
+from dwindle.bench.prices.predicting import found as found_profile
 from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench
 from dwindle.bench.run import Progress, Run
 from dwindle.bench.runtimes.torch import compiled_anew
@@ -43,6 +45,7 @@ def bench(
     seed: int = 0,
     trust: Trust = False,
     data: str | None = None,
+    on: str | None = None,
     progress: Progress | None = None,
 ) -> Bench:
     """Measures size, accuracy and latency of every exported file, compressed and dense, and saves bench.json.
@@ -61,11 +64,13 @@ def bench(
         trust: the specs (`package.module:factory`) of code that the checkpoint may name and have run, or True for any.
             Data sets and folders need no trust.
         data: where the checkpoint's data lies now, if not where it was; it must be the same.
+        on: a profile, by its file or the name of one that comes with dwindle: what it predicts of each file stands in
+            `Bench.predicted`, beside what was measured if its device is among the devices.
         progress: called with a line that says what is being measured; by default it is logged through `logging`.
 
     A runtime that isn't here, or dies, leaves its figures None with the reason in `Row.reasons`; the others go on.
 
-    Raises UsageError where nothing is exported, for an unknown device, and for options that have no effect;
+    Raises UsageError where nothing is exported, for an unknown device or profile, and for options that have no effect;
     CheckpointError for a file that its manifest does not describe; RuntimeUnavailable where a device can't be reached
     or isn't set up.
     """
@@ -73,6 +78,7 @@ def bench(
 
     reached = _reached(devices)
     require_options(reached, sparse=sparse, profile=profile)
+    predicting = found_profile(on) if on is not None else None
     _require_threads(threads, reached)
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
     exported = manifests(opened.exports)
@@ -104,6 +110,9 @@ def bench(
         for device in reached:
             found = device.measure(run, found)
             run.keep(found)
+    if on is not None and predicting:
+        found = replace(found, predicted=predictions(found, exported, predicting, on))
+        run.keep(found)
     return found
 
 
@@ -119,7 +128,7 @@ def _before(opened: Checkpoint, run: Run) -> Bench:
     here = [row for row in rows if not row.runtime.device]
     others = [row for row in rows if row.runtime.device]
     if measured and any(row.latency for row in here):  # what it says of the machine and the time belongs to its figures
-        return replace(measured, rows=(*here, *others))
+        return replace(measured, rows=(*here, *others), predicted=())
     made = datetime.now(UTC).isoformat("T", "seconds")
     return Bench((*here, *others), this_machine(), run.seed, made, dwindle.__version__, run.network)
 

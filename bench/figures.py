@@ -16,6 +16,7 @@ from dwindle.bench.baseline import Baseline, costs
 from dwindle.bench.files.contents import Contents, contents, is_model_file
 from dwindle.bench.files.signature import changes
 from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Row
+from dwindle.errors import UsageError
 from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.manifest import Manifest
 from dwindle.metrics import ACCURACY
@@ -23,6 +24,7 @@ from dwindle.quantities import format_bytes, format_names
 
 if TYPE_CHECKING:
     from dwindle.bench.outputs import Expected
+    from dwindle.bench.prices.profile import Profile
 
 Figure = tuple[float | None, str | None]
 """The figure and what it consists of; or None and the reason why it wasn't measured."""
@@ -44,6 +46,8 @@ class Files:
     """The one device whose figures count, by the name that `dwindle bench --device` has for it; None: every device."""
     expected: Expected | None = None
     """The reference file, and the samples on which outputs are compared; None where there is none."""
+    profile: tuple[str, Profile] | None = None
+    """The profile by which times are predicted, and how it was given; None where no limit is on predicted times."""
 
     @property
     def unmeasured(self) -> str | None:
@@ -235,6 +239,21 @@ def _latency(files: Files) -> Figure:
     return _worst(files, "latency", of)
 
 
+def _predicted_latency(files: Files) -> Figure:
+    """Milliseconds of one inference as the profile has it, by the layers in the manifest: nothing is run for it."""
+    if files.manifest is None or files.profile is None:
+        return None, files.unmeasured
+    from dwindle.bench.prices.exported import predict
+
+    where, profile = files.profile
+    try:
+        found = predict(profile, where, files.manifest)
+    except UsageError as error:
+        return None, str(error)
+    said = f"predicted, not measured: {found} on {profile.device}"
+    return found.ms, f"{said}; {profile.source}" if profile.source else said
+
+
 def _noise(files: Files, *roles: str) -> str | None:
     """The first noisy run of a file in one of these roles, with what was noisy; None where every run was quiet."""
     for row in (row for role in roles for row in files.rows(role)) if files.unmeasured is None else ():
@@ -311,6 +330,7 @@ _FIGURES: dict[str, Callable[[Files], Figure]] = {
     "min_accuracy": _accuracy,
     "max_ratio": _ratio,
     "max_latency": _latency,
+    "max_predicted_latency": _predicted_latency,
     "max_cost": _cost,
     "max_deviations": _deviations,
     "max_zeros": _zeros,

@@ -86,7 +86,9 @@ def gate(
             for one model file or checkpoint, whose name or pattern begins at the folder of the TOML file. What is given
             as an argument comes first. `[gate.device.NAME]` has limits on what ran on one device (`host` is this
             machine): max_ratio, max_drop, min_accuracy, and max_latency, milliseconds of one inference, of which the
-            upper end of the 95% interval counts, and a noisy run measures nothing.
+            upper end of the 95% interval counts, and a noisy run measures nothing. `[gate.on."PROFILE"]` has
+            max_predicted_latency, milliseconds of a checkpoint's export as a profile predicts them, by its file's path
+            from the TOML file's folder on or by the name of one that comes with dwindle: nothing is measured for it.
         baseline: what growth is counted from: the bench.json or the checkpoint of a checkpoint; of a model file an
             earlier version, or a folder that has one of the same path or name. One that the folder lacks is held
             against the file there that is gone and has the same inputs and outputs, as renamed; where there is none, it

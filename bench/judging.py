@@ -22,6 +22,7 @@ from dwindle.manifest import Manifest, manifests
 
 if TYPE_CHECKING:
     from dwindle.bench.outputs import Expected
+    from dwindle.bench.prices.profile import Profile
 
 TARGETS = "dwindle.targets"
 """Export's entry-point group, named here because the stages don't import each other."""
@@ -94,7 +95,7 @@ def of_file(path: Path, asked: Asked) -> Verdict:
 def of_checkpoint(opened: Checkpoint, asked: Asked) -> Verdict:
     """The verdict on a checkpoint's exports."""
     written = asked.limits.of(opened.path)
-    devices = _devices(written)
+    devices, profiles = _devices(written), _profiles(written)
     exported = {
         manifest.target: (folder / manifest.file.name, manifest) for folder, manifest in manifests(opened.exports)
     }
@@ -104,7 +105,7 @@ def of_checkpoint(opened: Checkpoint, asked: Asked) -> Verdict:
         name: {**asked.unsaid, **written.shared, **written.targets.get(name, {}), **asked.flags} for name in names
     }
     if not asked.reads_anyway:
-        _require_limits(any((*wanted.values(), *devices.values())))
+        _require_limits(any((*wanted.values(), *devices.values(), *profiles)))
     before = read_baseline(asked.baseline, opened) if asked.baseline is not None else None
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
 
@@ -122,6 +123,12 @@ def of_checkpoint(opened: Checkpoint, asked: Asked) -> Verdict:
         rows += _checks(files, limits)
         for device, limited in devices.items():
             rows += _checks(replace(files, device=device), limited)
+
+    for profile, limited in profiles:
+        # A profile is of one target's files.
+        for name in asked.targets if asked.targets is not None else [profile[1].target]:
+            path, manifest = exported.get(name, (None, None))
+            rows += _checks(Files(name, path, manifest, measured, None, profile=profile), limited)
 
     readable = [files for files in shipped if asked.why and files.path and is_model_file(files.path)]
     inside = {files.target: files.contents for files in readable}
@@ -142,6 +149,18 @@ def _devices(written: LimitsFile) -> dict[str, Limits]:
             raise UsageError(message, code="no-such-limit", option="limits", path=written.path, name=name)
         found[device.url] = limits
     return found
+
+
+def _profiles(written: LimitsFile) -> list[tuple[tuple[str, Profile], Limits]]:
+    """Each profile with how the file of limits calls it, and the limits on what it predicts.
+
+    Raises UsageError for one that can't be read.
+    """
+    if not written.profiles or written.path is None:
+        return []
+    from dwindle.bench.prices.predicting import found
+
+    return [((name, found(name, written.path.parent)), limits) for name, limits in written.profiles.items()]
 
 
 def _limited_targets(opened: Checkpoint, written: LimitsFile, asked: Asked) -> tuple[str, ...]:
@@ -187,7 +206,8 @@ def _checks(files: Files, limits: Limits) -> list[Check]:
     for limit, allowed in limits.items():
         for name, (measured, reason) in figures(limit, files):
             passed = measured is not None and holds(name, measured, allowed)
-            rows.append(Check(name, files.target, allowed, measured, passed, reason, files.device))
+            where = files.profile[0] if files.profile else files.device
+            rows.append(Check(name, files.target, allowed, measured, passed, reason, where))
     return rows
 
 

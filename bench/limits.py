@@ -9,6 +9,9 @@ max_size = "100KB"
 [gate.device.browser]   # for figures taken on one device, called as in `dwindle bench --device`
 max_latency = 20        # milliseconds
 
+[gate.on."phone.json"]  # for figures that a profile predicts: its file, from this file's folder on, or cortex-a76
+max_predicted_latency = 8
+
 [gate.file."*.onnx"]    # for model files and checkpoints, by names or patterns from this file's folder on
 max_zeros = "5%"
 """
@@ -158,6 +161,17 @@ DEVICE_KINDS = {
     **{name: KINDS[name] for name in ("max_ratio", "max_drop", "min_accuracy")},
 }
 """As KINDS, of the limits on one device. Milliseconds on no particular device would say nothing."""
+PROFILE_KINDS = {
+    "max_predicted_latency": Kind(_at_least(0), "a latency: give milliseconds, such as 8"),
+}
+"""As KINDS, of the limits on what a profile predicts."""
+ALL_KINDS = KINDS | DEVICE_KINDS | PROFILE_KINDS
+_TABLES = {
+    **dict.fromkeys(KINDS, "[gate] or [gate.TARGET]"),
+    **dict.fromkeys(DEVICE_KINDS, "one device's table, [gate.device.NAME]"),
+    **dict.fromkeys(PROFILE_KINDS, 'one profile\'s table, [gate.on."NAME"]'),
+}
+"""Where a limit belongs that stands in another table."""
 
 
 def holds(name: str, measured: float, limit: float) -> bool:
@@ -167,7 +181,7 @@ def holds(name: str, measured: float, limit: float) -> bool:
 
 def quantity(name: str, value: Quantity) -> float:
     """A limit's value as a number; raises UsageError where it isn't one of its kind."""
-    kind = (DEVICE_KINDS | KINDS)[name]
+    kind = ALL_KINDS[name]
     number = math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
@@ -189,6 +203,8 @@ class LimitsFile:
     """Those on one target, by its name; they win over the shared ones."""
     devices: dict[str, Limits] = field(default_factory=dict)
     """Those on figures taken on one device, by its name."""
+    profiles: dict[str, Limits] = field(default_factory=dict)
+    """Those on what a profile predicts, by its name or its file's, which begins at the folder of `path`."""
     files: dict[Path, Limits] = field(default_factory=dict)
     """Those on one model file or checkpoint, by its path."""
     allowed: Any = ()
@@ -214,11 +230,11 @@ def read_limits(path: Path) -> LimitsFile:
     allowed = gate.pop("allow", [])
     tables = {name: entry for name, entry in gate.items() if isinstance(entry, dict)}
     shared = {name: entry for name, entry in gate.items() if name not in tables}
-    devices, patterns = (tables.pop(kind, {}) for kind in ("device", "file"))
-    for kind, group in (("device", devices), ("file", patterns)):
+    devices, profiles, patterns = (tables.pop(kind, {}) for kind in ("device", "on", "file"))
+    for kind, what, group in (("device", "device", devices), ("on", "profile", profiles), ("file", "file", patterns)):
         for name, entry in group.items():
             if not isinstance(entry, dict):
-                message = f'{path}, [gate.{kind}]: {name} belongs in one {kind}\'s table, [gate.{kind}."NAME"]'
+                message = f'{path}, [gate.{kind}]: {name} belongs in one {what}\'s table, [gate.{kind}."NAME"]'
                 raise UsageError(message, code="no-such-limit", option="limits", path=path, name=name)
     files: dict[Path, Limits] = {}
     for pattern, entry in patterns.items():
@@ -229,6 +245,7 @@ def read_limits(path: Path) -> LimitsFile:
         _table(path, "gate", shared, KINDS),
         {name: _table(path, f"gate.{name}", entry, KINDS) for name, entry in tables.items()},
         {name: _table(path, f"gate.device.{name}", entry, DEVICE_KINDS) for name, entry in devices.items()},
+        {name: _table(path, f'gate.on."{name}"', entry, PROFILE_KINDS) for name, entry in profiles.items()},
         files,
         allowed,
         path,
@@ -253,9 +270,8 @@ def matching(folder: Path, pattern: str, named_by: Path | None = None) -> list[P
 def _table(path: Path, title: str, table: Mapping[str, Quantity], kinds: Mapping[str, Any]) -> Limits:
     limits = {}
     for name, value in table.items():
-        if name not in kinds and name in KINDS | DEVICE_KINDS:
-            where = "one device's table, [gate.device.NAME]" if name in DEVICE_KINDS else "[gate] or [gate.TARGET]"
-            message = f"{path}, [{title}]: {name} belongs in {where}"
+        if name not in kinds and name in ALL_KINDS:
+            message = f"{path}, [{title}]: {name} belongs in {_TABLES[name]}"
             raise UsageError(message, code="no-such-limit", option="limits", path=path, name=name)
         if name not in kinds:
             message = f"{path}, [{title}]: {registry.unknown('limit', name, list(kinds))}"

@@ -294,6 +294,36 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """How long one inference of a file takes on a device, as a profile of the device has it, and not as measured."""
+
+    path: str
+    """The file, relative to the checkpoint."""
+    target: str
+    role: str
+    """`dense` or `compressed`."""
+    profile: str
+    """As it was given: the profile's file, or the name of one that comes with dwindle."""
+    device: str
+    """What the profile is of, as it calls itself."""
+    ms: Positive | None
+    """Milliseconds; None where the profile is not of such files, as is the next."""
+    interval: tuple[Positive, Positive] | None
+    """Nine in ten times are within it, as far as the profile's own networks tell."""
+    measured: Positive | None
+    """Milliseconds of the same file on that very device, by the profile's clock; None where nobody measured there."""
+    reason: str | None
+    """Why there is no prediction; None where there is one."""
+    note: str | None
+    """Where the profile's figures come from; None for one that was measured on the device."""
+
+    @property
+    def ratio(self) -> float | None:
+        """The predicted time over the measured one; None where one of them is absent."""
+        return self.ms / self.measured if self.ms and self.measured else None
+
+
+@dataclass(frozen=True)
 class Machine:
     cpu: str
     cores: int
@@ -315,6 +345,8 @@ class Bench:
     """Version that measured."""
     network: str = ""
     """What the checkpoint is of, such as `zoo:resnet8 on digits`: figures of another are no baseline for it."""
+    predicted: tuple[Predicted, ...] = ()
+    """What the profile that was given as `on` predicts of each file, in the order of the exports; empty without one."""
     schema: int = SCHEMA
 
     def _repr_html_(self) -> str:
@@ -346,6 +378,10 @@ class Bench:
             message = f"{path} has schema {schema!r:.20}, not {SCHEMA}: {again}"
             raise CheckpointError(message, code="other-schema", path=path)
         found: Bench = parse(cls, document, path, again)
+        for one in found.predicted:
+            if one.ms and one.interval and not one.interval[0] <= one.ms <= one.interval[1]:
+                message = f"{path} predicts a time of {one.path} outside of its own interval, which can't be: {again}"
+                raise CheckpointError(message, code="implausible", path=path, name=one.path)
         for row in found.rows:
             if odd := next(_implausible(row), None):
                 message = f"{path} says of {row.artifact.path} that {odd}, which can't be: {again}"

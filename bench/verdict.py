@@ -24,7 +24,7 @@ class Check:
     reason: str | None
     """What the figure consists of; where `measured` is None, why there is no figure."""
     device: str | None = None
-    """The device that the limit is about; None for a limit of no particular device."""
+    """The device, or the profile as the file of limits calls it, that the limit is about; None for one of neither."""
     checkpoint: str | None = None
     """The path of the target's checkpoint, where several were checked at once."""
     allowed: str | None = None

@@ -187,11 +187,12 @@ def gains() -> str:
 
 def limits() -> str:
     """The limits that the gate knows."""
-    from dwindle.bench.limits import DEVICE_KINDS, KINDS
+    from dwindle.bench.limits import DEVICE_KINDS, KINDS, PROFILE_KINDS
 
     rows = [f"| `{name}` | `--{name.replace('_', '-')}` | {kind.help} |" for name, kind in KINDS.items()]
-    only = [(name, kind.wanted.split(": ")[1]) for name, kind in DEVICE_KINDS.items() if name not in KINDS]
-    rows += [f"| `{name}` | none | In a device's table: {wanted}. |" for name, wanted in only]
+    only = [("device", name, kind) for name, kind in DEVICE_KINDS.items() if name not in KINDS]
+    only += [("profile", name, kind) for name, kind in PROFILE_KINDS.items()]
+    rows += [f"| `{name}` | none | In a {whose}'s table: {kind.wanted.split(': ')[1]}. |" for whose, name, kind in only]
     return "\n".join(["| in a file | flag | what it limits |", "|---|---|---|", *rows])
 
 

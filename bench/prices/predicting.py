@@ -54,6 +54,30 @@ def other_version(profile: Profile) -> str | None:
     return f"the profile of {profile.device} is of {profile.runtime} {profile.version}, and {here} is installed"
 
 
+def fitting(profile: Profile, where: str, target: str, precision: str) -> Predictor:
+    """What predicts times of a target's files at a precision.
+
+    where: the profile as it was given, for messages. Raises UsageError where the profile is of other files, or of
+    another version of the runtime than is installed here.
+    """
+    if profile.target != target:
+        raise UsageError(
+            f"{where} is a profile of {profile.target} files, and the target is {target}: profile that, or give "
+            f"{profile.target} as `target`",
+            code="other-target",
+            option="on",
+            name=profile.target,
+        )
+    if profile.source is None and (other := other_version(profile)):
+        raise UsageError(
+            f"{other}: profile the device again with that version",
+            code="other-version",
+            option="on",
+            name=profile.version,
+        )
+    return Predictor(profile, precision)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Milliseconds of one inference, which nobody measured."""

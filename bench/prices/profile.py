@@ -104,7 +104,7 @@ class Profile:
     made: str
     """When, by this machine's clock."""
     seconds: float
-    """How long it took."""
+    """How long it took; 0 where the figures are others', as `source` says."""
     drift: float
     """How much longer one layer took at its slowest than at its fastest, over the run, as a share."""
     timed: tuple[Timed, ...]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dwindle import registry
 from dwindle.bench.prices.making import profile_device
-from dwindle.bench.prices.predicting import Predictor, found, other_version
+from dwindle.bench.prices.predicting import fitting, found
 from dwindle.bench.prices.profile import Profile
 from dwindle.errors import UsageError
 from dwindle.files import user_cache
@@ -69,20 +69,5 @@ class Profiled(Price):
         return self.profile.source
 
     def _take(self, found: Profile) -> None:
-        if found.target != self.target:
-            raise UsageError(
-                f"{self._where} is a profile of {found.target} files, and the target is {self.target}: profile that, "
-                f"or give {found.target} as `target`",
-                code="other-target",
-                option="on",
-                name=found.target,
-            )
-        if found.source is None and (other := other_version(found)):
-            raise UsageError(
-                f"{other}: profile the device again with that version",
-                code="other-version",
-                option="on",
-                name=found.version,
-            )
+        self._predictor = fitting(found, self._where, self.target, self.precision)
         self.profile, self._ready = found, True
-        self._predictor = Predictor(found, self.precision)

@@ -10,11 +10,17 @@ from dwindle.bench.prices.profile import Errors, Profile
 def profile_table(profile: Profile) -> Iterator[str]:
     """A sentence for the whole and one for each precision."""
     machine = profile.machine
+    measured = (
+        f", measured in {profile.seconds:.0f} s, in which the device's speed varied by {profile.drift:.0%}"
+        if profile.seconds  # none where the figures are others'
+        else ""
+    )
     yield (
         f"{profile.device} ({machine.cpu}, {machine.system}): {profile.runtime} {profile.version} on "
-        f"{profile.threads} thread{'s' * (profile.threads > 1)}, by {profile.clock}, measured in "
-        f"{profile.seconds:.0f} s, in which the device's speed varied by {profile.drift:.0%}"
+        f"{profile.threads} thread{'s' * (profile.threads > 1)}, by {profile.clock}{measured}"
     )
+    if profile.source:
+        yield profile.source
     for timed in profile.timed:
         off = [_off("layers", timed.layer_errors)] if timed.layer_errors else []
         yield f"{profile.target} {timed.precision}: of {'; of '.join([*off, _off('networks', timed.whole_errors)])}"

@@ -18,6 +18,7 @@ from dwindle.bench.rows import blank_rows, untried
 from dwindle.bench.views.axes import interval
 from dwindle.bench.views.chart import frontier
 from dwindle.bench.views.cost_words import cost_cells, legend
+from dwindle.bench.views.predicted_words import predicted_cells, predicted_notes, predicted_title
 from dwindle.bench.views.summary import findings, main_row, next_step
 from dwindle.bench.views.treemap import treemap
 from dwindle.bench.views.why import why_rows
@@ -91,6 +92,7 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
     exported = manifests(opened.exports)
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     rows = _rows(opened.path, exported, measured)
+    predicted = measured.predicted if measured and all(measured.describes(each) for _, each in exported) else ()
     left, asked = layers(opened), goal(opened.origin)
     return {
         "title": opened.path.name,
@@ -117,6 +119,9 @@ def _facts(opened: Checkpoint) -> dict[str, Any]:
         "widest": max((layer.before[0] for layer in left), default=1),
         "costs": [(row, shown) for row in rows if (shown := cost_cells(row))],
         "cost_legend": legend(rows),
+        "predicted": [(one, predicted_cells(one)) for one in predicted],
+        "predicted_title": predicted_title(predicted),
+        "predicted_notes": predicted_notes(predicted),
         "gaps": [*gaps(rows), *unreached(rows)],
         "machine": measured.machine if measured else None,
         "made": measured.made if measured else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 
 from rich.console import Group, RenderableType
@@ -9,9 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dwindle.bench.result import DENSE, PORTABLE, Bench, Operator, Row
+from dwindle.bench.result import DENSE, PORTABLE, Bench, Operator, Predicted, Row
 from dwindle.bench.verdict import Verdict
 from dwindle.bench.views.cost_words import TITLE, cost_cells, legend
+from dwindle.bench.views.predicted_words import predicted_cells, predicted_notes, predicted_title
 from dwindle.bench.views.wording import (
     ABSENT,
     amount,
@@ -48,6 +50,7 @@ def bench_table(bench: Bench) -> RenderableType:
             )
         parts += [Text.assemble((target, "bold"), f" in {runtime}"), table]
     parts += [*_answers(bench.rows), *operator_tables(bench.rows), *cost_table(bench.rows)]
+    parts += predicted_table(bench.predicted)
     machine = bench.machine
     notes = [
         "size: installed bytes · download: deflated, or as the .zst named below it · smaller: than the target's dense "
@@ -120,6 +123,21 @@ def cost_table(rows: tuple[Row, ...]) -> list[RenderableType]:
                     shown.apart,
                 )
     return [Text(TITLE, style="bold"), table, Text(legend(rows), style="dim")] if table.row_count else []
+
+
+def predicted_table(predicted: Sequence[Predicted]) -> list[RenderableType]:
+    """What a profile predicts of each file, if one was given."""
+    if not predicted:
+        return []
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for title, width in {"": 20, "predicted": 9, "interval": 20, "measured": 9, "ratio": 9}.items():
+        table.add_column(title, justify="right" if title else "left", width=width, no_wrap=True)
+    for one in predicted:
+        shown = predicted_cells(one)
+        name = Text.assemble((one.target, "bold"), f" {one.role}")
+        table.add_row(name, shown.time, shown.interval, shown.measured, shown.ratio)
+    notes = Text("\n".join(predicted_notes(predicted)), style="dim")
+    return [Text(predicted_title(predicted), style="bold"), table, notes]
 
 
 def _answers(rows: tuple[Row, ...]) -> list[RenderableType]:

@@ -276,7 +276,7 @@ def amount(check: Check, value: float) -> str:
         return f"{format_bytes(value)} ({value:,.0f})"
     if kind == "max_cost":
         return f"{value / 1e6:,.2f}M instructions"
-    if kind == "max_latency":
+    if kind in ("max_latency", "max_predicted_latency"):
         return format_ms(value)
     if kind == "max_ratio":
         return f"{value:.3f} × dense"

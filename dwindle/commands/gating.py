@@ -31,8 +31,8 @@ def _gate_options(to: argparse.ArgumentParser) -> None:
         "--limits",
         type=Path,
         metavar="FILE.toml",
-        help='A TOML file with limits in a table [gate], [gate.TARGET], [gate.device.NAME] or [gate.file."NAME"]. '
-        "Default: none.",
+        help="A TOML file with limits in a table [gate], [gate.TARGET], [gate.device.NAME], [gate.on.PROFILE] or "
+        '[gate.file."NAME"]. Default: none.',
     )
     limits.add_argument(
         "--baseline",

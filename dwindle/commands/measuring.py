@@ -35,6 +35,12 @@ def _bench_options(to: argparse.ArgumentParser) -> None:
         "--profile", action="store_true", help="On this machine, also measure the time that each operator takes."
     )
     to.add_argument(
+        "--on",
+        metavar="PROFILE",
+        help="Also print the milliseconds that a profile predicts for each file. It is a file that dwindle profile "
+        "wrote, or the name of one that comes with dwindle, such as cortex-a76. Default: none.",
+    )
+    to.add_argument(
         "-v",
         "--verbose",
         action="store_true",
@@ -54,7 +60,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dwindle.bench import bench
     from dwindle.bench.devices.registry import reach
     from dwindle.bench.views.summary import bench_summary
-    from dwindle.bench.views.table import bench_table, cost_table, operator_tables
+    from dwindle.bench.views.table import bench_table, cost_table, operator_tables, predicted_table
     from dwindle.checkpoint import Checkpoint
     from dwindle.origin import goal
 
@@ -67,9 +73,10 @@ def _bench(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         trust=trusted(arguments),
         data=arguments.data,
+        on=arguments.on,
         progress=say,
     )
-    asked_for = [*operator_tables(measured.rows), *cost_table(measured.rows)]
+    asked_for = [*operator_tables(measured.rows), *cost_table(measured.rows), *predicted_table(measured.predicted)]
     details = [bench_table(measured)] if arguments.verbose else asked_for
     made_for = goal(Checkpoint.load(arguments.net).origin)
     print_result(arguments, bench_summary(measured.rows, made_for, str(arguments.net)), *details)

@@ -26,7 +26,7 @@ from torch import nn
 
 from dwindle.bench import Bench, gate
 from dwindle.bench.baseline import network
-from dwindle.bench.limits import DEVICE_KINDS, KINDS, quantity
+from dwindle.bench.limits import ALL_KINDS, quantity
 from dwindle.bench.result import COMPRESSED, DENSE, Accuracy, Compare, Cost, Latency, Machine, Noise, Row, RuntimeUsed
 from dwindle.bench.rows import blank_rows
 from dwindle.checkpoint import Checkpoint, finish, start
@@ -210,7 +210,7 @@ def _loosened(path: Path) -> bool:
             else:
                 found.append((name, value))
     return all(
-        name in {**KINDS, **DEVICE_KINDS}
+        name in ALL_KINDS
         and (
             quantity(name, value) <= HONEST[name] if name.startswith("min_") else quantity(name, value) >= HONEST[name]
         )

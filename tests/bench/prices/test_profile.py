@@ -29,12 +29,12 @@ from tests.bench.prices.test_fit import measured, networks, true
 WIDE = Shape(64, 128, (14, 14), (3, 3), (1, 1), (1, 1), (1, 1))
 
 
-@pytest.fixture(scope="module")
-def profile() -> Profile:
+def made(**changes: Any) -> Profile:
+    """A profile of ONNX files in fp32 on a board, of times that a formula has made."""
     own, wholes = measured(0.05), networks(0.05)
     alone = {str(one.shape): one.ms for one in own}
     timed = Timed("fp32", alone, tuple(wholes), layer_errors(own), whole_errors(own, wholes))
-    return Profile(
+    found = Profile(
         schema=SCHEMA,
         target="onnx",
         runtime="an old phone's",
@@ -48,6 +48,12 @@ def profile() -> Profile:
         drift=0.02,
         timed=(timed,),
     )
+    return replace(found, **changes)
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return made()
 
 
 @pytest.fixture
@@ -81,12 +87,12 @@ def test_it_prices_layers_and_networks_with_an_interval(file: Path) -> None:
 def test_a_device_is_profiled_once(profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
 
-    def made(*what: object, **how: object) -> Profile:
+    def measured_there(*what: object, **how: object) -> Profile:
         asked.append(what)
         return profile
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(profiled, "profile_device", made)
+    monkeypatch.setattr(profiled, "profile_device", measured_there)
     for _ in range(2):
         price = Profiled("onnx", "fp32", "ssh://pi@board.local")
         price.require(lambda line: None)
@@ -127,6 +133,14 @@ def test_what_comes_with_dwindle_says_where_it_is_from(name: str) -> None:
     assert price.note() == profile.source
     (ms,) = price.layers([WIDE], lambda line: None)
     assert 0 < ms < 10
+
+
+def test_figures_of_others_were_not_measured_in_no_time() -> None:
+    profile = found("cortex-a76")
+    head, source, *_ = profile_table(profile)
+    assert "measured in" not in head
+    assert source == profile.source
+    assert "measured in 200 s" in next(profile_table(made()))
 
 
 def test_an_old_phone_is_predicted_from_whole_networks() -> None:
