@@ -1,7 +1,8 @@
 """Time of layers and networks from shapes.
 
 Of a layer it is a sum of what it computes and moves, corrected by the most similar layers that were measured; of a
-network its layers and a rest. Where whole networks alone were measured, what layers take is solved from those.
+network a share of what its layers take, and something for each. Where whole networks alone were measured, what layers
+take is solved from those.
 """
 
 from __future__ import annotations
@@ -84,20 +85,21 @@ class SingleLayers:
 
 
 class Networks:
-    """Milliseconds of a network: of its layers, and of the rest by their number and their activations."""
+    """Milliseconds of a network: a share of what its layers take by themselves, and something for each of them."""
 
     def __init__(self, layers: SingleLayers, measured: Sequence[Whole]) -> None:
         self._layers = layers
-        rows = np.array([_rest(one.shapes) / one.ms for one in measured]).reshape(-1, 2)
-        left = np.array([1 - self._sum(one.shapes) / one.ms for one in measured])
-        # Layers share caches in a network and are joined with what follows: the rest may take less than nothing.
-        self._weights = np.linalg.lstsq(rows, left, rcond=None)[0] if len(rows) > 2 else np.zeros(2)
+        # A layer by itself also brings its input and output into the form that its kernel wants; in a network the
+        # layers hand that form on. So the share is below 1.
+        rows = np.array([self._parts(one.shapes) / one.ms for one in measured]).reshape(-1, 2)
+        self._weights = nonnegative(rows) if len(rows) > 2 else np.array([1.0, 0.0])
 
     def __call__(self, shapes: Mapping[Shape, int]) -> float:
-        return max(self._sum(shapes) + float(_rest(shapes) @ self._weights), 1e-6)
+        return max(float(self._parts(shapes) @ self._weights), 1e-6)
 
-    def _sum(self, shapes: Mapping[Shape, int]) -> float:
-        return sum(times * self._layers(shape) for shape, times in shapes.items())
+    def _parts(self, shapes: Mapping[Shape, int]) -> np.ndarray:
+        alone = sum(times * self._layers(shape) for shape, times in shapes.items())
+        return np.array([alone, float(sum(shapes.values()))])
 
 
 class WholesAlone:
@@ -180,8 +182,3 @@ def _place(shape: Shape) -> np.ndarray:
     """Logarithms of a layer's sizes, by which the similar ones are found."""
     sizes = (shape.inputs, shape.outputs, prod(shape.spatial), prod(shape.kernel), prod(shape.stride) or 1)
     return np.log([max(size, 1) for size in sizes])
-
-
-def _rest(shapes: Mapping[Shape, int]) -> np.ndarray:
-    moved = sum(times * shape.activations for shape, times in shapes.items())
-    return np.array([float(sum(shapes.values())) / 100, float(moved) / 1e6])

@@ -24,6 +24,9 @@ from dwindle.price import Shape, tally
 if TYPE_CHECKING:
     from torch import nn
 
+FAINT = 0.3
+"""A layer that adds less to what any file takes, as a share of that, is not told from noise: it is left out."""
+
 
 def profile_device(
     where: str,
@@ -64,7 +67,7 @@ def profile_device(
             found = times([*files, *networks], reference, launcher, where, threads, progress)
             nothing, *own = found.ms
             singles = zip(shapes[1:], own[: len(shapes) - 1], strict=True)
-            alone = [Layer(shape, max(ms - nothing, 1e-5)) for shape, ms in singles]
+            alone = [Layer(shape, ms - nothing) for shape, ms in singles if ms > (1 + FAINT) * nothing]
             wholes = [
                 Whole(f"{model} {pixels}²", tally(inner), ms)
                 for (model, pixels), inner, ms in zip(NETWORKS, inside, own[len(shapes) - 1 :], strict=True)

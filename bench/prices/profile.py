@@ -106,7 +106,7 @@ class Profile:
     seconds: float
     """How long it took; 0 where the figures are others', as `source` says."""
     drift: float
-    """How much longer one layer took at its slowest than at its fastest, over the run, as a share."""
+    """How much longer one layer took in the slowest third of the run than in the fastest, as a share."""
     timed: tuple[Timed, ...]
     """One entry for each precision."""
     source: str | None = None

@@ -15,7 +15,7 @@ from dwindle.errors import RuntimeUnavailable, UsageError
 
 @pytest.mark.slow
 def test_this_machine_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = sorted(layers(), key=lambda shape: shape.macs)[:20]
+    few = sorted(layers(), key=lambda shape: shape.macs)[40:60]
     monkeypatch.setattr(making, "layers", lambda: few)
     monkeypatch.setattr(making, "NETWORKS", (("resnet8", 32),))
     monkeypatch.setattr(timing, "MOST_DRIFT", 100.0)  # other tests run beside this one
@@ -23,7 +23,7 @@ def test_this_machine_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made.save(tmp_path / "host.json")
     assert Profile.load(tmp_path / "host.json") == made
     (timed,) = made.timed
-    assert [one.shape for one in timed.singles] == few
+    assert {one.shape for one in timed.singles} <= set(few)  # without those that take little more than any file
     (network,) = timed.wholes
     assert network.shapes.total() == 10
     assert 0 < network.ms < 1000

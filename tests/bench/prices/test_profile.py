@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import count, cycle, repeat
 from pathlib import Path
 from typing import Any
 
@@ -192,13 +193,11 @@ def test_a_damaged_profile_is_refused(file: Path, damage: Callable[[dict[str, An
 class Fake:
     """A worker whose reference takes as long as `speeds` say, group after group."""
 
-    speeds: list[float]
+    speeds: Iterator[float]
     speed: float
 
     def __init__(self, runtime: str, file: Path, threads: int, patience: float, command: list[str]) -> None:
-        if file.name == "reference":
-            Fake.speed, *Fake.speeds = self.speeds
-        self.ms = self.speed * (1.0 if file.name == "reference" else 2.0)
+        self.reference = file.name == "reference"
 
     def __enter__(self) -> Fake:
         return self
@@ -210,32 +209,35 @@ class Fake:
         return Loaded("1.0", 0.0, 0.0, None)
 
     def time(self, iterations: int) -> Slice:
-        ns = np.full(iterations, self.ms * 1e6)
+        if self.reference:
+            Fake.speed = next(self.speeds)
+        ns = np.full(iterations, (1.0 if self.reference else 2.0) * self.speed * 1e6)
         return Slice(ns, ns, 0)
 
 
-def timed(speeds: list[float], monkeypatch: pytest.MonkeyPatch) -> timing.Times:
-    Fake.speeds = speeds
+def timed(speeds: Iterable[float], monkeypatch: pytest.MonkeyPatch) -> timing.Times:
+    Fake.speeds = iter(speeds)
     monkeypatch.setattr(timing, "Worker", Fake)
-    files = [(Path(str(index)), [np.zeros(1)]) for index in range(2 * timing.TOGETHER)]
+    files = [(Path(str(index)), [np.zeros(1)]) for index in range(3 * timing.TOGETHER)]
     reference = Path("reference"), [np.zeros(1)]
     return timing.times(files, reference, runtime("onnxruntime"), "ssh://pi@board", 1, lambda line: None)
 
 
 def test_a_device_that_throttles_is_not_profiled(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeUnavailable) as throttled:
-        timed([1.0, 1.3, 1.3, 1.3], monkeypatch)
+        timed((1.0 + 0.01 * turn for turn in count()), monkeypatch)
     assert (throttled.value.code, throttled.value.name) == ("throttled", "ssh://pi@board")
 
 
-def test_files_are_timed_again_where_the_reference_was_slow_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = timed([1.0, 1.3, 1.3, 1.0], monkeypatch)
-    assert (found.ms, found.drift) == ([2.0] * 2 * timing.TOGETHER, 0.0)
+def test_a_speed_that_changes_from_turn_to_turn_cancels_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = timed(cycle([1.0, 1.5, 1.0]), monkeypatch)
+    assert found.ms == pytest.approx([2.0] * 3 * timing.TOGETHER)
+    assert found.drift == 0.0
 
 
 def test_a_steady_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = timed([1.0, 1.0], monkeypatch)
-    assert found.ms == [2.0] * 2 * timing.TOGETHER
+    found = timed(repeat(1.0), monkeypatch)
+    assert found.ms == [2.0] * 3 * timing.TOGETHER
     assert (found.drift, found.clock, found.version) == (0.0, "thread-CPU time", "1.0")
 
 
