@@ -62,7 +62,8 @@ class FilledTarget(Target):
 
     def filled(self, module: nn.Module, inputs: tuple[Tensor, ...], *, pack: bool) -> tuple[bytes, Any]:
         """The file of a network, and what its graph's `filled` says of its sparse layers."""
-        weights = (self.rounding or stored)(module, self.fills_with)
+        nearest = stored(module, self.fills_with)
+        weights = self.rounding(module, nearest) if self.rounding else nearest
         return self._filled(self.converter.convert(module, inputs), module, weights, inputs, pack=pack)
 
     def _filled(

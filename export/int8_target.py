@@ -13,6 +13,7 @@ from dwindle.export.w8a8_samples import check_samples
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dwindle.export.target import Rounding
     from dwindle.export.w8a8 import Quantized
 
 
@@ -48,6 +49,11 @@ class Int8Target(Target):
         changed._calibration = Calibration(replace(self._calibration.form, keep=names))
         return changed
 
+    def rounded_by(self, rounding: Rounding) -> Self:
+        changed = super().rounded_by(rounding)
+        changed._calibration = Calibration(self._calibration.form)
+        return changed
+
     def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Target:
         if not (self.calibrates and self._calibration.form.keep):
             return super().holding(network, inputs, real)
@@ -70,4 +76,4 @@ class Int8Target(Target):
 
     def quantized(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Quantized:
         """The network in int8, by the samples; where there are none, by `inputs`."""
-        return self._calibration.of(network, self.samples or inputs)
+        return self._calibration.of(network, self.samples or inputs, self.rounding)

@@ -71,15 +71,31 @@ class Stored:
         """How many bits a value takes."""
         return int(self.kind[-1]) if self.kind else 8 * self.values.itemsize
 
+    @property
+    def precision(self) -> str:
+        """What `store` was asked for, as far as it made a difference."""
+        return self.kind or {"int8": "int8", "float16": "fp16"}.get(self.values.dtype.name, "fp32")
+
+    @property
+    def steps(self) -> NDArray[np.float32] | None:
+        """What codes, or their palette's values, are multiplied by; it broadcasts to `values`. None: by nothing."""
+        if self.scale is None:
+            return None
+        steps = SCALES[self.scale].astype(np.float32)
+        if self.axis is None:
+            return spread(steps, self.values.shape)
+        return steps.reshape([-1 if axis == self.axis else 1 for axis in range(self.values.ndim)])
+
     def decoded(self) -> NDArray[Any]:
         """The tensor that a runtime computes with: in fp32, or unchanged where it has no floats."""
         values = self.values if self.palette is None else self.palette[self.values]
-        if self.scale is not None and self.axis is not None:
-            shape = [-1 if axis == self.axis else 1 for axis in range(values.ndim)]
-            return values.astype(np.float32) * SCALES[self.scale].astype(np.float32).reshape(shape)
-        if self.scale is not None:
-            return values.astype(np.float32) * spread(SCALES[self.scale], values.shape).astype(np.float32)
+        if (steps := self.steps) is not None:
+            return values.astype(np.float32) * steps
         return values.astype(np.float32) if values.dtype == np.float16 else values
+
+    def like(self, array: NDArray[np.float32]) -> Stored:
+        """Another tensor of this one's shape, stored in the same way."""
+        return store("", array, self.precision) if self.axis is None else int8_along(array, self.axis)
 
 
 def stored(network: nn.Module, precision: str) -> dict[str, Stored]:
@@ -88,15 +104,10 @@ def stored(network: nn.Module, precision: str) -> dict[str, Stored]:
     At int8 and below, tensors without rows long enough for a scale (biases, norms) are fp16. Raises UsageError for a
     weight beyond the range of the precision.
     """
-    kind = kinds(network, precision)
-    return {name: store(name, tensor.numpy(), kind[name]) for name, tensor in tensors(network).items()}
-
-
-def kinds(network: nn.Module, precision: str) -> dict[str, str]:
-    """The precision that `store` is asked for each tensor of a network, by name, where the file's is `precision`."""
     every = tensors(network)
     first = next((name for name, tensor in every.items() if tensor.is_floating_point() and tensor.dim() > 1), None)
-    return {name: "int8" if name == first and precision in FEW_BITS else precision for name in every}
+    kind = {name: "int8" if name == first and precision in FEW_BITS else precision for name in every}
+    return {name: store(name, tensor.numpy(), kind[name]) for name, tensor in every.items()}
 
 
 def store(name: str, array: NDArray[Any], precision: str) -> Stored:
@@ -120,6 +131,14 @@ def store(name: str, array: NDArray[Any], precision: str) -> Stored:
     if precision in CODED and array.ndim > 1 and array[0].size >= _ROW:
         return _int8(array)
     return Stored(array.astype(np.float16) + np.float16(0))  # + 0: no negative zeros
+
+
+def int8_along(array: NDArray[np.float32], axis: int) -> Stored:
+    """A weight in int8 with a scale for each element of a dimension, codes and scales apart, as w8a8 has them."""
+    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    scale = _scales(np.abs(rows).max(1) / LARGEST)
+    steps = SCALES.astype(np.float32)[scale].reshape([-1 if one == axis else 1 for one in range(array.ndim)])
+    return Stored(np.rint(array / steps).clip(-LARGEST, LARGEST).astype(np.int8), scale, axis=axis)
 
 
 def quantized(network: nn.Module, weights: dict[str, Stored]) -> nn.Module:

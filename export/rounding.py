@@ -3,13 +3,12 @@
 Layer after layer, in the order of the forward pass: least squares moves the weights to where they make up for what the
 rounding of the layers before changed; then codes are chosen one column of the matrix after the other, each error passed
 on to the columns that are still free (Frantar et al. 2023, GPTQ), and then improved one by one until none helps; last,
-the bias takes up the mean of what is left. The grid of codes is the file format's own, as `quantize.store` finds it;
-zeros stay zeros. Where all that doesn't make a layer better, its weights take the nearest code.
+the bias takes up the mean of what is left. The grid of codes is the file format's own, as `quantize.Stored.like` finds
+it; zeros stay zeros. Where all that doesn't make a layer better, its weights take the nearest code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dwindle.errors import DwindleError
-from dwindle.export.quantize import LARGEST, LARGEST_INT4, SCALES, Stored, kinds, quantized, spread, store, stored
+from dwindle.export.quantize import LARGEST, LARGEST_INT4, Stored, quantized
 from dwindle.models.layerwise.collect import batched, moments_of, require_samples
 from dwindle.models.layerwise.least_squares import DAMPING, solve
 from dwindle.models.layerwise.lockstep import lockstep
@@ -43,30 +42,31 @@ class Calibrated:
         """samples: what the network takes, batched. Raises UsageError where they are fewer than two."""
         require_samples(samples)
         self.samples = samples
-        self._last: tuple[nn.Module, str, dict[str, Stored]] | None = None
+        self._last: tuple[nn.Module, list[tuple[str, int | None]], dict[str, Stored]] | None = None
 
-    def __call__(self, network: nn.Module, precision: str) -> dict[str, Stored]:
-        """What `quantize.stored` returns, with codes chosen by the samples. The last result is cached."""
-        if self._last is None or self._last[0] is not network or self._last[1] != precision:
-            self._last = network, precision, calibrated(network, precision, self.samples)
+    def __call__(self, network: nn.Module, nearest: dict[str, Stored]) -> dict[str, Stored]:
+        """What `calibrated` returns for the samples. The last result is cached."""
+        how = [(tensor.precision, tensor.axis) for tensor in nearest.values()]
+        if self._last is None or self._last[0] is not network or self._last[1] != how:
+            self._last = network, how, calibrated(network, nearest, self.samples)
         return self._last[2]
 
 
 @torch.no_grad()
-def calibrated(network: nn.Module, precision: str, inputs: tuple[Tensor, ...]) -> dict[str, Stored]:
+def calibrated(network: nn.Module, nearest: dict[str, Stored], inputs: tuple[Tensor, ...]) -> dict[str, Stored]:
     """What a file stores of each tensor of a network (`fold.deployable`'s), by name, rounded by `inputs`, (N, …).
 
-    Layers that are no matrix product, or that a forward pass calls more than once, take the nearest codes. Raises
-    UsageError where the samples aren't finite, are all the same or don't fit the network, DwindleError with the layer's
-    name where what it gives isn't finite.
+    nearest: the same with the nearest codes, as `quantize.stored` returns it. Layers that are no matrix product, or
+    that a forward pass calls more than once, keep those. Raises UsageError where the samples aren't finite, are all the
+    same or don't fit the network, DwindleError with the layer's name where what it gives isn't finite.
     """
-    held = stored(network, precision)
+    held = dict(nearest)
     coded = {name for name, tensor in held.items() if tensor.scale is not None or tensor.palette is not None}
     if not coded:
         return held
     rounded = quantized(network, held)
     with with_parts(network), with_parts(rounded):
-        _round(network, rounded, held, coded, kinds(network, precision), inputs)
+        _round(network, rounded, held, coded, inputs)
     return held
 
 
@@ -75,7 +75,6 @@ def _round(
     rounded: nn.Module,
     held: dict[str, Stored],
     coded: set[str],
-    kind: Mapping[str, str],
     inputs: tuple[Tensor, ...],
 ) -> None:
     """Chooses the codes in `held`, those of `coded`, and puts them into `rounded`, layer by layer."""
@@ -102,25 +101,25 @@ def _round(
             bias = "bias".join(weight.rsplit("weight", 1))
             seen = moments_of(matrix, matrix.rows(exact.get_parameter("weight")), shown.tensors, outputs.tensors, seed)
             has_bias = own._parameters.get("bias") is not None
-            chosen = _layer(matrix, exact.get_parameter("weight"), held[weight], seen, kind[weight], centred=has_bias)
+            chosen = _layer(matrix, exact.get_parameter("weight"), held[weight], seen, centred=has_bias)
             held[weight] = chosen
             own.get_parameter("weight").copy_(_tensor(chosen))
             if has_bias:
                 level = seen.bias(matrix.rows(_tensor(chosen))).flatten().float()
-                held[bias] = store(bias, level.numpy(), kind[bias])
+                held[bias] = held[bias].like(level.numpy())
                 own.get_parameter("bias").copy_(_tensor(held[bias]))
         given.advance()
         wanted.advance()
 
 
-def _layer(matrix: Product, weight: Tensor, nearest: Stored, moments: Moments, kind: str, *, centred: bool) -> Stored:
+def _layer(matrix: Product, weight: Tensor, nearest: Stored, moments: Moments, *, centred: bool) -> Stored:
     """The codes of one layer, as its samples choose them; `nearest` where those are as good."""
     if centred:
         moments = moments.centred()
     rows = matrix.rows(weight)
     damping = DAMPING + matrix.inputs / moments.count
     moved = solve(moments, rows, rows != 0, damping).rows
-    grid = store("", matrix.weight(moved).float().contiguous().numpy(), kind)
+    grid = nearest.like(matrix.weight(moved).float().contiguous().numpy())
     if grid.scale is None and grid.palette is None:  # beyond what codes reach
         return nearest
     found = replace(grid, values=matrix.weight(_codes(matrix, moved, grid, moments, damping)).numpy())
@@ -134,7 +133,7 @@ def _layer(matrix: Product, weight: Tensor, nearest: Stored, moments: Moments, k
 def _codes(matrix: Product, moved: Tensor, grid: Stored, moments: Moments, damping: float) -> Tensor:
     """int8 codes on the grid, shaped as `matrix.rows` are."""
     shape = grid.values.shape
-    step = np.ones(shape) if grid.scale is None else spread(SCALES.astype(np.float64)[grid.scale], shape)
+    step = np.float64(1) if grid.steps is None else grid.steps.astype(np.float64)
     steps = matrix.rows(torch.from_numpy(np.broadcast_to(step, shape).copy()))
     levels = _Levels.of(grid)
     codes = torch.zeros_like(moved, dtype=torch.int8)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from dwindle.errors import UsageError, one_line
 from dwindle.export.coreml.interface import Interface, Normalization
 from dwindle.export.fold import deployable
-from dwindle.export.quantize import CODED
 from dwindle.export.target import Target
 from dwindle.models.inputs import as_fed
 from dwindle.models.layerwise.samples import spread
@@ -60,7 +59,8 @@ def rounded(
     """
     from dwindle.export.rounding import Calibrated
 
-    if target.precision not in CODED:
+    if not target.has_codes:
+        say(f"{target.precision} weights have no codes, which `rounding` calibrated could choose")
         return target
     if not task.has("inputs"):
         raise UsageError(

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dwindle import registry
 from dwindle.errors import RuntimeUnavailable, UsageError
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 GROUP = "dwindle.targets"
 Outputs = tuple["np.ndarray", ...]
 """An array for each output of a file or network, the samples' own joined along dimension 0."""
-Rounding = Callable[["nn.Module", str], "dict[str, Stored]"]
-"""From a network (`fold.deployable`'s) and a precision to what a file stores of each tensor, by name."""
+Rounding = Callable[["nn.Module", "dict[str, Stored]"], "dict[str, Stored]"]
+"""From a network (`fold.deployable`'s) and what a file would store of each tensor, by name and with the nearest codes,
+to what it stores."""
 CALIBRATED = "calibrated"
 ROUNDINGS = ("nearest", CALIBRATED)
 """How weights become codes: each the nearest, or all of a layer by what they change for samples."""
@@ -168,9 +169,17 @@ class Target(ABC):
         """
         from dwindle.export.quantize import stored
 
-        return (self.rounding or stored)(network, self.precision)
+        nearest = stored(network, self.precision)
+        return self.rounding(network, nearest) if self.rounding else nearest
 
-    def rounded_by(self, rounding: Rounding) -> Target:
+    @property
+    def has_codes(self) -> bool:
+        """Whether it stores codes at its precision, which `rounding` may choose."""
+        from dwindle.export.quantize import CODED
+
+        return self.calibrates or self.precision in CODED
+
+    def rounded_by(self, rounding: Rounding) -> Self:
         """The same target, whose codes `rounding` chooses, such as `export.rounding.Calibrated`."""
         changed = copy.copy(self)
         changed.rounding = rounding
@@ -431,12 +440,10 @@ def require_inputs(target: Target, signature: Signature) -> None:
 
 def require_codes(targets: Sequence[Target]) -> None:
     """Raises UsageError for `rounding` calibrated where none of these targets stores codes that it could choose."""
-    from dwindle.export.quantize import CODED
-
-    if not any(target.precision in CODED for target in targets):
+    if not any(target.has_codes for target in targets):
         raise UsageError(
-            "`rounding` calibrated chooses codes, and none of these files stores any: give `precision` int8, int4 or "
-            "palette4",
+            "`rounding` calibrated chooses codes, and none of these files stores any: give `precision` int8, w8a8, "
+            "int4 or palette4",
             code="unused-option",
             option="rounding",
         )

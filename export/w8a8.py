@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.export.blame import refusal
 from dwindle.export.fold import tensors, trace
+from dwindle.export.quantize import Stored
 from dwindle.export.quiet import quiet
-from dwindle.export.w8a8_codes import Layer
+from dwindle.export.w8a8_codes import Layer, places_of
 from dwindle.export.w8a8_convert import converted, is_call, value_of
 from dwindle.export.w8a8_samples import check_samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.fx import GraphModule, Node
+
+    from dwindle.export.target import Rounding
 
 _INT32 = 2**31
 
@@ -95,14 +98,23 @@ def require_packages() -> None:
         )
 
 
-def quantize(network: nn.Module, samples: tuple[Tensor, ...], form: Form = FORM) -> Quantized:
+def quantize(
+    network: nn.Module, samples: tuple[Tensor, ...], form: Form = FORM, rounding: Rounding | None = None
+) -> Quantized:
     """A network (`fold.deployable`'s) in int8, its activations' ranges those that `samples` take.
 
-    Raises UsageError for samples that no range follows from, and for a network that cannot be traced or quantised.
+    rounding: chooses the codes of its weights; None: the nearest are taken. Raises UsageError for samples that no range
+    follows from, and for a network that cannot be traced or quantised.
     """
     check_samples(samples)
     if form.keep != KEEP_AUTO:
-        return _quantized(network, samples, form)
+        return _quantized(network, samples, form, rounding)
+    kept = _least_noise(network, samples, form)
+    return kept if rounding is None else _quantized(network, samples, replace(form, keep=kept.kept), rounding)
+
+
+def _least_noise(network: nn.Module, samples: tuple[Tensor, ...], form: Form) -> Quantized:
+    """The network in int8 but for those layers that lose most, at the nearest codes."""
     from dwindle.export.w8a8_keep import judging, most_lossy, noise
 
     every = _quantized(network, samples, replace(form, keep=()))
@@ -113,7 +125,9 @@ def quantize(network: nn.Module, samples: tuple[Tensor, ...], form: Form = FORM)
     return min(every, fewer, key=lambda made: noise(network, made.program, few))
 
 
-def _quantized(network: nn.Module, samples: tuple[Tensor, ...], form: Form) -> Quantized:
+def _quantized(
+    network: nn.Module, samples: tuple[Tensor, ...], form: Form, rounding: Rounding | None = None
+) -> Quantized:
     from dwindle.export.w8a8_keep import named_layers, neighbours
 
     one = tuple(tensor[:1] for tensor in samples)
@@ -133,6 +147,8 @@ def _quantized(network: nn.Module, samples: tuple[Tensor, ...], form: Form) -> Q
     except Exception as error:
         raise refusal(error, type(network).__name__, "quantised to int8") from error
     found = list(_layers(names, program))
+    if rounding is not None:
+        network = _recoded(network, found, program, rounding)
     rounded = _rounded(found, program, form)
     layers = tuple(_layer(one, rounded, program) for one in found)
     if form.rest == "fp16":
@@ -150,10 +166,10 @@ class Calibration:
         self.form = form
         self._last: tuple[nn.Module, Quantized] | None = None
 
-    def of(self, network: nn.Module, samples: tuple[Tensor, ...]) -> Quantized:
-        """What `quantize` makes of a network; the samples are the same in every call."""
+    def of(self, network: nn.Module, samples: tuple[Tensor, ...], rounding: Rounding | None) -> Quantized:
+        """What `quantize` makes of a network; the samples and the rounding are the same in every call."""
         if self._last is None or self._last[0] is not network:
-            self._last = network, quantize(network, samples, self.form)
+            self._last = network, quantize(network, samples, self.form, rounding)
         return self._last[1]
 
 
@@ -187,6 +203,31 @@ def _layers(names: dict[str, list[str | None]], converted: GraphModule) -> Itera
         if read and read[0] and is_call(node.args[1], "dequantize_per_channel"):
             step = node.args[0].args[1] if is_call(node.args[0], "dequantize_per_tensor") else None
             yield _Found(read[0], read[1] if len(read) > 1 else None, node.args[1], step)
+
+
+def _recoded(network: nn.Module, found: list[_Found], program: GraphModule, rounding: Rounding) -> nn.Module:
+    """Gives a program the codes that `rounding` chooses, in place; the network with the biases that go with them.
+
+    The ranges of activations stay: they were found with weights in fp32.
+    """
+    import torch
+
+    nearest = {name: Stored(tensor.numpy()) for name, tensor in tensors(network).items()}
+    for layer in found:
+        codes, scale, _, axis = (_value(argument, program) for argument in layer.decoded.args[:4])
+        nearest[layer.weight] = Stored(codes.numpy(), places_of(scale.numpy()), axis=int(axis))
+    chosen = rounding(network, nearest)
+    with torch.no_grad():
+        for layer in found:
+            codes, scale = (_value(argument, program) for argument in layer.decoded.args[:2])
+            weight = chosen[layer.weight]
+            codes.copy_(torch.from_numpy(weight.values))
+            assert weight.steps is not None
+            scale.copy_(torch.from_numpy(weight.steps).flatten())
+    others = {name: tensor for name, tensor in chosen.items() if tensor.scale is None and tensor is not nearest[name]}
+    biases = {name: torch.from_numpy(tensor.values) for name, tensor in others.items()}
+    _set(program, biases)
+    return _with(network, biases)
 
 
 def _rounded(found: list[_Found], converted: GraphModule, form: Form) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dwindle.export.fold import tensors
-from dwindle.export.quantize import LARGEST, SCALES, Stored, store
+from dwindle.export.quantize import SCALES, Stored, int8_along, store
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,21 +39,22 @@ def recoded(network: nn.Module, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     own = tensors(network)
     made = []
     for layer in layers:
-        array = own[layer.weight].numpy()
-        rows = np.moveaxis(array, layer.axis, 0).reshape(array.shape[layer.axis], -1)
-        grid = SCALES.astype(np.float32)
-        scale = grid[np.searchsorted(grid, np.abs(rows).max(1) / LARGEST).clip(max=grid.size - 1)]
-        shape = [-1 if axis == layer.axis else 1 for axis in range(array.ndim)]
-        codes = np.rint(array / scale.reshape(shape)).clip(-LARGEST, LARGEST).astype(np.int8)
-        made.append(layer._replace(codes=codes, scale=scale))
+        found = int8_along(own[layer.weight].numpy(), layer.axis)
+        assert found.steps is not None
+        made.append(layer._replace(codes=found.values, scale=found.steps.ravel()))
     return tuple(made)
+
+
+def places_of(scale: np.ndarray) -> np.ndarray:
+    """The indices into SCALES of scales that are among them."""
+    return np.searchsorted(SCALES.astype(np.float32), scale).astype(np.uint8)
 
 
 def held(network: nn.Module, layers: tuple[Layer, ...]) -> dict[str, Stored]:
     """What a file stores of a network's tensors, by name: the weights of layers in int8 as codes, all else in fp16."""
     weights = {name: store(name, tensor.numpy(), "fp16") for name, tensor in tensors(network).items()}
     for layer in layers:
-        places = np.searchsorted(SCALES.astype(np.float32), layer.scale).astype(np.uint8)
+        places = places_of(layer.scale)
         along = [-1 if axis == layer.axis else 1 for axis in range(layer.codes.ndim)]
         weights[layer.weight] = Stored(layer.codes, places.reshape(along))
     return weights

@@ -233,7 +233,7 @@ class CoreML(Int8Target):
         if self.calibrates:
             made = self.quantized(module, inputs)
             program = convert_int8(made, inputs, self.min_os, self.interface)
-            return self._packaged(program, held(module, made.layers), pack=pack)
+            return self._packaged(program, held(made.weights_only, made.layers), pack=pack)
         return self._filled(
             convert(module, inputs, self.min_os, self.interface, self._compute),
             module,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.export.blame import refusal
@@ -31,6 +31,8 @@ from dwindle.manifest import Breakdown
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
+
+    from dwindle.export.target import Rounding
 
 _BACKEND = "CoreMLBackend"
 _HELPER = "executorch.backends.apple.coreml.executorchcoreml"
@@ -72,6 +74,11 @@ class ExecuTorchCoreML(Target):
     def keeping(self, names: tuple[str, ...]) -> ExecuTorchCoreML:
         changed = copy.copy(self)
         changed.package = self.package.keeping(names)
+        return changed
+
+    def rounded_by(self, rounding: Rounding) -> Self:
+        changed = super().rounded_by(rounding)
+        changed.package = self.package.rounded_by(rounding)
         return changed
 
     def as_stored(self, network: nn.Module, *, activations: bool) -> nn.Module:

@@ -120,7 +120,8 @@ class LiteRT(Int8Target, FilledTarget):
         from dwindle.export.litert import w8a8
         from dwindle.export.litert.file import described
 
-        content, _ = self.filled(module, inputs, pack=False)
+        # On their grid already, so that the quantizer finds the same codes again.
+        content, _ = self.filled(quantized.weights_only, inputs, pack=False)
         short = short_names(module)
         scales = {short[layer.weight]: layer.scale for layer in quantized.layers}
         names = input_names(module, len(inputs))

@@ -17,9 +17,9 @@ from onnx.numpy_helper import from_array, to_array
 from dwindle.export.fold import short_names, tensors, trace
 from dwindle.export.onnx.consumers import NEWEST
 from dwindle.export.onnx.graph import graph_of
-from dwindle.export.quantize import SCALES, Stored, store
+from dwindle.export.quantize import Stored, store
 from dwindle.export.w8a8 import Quantized
-from dwindle.export.w8a8_codes import Layer
+from dwindle.export.w8a8_codes import Layer, places_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,7 +73,7 @@ def stored(network: nn.Module, layers: tuple[Layer, ...]) -> dict[str, Stored]:
     names = short_names(network)
     held = {names[name]: store(name, tensor.numpy(), "fp16") for name, tensor in tensors(network).items()}
     for layer in layers:
-        places = np.searchsorted(SCALES.astype(np.float32), layer.scale).astype(np.uint8)
+        places = places_of(layer.scale)
         held.pop(names[layer.weight], None)  # which the graph makes of the codes
         held[f"{names[layer.weight]}{CODES}"] = Stored(layer.codes, places, axis=layer.axis)
         if layer.bias is not None and layer.bias_codes is not None:

@@ -167,7 +167,7 @@ class Onnx(Int8Target):
 
             quantized = self.quantized(module, inputs)
             graph = self._in_range(qdq.skeleton(module, quantized, inputs, self._opset))
-            model, encoding = fill(graph, qdq.stored(module, quantized.layers), pack=pack)
+            model, encoding = fill(graph, qdq.stored(quantized.weights_only, quantized.layers), pack=pack)
         else:
             graph = self._computed(self._skeleton(module, inputs), module, self._beyond)
             model, encoding = self._model(graph, module, self.stored(module), pack=pack)

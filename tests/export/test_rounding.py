@@ -45,10 +45,12 @@ def samples(count: int = 128) -> tuple[Tensor]:
     return (coarse + 0.3 * torch.randn(count, 1, 8, 8, generator=random),)
 
 
-def shipped(kept: float = 1.0) -> nn.Module:
-    """What is written of a network of which that share survives."""
+def shipped(kept: float = 1.0, twice: nn.Module | None = None) -> nn.Module:
+    """What is written of a network of which that share survives. twice: what stands in the place of `Mixed.twice`."""
     torch.manual_seed(0)
     network = Mixed().eval()
+    if twice is not None:
+        network.twice = twice  # type: ignore[assignment]
     with torch.no_grad():
         for tensor in network.parameters():
             if tensor.dim() > 1:
@@ -67,7 +69,7 @@ def noise(network: nn.Module, exact: nn.Module) -> float:
 @pytest.mark.parametrize("precision", CODED)
 def test_outputs_come_nearer_than_by_the_nearest_codes(precision: str, kept: float) -> None:
     network = shipped(kept)
-    held = calibrated(network, precision, samples())
+    held = calibrated(network, stored(network, precision), samples())
     nearest, chosen = quantized(network, stored(network, precision)), quantized(network, held)
     assert noise(chosen, network) < 0.6 * noise(nearest, network)
 
@@ -75,7 +77,7 @@ def test_outputs_come_nearer_than_by_the_nearest_codes(precision: str, kept: flo
 @pytest.mark.parametrize("precision", CODED)
 def test_codes_are_the_formats_own_and_zeros_stay(precision: str) -> None:
     network = shipped(0.3)
-    plain, held = stored(network, precision), calibrated(network, precision, samples())
+    plain, held = stored(network, precision), calibrated(network, stored(network, precision), samples())
     before = copy.deepcopy(network.state_dict())
     for name, tensor in tensors(network).items():
         own, like = held[name], plain[name]
@@ -112,7 +114,7 @@ class Sequences(nn.Module):
 def test_attention_and_recurrent_layers_are_rounded_by_samples_too(precision: str) -> None:
     torch.manual_seed(0)
     network = deployable(Sequences().eval(), (samples()[0][:1],))
-    plain, held = stored(network, precision), calibrated(network, precision, samples())
+    plain, held = stored(network, precision), calibrated(network, stored(network, precision), samples())
     coded = {name for name, each in plain.items() if each.scale is not None or each.palette is not None}
     assert coded >= {"attention.in_proj_weight", "gru.weight_ih_l0", "gru.weight_hh_l0"}
     assert all(not np.array_equal(held[name].values, plain[name].values) for name in coded)
@@ -120,20 +122,21 @@ def test_attention_and_recurrent_layers_are_rounded_by_samples_too(precision: st
 
 
 def test_the_same_samples_choose_the_same_codes() -> None:
-    one, other = (calibrated(shipped(), "int4", samples()) for _ in range(2))
+    one, other = (calibrated(shipped(), stored(shipped(), "int4"), samples()) for _ in range(2))
     assert all(np.array_equal(one[name].values, other[name].values) for name in one)
 
 
 def test_what_stores_no_codes_is_rounded_as_ever() -> None:
     network = shipped()
     for precision in ("fp32", "fp16"):
-        held, plain = calibrated(network, precision, samples()), stored(network, precision)
+        held, plain = calibrated(network, stored(network, precision), samples()), stored(network, precision)
         assert all(np.array_equal(held[name].values, plain[name].values) for name in plain)
 
 
 def test_layers_that_are_called_twice_take_the_nearest_codes() -> None:
     network = shipped()
-    held, plain = calibrated(network, "int8", samples()), stored(network, "int8")
+    plain = stored(network, "int8")
+    held = calibrated(network, plain, samples())
     assert np.array_equal(held["twice.weight"].values, plain["twice.weight"].values)
     assert not np.array_equal(held["head.weight"].values, plain["head.weight"].values)
 
@@ -141,7 +144,8 @@ def test_layers_that_are_called_twice_take_the_nearest_codes() -> None:
 def test_codes_that_samples_make_worse_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounding._Matrix, "improved", lambda self, chosen: torch.zeros_like(chosen))
     network = shipped()
-    held, plain = calibrated(network, "int8", samples()), stored(network, "int8")
+    plain = stored(network, "int8")
+    held = calibrated(network, plain, samples())
     assert np.array_equal(held["head.weight"].values, plain["head.weight"].values)
 
 
@@ -173,7 +177,7 @@ def test_a_file_holds_the_codes_that_were_chosen(name: str, precision: str, tmp_
     path = tmp_path / f"net{target.suffix}"
     target.write(network, example, path, pack=True)
     assert check(target, path, network, network, samples(16)).relative is not None
-    found, held = target.decode(path, network), calibrated(network, precision, samples())
+    found, held = target.decode(path, network), calibrated(network, stored(network, precision), samples())
     assert any(
         not np.array_equal(found[name], _decoded(target, stored(network, precision)[name].decoded())) for name in found
     )
@@ -185,13 +189,52 @@ def _decoded(target: Target, values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16) if target.arithmetic == "fp16" else values
 
 
+INT8 = [
+    "onnx",
+    "coreml",
+    "executorch",
+    "executorch-coreml",
+    pytest.param("litert", marks=pytest.mark.needs("litert")),
+]
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_a_file_that_computes_in_int8_holds_codes_that_samples_chose(name: str, tmp_path: Path) -> None:
+    network, example = shipped(0.5, nn.Identity()), (samples()[0][:1],)
+    nearest = load(name, "w8a8").calibrated(samples())
+    chosen = nearest.rounded_by(Calibrated(samples()))
+    path = tmp_path / f"net{chosen.suffix}"
+    chosen.write(network, example, path, pack=True)
+    assert check(chosen, path, network, network, samples(16)).relative is not None
+    plain, rounded = (target.as_stored(network, activations=False) for target in (nearest, chosen))
+    assert noise(rounded, network) < 0.6 * noise(plain, network)
+    found = chosen.decode(path, network)
+    for weight in ("down.weight", "up.weight", "head.weight"):  # `up` has its channels along another dimension
+        held = torch.from_numpy(found[weight].astype(np.float32))
+        torch.testing.assert_close(held, rounded.get_parameter(weight), rtol=2**-10, atol=0)
+        assert not torch.equal(held, plain.get_parameter(weight))
+        assert not held[network.get_parameter(weight) == 0].any()
+
+
+@pytest.mark.parametrize("keep", [("down",), ("auto",)])
+def test_what_stays_float_has_no_codes_to_choose(keep: tuple[str, ...]) -> None:
+    network = shipped()
+    target = load("onnx", "w8a8").calibrated(samples()).rounded_by(Calibrated(samples())).keeping(keep)
+    made = target.as_stored(network, activations=False)
+    if keep == ("down",):
+        weight = network.get_parameter("down.weight")
+        assert torch.equal(made.get_parameter("down.weight"), weight.half().float())
+    plain = load("onnx", "w8a8").calibrated(samples()).keeping(keep).as_stored(network, activations=False)
+    assert not torch.equal(made.get_parameter("head.weight"), plain.get_parameter("head.weight"))
+
+
 def test_samples_that_fit_no_rounding_are_refused() -> None:
     with pytest.raises(UsageError):
         Calibrated((torch.randn(1, 3),))
     with pytest.raises(UsageError):
-        calibrated(shipped(), "int8", (torch.ones(8, 1, 8, 8),))
+        calibrated(shipped(), stored(shipped(), "int8"), (torch.ones(8, 1, 8, 8),))
     broken = shipped()
     with torch.no_grad():
         broken.get_parameter("down.weight").fill_(torch.finfo(torch.float32).max)
     with pytest.raises(DwindleError):
-        calibrated(broken, "int8", samples())
+        calibrated(broken, stored(broken, "int8"), samples())

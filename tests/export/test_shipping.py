@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.onnx.target import Onnx
-from dwindle.export.shipping import as_file, calibrated, shipper
+from dwindle.export.rounding import Calibrated
+from dwindle.export.shipping import as_file, calibrated, rounded, shipper
 from dwindle.models.checked_task import CheckedTask
 from tests.tasks import PlainTask
 
@@ -49,6 +50,16 @@ def test_a_task_without_inputs_is_said_to_have_only_its_example() -> None:
 @pytest.mark.parametrize("target", [Onnx("int8"), ExecuTorch("fp32")])
 def test_what_rounds_no_activations_takes_no_samples(target: Onnx | ExecuTorch) -> None:
     assert calibrated(target, CheckedTask(Real()), 3, pytest.fail) is target
+
+
+def test_codes_are_chosen_where_a_file_has_any_and_else_it_is_said_to_have_none() -> None:
+    said: list[str] = []
+    plain = ExecuTorch("fp32")
+    assert rounded(plain, CheckedTask(Real()), 3, said.append) is plain
+    assert "fp32" in said[0]
+    target = rounded(ExecuTorch("w8a8"), CheckedTask(Real()), 3, said.append)
+    assert isinstance(target.rounding, Calibrated)
+    assert len(target.rounding.samples[0]) == 3
 
 
 def test_a_file_is_written_once_for_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
