@@ -9,8 +9,9 @@ from typing import Any
 
 from dwindle.errors import UsageError, one_line
 from dwindle.models.folder import VALIDATION
-from dwindle.models.kinds.kind import Loaded, with_all_splits
-from dwindle.models.kinds.text import Texts, tokenizer_of
+from dwindle.models.kinds.columns import LABELS, TEXTS, Table, marked, marks_of, one, pair_in
+from dwindle.models.kinds.kind import Loaded
+from dwindle.models.kinds.text import Target, loaded, rows_of
 from dwindle.models.listed import Listed, Sample, note
 from dwindle.models.pictures import Stored
 from dwindle.models.sources import hub
@@ -19,9 +20,6 @@ from dwindle.task import Split
 
 FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 """The builders of `datasets` for a single file, by its suffix."""
-LABELS = ("label", "labels", "class", "target")
-TEXTS = ("text", "sentence", "content")
-"""The usual names of columns, which decide where several would do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +47,10 @@ def hf(where: str, spec: TaskSpec) -> Listed | Loaded:
     """`NAME`, `NAME@REVISION`, or a folder or file of parquet, arrow, csv, json or images; `:CONFIG` may follow.
 
     With a column of images they are told apart by the column of labels, or without one are images alone. Else the
-    column of texts is, as tokens of `tokenizer` of the length `max_length`. Of several columns the one with the usual
-    name is taken: `label`, or `text`. A repository is fetched once, then used offline; its code is never run.
+    column of texts is, or two of pairs, as tokens of `tokenizer` of the length `max_length`. Of several columns the one
+    with the usual name is taken: `label`, or `text`. Texts have several labels where that column holds lists of
+    classes, or where in its place columns hold 0 and 1. A repository is fetched once, then used offline; its code is
+    never run.
     Raises UsageError where it can't be fetched or read, and where it isn't clear which column is meant.
     """
     found, data = _opened(where)
@@ -62,21 +62,20 @@ def hf(where: str, spec: TaskSpec) -> Listed | Loaded:
         listed = _listed(splits, images, data)
         _note_unlabelled(splits, listed.splits, where)
         return listed
-    label, text = _label_column(features), _text_column(features, where)
+    label, texts = _label_column(features), _text_columns(features, where)
+    tables: dict[Split, Table] = {
+        split: {name: table[name] for name in table.column_names} for split, table in splits.items()
+    }
+    targets: Mapping[Split, Sequence[Target]]
     if label is None:
-        raise UsageError(
-            f"{where} has no column of labels: call it {LABELS[0]!r} (there are {', '.join(features)})",
-            code="no-labels",
-            option="data",
-            name=where,
-        )
-    labels, classes = _labels(splits, label, where)
-    _note_unlabelled(splits, labels, where)
-    rows = {split: list(zip(splits[split][text], named, strict=True)) for split, named in _named(labels, classes)}
-    every = with_all_splits(rows, lambda row: row[1])
-    tokenizer, name = tokenizer_of(spec)
-    made = {split: Texts(found, classes, tokenizer, spec.max_length) for split, found in every.items()}
-    return Loaded(made, classes, exact={"data": data, "tokenizer": name})
+        targets, classes = marked(tables, texts, f"hf:{where}")
+    elif (names := _listed_classes(features[label])) is not None:
+        targets, classes = {split: marks_of(table[label], names) for split, table in tables.items()}, names
+    else:
+        targets, classes = _labels(splits, label, where)
+        _note_unlabelled(splits, targets, where)
+    rows = {split: rows_of(tables[split], texts, each) for split, each in targets.items()}
+    return loaded(rows, classes, spec, {"data": data})
 
 
 def pictures(where: str) -> Listed | None:
@@ -143,19 +142,29 @@ def _usual(found: Mapping[str, Any], where: str) -> dict[Split, Any]:
 def _images(features: Mapping[str, Any]) -> str | None:
     import datasets
 
-    return _one([name for name, kind in features.items() if isinstance(kind, datasets.Image)], ("image", "img"))
+    return one([name for name, kind in features.items() if isinstance(kind, datasets.Image)], ("image", "img"))
 
 
 def _label_column(features: Mapping[str, Any]) -> str | None:
     import datasets
 
     known = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    return _one(known or [name for name in features if name in LABELS], LABELS)
+    return one(known or [name for name in features if name in LABELS], LABELS)
 
 
-def _text_column(features: Mapping[str, Any], where: str) -> str:
+def _listed_classes(kind: Any) -> tuple[str, ...] | None:
+    """The names of the classes of a column whose rows list any number of them; None for other columns."""
+    import datasets
+
+    listed = isinstance(kind, datasets.List | datasets.LargeList) and isinstance(kind.feature, datasets.ClassLabel)
+    return tuple(kind.feature.names) if listed else None
+
+
+def _text_columns(features: Mapping[str, Any], where: str) -> tuple[str, ...]:
     texts = [name for name, kind in features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
-    column = _one([name for name in texts if name not in LABELS], TEXTS)
+    if pair := pair_in(texts):
+        return pair
+    column = one([name for name in texts if name not in LABELS], TEXTS)
     if column is None:
         raise UsageError(
             f"hf:{where} has no column of images or texts (there are {', '.join(features)})",
@@ -163,26 +172,7 @@ def _text_column(features: Mapping[str, Any], where: str) -> str:
             option="data",
             name=where,
         )
-    return column
-
-
-def _one(columns: Sequence[str], usual: Sequence[str]) -> str | None:
-    """The column of that kind: the only one, or the one with a usual name; None where there is none.
-
-    Raises UsageError where several would do.
-    """
-    if len(columns) < 2:
-        return columns[0] if columns else None
-    named = [name for name in usual if name in columns]
-    if not named:
-        raise UsageError(
-            f"the columns {', '.join(columns)} would all do: rename the one that is meant to {usual[0]!r}, in a "
-            "folder that `save_to_disk` writes",
-            code="ambiguous",
-            option="data",
-            name=columns[0],
-        )
-    return named[0]
+    return (column,)
 
 
 def _listed(splits: dict[Split, Any], column: str, data: str) -> Listed:
@@ -208,6 +198,14 @@ def _labels(splits: dict[Split, Any], column: str, where: str) -> tuple[dict[Spl
     import datasets
 
     kind = splits["train"].features[column]
+    if isinstance(kind, datasets.List | datasets.LargeList):
+        raise UsageError(
+            f"the column {column} of {where} holds lists: give one class for each image, and for each text one or a "
+            "list of `datasets.ClassLabel`",
+            code="bad-data",
+            option="data",
+            name=column,
+        )
     found = {split: list(table[column]) for split, table in splits.items()}
     missing = {split: [value is None or value == -1 for value in values] for split, values in found.items()}
     for split in list(found):
@@ -250,7 +248,3 @@ def _note_unlabelled(splits: Mapping[Split, Any], labelled: Mapping[Split, Any],
     for split in splits:
         if split not in labelled:
             note(f"hf:{where}: the {split} split has no labels and is left out")
-
-
-def _named(labels: dict[Split, list[int]], classes: tuple[str, ...]) -> list[tuple[Split, list[str]]]:
-    return [(split, [classes[number] for number in numbers]) for split, numbers in labels.items()]

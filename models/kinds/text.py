@@ -1,8 +1,9 @@
-"""`text:FILE.csv` or `text:FOLDER`: texts with a class each, as the tokens of a tokenizer of transformers."""
+"""`text:FILE.csv` or `text:FOLDER`: texts or pairs of them, with a class or several labels each, as tokens."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +13,77 @@ from torch.utils.data import Dataset
 
 from dwindle.errors import UsageError, one_line
 from dwindle.models.folder import VALIDATION
+from dwindle.models.kinds.columns import PAIRS, Marks, Table, marked, pair_in
 from dwindle.models.kinds.kind import Loaded, with_all_splits
 from dwindle.models.sources import hub
 from dwindle.models.spec import TaskSpec
 from dwindle.task import Split
 
 TEXT, LABEL = "text", "label"
-Row = tuple[str, str]
+Target = int | Marks
+Row = tuple[tuple[str, ...], Target]
+"""A text, or a pair of them, and its class or its several labels."""
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+"""What a network is given of a tokenizer; of a single text the first two."""
 
 
 def text(where: str, spec: TaskSpec) -> Loaded:
     """A file of comma-separated values with the columns `text` and `label`, or a folder with `train.csv`, `val.csv` and
     `test.csv` of that form.
 
-    A sample is `input_ids` and `attention_mask`, (max_length,) int64, cut or filled up to that length, by the tokenizer
-    of a folder or repository (option `tokenizer`; by default that of an `hf:` model). The classes are the labels,
-    sorted.
+    Two columns of PAIRS in place of `text` hold pairs of texts. Without `label`, every column of 0 and 1 is one of
+    several labels. A sample is `input_ids` and `attention_mask`, (max_length,) int64, cut or filled up to that length,
+    and of a pair `token_type_ids` where the tokenizer makes them. The tokenizer is that of a folder or repository
+    (option `tokenizer`; by default that of an `hf:` model). The classes are the labels, sorted.
     Raises UsageError for a file that can't be read, and where there is no tokenizer.
     """
-    found = {split: _rows(path) for split, path in _files(Path(where)).items()}
-    rows = with_all_splits(found, lambda row: row[1])
-    classes = tuple(sorted({label for every in rows.values() for _, label in every}))
+    tables: dict[Split, Table] = {split: _table(path) for split, path in _files(Path(where)).items()}
+    texts = pair_in(tables["train"]) or (TEXT,)
+    one_label = LABEL in tables["train"]
+    for split, table in tables.items():
+        if missing := [name for name in (*texts, *[LABEL] * one_label) if name not in table]:
+            raise _no_column(f"the {split} split of {where}", missing[0])
+    if not one_label:
+        marks, names = marked(tables, texts, where)
+        return loaded({split: rows_of(tables[split], texts, each) for split, each in marks.items()}, names, spec)
+    classes = tuple(sorted({label for table in tables.values() for label in table[LABEL]}))
     if len(classes) < 2:
         raise UsageError(f"{where} has one label, {classes[0]!r}: there is nothing to tell apart", option="data")
+    rows = {split: rows_of(table, texts, map(classes.index, table[LABEL])) for split, table in tables.items()}
+    return loaded(rows, classes, spec)
+
+
+def rows_of(table: Table, texts: Sequence[str], targets: Iterable[Target]) -> list[Row]:
+    """The rows of a table by its columns of texts."""
+    found = zip(*([value or "" for value in table[name]] for name in texts), strict=True)
+    return list(zip(found, targets, strict=True))
+
+
+def loaded(
+    rows: Mapping[Split, list[Row]], classes: tuple[str, ...], spec: TaskSpec, exact: Mapping[str, str] | None = None
+) -> Loaded:
+    """Texts by split as tokens; a split that isn't there is carved from train."""
+    every = with_all_splits(rows, lambda row: row[1] if isinstance(row[1], int) else None)
     tokenizer, name = tokenizer_of(spec)
-    made = {split: Texts(every, classes, tokenizer, spec.max_length) for split, every in rows.items()}
-    return Loaded(made, classes, exact={"tokenizer": name})
+    made = {split: Texts(found, tokenizer, spec.max_length) for split, found in every.items()}
+    return Loaded(made, classes, exact={**(exact or {}), "tokenizer": name})
 
 
 class Texts(Dataset[dict[str, Any]]):
-    """Texts as token ids with their mask, and their classes."""
+    """Texts, or pairs of them, as token ids with their mask, and their targets."""
 
-    def __init__(self, rows: list[Row], classes: tuple[str, ...], tokenizer: Any, length: int) -> None:
-        made = tokenizer([row for row, _ in rows], truncation=True, padding="max_length", max_length=length)
-        self.ids, self.mask = (torch.tensor(made[name]) for name in ("input_ids", "attention_mask"))
-        self.targets = [classes.index(label) for _, label in rows]
+    def __init__(self, rows: list[Row], tokenizer: Any, length: int) -> None:
+        columns = [list(column) for column in zip(*(texts for texts, _ in rows), strict=True)]
+        made = tokenizer(*columns, truncation=True, padding="max_length", max_length=length)
+        names = NAMES if len(columns) > 1 else NAMES[:2]
+        self.inputs = {name: torch.tensor(made[name]) for name in names if name in made}
+        self.targets = [target if isinstance(target, int) else torch.tensor(target) for _, target in rows]
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        return {"input_ids": self.ids[index], "attention_mask": self.mask[index], "labels": self.targets[index]}
+        return {**{name: tensor[index] for name, tensor in self.inputs.items()}, "labels": self.targets[index]}
 
 
 def _files(where: Path) -> dict[Split, Path]:
@@ -73,18 +104,13 @@ def _files(where: Path) -> dict[Split, Path]:
     return found
 
 
-def _rows(path: Path) -> list[Row]:
+def _table(path: Path) -> Table:
+    """The columns of a file by their names."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             read = csv.DictReader(file)
-            if missing := [name for name in (TEXT, LABEL) if name not in (read.fieldnames or ())]:
-                raise UsageError(
-                    f"{path} has no column {missing[0]!r} in its first line: name the columns {TEXT} and {LABEL}",
-                    code="no-labels",
-                    option="data",
-                    path=path,
-                )
-            rows = [(row[TEXT] or "", row[LABEL] or "") for row in read]
+            names = list(read.fieldnames or ())
+            rows = [[row[name] or "" for name in names] for row in read]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
             f"{path} can't be read as comma-separated values in UTF-8 ({one_line(error)})",
@@ -92,9 +118,22 @@ def _rows(path: Path) -> list[Row]:
             option="data",
             path=path,
         ) from error
+    if not (TEXT in names or pair_in(names)):
+        raise _no_column(str(path), TEXT)
     if not rows:
         raise UsageError(f"{path} has no rows", code="bad-data", option="data", path=path)
-    return rows
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _no_column(where: str, name: str) -> UsageError:
+    pairs = ", ".join(map(" and ".join, PAIRS))
+    return UsageError(
+        f"{where} has no column {name!r} in its first line: name the columns {TEXT} (of pairs of texts {pairs}) and "
+        f"{LABEL}",
+        code="no-labels",
+        option="data",
+        path=where,
+    )
 
 
 def tokenizer_of(spec: TaskSpec) -> tuple[Any, str]:

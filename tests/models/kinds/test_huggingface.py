@@ -174,6 +174,35 @@ def test_texts_by_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.LogCap
     assert ready.task.evaluate(ready.network.model, "test") == 100
 
 
+def test_pairs_of_texts_with_lists_of_classes(tmp_path: Path) -> None:
+    import datasets
+
+    kinds = datasets.Features(
+        {
+            "idx": datasets.Value("int32"),
+            "sentence1": datasets.Value("string"),
+            "sentence2": datasets.Value("string"),
+            "labels": datasets.List(datasets.ClassLabel(names=["glad", "calm", "sad"])),
+        }
+    )
+    table: Table = {
+        "idx": list(range(20)),
+        "sentence1": ["a fine film"] * 20,
+        "sentence2": ["great"] * 19 + [None],
+        "labels": [[0, 2], [1], [], [1, 2]] * 5,
+    }
+    datasets.Dataset.from_dict(table, features=kinds).save_to_disk(str(tmp_path / "moods"))
+    tiny_bert(tmp_path / "bert")
+    options = {"data": f"hf:{tmp_path / 'moods'}", "tokenizer": str(tmp_path / "bert"), "max_length": 8}
+    made = make_task(options)
+    assert (made.class_names, made.metric) == (("glad", "calm", "sad"), "mean-average-precision")
+    task: Any = made.given
+    assert list(task.example_inputs()) == ["input_ids", "attention_mask", "token_type_ids"]
+    _, targets, _ = task._parts["train"].batch([(0, 0)])
+    assert targets.dtype == torch.float32
+    assert targets[0].tolist() in ([1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 1, 1])
+
+
 def test_images_without_labels_are_images_alone(tmp_path: Path) -> None:
     file = save(tmp_path / "a.parquet", {"image": images()["image"]})
     assert not make_task({"data": f"hf:{file}"}).labelled
@@ -184,6 +213,8 @@ def test_images_without_labels_are_images_alone(tmp_path: Path) -> None:
     [
         ({"note": ["a", "b"], "other": ["c", "d"], "label": [0, 1]}, "ambiguous"),
         ({"text": ["a", "b"]}, "no-labels"),
+        ({"text": ["a", "b"], "labels": [["x"], ["y"]]}, "bad-data"),
+        ({"image": [png(60), png(190)], "labels": [[0], [1]]}, "bad-data"),
         ({"number": [1, 2], "label": [0, 1]}, "bad-data"),
         ({"image": [png(60), png(190)], "label": [0, None]}, "no-labels"),
         ({"image": [png(60), png(190)], "label": ["a", "a"]}, "one-class"),

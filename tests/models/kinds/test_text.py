@@ -13,7 +13,7 @@ from dwindle.compress.prepared import prepare
 from dwindle.errors import UsageError
 from dwindle.models.tasks import make_task
 from tests.models.sources.conftest import COMMIT, Cached, cached
-from tests.texts import films, tiny_bert
+from tests.texts import films, marked, pairs, tiny_bert
 
 pytestmark = pytest.mark.needs("transformers")
 __all__ = ["cached"]
@@ -37,11 +37,52 @@ def test_a_bert_learns_texts_by_the_models_own_tokenizer(tmp_path: Path, bert: P
     assert ready.task.evaluate(ready.network.model, "test") == 100
 
 
+def test_a_bert_learns_pairs_of_texts_and_which_of_the_two_a_token_is_of(tmp_path: Path, bert: Path) -> None:
+    options: dict[str, Any] = {"data": f"text:{films(tmp_path / 'pairs.csv', pairs())}", "max_length": 12}
+    options |= {"epochs": 30, "batch_size": 16, "lr": 0.01}
+    ready = prepare(Request(f"hf:{bert}", options, density=0.5, target="pytorch", granularity="unstructured"))
+    assert [each.name for each in ready.signature.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
+    ids, mask, kinds = ready.task.inputs("test")
+    assert ids.shape == mask.shape == kinds.shape == (16, 12)
+    assert kinds.unique().tolist() == [0, 1]
+    ready.task.fit(ready.network.model, start=0.0, on_step=lambda loss: None)
+    assert ready.task.evaluate(ready.network.model, "test") > 90
+
+
+def test_a_bert_learns_several_labels_from_columns_of_0_and_1(
+    tmp_path: Path, bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    films(data / "train.csv", marked())
+    films(data / "test.csv", [{"text": row["text"], "id": row["id"]} for row in marked()])
+    options: dict[str, Any] = {"data": f"text:{data}", "max_length": 12, "epochs": 30, "batch_size": 16, "lr": 0.01}
+    ready = prepare(Request(f"hf:{bert}", options, density=0.5, target="pytorch", granularity="unstructured"))
+    assert (ready.task.class_names, ready.task.metric) == (("good", "mild"), "mean-average-precision")
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "good, mild" in said
+    assert "test split has no labels" in said
+    assert len(ready.task.inputs("test")[0]) == 16  # carved from train
+    ready.task.fit(ready.network.model, start=0.0, on_step=lambda loss: None)
+    assert ready.task.evaluate(ready.network.model, "test") > 75  # chance is about 40
+
+
+def test_rows_that_lack_one_of_several_labels_are_named(tmp_path: Path) -> None:
+    films(tmp_path / "train.csv", marked())
+    films(tmp_path / "val.csv", [*marked()[:3], {**marked()[3], "mild": "-1"}])
+    with pytest.raises(UsageError) as caught:
+        make_task({"data": f"text:{tmp_path}", "tokenizer": str(tmp_path)})
+    assert (caught.value.code, caught.value.option) == ("no-labels", "data")
+    assert "row 3 of the validation split" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [
         ("text,label\n", "bad-data"),
         ("sentence,label\na,b\n", "no-labels"),
+        ("premise,label\na,b\n", "no-labels"),
+        ("text,good,id\na,0,3\nb,1,4\n", "no-labels"),
         (b"text,label\n\xff\xfe,a\n", "unreadable"),
     ],
 )
