@@ -15,7 +15,7 @@ import torch
 from dwindle.compress import state
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.budget import Solver
-from dwindle.compress.calibrate.prune import STEPS, Position, prune
+from dwindle.compress.calibrate.prune import Position, prune
 from dwindle.compress.calibrate.update import solve_survivors
 from dwindle.compress.channels import carry
 from dwindle.compress.gradual import Ramp
@@ -203,7 +203,7 @@ class IterativePruning:
             to,
             inputs,
             final=None if small else solver.largest_share,
-            steps=1 if small else STEPS,
+            steps=1 if small else None,
             resumed=resumed,
             on_layer=lambda done, total, layer: self.watcher.step(index, done, total, layer.after),
             save=self._saves_layers(index),

@@ -39,11 +39,16 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
         yield f"{rehearsed.target}: {rehearsed.sentence}"
 
 
+def _points(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.2f} points"
+
+
 def curve_table(forecasts: Sequence[Forecast]) -> RenderableType:
     """A line per budget that `curve` tried, and what the rehearsal found; the last line says how to choose one."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     sizes = forecasts[0].bytes
-    for title in ("density", *(size.target for size in sizes), "rounds", "training"):
+    untrained = ["untrained loss"] if any(one.untrained_loss is not None for one in forecasts) else []
+    for title in ("density", *(size.target for size in sizes), "rounds", "training", *untrained):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_row("dense", *(format_bytes(size.dense) for size in sizes), "0", "")
     for forecast in forecasts:
@@ -52,6 +57,7 @@ def curve_table(forecasts: Sequence[Forecast]) -> RenderableType:
             *(format_bytes(size.compressed) for size in forecast.bytes),
             str(forecast.rounds),
             "" if forecast.seconds is None else format_seconds(forecast.seconds),
+            *(_points(forecast.untrained_loss) for _ in untrained),
         )
     rehearsed = [Text(f"{one.target}: {one.sentence}") for one in forecasts[0].rehearsed]
     return Group(

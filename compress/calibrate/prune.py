@@ -3,6 +3,7 @@ among weights that have taken over what went before."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from dwindle.compress.network import Granularity, Network
 
 STEPS = 4
-"""Of equal ratio: studies/calibrate compares with one step."""
+"""Of equal ratio, at most, and no more than it takes for none to remove over half of what is left: what more of them
+gain there is less than seeds differ by (`studies/calibrate/results.md`), and each takes as long as the first."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def prune(
     inputs: tuple[Tensor, ...],
     *,
     final: Callable[[Network], float] | None = None,
-    steps: int = STEPS,
+    steps: int | None = None,
     resumed: Position | None = None,
     on_layer: Callable[[int, int, Layer], None] = lambda done, total, layer: None,
     save: Callable[[Position], None] = lambda position: None,
@@ -54,13 +56,15 @@ def prune(
 
     `dense`: the network as it was before any pruning, whose outputs are wanted. `inputs`: samples, as `reconstruct`
     takes them. `final`: where the last step goes to instead, for a budget that depends on what the steps before it have
-    left: called with the network, it returns a share. `resumed`: where an interrupted call was, of the same arguments,
-    when `network` was saved. `on_layer` hears how many layers are done, of all steps together. `save` is called as a
-    step begins and after each layer, when network and position are enough to go on from.
+    left: called with the network, it returns a share. `steps`: how many; None: see STEPS. `resumed`: where an
+    interrupted call was, of the same arguments, when `network` was saved. `on_layer` hears how many layers are done, of
+    all steps together. `save` is called as a step begins and after each layer, when network and position are enough to
+    go on from.
     Returns what came of the last step. Raises as `reconstruct` does.
     """
     began = time.monotonic() - (resumed.seconds if resumed else 0.0)
     before = resumed.share if resumed else granularity.share(network)
+    steps = _steps(share / before) if steps is None else steps
     result: Reconstruction | None = None
     for step in range(resumed.step if resumed else 1, steps + 1):
         if resumed and step == resumed.step:
@@ -85,3 +89,8 @@ def prune(
         result = reconstruct(network, dense, seen, solved=solved, on_layer=heard, save=reached)
     assert result is not None
     return result
+
+
+def _steps(ratio: float) -> int:
+    """How many steps lead to that share of what there is."""
+    return STEPS if ratio <= 0 else min(STEPS, max(1, math.ceil(-math.log2(ratio) - 1e-9)))

@@ -64,7 +64,9 @@ def test_one_round_meets_the_budget_without_training(trained: str, tmp_path: Pat
     assert pruned.bytes <= 60_000 < dense.bytes
     assert pruned.loss is None
     assert pruned.validation > dense.validation - 5
-    assert heard.steps == [(1, step + 1, 40) for step in range(40)]
+    total = heard.steps[-1][2]
+    assert total in (20, 30, 40)
+    assert heard.steps == [(1, step + 1, total) for step in range(total)]
     assert any("300 samples" in note for note in heard.notes)
     network = restore(done)
     zeros = sum(int((weight == 0).sum()) for weight in prunable(network).values())
@@ -109,7 +111,7 @@ class Interrupt(Listener):
     ("budget", "at"),
     [
         pytest.param({"density": 0.2}, (17,), id="weights"),
-        pytest.param({"macs": 0.6, "align": 4}, (12, 40), id="channels", marks=pytest.mark.slow),
+        pytest.param({"macs": 0.6, "align": 4}, (3, 10), id="channels", marks=pytest.mark.slow),
         pytest.param({"max_drop": 2.0, "prune_per_round": 0.7}, (4,), id="max-drop", marks=pytest.mark.slow),
     ],
 )

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from dwindle.live import loss_line
+import pytest
+from rich.console import Console
+
+from dwindle.compress.forecast import Bytes, Forecast
+from dwindle.live import curve_table, loss_line
 from dwindle.metrics import ACCURACY, AGREEMENT, SQNR
 
 
@@ -21,3 +25,16 @@ def test_without_labels_a_change_is_said_and_no_loss() -> None:
         assert said is not None
         assert percent in said.plain
         assert "--max-change" in said.plain
+
+
+@pytest.mark.parametrize(("losses", "said"), [((0.5, 12.25), True), ((None, None), False)])
+def test_each_density_that_is_tried_says_what_calibration_alone_would_lose(
+    losses: tuple[float | None, ...], said: bool
+) -> None:
+    size = (Bytes("onnx", 1000, 500),)
+    tried = [Forecast(0.5, 3, 90, 1.0, size, (), (), untrained_loss=loss) for loss in losses]
+    console = Console(width=120, record=True, quiet=True)
+    console.print(curve_table(tried))
+    text = console.export_text()
+    assert ("untrained loss" in text) is said
+    assert ("12.25 points" in text) is said

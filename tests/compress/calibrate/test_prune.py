@@ -43,6 +43,15 @@ def test_steps_end_where_one_step_does_and_nearer_to_the_dense_network(dense: nn
     assert errors[1] < errors[0]
 
 
+@pytest.mark.parametrize(("share", "steps"), [(0.9, 1), (0.5, 1), (0.3, 2), (0.2, 3), (0.05, 4)])
+def test_no_step_removes_more_than_half_of_what_is_left_as_long_as_there_are_steps(
+    dense: nn.Module, share: float, steps: int
+) -> None:
+    seen: set[int] = set()
+    prune(Network(copy.deepcopy(dense)), dense, Blocks(), share, INPUTS, save=lambda position: seen.add(position.step))
+    assert len(seen) == steps
+
+
 def _note(heard: list[tuple[int, int]], done: int, total: int, layer: Layer) -> None:
     heard.append((done, total))
 

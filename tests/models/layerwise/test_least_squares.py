@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dwindle.models.layerwise import least_squares
 from dwindle.models.layerwise.least_squares import solve
 from dwindle.models.layerwise.moments import Moments
 
@@ -120,6 +121,56 @@ def test_masks_that_leave_most_inputs_are_solved_by_what_they_remove(
     monkeypatch.setattr("dwindle.models.layerwise.least_squares.WHOLE", 0)
     torch.testing.assert_close(found, solve(moments, weight, mask).rows, rtol=1e-8, atol=1e-10)
     assert not found[~mask].any()
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 12), st.sampled_from([0.1, 0.5, 0.9]), st.sampled_from([0.0, 1.0]),
+    st.integers(0, 2**31),
+)  # fmt: skip
+@settings(deadline=None)
+def test_conjugate_gradients_find_what_a_factorisation_finds(
+    inputs: int, outputs: int, density: float, steep: float, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    spectrum = torch.arange(1, inputs + 1).double().pow(-steep)
+    mixing = spectrum[:, None] * torch.randn(inputs, inputs, generator=random, dtype=torch.float64)
+    given = torch.randn(1, 200, inputs, generator=random, dtype=torch.float64) @ mixing
+    weight = torch.randn(1, outputs, inputs, generator=random, dtype=torch.float64)
+    mask = torch.rand(weight.shape, generator=random) < density
+    moments = moments_of(given, given @ weight.transpose(1, 2))
+    exact = solve(moments, weight, mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(least_squares, "STEP_WORTH", 0)
+        patch.setattr(least_squares, "WHOLE", 0)
+        found = solve(moments, weight, mask)
+    assert not found.rows[~mask].any()
+    assert found.after <= exact.after + 1e-4 * abs(exact.before) + 1e-12
+    torch.testing.assert_close(found.rows, exact.rows, rtol=0, atol=2e-2 * float(exact.rows.abs().max()))
+
+
+def test_rows_that_conjugate_gradients_do_not_finish_are_factored(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(1, 300, 30), torch.randn(1, 8, 30)
+    mask = torch.rand(weight.shape) < 0.5
+    moments = moments_of(inputs, torch.randn(1, 300, 8))
+    exact = solve(moments, weight, mask).rows
+    monkeypatch.setattr(least_squares, "STEP_WORTH", 0)
+    monkeypatch.setattr(least_squares, "MOST", 1)
+    torch.testing.assert_close(solve(moments, weight, mask).rows, exact, rtol=1e-8, atol=1e-10)
+
+
+def test_what_is_too_large_to_factor_row_by_row_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(1, 1200, 900)
+    weight = torch.randn(1, 20, 900)
+    mask = torch.rand(weight.shape) < 0.5
+    moments = moments_of(inputs, inputs @ weight.transpose(1, 2))
+    sizes: list[int] = []
+    monkeypatch.setattr("torch.linalg.cholesky_ex", lambda square: sizes.append(len(square)))
+    found = solve(moments, weight, mask)
+    assert not sizes, "nothing is factored: all rows go down together"
+    assert found.after < found.before
+    assert not found.rows[~mask].any()
 
 
 def test_rows_of_one_mask_share_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
