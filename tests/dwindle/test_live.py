@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 from rich.console import Console
 
@@ -33,7 +35,7 @@ def test_each_density_that_is_tried_says_what_calibration_alone_would_lose(
 ) -> None:
     size = (Bytes("onnx", 1000, 500),)
     tried = [Forecast(0.5, 3, 90, 1.0, size, (), (), untrained_loss=loss) for loss in losses]
-    console = Console(width=120, record=True, quiet=True)
+    console = Console(width=120, file=io.StringIO(), record=True)
     console.print(curve_table(tried))
     text = console.export_text()
     assert ("untrained loss" in text) is said
