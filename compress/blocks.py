@@ -63,6 +63,12 @@ class Blocks:
         network.masks = {name: self._expand(kept[name], weights[name]) for name in weights}
         mask_applier(network.model, network.masks)()
 
+    def alone(self, weight: Tensor, share: float) -> Tensor:
+        """Returns the mask that leaves `share` of a weight by itself, its largest blocks."""
+        count = {"": self._count(weight)}
+        kept = keep_highest({"": self._pool(weight.detach().abs()).cpu()}, count, {}, round(share * weight.numel()))
+        return self._expand(kept[""], weight)
+
     def _pool(self, weight: Tensor) -> Tensor:
         """Returns the mean over each block: (out, in, …) → (⌈out/rows⌉, ⌈in/columns⌉, positions)."""
         if self.rows == self.columns == 1:

@@ -13,6 +13,7 @@ import torch
 
 from dwindle import checkpoint as store
 from dwindle.checkpoint import Checkpoint
+from dwindle.compress import mixed
 from dwindle.compress.amc.allocate import allocate
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.budget import Solver
@@ -27,6 +28,7 @@ from dwindle.compress.rounds import IterativePruning, PruningSettings
 from dwindle.compress.state import capture, cuts_of
 from dwindle.compress.watcher import Watcher, tracked
 from dwindle.export import target as targets
+from dwindle.export.quantize import MIXED
 from dwindle.export.shipping import calibrated, rounded, shipper
 from dwindle.foreign import console
 from dwindle.lock import locked
@@ -40,6 +42,7 @@ from dwindle.models.objects import is_object
 from dwindle.models.provenance import code_state
 from dwindle.models.trust import is_code
 from dwindle.quantities import format_names
+from dwindle.record import Choice
 from dwindle.saved_rounds import begun, dense_round
 from dwindle.sealed import read_tensors
 from dwindle.tracking import JsonLines, Tracker
@@ -131,7 +134,8 @@ def _compress(
     if ranks.rank() == 0:
         trackers = [JsonLines(run.path / store.HISTORY), *trackers]
     with tracked(watcher, trackers, run.path.stem, origin) as watching:
-        plain, by_samples = targets.load(request.target, request.precision), request.rounding == targets.CALIBRATED
+        plain = targets.load(request.target, request.precision).mixing(network.widths)
+        by_samples = request.rounding == targets.CALIBRATED
         count = request.calib_samples if by_samples else None
         target = calibrated(plain, task, count, say=watching.note)
         if by_samples:
@@ -144,6 +148,9 @@ def _compress(
             _rehearsed(ready, watching)
         if resolved.search:
             pruning = replace(pruning, allocated=partial(_allocated, pruning, resolved.search))
+        elif plain.precision == MIXED:
+            mixed.apply(network, ranks.broadcast_from_first(lambda: store.saved_choices(run.path)))
+            pruning = replace(pruning, allocated=partial(_mixed, pruning))
         history = pruning.run()
         if (meter := ready.solvers[0].meter) is not None:
             whole = ranks.broadcast_from_first(lambda: meter.whole(network.model))
@@ -170,7 +177,9 @@ def _compress(
         preprocessing=task.preprocessing,
         data_folder=folder_from(run.path, resolved.task_options.get("data")),
     )
-    return ranks.broadcast_from_first(lambda: store.finish(done, tensors, cuts.structure))
+    return ranks.broadcast_from_first(
+        lambda: store.finish(done, tensors, cuts.structure, store.saved_choices(run.path))
+    )
 
 
 def _out_of_reach(network: Network) -> str | None:
@@ -230,6 +239,21 @@ def _allocated(run: IterativePruning, settings: Settings, solver: Solver) -> Sol
     )
     run.watcher.allocation(result)
     return replace(solver, granularity=granularity)
+
+
+def _mixed(run: IterativePruning, solver: Solver) -> Solver:
+    """Returns the solver that prunes by the densities which `precision` mixed chooses beside the network's widths."""
+
+    def chosen() -> dict[str, Choice]:
+        if there := store.saved_choices(run.folder):
+            return there
+        with torch.random.fork_rng(devices=[]):
+            found = mixed.chosen(run.network, solver, run.task.training_inputs())
+        store.save_choices(run.folder, found)
+        run.watcher.note(mixed.sentence(found))
+        return found
+
+    return mixed.along(solver, run.network, ranks.broadcast_from_first(chosen))
 
 
 def _code(resolved: Resolved) -> dict[str, str]:

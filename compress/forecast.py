@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from dwindle.compress import mixed
 from dwindle.compress.calibrate.reconstruct import reconstruct
 from dwindle.compress.network import Network
 from dwindle.compress.prepared import Prepared, prepare
@@ -20,6 +21,7 @@ from dwindle.compress.size import Sizer
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.export import target as targets
 from dwindle.export.facts import facts
+from dwindle.export.quantize import MIXED
 from dwindle.export.zeros import Verdict
 from dwindle.models import ranks
 from dwindle.models.copies import copied
@@ -146,7 +148,7 @@ def _forecast(
                 code="conflict",
                 option=option,
             )
-    ready = prepare(request, progress)
+    ready = _mixed(prepare(request, progress))
     request, network, solver = ready.resolved.request, ready.network, ready.solvers[-1]
     small = network.copy()
     for phase in ready.solvers:
@@ -175,6 +177,15 @@ def _forecast(
     return Forecast(
         share, rounds, steps, seconds, tuple(sizes), tuple(benefits), rehearsed, _priced(ready, small), loss
     )
+
+
+def _mixed(ready: Prepared) -> Prepared:
+    """The same, pruning along what `precision` mixed chooses for the weights as they are, where it is asked for."""
+    if ready.resolved.request.precision != MIXED:
+        return ready
+    [solver] = ready.solvers
+    choices = mixed.chosen(ready.network, solver, ready.task.training_inputs())
+    return replace(ready, solvers=(mixed.along(solver, ready.network, choices),))
 
 
 def _priced(ready: Prepared, small: Network) -> Priced | None:

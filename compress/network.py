@@ -41,6 +41,9 @@ class Network:
     """Boolean, by parameter name, True where the weight survives; empty while nothing is masked."""
     kept: dict[str, Tensor] = field(default_factory=dict)
     """`NAME:DIM` → the indices that cuts left of the dense network's tensor; empty while nothing is cut."""
+    widths: dict[str, str] = field(default_factory=dict)
+    """At `precision` mixed the precision that each tensor is stored in, by name; empty before it is chosen. Copies
+    share it, and so does the target that counts bytes and rounds."""
     uncut: tuple[Uncut, ...] = ()
     """What the last cut could not remove, and why."""
     changes: tuple[Change, ...] = ()

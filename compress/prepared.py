@@ -27,6 +27,7 @@ from dwindle.compress.task_checks import check_order, check_task
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
 from dwindle.export.facts import facts
+from dwindle.export.quantize import MIXED
 from dwindle.models import ranks
 from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, source_of
 from dwindle.models.checked_task import CheckedTask
@@ -105,6 +106,7 @@ class Prepared:
             trained=self.trained,
             objects=self.objects,
             signature=self.signature,
+            mixed=self.resolved.request.precision == MIXED,
         )
 
 
@@ -180,7 +182,8 @@ def prepare(request: Request, progress: Progress = lambda line: None) -> Prepare
     signature = varying(task.signature(model), request.dynamic)
     model = flat(model, signature)
     network = Network(model, inputs)
-    target = targets.load(request.target, request.precision).described(facts(task.preprocessing))
+    target = targets.load(request.target, request.precision).mixing(network.widths)
+    target = target.described(facts(task.preprocessing))
     targets.require_inputs(target, signature)
     size_of = Sizer(target, inputs)
     size_of(model)  # what the target can't take is known before anything is trained

@@ -10,6 +10,7 @@ range that it has: nothing about ranges has to be saved.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,13 @@ from torch import nn
 
 from dwindle.compress.qat_palette import by_palette
 from dwindle.export.fold import Pair, fold, foldable
-from dwindle.export.quantize import LARGEST, LARGEST_INT4, PALETTES, SCALES, stored
+from dwindle.export.quantize import LARGEST, LARGEST_INT4, MIXED, PALETTES, SCALES, stored
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
-PRECISIONS = ("int8", "int4", *PALETTES, "w8a8")
+PRECISIONS = ("int8", "int4", *PALETTES, MIXED, "w8a8")
 """What can be trained through; at w8a8 activations too, whose ranges are calibrated at export."""
 
 _COMPUTING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -60,9 +61,12 @@ class _Weight:
 class Rounding:
     """Rounds a network's weights between optimizer steps. `round` and `absorb` take turns."""
 
-    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> None:
-        """model: the network that is trained. inputs: what it takes, one sample as a batch of one. precision: one of
-        PRECISIONS; which weights have how many bits is decided as for a file (`quantize.stored`)."""
+    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...], precision: str | Mapping[str, str]) -> None:
+        """model: the network that is trained. inputs: what it takes, one sample as a batch of one.
+
+        precision: one of PRECISIONS, or at mixed that of each tensor by name; which weights have how many bits is
+        decided as for a file (`quantize.stored`).
+        """
         self._model = model
         folds = foldable(model, inputs)
         norms = {pair.layer: pair.norm for pair in folds if isinstance(pair, Pair)}

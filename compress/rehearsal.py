@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dwindle import checkpoint as store
+from dwindle.compress.masks import prunable
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.compress.state import cuts_of, packed_state
+from dwindle.compress.tensor_options import WIDTHS
 from dwindle.errors import DwindleError, RuntimeUnavailable
 from dwindle.export.exporter import attempt
 from dwindle.export.options import ExportOptions
@@ -25,6 +28,7 @@ from dwindle.export.parity import outputs_of
 from dwindle.manifest import Manifest
 from dwindle.models.inputs import as_fed
 from dwindle.models.task_values import users_code
+from dwindle.record import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,13 +96,15 @@ def rehearse(
     trained: bool,
     objects: Mapping[str, Any] = MappingProxyType({}),
     signature: Signature | None = None,
+    mixed: bool = False,
 ) -> Rehearsal:
     """Exports a network to targets, compares the files with it, and deletes them.
 
     network: before its first training. granularities: what it will be pruned by, in this order. build_dense: builds it
     anew. origin: what its checkpoint will record, the model, the task and the target of the budget among it. trained:
     whether its weights are more than initial ones. objects: what the caller gave as objects, by the names of
-    Checkpoint's fields. signature: the network's; None: what one forward pass tells.
+    Checkpoint's fields. signature: the network's; None: what one forward pass tells. mixed: whether tensors will have
+    precisions of their own; as those aren't known yet, they have all that there are in turn.
     """
     dense = network.copy()
     dense.model = dense.model.cpu().eval()
@@ -117,7 +123,9 @@ def rehearse(
             path = Path(scratch, "net.dwindle")
             done = replace(store.start(path, origin), done=True, preprocessing=task.preprocessing, signature=signature)
             tensors = {**packed_state(small), "dense": dense.model.state_dict()}
-            made = store.finish(done, tensors, cuts_of(small, build_dense).structure)
+            turns = cycle(WIDTHS)
+            choices = {name: Choice(next(turns), HALF) for name in prunable(small.model)} if mixed else None
+            made = store.finish(done, tensors, cuts_of(small, build_dense).structure, choices)
             options = ExportOptions(unproven=True, keeps_rejected=False)
             outcomes = attempt(replace(made, **objects), targets, options, trust=True)
     return Rehearsal(outcomes, trained, constant)

@@ -90,7 +90,7 @@ class Request:
         metavar="PRECISION",
         group=BUDGET,
         help="What the file that `size` counts stores weights in: fp32, fp16, int8, int4, palette4, palette3, "
-        "palette2, palette1 or w8a8.",
+        "palette2, palette1 or w8a8; or mixed, which chooses bits and density of each layer for `size`.",
         unset="the target's own",
     )
     size: int | str | None = option(

@@ -26,6 +26,7 @@ from dwindle.compress.request import Request
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
+from dwindle.export.quantize import MIXED
 from dwindle.files import sha256
 from dwindle.models.objects import recorded
 from dwindle.models.photos.rule import ACROSS, photographs_in
@@ -106,6 +107,8 @@ def resolve(request: Request) -> Resolved:
             "qat",
             "`qat` trains through rounding to the nearest code, and `rounding` calibrated ships another: leave out one",
         )
+    if target.precision == MIXED:
+        _check_mixed(request, retraining)
     for other in request.targets:
         targets.load(other)
     name, why = request.granularity, "as requested"
@@ -118,7 +121,7 @@ def resolve(request: Request) -> Resolved:
     full = replace(
         request,
         precision=request.precision or target.precision,
-        score=default_score(preset, retraining) if request.score is None else request.score,
+        score=_score(request, preset, retraining),
         recalibrate=preset.recalibrate if request.recalibrate is None else request.recalibrate,
         rewind_to=retraining.start,
         size=parse_bytes(request.size) if isinstance(request.size, str) else request.size,
@@ -127,6 +130,10 @@ def resolve(request: Request) -> Resolved:
         latency=parse_milliseconds(request.latency) if isinstance(request.latency, str) else request.latency,
     )
     phases = ((granularity(name, load_score("magnitude"), Layers()), KEEP),) if retraining.keep else _phases(full, name)
+    if target.precision == MIXED and name != "unstructured":
+        raise _conflict(
+            "granularity", f"`precision` mixed chooses the density of each layer, not of {name}: leave it out"
+        )
     if request.gradual and phases[-1][0].kind != "weights":
         raise _conflict("gradual", f"`granularity` {name} prunes before it retrains: leave out `gradual`")
     search = _search(full, phases) if retraining.search else None
@@ -251,6 +258,33 @@ def _check_method(request: Request, retraining: Method, task: Mapping[str, Any])
             f"`method` {name} keeps the last learning rate of the schedule, which is 0 for a cosine such as `recipe` "
             "best has: give `schedule` step",
         )
+
+
+def _check_mixed(request: Request, retraining: Method) -> None:
+    """What `precision` mixed, which chooses bits and density of each layer for a size, can't be combined with."""
+    if request.size is None:
+        raise UsageError(
+            "`precision` mixed chooses each layer's bits for the bytes of a file: give its `size`",
+            code="missing-option",
+            option="size",
+        )
+    others = ("density", "macs", "cost", "latency", "layer_share")
+    given = [name for name in others if getattr(request, name)]
+    given += ["score"] * (request.score not in (None, "magnitude"))
+    if given:
+        raise _conflict(given[0], f"`precision` mixed chooses the density of each layer itself: leave out `{given[0]}`")
+    if retraining.search or retraining.keep:
+        raise _conflict(
+            "method",
+            f"`method` {request.method} has densities already: give `precision` mixed another, or one precision",
+        )
+
+
+def _score(request: Request, preset: Recipe, retraining: Method) -> str:
+    """The score as asked for, or the recipe's; magnitude where each layer's density is chosen otherwise."""
+    if request.score is not None:
+        return request.score
+    return "magnitude" if request.precision == MIXED else default_score(preset, retraining)
 
 
 def _check_untrained(request: Request, retraining: Method) -> None:

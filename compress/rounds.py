@@ -123,7 +123,10 @@ class IterativePruning:
         if self.settings.method.keep and len(history) == 1:
             history = self._report((*history, self._keep(history)))
         for solver in self.solvers:
-            allocated = self.allocated(solver) if solver.excess(self.network) > 1 else solver
+            unmet = len(history) > 1 or solver.excess(self.network) > 1
+            allocated = self.allocated(solver) if unmet else solver
+            if self.network.widths and len(history) == 1 and allocated.excess(self.network) <= 1:
+                history = self._report((*history, self._round_off(history)))
             while allocated.excess(self.network) > 1:
                 after = self._round(allocated, self._next_share(allocated, history), history)
                 if after is None:
@@ -232,6 +235,12 @@ class IterativePruning:
         self.network.masks = masks_of_zeros(self.network.model)
         return self._finish(history, None, time.monotonic(), {})
 
+    def _round_off(self, history: tuple[Round, ...]) -> Round:
+        """Returns the round of a network that fewer bits alone bring within the budget: nothing is pruned."""
+        if self.settings.method.retrains:
+            return self._train(history)
+        return self._finish(history, None, time.monotonic(), {})
+
     def _note_what_batch_norm_costs(self, record: Round) -> None:
         """Notes where accuracy fell only because batch norm's running statistics do not fit the pruned network."""
         recalibrated = copied(self.network.model)
@@ -338,7 +347,8 @@ class IterativePruning:
     def _rounding(self) -> Rounding | None:
         if not self.settings.qat:
             return None
-        return Rounding(self.network.model, self.task.example_inputs(), self.settings.precision)
+        precision = self.network.widths or self.settings.precision
+        return Rounding(self.network.model, self.task.example_inputs(), precision)
 
     def _saves_within_rounds(self) -> bool:
         """Whether this process saves training under way: the first rank does, if the task can go on from there."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dwindle.compress.recalibrate import can_recalibrate
 from dwindle.errors import UsageError
+from dwindle.export.quantize import MIXED
 from dwindle.models import ranks
 
 if TYPE_CHECKING:
@@ -47,6 +48,14 @@ def check_task(task: CheckedTask, resolved: Resolved) -> None:
             "`update` solves survivors on real inputs, and the task has no `inputs`: add them, or leave it out",
             code="missing-member",
             option="update",
+            name="inputs",
+        )
+    if request.precision == MIXED and not can_recalibrate(task):
+        raise UsageError(
+            "`precision` mixed measures what layers lose on real inputs, and the task has no `inputs`: add them, or "
+            "give another `precision`",
+            code="missing-member",
+            option="precision",
             name="inputs",
         )
     if request.calib_samples and not can_recalibrate(task):

@@ -6,6 +6,7 @@ NET.dwindle/
   weights.safetensors   the surviving weights, pruned ones zero
   masks.safetensors     a bit per prunable weight (absent where pruning removed whole channels only)
   dense.safetensors     the trained network before pruning: what every comparison is made with
+  choices.json          what `precision` mixed chose for each tensor, where it did
   samples.safetensors   samples of the data, where it was asked to keep some, so that exporting needs no data
   history.jsonl         figures as they came, a line each; nothing is read back from it
   rounds/…              while running: each round's state, from which a killed run resumes
@@ -26,15 +27,15 @@ from typing import TYPE_CHECKING, Any
 import dwindle
 from dwindle.documents import REMEDY, FileName, parse, read
 from dwindle.errors import CheckpointError, UsageError
-from dwindle.files import refuse_link, sweep
+from dwindle.files import refuse_link, sweep, write_json
 from dwindle.lock import not_a_checkpoint
 from dwindle.mask_files import unpack_masks
 from dwindle.metrics import ACCURACY, named
 from dwindle.notebook import table
 from dwindle.preprocessing import Preprocessing
-from dwindle.record import UPGRADE, Numerics, Round, Uncut, flattened, read_structure
+from dwindle.record import UPGRADE, Choice, Numerics, Round, Uncut, flattened, read_choices, read_structure
 from dwindle.saved_rounds import ROUNDS, begun, clear
-from dwindle.sealed import Tensors, check_file, members, read_sealed_json, read_tensors, seal
+from dwindle.sealed import Tensors, check_file, members, read_sealed_json, read_tensors, seal, sealed_json
 from dwindle.signature import Signature
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 DOCUMENT = "checkpoint.json"
 STRUCTURE = "structure.json"
+CHOICES = "choices.json"
 HISTORY = "history.jsonl"
 STEMS = ("weights", "masks", "dense", "samples")
-_OWN = (DOCUMENT, STRUCTURE, *(f"{stem}.safetensors" for stem in STEMS), HISTORY, "bench.json")
+_OWN = (DOCUMENT, STRUCTURE, CHOICES, *(f"{stem}.safetensors" for stem in STEMS), HISTORY, "bench.json")
 """The names at the top of a checkpoint that nothing but dwindle writes."""
 _OWN_FOLDERS = (ROUNDS, "exports", "amc")
 
@@ -125,7 +127,7 @@ class Checkpoint:
         document = read_document(path)
         for file, expected in document.files.items():
             check_file(path, file, expected)
-        for name in (STRUCTURE, *(f"{stem}.safetensors" for stem in STEMS)):
+        for name in (STRUCTURE, CHOICES, *(f"{stem}.safetensors" for stem in STEMS)):
             if document.done and name not in document.files and (path / name).exists():
                 raise CheckpointError(
                     f"{path / name} is not among the files that {DOCUMENT} vouches for: {REMEDY}",
@@ -196,6 +198,16 @@ class Checkpoint:
         """What surgery left of the architecture (`dwindle.models.structure`); empty where nothing was cut."""
         file = self.path / STRUCTURE
         return read_structure(read(file), file) if self.done and file.exists() else {}
+
+    @cached_property
+    def choices(self) -> dict[str, Choice]:
+        """What `precision` mixed chose for each tensor, by name; empty before, and at any other precision."""
+        return saved_choices(self.path)
+
+    @property
+    def widths(self) -> dict[str, str]:
+        """The precisions among `choices`, as `Target.mixing` takes them."""
+        return {name: choice.precision for name, choice in self.choices.items()}
 
     @cached_property
     def samples(self) -> dict[str, Tensor]:
@@ -334,9 +346,30 @@ def require_not_sealed(path: Path) -> None:
             )
 
 
-def finish(checkpoint: Checkpoint, tensors: Mapping[str, Tensors], structure: dict[str, Any]) -> Checkpoint:
+def saved_choices(path: Path) -> dict[str, Choice]:
+    """What `save_choices` saved in a checkpoint's folder; empty before. Raises CheckpointError where it is damaged."""
+    file = path / CHOICES
+    return read_choices(read_sealed_json(file, REMEDY), file) if file.exists() else {}
+
+
+def save_choices(path: Path, choices: Mapping[str, Choice]) -> None:
+    """Saves what `precision` mixed chose, as soon as it has, for the run to go on with."""
+    write_json(path / CHOICES, _choices(choices))
+
+
+def _choices(choices: Mapping[str, Choice]) -> dict[str, Any]:
+    return sealed_json({"tensors": {name: asdict(choice) for name, choice in choices.items()}})
+
+
+def finish(
+    checkpoint: Checkpoint,
+    tensors: Mapping[str, Tensors],
+    structure: dict[str, Any],
+    choices: Mapping[str, Choice] | None = None,
+) -> Checkpoint:
     """Seals the finished network and removes the rounds' states."""
     documents = {STRUCTURE: structure} if structure else {}
+    documents |= {CHOICES: _choices(choices)} if choices else {}
     seal(checkpoint.path, DOCUMENT, checkpoint._document(), tensors, documents)
     clear(checkpoint.path)
     return Checkpoint.load(checkpoint.path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from dwindle.documents import Count, Range, Size, parse
+from dwindle.documents import Count, Range, Share, Size, parse
 
 UPGRADE = "use the dwindle that wrote it, or upgrade"
 
@@ -52,6 +52,29 @@ class Cuts:
     """How the network differs from one built afresh: see `dwindle.models.structure.describe`."""
     uncut: tuple[Uncut, ...] = ()
     """What the last cut could not remove."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `precision` mixed chose for a tensor."""
+
+    precision: str
+    """What it is stored in."""
+    density: Share
+    """The share of its weights that was to survive; 1 for what isn't pruned."""
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """choices.json without its seal."""
+
+    tensors: dict[str, Choice]
+
+
+def read_choices(value: Any, file: Path) -> dict[str, Choice]:
+    """Makes choices of a document that is `{"tensors": {NAME: …}}`. Raises CheckpointError naming `file` and field."""
+    found: _Choices = parse(_Choices, value, file, UPGRADE)
+    return found.tensors
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dwindle.attest import place
 from dwindle.bench.files.contents import is_model_file
-from dwindle.checkpoint import DOCUMENT, Checkpoint, read_document
+from dwindle.checkpoint import CHOICES, DOCUMENT, Checkpoint, read_document
 from dwindle.documents import read
 from dwindle.errors import CheckpointError, DwindleError
 from dwindle.files import walk
@@ -120,6 +120,8 @@ def _network(path: Path) -> Iterator[Part]:
         yield _part(path / "masks.safetensors", path, lambda: opened.masks)
     if opened.structure:
         yield _part(path / "structure.json", path, lambda: opened.structure)
+    if (path / CHOICES).exists():
+        yield _part(path / CHOICES, path, lambda: opened.choices)
 
 
 def _export(folder: Path, root: Path, key: Path | None) -> tuple[list[Part], list[str]]:

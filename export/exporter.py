@@ -16,6 +16,7 @@ from dwindle.export import target as targets
 from dwindle.export.auto import AUTO
 from dwindle.export.one_target import NO_PACKING, PACKINGS, export_one
 from dwindle.export.options import ExportOptions
+from dwindle.export.quantize import MIXED
 from dwindle.files import refuse_link, sweep
 from dwindle.manifest import Manifest
 
@@ -100,6 +101,13 @@ def attempt(
     if by_samples:
         targets.require_codes(wanted)
     checkpoint.require_done()
+    if not checkpoint.choices and any(target.precision == MIXED for target in wanted):
+        raise UsageError(
+            "`precision` mixed is chosen while a network is compressed, and this one was not: give `compress` the "
+            "`precision` mixed, or give one precision here",
+            code="not-mixed",
+            option="precision",
+        )
     refuse_link(checkpoint.exports)
     sweep(checkpoint.exports)
     say = progress or _log.info

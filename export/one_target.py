@@ -84,7 +84,7 @@ def export_one(
     example = task.example_inputs()
 
     def at(precision: str | None, say: Callable[[str], None]) -> Target:
-        plain = targets.load(name, precision, options.min_os)
+        plain = targets.load(name, precision, options.min_os).mixing(checkpoint.widths)
         if options.min_runtime is not None:
             runtime, oldest = targets.runtime_version(options.min_runtime)
             plain = plain.for_runtime(runtime, oldest) if runtime in plain.runtimes else plain

@@ -6,12 +6,14 @@ channel), so that a pruned weight stays exactly zero. Scales lie on a grid of 25
 At four bits what is small and costs most keeps more of them: the first layer, and rows that are short, such as a
 depthwise convolution's, are int8. int4 has a scale for every 64 or so surviving weights: blocks of a row's input
 channels. palette4 has sixteen values per tensor (`palette`), times a scale per row where that is worth its byte;
-palette3, palette2 and palette1 have eight, four and two, and zeros beside them.
+palette3, palette2 and palette1 have eight, four and two, and zeros beside them. At mixed each tensor has one of these
+precisions, as it was chosen, or is fp16.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,12 +27,14 @@ from dwindle.export.fold import tensors
 if TYPE_CHECKING:
     from torch import nn
 
-Precision = Literal["fp32", "fp16", "int8", "int4", "palette4", "palette3", "palette2", "palette1", "w8a8"]
+Precision = Literal["fp32", "fp16", "int8", "int4", "palette4", "palette3", "palette2", "palette1", "mixed", "w8a8"]
 FOUR_BITS = ("int4", "palette4")
 PALETTES = ("palette4", "palette3", "palette2", "palette1")
 FEW_BITS = ("int4", *PALETTES)
 CODED = ("int8", *FEW_BITS)
 """The precisions that store codes."""
+MIXED = "mixed"
+"""The precision of a file whose tensors have precisions of their own."""
 LARGEST = 127
 """The largest int8 code. −128 is never used, as the range is symmetric."""
 LARGEST_INT4 = 7
@@ -98,15 +102,19 @@ class Stored:
         return store("", array, self.precision) if self.axis is None else int8_along(array, self.axis)
 
 
-def stored(network: nn.Module, precision: str) -> dict[str, Stored]:
+def stored(network: nn.Module, precision: str | Mapping[str, str]) -> dict[str, Stored]:
     """Every parameter and buffer of a network (`fold.deployable`'s) at a precision, by name.
 
+    precision: of them all; or of each by name, those without one in fp16.
     At int8 and below, tensors without rows long enough for a scale (biases, norms) are fp16. Raises UsageError for a
     weight beyond the range of the precision.
     """
     every = tensors(network)
-    first = next((name for name, tensor in every.items() if tensor.is_floating_point() and tensor.dim() > 1), None)
-    kind = {name: "int8" if name == first and precision in FEW_BITS else precision for name in every}
+    if isinstance(precision, str):
+        first = next((name for name, tensor in every.items() if tensor.is_floating_point() and tensor.dim() > 1), None)
+        kind = {name: "int8" if name == first and precision in FEW_BITS else precision for name in every}
+    else:
+        kind = {name: precision.get(name, "fp16") for name in every}
     return {name: store(name, tensor.numpy(), kind[name]) for name, tensor in every.items()}
 
 

@@ -55,6 +55,8 @@ class Target(ABC):
     """The ending of its files' names, with the dot."""
     precisions: ClassVar[tuple[str, ...]]
     """What it can store weights in (`export.quantize`). The first is its default."""
+    mixes: ClassVar[bool] = False
+    """Whether tensors of one file can have different ones of its precisions: then it has the precision `mixed` too."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Earlier names of its precisions, which are still taken, each with the present one."""
     packages: ClassVar[tuple[str, ...]]
@@ -89,6 +91,8 @@ class Target(ABC):
     """What its files were asked to compute in; None: the target's own choice."""
     fp32: tuple[str, ...] = ()
     """The operations and layers that compute in float in a file that computes in less, as that loses too much there."""
+    widths: Mapping[str, str] = MappingProxyType({})
+    """At `precision` mixed the precision of each tensor by its name; those that it lacks are stored in fp16."""
     rounding: Rounding | None = None
     """What chooses the codes of weights; None: the nearest are taken."""
     metadata: Mapping[str, str] = MappingProxyType({})
@@ -169,15 +173,43 @@ class Target(ABC):
         """
         from dwindle.export.quantize import stored
 
-        nearest = stored(network, self.precision)
+        nearest = stored(network, self.storing)
         return self.rounding(network, nearest) if self.rounding else nearest
+
+    @property
+    def storing(self) -> str | Mapping[str, str]:
+        """The precision that `stored` is asked for: one for all tensors, or `widths`."""
+        from dwindle.export.quantize import MIXED
+
+        return self.widths if self.precision == MIXED else self.precision
+
+    def mixing(self, widths: Mapping[str, str]) -> Self:
+        """The same target, with the precisions of tensors, by name, that its files have at `precision` mixed.
+
+        widths: read whenever a file is written or counted, so that a caller may still change it.
+        """
+        changed = copy.copy(self)
+        changed.widths = widths
+        return changed
+
+    def tensor_bytes(self, tensor: Stored) -> float:
+        """About how many bytes a tensor takes in its packed files, for choosing between precisions and densities.
+
+        The default is that of a file which stores it dense, or a bit for each weight and its survivors.
+        """
+        import numpy as np
+
+        alive, size = int(np.count_nonzero(tensor.values)), tensor.values.size
+        sparse = (alive * tensor.bits + size) / 8 if self.packs_zeros else size * tensor.bits / 8
+        scales = 0 if tensor.scale is None else 2 * tensor.scale.size
+        return min(size * tensor.bits / 8, sparse) + scales + (0 if tensor.palette is None else tensor.palette.nbytes)
 
     @property
     def has_codes(self) -> bool:
         """Whether it stores codes at its precision, which `rounding` may choose."""
-        from dwindle.export.quantize import CODED
+        from dwindle.export.quantize import CODED, MIXED
 
-        return self.calibrates or self.precision in CODED
+        return self.calibrates or self.precision in (*CODED, MIXED)
 
     def rounded_by(self, rounding: Rounding) -> Self:
         """The same target, whose codes `rounding` chooses, such as `export.rounding.Calibrated`."""
@@ -281,9 +313,10 @@ def load(name: str, precision: str | None = None, min_os: str | None = None) -> 
     an unknown name, precision or system, and for a registered object that is no Target.
     """
     kind = _kind(name)
-    if precision is not None and precision not in (*kind.precisions, *kind.renamed):
+    known = (*kind.precisions, "mixed") if kind.mixes else kind.precisions
+    if precision is not None and precision not in (*known, *kind.renamed):
         raise UsageError(
-            f"`precision` {precision!r} is unknown to {name}: give {' or '.join(kind.precisions)}",
+            f"`precision` {precision!r} is unknown to {name}: give {' or '.join(known)}",
             code="unknown-precision",
             option="precision",
             name=name,

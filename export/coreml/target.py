@@ -15,7 +15,7 @@ from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface, described, p
 from dwindle.export.coreml.read import main_block
 from dwindle.export.fold import fold, foldable, short_names
 from dwindle.export.int8_target import Int8Target
-from dwindle.export.quantize import CODED, PALETTES, Stored, quantized, stored
+from dwindle.export.quantize import CODED, MIXED, PALETTES, Stored, quantized, stored
 from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import Form, quantize, require_packages
@@ -68,6 +68,7 @@ class CoreML(Int8Target):
     name = "coreml"
     suffix = ".mlpackage"
     precisions = ("fp16", *CODED, "w8a8")
+    mixes = True
     systems = ("iOS16", "iOS17", "iOS18")
     packages = ("torch", "coremltools")
     lacks = ("int8", "uint8", "complex64")
@@ -114,7 +115,7 @@ class CoreML(Int8Target):
         self._beyond = dict(fp32 or {})
         self.fp32 = tuple(f"{kind} {name}" for name, kind in self._beyond.items())
         self.min_os: str = min_os or ("iOS16" if self.precision == "fp16" else "iOS18")
-        if self.precision in PALETTES[1:] and self.min_os != "iOS18":
+        if self.precision in (*PALETTES[1:], MIXED) and self.min_os != "iOS18":
             raise UsageError(
                 f"Core ML has sparse palettes of 1, 2 and 3 bits from iOS 18 on: give `min_os` iOS18 with "
                 f"{self.precision}, or `precision` palette4, which {self.min_os} has",
@@ -146,6 +147,7 @@ class CoreML(Int8Target):
         own = {"interface": self.interface, "compute": self.compute, "fp32": self._beyond, "samples": self.samples}
         made = CoreML(self.precision, self.min_os, **{**own, **changed})
         made.rounding, made.metadata, made._calibration = self.rounding, self.metadata, self._calibration
+        made.widths = self.widths
         return made
 
     def computing(self, compute: str) -> CoreML:
@@ -186,7 +188,7 @@ class CoreML(Int8Target):
                 expected = outputs_of(self.as_stored(network, activations=False), samples)
                 if furthest(self.run(path, samples), expected) <= MOST:
                     return self
-                whole = CoreML(self.precision, self.min_os, self.interface, "fp32")
+                whole = CoreML(self.precision, self.min_os, self.interface, "fp32").mixing(self.widths)
                 path = Path(folder, "whole.mlpackage")
                 whole.write(network, inputs, path, pack=False)
                 beyond = beyond_fp16(
@@ -257,7 +259,7 @@ class CoreML(Int8Target):
 
         def files(candidate: nn.Module) -> dict[str, bytes]:
             network = fold(candidate, pairs)
-            return self._filled(program, network, stored(network, self.precision), inputs, pack=True)[0]
+            return self._filled(program, network, stored(network, self.storing), inputs, pack=True)[0]
 
         return files
 

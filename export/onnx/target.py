@@ -47,6 +47,7 @@ class Onnx(Int8Target):
     name = "onnx"
     suffix = ".onnx"
     precisions = ("fp32", "fp16", *CODED, "w8a8")
+    mixes = True
     dynamic = True
     packages = ("torch", "onnx", "onnxscript", "onnxruntime")
     lacks = ("complex64",)
@@ -183,7 +184,7 @@ class Onnx(Int8Target):
 
         def bytes_of(candidate: nn.Module) -> int:
             network = fold(candidate, pairs)
-            model, _ = self._model(graph, network, stored(network, self.precision), pack=True)
+            model, _ = self._model(graph, network, stored(network, self.storing), pack=True)
             size: int = self._described(model).ByteSize()
             return size
 
@@ -205,6 +206,13 @@ class Onnx(Int8Target):
             return int(self._described(model).ByteSize())
 
         return size
+
+    def tensor_bytes(self, tensor: Stored) -> float:
+        from dwindle.export.codes.packing import forms
+
+        return min(form.size for form in forms(tensor, pack=True).values()) + sum(
+            part.nbytes for part in (tensor.scale, tensor.palette) if part is not None
+        )
 
     def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
         run = infer(session(str(path)))
