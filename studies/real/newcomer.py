@@ -1,21 +1,20 @@
 """The newcomer's job: a folder of small photographs and the name of a network, to a sixth of its Core ML file's bytes.
 
-    python -m studies.real.newcomer             # resumes; hours on two cores
+    python -m studies.real.newcomer             # resumes; a case takes hours of CPU, half of it for the dense network
     python -m studies.real.newcomer --quick     # a few images and one epoch: whether it runs at all, no figures
     python -m studies.real.newcomer --table     # only prints what there is
 
 The photographs are 2,000 images of Fashion-MNIST, of five classes, as JPEGs of 64 pixels in five folders; splits,
 recipe, epochs and all else are dwindle's defaults. Beside each pruned network stands the dense one, trained once, and
 trained on for as many trainings as the rounds took. In the second case the network was first trained on the other five
-classes, and is trained on from those weights. A line goes to newcomer.jsonl as each case is done; a run that
-was stopped goes on inside its case.
+classes, and is trained on from those weights. Hours are those of the job itself, from the dense training to the last
+round. A line goes to newcomer.jsonl as each case is done; a run that was stopped goes on inside its case.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,21 +66,29 @@ def sixth(model: str, options: Mapping[str, Any], **more: Any) -> tuple[int, int
     return whole, whole // SHARE
 
 
-def trained_on(net: Checkpoint) -> float:
+def trained_on(net: Checkpoint, kept: Path) -> float:
     """The test accuracy of the dense network after as many more trainings as the rounds took, on the best of which by
-    validation it stands."""
+    validation it stands. What it has come to is kept in a file after each training."""
     task, network = restore_task(net), restore_dense(net)
-    torch.manual_seed(0)
-    found = [(task.evaluate(network, "validation"), task.evaluate(network, "test"))]
-    for _ in net.history[1:]:
-        task.fit(network, start=0.0, on_step=lambda loss: None)
+    found: list[tuple[float, float]] = []
+    if kept.exists():
+        saved = torch.load(kept, weights_only=True)
+        network.load_state_dict(saved["network"])
+        task.load_state_dict(saved["task"], network)
+        found = saved["found"]
+    while len(found) < len(net.history):
+        if found:
+            torch.manual_seed(len(found))
+            task.fit(network, start=0.0, on_step=lambda loss: None)
         found.append((task.evaluate(network, "validation"), task.evaluate(network, "test")))
+        now = {"network": network.state_dict(), "task": task.state_dict(), "found": found}
+        torch.save(now, kept.with_suffix(".part"))
+        kept.with_suffix(".part").replace(kept)
     return max(found)[1]
 
 
 def run(case: str, folder: Path, count: int, options: dict[str, Any], **more: Any) -> dict[str, Any]:
     model, pretrained = CASES[case]
-    began = time.monotonic()
     if pretrained:
         other = {**options, "data": str(photographs(folder / "others", range(5, 10), count))}
         request = Request(model, other, density=0.9, rounds=1, target="coreml")
@@ -100,8 +107,8 @@ def run(case: str, folder: Path, count: int, options: dict[str, Any], **more: An
         "rounds": len(net.history) - 1,
         "test": net.metrics["test"],
         "dense_test": net.metrics["dense_test"],
-        "dense_trained_on_test": trained_on(net),
-        "hours": round((time.monotonic() - began) / 3600, 2),
+        "dense_trained_on_test": trained_on(net, folder / f"{case}, trained on.pt"),
+        "hours": round(sum(each.seconds for each in net.history) / 3600, 2),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.real import decoding
+from studies.real import decoding, finetune
 from studies.real.run import ROWS, table
 
 
@@ -22,3 +22,12 @@ def test_the_table_says_what_a_file_lost() -> None:
 def test_the_row_of_the_plain_way_has_the_ratio_of_each_turn() -> None:
     printed = decoding.row("a step", [(0.1, 0.2), (0.3, 0.3), (0.2, 0.1)], "ms", 1000)
     assert printed == "| a step | 200 ms (100–300) | 200 ms (100–300) | 1.00 (0.50–2.00) |"
+
+
+def test_the_row_of_a_fine_tuned_network_has_its_bytes_and_both_accuracies() -> None:
+    row = {
+        "photographs": 1500, "epochs": 5, "rounds": 3, "density": 0.2, "dense_bytes": 14_000_000, "bytes": 5_000_000,
+        "dense_test": 81.25, "test": 80.0,
+    }  # fmt: skip
+    last = finetune.table([row]).splitlines()[-1]
+    assert last == "| 1,500 | 5 | 3 | 20% | 14,000,000 | 5,000,000 | 81.25 | 80.00 |"
