@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from dwindle.compress.qat_palette import by_palette
+from dwindle.errors import UsageError
 from dwindle.export.fold import Pair, fold, foldable
 from dwindle.export.quantize import LARGEST, LARGEST_INT4, MIXED, PALETTES, SCALES, stored
 
@@ -31,6 +32,8 @@ PRECISIONS = ("int8", "int4", *PALETTES, MIXED, "w8a8")
 
 _COMPUTING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """The layers that compute in int8 at w8a8."""
+_STILL = 5
+"""After how many rounded steps that change no weight something else is taken to be trained."""
 _LEAST_STEP = 2**-12
 """The smallest scale of activations, as at export (`w8a8_convert.converted`)."""
 
@@ -75,6 +78,8 @@ class Rounding:
         self._layers: list[nn.Module] = []
         self._norms = [model.get_submodule(path) for path in norms.values()]
         self._hooks: list[RemovableHandle] = []
+        self._still: int | None = 0
+        """How many rounded steps have changed no weight; None once one has."""
         for name, parameter in model.named_parameters():
             form, path = held.get(name), name.rpartition(".")[0]
             if form is None:
@@ -94,7 +99,18 @@ class Rounding:
 
     @torch.no_grad()
     def round(self) -> None:
-        """Sets the network's weights, which are exact, to rounded ones, and rounds activations from here on."""
+        """Sets the network's weights, which are exact, to rounded ones, and rounds activations from here on.
+
+        Raises UsageError where what is trained is not the network, but another one that a task made of it.
+        """
+        if self._still is not None and self._still >= _STILL:
+            raise UsageError(
+                f"{self._still} steps through the rounding have changed no weight of the model: with `qat` the task's "
+                "`fit` must train the model that it is given, not a copy or one that it builds; or leave out `qat`",
+                code="rebuilt-model",
+                option="qat",
+                name="fit",
+            )
         if not self._hooks:
             self._hooks += [norm.register_forward_pre_hook(_freeze) for norm in self._norms]
             self._hooks += [layer.register_forward_pre_hook(_round_input) for layer in self._layers]
@@ -102,6 +118,8 @@ class Rounding:
             weight.exact = weight.parameter.detach().clone()
             weight.rounded = _rounded(weight)
             weight.parameter.copy_(weight.rounded)
+        if self._still is not None and self._weights:
+            self._still += 1
 
     @torch.no_grad()
     def absorb(self) -> None:
@@ -110,6 +128,8 @@ class Rounding:
             if weight.exact is None or weight.rounded is None:
                 continue
             changed = weight.parameter - weight.rounded.to(weight.parameter.device)
+            if self._still is not None and bool(changed.any()):
+                self._still = None
             weight.parameter.copy_(weight.exact.to(changed.device) + changed)
             weight.exact = weight.rounded = None
 
@@ -141,11 +161,12 @@ def _freeze(norm: nn.Module, _: Any) -> None:
 def _round_input(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     """Before a layer computes: rounds what it reads to 256 steps over its range, zero among them."""
     x = given[0]
-    low, high = x.detach().aminmax()
+    # Of a mask's infinities the file's range takes no notice: it is that of the finite values, and of zero.
+    low, high = x.detach().nan_to_num(0, 0, 0).aminmax()
     low, high = low.float().clamp(max=0), high.float().clamp(min=0)
     scale = ((high - low) / 255).clamp(min=_LEAST_STEP)
     zero = (-128 - low / scale).round().clamp(-128, 127).int()
-    rounded: Tensor = torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, -128, 127)
+    rounded: Tensor = torch.fake_quantize_per_tensor_affine(x.float().clamp(low, high), scale, zero, -128, 127)
     return (rounded.to(x.dtype), *given[1:])
 
 

@@ -165,7 +165,8 @@ class Manifest:
     compute: str | None = None
     """What the file was asked to compute in; None: the target's own choice."""
     fp32: tuple[str, ...] = ()
-    """The operations that compute in fp32 in a file that computes in fp16, which does not hold their values."""
+    """The operations that compute in fp32 in a file that computes in fp16, which does not hold their values; and in one
+    that computes in int8 the layers that were kept float and the kinds of operators that have no int8 form."""
     calibration_samples: Count | None = None
     """How many samples set the ranges of activations; None where those aren't rounded."""
     rounding: str = "nearest"

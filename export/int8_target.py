@@ -21,6 +21,8 @@ class Int8Target(Target):
     """A target that rounds activations too at w8a8, to the ranges that they take on samples."""
 
     _form: ClassVar[Form] = FORM
+    _by_program: ClassVar[bool] = True
+    """Whether its files compute in int8 what `Quantized.program` does, and nothing else."""
 
     def __init__(
         self, precision: str | None = None, min_os: str | None = None, samples: tuple[Tensor, ...] | None = None
@@ -55,10 +57,10 @@ class Int8Target(Target):
         return changed
 
     def holding(self, network: nn.Module, inputs: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Target:
-        if not (self.calibrates and self._calibration.form.keep):
+        if not self.calibrates:
             return super().holding(network, inputs, real)
-        changed = copy.copy(self)
-        changed.fp32 = self.quantized(network, inputs).kept
+        changed, made = copy.copy(self), self.quantized(network, inputs)
+        changed.fp32 = (*made.kept, *(made.without if self._by_program else ()))
         return changed
 
     @property

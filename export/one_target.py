@@ -204,8 +204,10 @@ def export_networks(
                 begin(f"looking at the values that {path.name} has to hold")
                 roles[name] = roles[name].holding(shipped, example, real)
                 if held := ", ".join(roles[name].fp32):
-                    words = "int8 loses too much in" if target.calibrates else "fp16 does not hold the values of"
-                    say(f"{target.name}: {words} {held}, which compute in {'float' if target.calibrates else 'fp32'}")
+                    words = f"fp16 does not hold the values of {held}, which compute in fp32"
+                    if target.calibrates:
+                        words = f"{held} compute in float: they have no int8 form, or lose too much in it"
+                    say(f"{target.name}: {words}")
                 begin(f"writing {path.name}")
                 encodings[name] = roles[name].write(shipped, example, path, pack=packs[name])
             except UsageError as error:

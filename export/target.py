@@ -63,6 +63,8 @@ class Target(ABC):
     """The distributions that write and run its files. The manifest records their versions."""
     systems: ClassVar[tuple[str, ...]] = ()
     """The earliest operating systems that its files can be written for. Empty: its files do not depend on one."""
+    since: ClassVar[Mapping[str, str]] = {}
+    """The earliest of `systems` that has a precision, for each that not all of them have."""
     zstd: ClassVar[bool] = False
     """Whether an export also writes the file compressed by Zstandard, for an app that unpacks it at its first start."""
     effects: ClassVar[Effects] = Effects()
@@ -316,7 +318,7 @@ def load(name: str, precision: str | None = None, min_os: str | None = None) -> 
     known = (*kind.precisions, "mixed") if kind.mixes else kind.precisions
     if precision is not None and precision not in (*known, *kind.renamed):
         raise UsageError(
-            f"`precision` {precision!r} is unknown to {name}: give {' or '.join(known)}",
+            f"`precision` {precision!r} is unknown to {name}: give {_each_since(known, kind)}",
             code="unknown-precision",
             option="precision",
             name=name,
@@ -329,6 +331,11 @@ def load(name: str, precision: str | None = None, min_os: str | None = None) -> 
             name=name,
         )
     return kind(precision, min_os if kind.systems else None)
+
+
+def _each_since(precisions: Sequence[str], kind: type[Target]) -> str:
+    """Precisions of a target, for a message, each with the earliest system that has it where not all have."""
+    return " or ".join(one + (f" ({kind.since[one]})" if one in kind.since else "") for one in precisions)
 
 
 def possible(name: str, min_os: str | None = None) -> tuple[str, ...]:

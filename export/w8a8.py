@@ -61,6 +61,8 @@ class Quantized:
     """The names of the layers that stay float, though they have an int8 form."""
     layer_of: Mapping[str, str]
     """The name of the layer that a call of the program is of, by the call's name."""
+    without: tuple[str, ...]
+    """The kinds of operators that stay float, as they have no int8 form, such as `hardswish`."""
 
     @property
     def activations_only(self) -> GraphModule:
@@ -141,7 +143,7 @@ def _quantized(
 
     try:
         with quiet():
-            program = converted(traced, samples, whole=form.whole, floating=floating)
+            program, without = converted(traced, samples, whole=form.whole, floating=floating)
     except UsageError:
         raise
     except Exception as error:
@@ -156,7 +158,7 @@ def _quantized(
         rounded |= {name: tensor.half().float() for name, tensor in left.items() if tensor.dtype == _float32()}
         _set(program, rounded)
     decoding = tuple((one.weight, one.decoded) for one in found)
-    return Quantized(program, _with(network, rounded), layers, kept, layer_of, decoding)
+    return Quantized(program, _with(network, rounded), layers, kept, layer_of, without, decoding)
 
 
 class Calibration:

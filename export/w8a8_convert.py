@@ -25,8 +25,9 @@ _HUGE = 1e30
 
 def converted(
     traced: nn.Module, samples: tuple[Tensor, ...], *, whole: bool, floating: Callable[[Node], bool]
-) -> GraphModule:
-    """A traced network in int8, for a batch of one, its activations' ranges those that `samples` take.
+) -> tuple[GraphModule, tuple[str, ...]]:
+    """A traced network in int8, for a batch of one, its activations' ranges those that `samples` take; and the kinds of
+    its operators that have no int8 form, which stay float.
 
     The ranges are those of least squared error, or all that the samples take, whichever leaves the outputs nearer to
     the network's on some samples that they were not taken from; with `whole` the latter. floating: whether a
@@ -68,8 +69,19 @@ def converted(
                     kept.add(node)
             for node in (*_reading_infinity(annotated), *_of_whole_numbers(annotated), *kept):
                 node.meta.pop(Q_ANNOTATION_KEY, None)
+            kinds = [_kind(node) for node in annotated.graph.nodes if node not in kept]
+            without.extend(dict.fromkeys(kind for kind in kinds if kind))
             return annotated
 
+    def _kind(node: Node) -> str | None:
+        """What a call computes in float, as it has no int8 form; None for any other node."""
+        value, call = node.meta.get("val"), node.target
+        if Q_ANNOTATION_KEY in node.meta or not isinstance(call, torch._ops.OpOverload) or call.is_view:
+            return None
+        computes = isinstance(value, torch.Tensor) and value.is_floating_point() and len(node.all_input_nodes) > 0
+        return call.name().split("::")[1].split(".")[0].rstrip("_") if computes else None
+
+    without: list[str] = []
     each = list(zip(*(tensor.split(1) for tensor in samples), strict=True))
     judged = each[:: max(1, len(each) // _JUDGED)]
     with torch.no_grad():
@@ -91,7 +103,7 @@ def converted(
             found = [flat(program(*sample)) for sample in judged]
             return sum(float(((a - b) ** 2).sum()) for a, b in zip(exact, found, strict=True))
 
-        return unclipped if clipped is None else min(clipped, unclipped, key=noise)
+        return (unclipped if clipped is None else min(clipped, unclipped, key=noise)), tuple(without)
 
 
 def _shared_with(annotation: Any) -> list[Node]:

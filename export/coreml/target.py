@@ -70,6 +70,7 @@ class CoreML(Int8Target):
     precisions = ("fp16", *CODED, "w8a8")
     mixes = True
     systems = ("iOS16", "iOS17", "iOS18")
+    since = {"w8a8": "iOS17", **dict.fromkeys((*PALETTES[1:], MIXED), "iOS18")}  # noqa: RUF012  # as the base has it
     packages = ("torch", "coremltools")
     lacks = ("int8", "uint8", "complex64")
     _form = Form(rest="fp16", bias="fp16")

@@ -47,6 +47,7 @@ class LiteRT(Int8Target, FilledTarget):
     fastest = "unstructured"
     holds_metadata = True
     _form = Form(whole=True)
+    _by_program = False
     effects = Effects(
         weights=Effect(
             True,

@@ -198,3 +198,75 @@ def test_training_through_a_palette_wins_back_what_rounding_loses() -> None:
     train(100, 2e-3, rounding)
     rounding.close()
     assert loss_of_file() < before / 4
+
+
+def test_activations_that_are_not_all_finite_are_rounded_over_those_that_are() -> None:
+    model, x = plain(), torch.rand(2, 3, 8, 8)
+    x[0, 0, 0, 0], x[1, 2, 3, 3] = torch.inf, -torch.inf
+    seen: list[torch.Tensor] = []
+    rounding = Rounding(model, (x[:1].nan_to_num(0, 0, 0),), "w8a8")
+    rounding.round()
+    model[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model(x)
+    model[0](torch.full((1, 3, 8, 8), torch.inf))  # without a finite value the range is empty
+    rounding.close()
+    rounded, finite = seen[0], x[x.isfinite()]
+    assert rounded.isfinite().all()
+    assert rounded.max() <= finite.max() + 1 / 255
+    assert (rounded[x.isfinite()] - finite).abs().max() <= finite.max() / 255
+    assert not seen[1].any()
+
+
+@pytest.mark.parametrize("precision", ["int8", "palette2", "w8a8"])
+def test_a_layer_of_zeros_and_one_that_is_never_called_stay_as_they_are(precision: str) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dead, self.head, self.unused = nn.Linear(80, 80), nn.Linear(80, 80), nn.Linear(80, 80)
+            nn.init.zeros_(self.dead.weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(self.dead(x))
+            return out
+
+    torch.manual_seed(0)
+    model, x = Branching(), torch.randn(4, 80)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rounding = Rounding(model, (x[:1],), precision)
+    rounding.round()
+    assert not model.dead.weight.any()
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    assert model(x).isfinite().all()
+    rounding.close()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_task_that_trains_another_model_than_it_is_given_is_refused() -> None:
+    model = plain()
+    rounding, other = Rounding(model, INPUTS, "int8"), plain()
+    optimizer = torch.optim.SGD(other.parameters(), 0.1)
+
+    def fit() -> None:
+        for _ in range(20):
+            rounding.round()
+            optimizer.zero_grad()
+            other(torch.rand(2, 3, 8, 8)).sum().backward()
+            optimizer.step()
+            rounding.absorb()
+
+    with pytest.raises(UsageError) as refused:
+        fit()
+    assert (refused.value.code, refused.value.option, refused.value.name) == ("rebuilt-model", "qat", "fit")
+
+
+def test_a_learning_rate_of_nought_for_a_step_is_no_other_model() -> None:
+    model = plain()
+    rounding, optimizer = Rounding(model, INPUTS, "int8"), torch.optim.SGD(model.parameters(), 0.1)
+    for step in range(20):
+        rounding.round()
+        optimizer.param_groups[0]["lr"] = 0.1 if step == 2 else 0.0
+        optimizer.zero_grad()
+        model(torch.rand(2, 3, 8, 8)).sum().backward()
+        optimizer.step()
+        rounding.absorb()
+    rounding.close()

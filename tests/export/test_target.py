@@ -145,3 +145,15 @@ def test_a_dtype_that_a_format_has_not_is_refused_by_the_inputs_name(target: str
 @pytest.mark.parametrize("dtype", ["float32", "int64", "int32", "bool"])
 def test_every_format_has_the_dtypes_of_tokens_and_masks(target: str, dtype: str) -> None:
     require_inputs(load(target), Signature((Input("x", (1, 3), dtype),), ()))
+
+
+def test_of_a_precision_that_a_target_lacks_its_own_are_listed_with_the_systems_that_have_them() -> None:
+    with pytest.raises(UsageError) as refused:
+        targets.load("coreml", "palette5")
+    for words in ("palette4 or", "palette2 (iOS18)", "mixed (iOS18)", "w8a8 (iOS17)"):
+        assert words in str(refused.value)
+    for precision, system in (("palette2", "iOS17"), ("mixed", "iOS17"), ("w8a8", "iOS16")):
+        with pytest.raises(UsageError) as old:
+            targets.load("coreml", precision, system)
+        assert (old.value.code, old.value.option) == ("system-too-old", "min_os")
+        assert targets.load("coreml", precision, targets.load("coreml").since[precision]).precision == precision

@@ -120,3 +120,25 @@ def test_functions_keep_a_packed_file_from_opencv(tmp_path: Path) -> None:
         said[pack] = {each.name: each for each in consumers(onnx.load(tmp_path / "net.onnx"))}["OpenCV"]
     assert (said[True].oldest, said[False].oldest) == (None, "4.10")
     assert "packing" in (said[True].why or "")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "palette4", "palette3", "palette2", "palette1", "mixed"])
+def test_codes_of_every_width_are_unpacked_by_the_oldest_runtimes_operators(precision: str, tmp_path: Path) -> None:
+    """`min_runtime` is checked before a file is written, so that what it unpacks by must be in that operator set."""
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(96, 80), nn.ReLU(), nn.Linear(80, 64)).eval(), (torch.randn(1, 96),)
+    with torch.no_grad():
+        network[2].weight.mul_(torch.rand(64, 80) < 0.3)
+    shipped, path = deployable(network, x), tmp_path / "net.onnx"
+    target = (
+        Onnx(precision).for_runtime("onnxruntime", (1, 15)).mixing({"0.weight": "palette1", "2.weight": "palette3"})
+    )
+    target.write(shipped, x, path, pack=True)
+    model = onnx.load(path)
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [18]
+    assert {entry.version for function in model.functions for entry in function.opset_import if not entry.domain} <= {
+        18
+    }
+    assert next(each.oldest for each in target.consumers(path) if each.name == "onnxruntime") == "1.15"
+    expected = target.as_stored(shipped, activations=False)(*x)
+    torch.testing.assert_close(torch.from_numpy(target.run(path, x)[0]), expected, rtol=1e-4, atol=1e-5)

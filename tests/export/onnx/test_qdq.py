@@ -142,6 +142,28 @@ def test_operators_without_an_int8_form_stay_float_among_those_that_have_one(tmp
     assert kinds["ConvTranspose"] == 1
 
 
+class Branching(nn.Module):
+    """With operators that have no int8 form, and a layer that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head, self.unused = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.head(nn.functional.hardswish(self.first(x)).reshape(1, -1)), -1)
+
+
+def test_what_has_no_int8_form_is_named_and_a_layer_that_is_never_called_is_left_out(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    real = (torch.randn(20, 8),)
+    shipped = deployable(Branching().eval(), (real[0][:1],))
+    target = Onnx("w8a8").calibrated(real).holding(shipped, (real[0][:1],), real)
+    assert target.fp32 == ("hardswish", "softmax")
+    target.write(shipped, (real[0][:1],), tmp_path / "net.onnx", pack=True)
+    expected = shipped(real[0][:1]).numpy()
+    assert abs(target.run(tmp_path / "net.onnx", (real[0][:1],))[0] - expected).max() < 0.1
+
+
 class Infinite(nn.Module):
     def __init__(self) -> None:
         super().__init__()
