@@ -12,27 +12,23 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dwindle.compress import mixed
-from dwindle.compress.calibrate.reconstruct import reconstruct
 from dwindle.compress.network import Network
+from dwindle.compress.precisions import AtPrecision, at_each, untrained_loss
 from dwindle.compress.prepared import Prepared, prepare
-from dwindle.compress.recalibrate import can_recalibrate
 from dwindle.compress.request import Request, request_for
 from dwindle.compress.size import Sizer
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.export import target as targets
+from dwindle.export.auto import AUTO
 from dwindle.export.facts import facts
 from dwindle.export.quantize import MIXED
 from dwindle.export.zeros import Verdict
-from dwindle.models import ranks
 from dwindle.models.copies import copied
-from dwindle.models.layerwise.samples import spread
 
 if TYPE_CHECKING:
     from torch import nn
 
 WARM_UP_STEPS, WARM_UP_SECONDS = 20, 2.0
-TRIED = 256
-"""Samples that a plan calibrates on."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,11 @@ class Forecast:
     """What an inference costs in the unit of the budget, where that is `cost` or `latency`."""
     untrained_loss: float | None = None
     """The points of validation that `method` calibrate would lose, which trains nothing: tried in one step on few
-    samples. None where the weights aren't trained, or the task has no real inputs."""
+    samples, and judged as the file rounds weights. None where the weights aren't trained, or the task has no real
+    inputs."""
+    precisions: tuple[AtPrecision, ...] = ()
+    """For the request's `target`, what each of its precisions would take and lose, where `precision` is auto; the
+    figures above are of its own precision."""
 
 
 def plan(
@@ -104,7 +104,8 @@ def plan(
         >>> plan("zoo:resnet8", data="digits", size="25KB", targets=("coreml",)).bytes
         (Bytes(target='onnx', dense=310520, compressed=24870), Bytes(target='coreml', dense=163657, compressed=30584))
 
-    model, options: those of `compress`. progress: called with sentences about what takes long.
+    model, options: those of `compress`; `precision` may be auto, which forecasts every precision of the target.
+    progress: called with sentences about what takes long.
 
     Raises what `compress` would raise before it trains, except for what the rehearsal finds: that is in the forecast,
     for each target.
@@ -126,6 +127,12 @@ def curve(model: nn.Module | Request | str, **options: Any) -> tuple[Forecast, .
     Raises as `plan` does.
     """
     request = request_for(model, options)
+    if request.precision == AUTO:
+        raise UsageError(
+            "`precision` auto forecasts every precision for one budget: give `size` or `density` beside it",
+            code="missing-option",
+            option="precision",
+        )
     found: list[Forecast] = []
     for share in SHARES:
         pace = found[0].seconds / found[0].steps if found and found[0].seconds and found[0].steps else None
@@ -148,6 +155,8 @@ def _forecast(
                 code="conflict",
                 option=option,
             )
+    if auto := request.precision == AUTO:
+        request = replace(request, precision=None)
     ready = _mixed(prepare(request, progress))
     request, network, solver = ready.resolved.request, ready.network, ready.solvers[-1]
     small = network.copy()
@@ -173,9 +182,17 @@ def _forecast(
         own = targets.load(name, request.precision) if name == request.target else target
         benefits.append(own.verdict(solver.granularity.kind, small.density, solver.granularity.rows))
     seconds = _seconds(ready, steps) if pace is None or steps is None else pace * steps
-    loss = _untrained_loss(ready, small)
     return Forecast(
-        share, rounds, steps, seconds, tuple(sizes), tuple(benefits), rehearsed, _priced(ready, small), loss
+        share,
+        rounds,
+        steps,
+        seconds,
+        tuple(sizes),
+        tuple(benefits),
+        rehearsed,
+        _priced(ready, small),
+        untrained_loss(ready, small, request.precision),
+        at_each(ready) if auto else (),
     )
 
 
@@ -194,16 +211,6 @@ def _priced(ready: Prepared, small: Network) -> Priced | None:
         return None
     spent, words = meter.of(small.model), meter.price.words
     return Priced(meter.price.unit, meter.dense, spent, f"{words(meter.dense)} → {words(spent)}; {ready.notes[-1]}")
-
-
-def _untrained_loss(ready: Prepared, small: Network) -> float | None:
-    """The points that `small`, the pruned network, lacks once its survivors are solved, in place."""
-    task, dense = ready.task, ready.network.model
-    if not (ready.trained and can_recalibrate(task)) or ready.resolved.method.keep or ranks.world() > 1:
-        return None
-    whole = task.evaluate(dense, "validation")
-    reconstruct(small, dense, spread(task.training_inputs(), TRIED))
-    return whole - task.evaluate(small.model, "validation")
 
 
 def _rehearsed(ready: Prepared) -> tuple[Rehearsed, ...]:

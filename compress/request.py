@@ -90,7 +90,8 @@ class Request:
         metavar="PRECISION",
         group=BUDGET,
         help="What the file that `size` counts stores weights in: fp32, fp16, int8, int4, palette4, palette3, "
-        "palette2, palette1 or w8a8; or mixed, which chooses bits and density of each layer for `size`.",
+        "palette2, palette1 or w8a8; or mixed, which chooses bits and density of each layer for `size`. A plan takes "
+        "auto too, and says what each would take and lose.",
         unset="the target's own",
     )
     size: int | str | None = option(

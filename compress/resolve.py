@@ -26,6 +26,7 @@ from dwindle.compress.request import Request
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
+from dwindle.export.auto import AUTO
 from dwindle.export.quantize import MIXED
 from dwindle.files import sha256
 from dwindle.models.objects import recorded
@@ -93,6 +94,13 @@ def resolve(request: Request) -> Resolved:
     own = task_options(request.task)
     preset, task, said = _preset(request, retraining, own)
     _check_method(request, retraining, task)
+    if request.precision == AUTO:
+        raise UsageError(
+            "`precision` auto is chosen when files are written: give one of the target's, or mixed; dwindle plan takes "
+            "auto, and says what each would take and lose",
+            code="not-before-export",
+            option="precision",
+        )
     target = targets.load(request.target, request.precision)
     if request.rounding == targets.CALIBRATED:
         targets.require_codes([target])

@@ -35,6 +35,9 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
         yield forecast.priced.sentence
     if forecast.untrained_loss is not None:
         yield f"without training, by --method calibrate: about {forecast.untrained_loss:.2f} points lost on validation"
+    for one in forecast.precisions:
+        lost = "" if one.untrained_loss is None else f", about {one.untrained_loss:.2f} points lost without training"
+        yield f"{one.precision}: {format_bytes(one.bytes)} at a density of {one.density:.1%}{lost}"
     for rehearsed in forecast.rehearsed:
         yield f"{rehearsed.target}: {rehearsed.sentence}"
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dwindle.compress import Request, compress, curve, plan
 from dwindle.compress.forecast import SHARES
 from dwindle.compress.resolve import resolve
 from dwindle.errors import BudgetMissed, UsageError
+from dwindle.export import target as targets
+from dwindle.live import forecast_lines
+from dwindle.models.build import ModelSpec, build
+from dwindle.models.tasks import make_task
 
 pytestmark = pytest.mark.usefixtures("one_model")
 
@@ -65,3 +72,35 @@ def test_the_precision_is_part_of_what_made_a_checkpoint() -> None:
     with pytest.raises(UsageError) as refused:
         origin("int3")
     assert (refused.value.code, refused.value.option) == ("unknown-precision", "precision")
+
+
+def test_of_auto_every_precision_is_forecast_with_what_it_would_lose_untrained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert targets.possible("onnx")[:3] == ("fp32", "fp16", "int8")
+    monkeypatch.setattr(targets, "possible", lambda name: ("fp32", "int8", "palette2"))
+    torch.manual_seed(0)
+    task, model = make_task({"data": "digits", "epochs": 4, "seed": 0}), build(ModelSpec("zoo:resnet8", 10, (1, 8, 8)))
+    task.fit(model, start=0.0, on_step=lambda loss: None)
+    file = str(tmp_path / "net.safetensors")
+    save_file(model.state_dict(), file)
+    asked: dict[str, Any] = {"method": "calibrate", "weights": file, "size": "30KB", "rehearsal": False}
+    found = plan("zoo:resnet8", data="digits", precision="auto", **asked)
+    assert [each.precision for each in found.precisions] == ["fp32", "int8", "palette2"]
+    plain, eight, two = found.precisions
+    assert plain.density < eight.density < two.density == 1  # whose dense file is within the budget
+    for each in found.precisions:
+        assert each.bytes <= 30_000
+        assert each.untrained_loss is not None
+    assert found.untrained_loss == pytest.approx(plain.untrained_loss)
+    lines = list(forecast_lines(found))
+    assert sum(line.startswith("int8: ") for line in lines) == 1
+
+
+def test_auto_is_no_precision_to_compress_at(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        compress("zoo:resnet8", tmp_path / "net.dwindle", data="digits", size="30KB", precision="auto")
+    assert (refused.value.code, refused.value.option) == ("not-before-export", "precision")
+    with pytest.raises(UsageError) as unbudgeted:
+        curve("zoo:resnet8", data="digits", precision="auto")
+    assert unbudgeted.value.option == "precision"
