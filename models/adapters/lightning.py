@@ -54,7 +54,8 @@ class LightningTask(Position):
     the order of samples and all that is drawn. options: those of `lightning.pytorch.Trainer`; `max_epochs` or
     `max_steps` must be among them.
 
-    Raises UsageError for a module that optimises by hand or with several optimizers, and where a name leads nowhere.
+    Raises UsageError for a module that optimises by hand, with several optimizers or with masks of its own, and where
+    a name leads nowhere.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class LightningTask(Position):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        check(module, network)
+        check(module, network, options.get("callbacks") or ())
         if options.get("max_epochs", -1) < 1 and options.get("max_steps", -1) < 1:
             raise UsageError(
                 "a LightningTask needs the length of a training: give `max_epochs` or `max_steps`",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.nn.utils import prune
 
 from dwindle.errors import UsageError, one_line
 
@@ -25,13 +26,23 @@ class Called(nn.Module):
         return self.answer(*inputs)
 
 
-def check(module: LightningModule, network: str | None) -> None:
+def check(module: LightningModule, network: str | None, callbacks: Iterable[Any]) -> None:
+    """Raises UsageError for what a LightningTask can't train. callbacks: those that its Trainer is given."""
+    from lightning.pytorch.callbacks import ModelPruning
+
     if not module.automatic_optimization:
         raise UsageError(
             f"{type(module).__name__} optimises by hand (automatic_optimization is False), and masks are put back on "
             "after Lightning's own step: let Lightning step, or write a task with a `fit` of your own",
             code="unsupported",
             name="automatic_optimization",
+        )
+    if prune.is_pruned(module) or any(isinstance(each, ModelPruning) for each in callbacks):
+        raise UsageError(
+            f"{type(module).__name__} has masks of its own beside dwindle's: leave out Lightning's ModelPruning, and "
+            "make masks permanent by torch.nn.utils.prune.remove",
+            code="unsupported",
+            name="pruning",
         )
     try:
         made: Any = module.configure_optimizers()

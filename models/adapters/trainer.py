@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from dwindle.errors import UsageError
 from dwindle.models import optimizers
@@ -46,7 +47,7 @@ class TrainerTask(Position):
     data set of the test split; the Trainer's `eval_dataset` where there is none. inputs: the names of the inputs that
     ship; by default those of a batch that the model's `forward` takes, without the labels.
 
-    Raises UsageError for a Trainer that compiles, shards or spreads its model, or was handed an optimizer.
+    Raises UsageError for a Trainer that compiles, prunes, shards or spreads its model, or was handed an optimizer.
     """
 
     def __init__(
@@ -192,6 +193,10 @@ def _check(trainer: Trainer) -> None:
     args: Any = trainer.args
     refused = {
         "torch_compile": (args.torch_compile, "each round's network would be compiled anew"),
+        "pruning": (
+            prune.is_pruned(trainer.model),
+            "its model has masks of its own beside dwindle's; torch.nn.utils.prune.remove makes them permanent",
+        ),
         "deepspeed": (bool(args.deepspeed), "masks are put on whole weights"),
         "fsdp": (bool(args.fsdp), "masks are put on whole weights"),
         "auto_find_batch_size": (args.auto_find_batch_size, "the number of steps must be known beforehand"),

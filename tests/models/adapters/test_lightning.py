@@ -219,6 +219,22 @@ def test_what_cannot_be_trained_is_refused_early(
     assert raised.value.name == name
 
 
+@pytest.mark.parametrize("by_callback", [True, False])
+def test_a_module_with_masks_of_its_own_is_refused(by_callback: bool) -> None:
+    from lightning.pytorch.callbacks import ModelPruning
+    from torch.nn.utils import prune
+
+    from dwindle.errors import UsageError
+
+    module = made()
+    callbacks = [ModelPruning("l1_unstructured", amount=0.5)] if by_callback else []
+    if not by_callback:
+        prune.l1_unstructured(next(each for each in module.modules() if isinstance(each, nn.Linear)), "weight", 0.5)
+    with pytest.raises(UsageError) as raised:
+        task(module, callbacks=callbacks)
+    assert raised.value.name == "pruning"
+
+
 def test_a_metric_that_is_not_logged_names_those_that_are() -> None:
     from dwindle.errors import UsageError
 

@@ -144,6 +144,19 @@ def test_what_cannot_be_trained_is_refused_early(tmp_path: Path, name: str) -> N
     assert raised.value.name == name
 
 
+def test_a_trainer_whose_model_has_masks_of_its_own_is_refused(tmp_path: Path) -> None:
+    from torch.nn.utils import prune
+
+    from dwindle.errors import UsageError
+    from dwindle.models import TrainerTask
+
+    given = trainer(tmp_path)
+    prune.l1_unstructured(given.model.classifier, "weight", 0.5)
+    with pytest.raises(UsageError) as raised:
+        TrainerTask(given)
+    assert raised.value.name == "pruning"
+
+
 def test_a_trainer_goes_the_whole_way(tmp_path: Path) -> None:
     from dwindle.compress import Request, compress
     from dwindle.export import export
