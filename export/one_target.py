@@ -96,7 +96,10 @@ def export_one(
 
     precision = options.precision
     if options.max_drop is not None:
-        reached, possible = checkpoint.history[0].validation, targets.possible(name, options.min_os)
+        reached, possible = (
+            checkpoint.history[0].validation,
+            targets.possible(name, options.min_os, mixed=bool(checkpoint.choices)),
+        )
         silent = {kind: at(kind, lambda line: None) for kind in possible}
 
         def ships(kind: str) -> nn.Module:

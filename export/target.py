@@ -338,10 +338,13 @@ def _each_since(precisions: Sequence[str], kind: type[Target]) -> str:
     return " or ".join(one + (f" ({kind.since[one]})" if one in kind.since else "") for one in precisions)
 
 
-def possible(name: str, min_os: str | None = None) -> tuple[str, ...]:
-    """The precisions of a target that its files can have, made by what is installed, for a system."""
-    found = []
-    for precision in _kind(name).precisions:
+def possible(name: str, min_os: str | None = None, *, mixed: bool = False) -> tuple[str, ...]:
+    """The precisions of a target that its files can have, made by what is installed, for a system.
+
+    mixed: whether the network was compressed at `precision` mixed, so that it has one for each tensor.
+    """
+    found, kind = [], _kind(name)
+    for precision in (*kind.precisions, "mixed") if mixed and kind.mixes else kind.precisions:
         try:
             load(name, precision, min_os)
         except RuntimeUnavailable:

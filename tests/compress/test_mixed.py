@@ -140,9 +140,9 @@ class Heard(Watcher):
             raise KeyboardInterrupt
 
 
-def test_a_run_meets_the_size_resumes_and_exports_what_was_chosen(trained: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_that_was_interrupted_goes_on_with_what_it_chose(trained: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"calib_samples": 100, "save_every": 0.0, "precision": "mixed", "size": "20KB"}
-    options["rehearsal"] = False  # it has a test of its own
     request = Request("zoo:resnet8", "digits", method="calibrate", weights=trained, **options)
     with pytest.raises(KeyboardInterrupt):
         compress(request, tmp_path / "net.dwindle", Heard(stop_at=15))
@@ -153,20 +153,31 @@ def test_a_run_meets_the_size_resumes_and_exports_what_was_chosen(trained: str, 
     done = compress(request, tmp_path / "net.dwindle", heard)
     assert done.choices == halfway.choices
     assert not any("precision mixed" in note for note in heard.notes)  # it was chosen already
+    [coreml] = export(done, ["coreml"], precision="mixed")
+    assert coreml.precision == "mixed"
+    assert coreml.parity.weights_equal
+
+
+def test_a_run_meets_the_size_and_export_takes_what_was_chosen(trained: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"calib_samples": 100, "precision": "mixed", "size": "20KB", "rehearsal": False}
+    heard = Heard()
+    request = Request("zoo:resnet8", "digits", method="calibrate", weights=trained, **options)
+    done = compress(request, tmp_path / "net.dwindle", heard)
+    assert sum("precision mixed" in note for note in heard.notes) == 1
     dense, pruned = done.history
     assert pruned.bytes is not None
     assert pruned.bytes <= 20_000
     assert pruned.validation > dense.validation - 6
     assert len({choice.precision for choice in done.choices.values()}) > 1
-    [onnx, coreml] = export(done, ["onnx", "coreml"], precision="mixed")
-    assert (onnx.precision, coreml.precision) == ("mixed", "mixed")
+    [onnx] = export(done, ["onnx"])
+    assert onnx.precision == "mixed"
     assert onnx.file.bytes == pruned.bytes
     folded = deployable(restore(done).eval(), (torch.zeros(1, 1, 8, 8),))
     kinds = {name: held.kind for name, held in stored(folded, done.widths).items()}
     for name, choice in done.choices.items():
         assert kinds[name] == choice.precision * choice.precision.startswith("palette"), name
-    [plain] = export(done, ["onnx"])
-    assert plain.precision == "mixed"
+    assert "mixed" in targets.possible("coreml", mixed=True)
+    assert "mixed" not in targets.possible("coreml")
     document = json.loads((done.path / "checkpoint.json").read_text())
     assert "choices.json" in document["files"]
 
@@ -229,3 +240,38 @@ def test_a_trial_leaves_its_network_as_it_was() -> None:
     assert trial.loss({"5.weight": (held, None)}) == first
     apply(whole, {"5.weight": Choice("palette1", 0.5)})
     assert whole.widths == {"5.weight": "palette1"}
+
+
+@pytest.mark.slow
+def test_rounds_of_retraining_train_through_what_was_chosen_once(tmp_path: Path, monkeypatch: Any) -> None:
+    asked: list[Network] = []
+
+    def choice(network: Network, *others: object) -> dict[str, Choice]:
+        asked.append(network)
+        large = [name for name, weight in network.model.named_parameters() if weight.dim() > 1]
+        return {name: Choice("palette2" if place % 2 else "int8", 0.3) for place, name in enumerate(large)}
+
+    monkeypatch.setattr("dwindle.compress.mixed.chosen", choice)
+    options: dict[str, Any] = {"size": "30KB", "precision": "mixed", "qat": 0.5, "rounds": 2, "rehearsal": False}
+    request = Request("zoo:resnet8", {"data": "digits", "epochs": 1}, save_every=0.0, **options)
+
+    class Stop(Watcher):
+        def step(self, index: int, done: int, total: int | None, loss: float) -> None:
+            if index == 1 and total and done == total - 2:  # while weights are rounded
+                raise KeyboardInterrupt
+
+    whole = compress(request, tmp_path / "whole.dwindle", Watcher())
+    with pytest.raises(KeyboardInterrupt):
+        compress(request, tmp_path / "parts.dwindle", Stop())
+    parts = compress(request, tmp_path / "parts.dwindle", Watcher())
+    assert len(asked) == 2  # once for each folder, and not again on resuming
+    assert len(whole.history) == 3
+    assert whole.history[-1].bytes is not None
+    assert whole.history[-1].bytes <= 30_000
+    assert [record.validation for record in parts.history] == [record.validation for record in whole.history]
+    for name, tensor in whole.weights.items():
+        assert torch.equal(tensor, parts.weights[name]), name
+    folded = deployable(restore(whole).eval(), (torch.zeros(1, 1, 8, 8),))
+    held = stored(folded, whole.widths)
+    assert held["stage1.0.conv1.weight"].kind == "palette2"
+    assert export(whole, ["onnx"])[0].file.bytes == whole.history[-1].bytes
