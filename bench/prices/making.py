@@ -7,22 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dwindle import registry
 from dwindle.bench.devices.device import Device
 from dwindle.bench.devices.registry import reach
 from dwindle.bench.prices.designed import NETWORKS, NOTHING, REFERENCE, layers, network
 from dwindle.bench.prices.fit import layer_errors, whole_errors
-from dwindle.bench.prices.one_layer import written
 from dwindle.bench.prices.profile import SCHEMA, Layer, Profile, Timed, Whole
-from dwindle.bench.prices.timing import File, times
+from dwindle.bench.prices.timing import times
+from dwindle.bench.prices.writing import written_aside
 from dwindle.bench.runtimes.runtime import Launcher
 from dwindle.errors import RuntimeUnavailable
 from dwindle.price import Shape, tally
-
-if TYPE_CHECKING:
-    from torch import nn
 
 FAINT = 0.3
 """A layer that adds less to what any file takes, as a share of that, is not told from noise: it is left out."""
@@ -56,15 +52,16 @@ def profile_device(
     device.require_threads(threads)
     began, timed, drifts = time.monotonic(), [], []
     shapes = [NOTHING, *layers()]
+    for precision in wanted:
+        kind(precision)  # for its error
     with device, tempfile.TemporaryDirectory() as name:
         launcher = _launcher(device, target)
+        progress(f"writing {len(shapes)} layers and {len(NETWORKS)} networks as {target} in {' and '.join(wanted)}")
+        files = written_aside([REFERENCE, *shapes], NETWORKS, target, wanted, Path(name))
+        inside = [_inside(*one) for one in NETWORKS]
         for precision in wanted:
-            folder = Path(name, precision)
-            folder.mkdir()
-            progress(f"writing {len(shapes)} layers and {len(NETWORKS)} networks as {target} in {precision}")
-            reference, *files = written([REFERENCE, *shapes], target, precision, folder)
-            networks, inside = _networks(target, precision, folder)
-            found = times([*files, *networks], reference, launcher, where, threads, progress)
+            reference, *others = files[precision]
+            found = times(others, reference, launcher, f"{where} in {precision}", threads, progress)
             nothing, *own = found.ms
             singles = zip(shapes[1:], own[: len(shapes) - 1], strict=True)
             alone = [Layer(shape, ms - nothing) for shape, ms in singles if ms > (1 + FAINT) * nothing]
@@ -105,20 +102,10 @@ def _launcher(device: Device, target: str) -> Launcher:
     raise RuntimeUnavailable(f"{device.url} cannot be profiled for {target}: {why}", code="no-runtime", name=device.url)
 
 
-def _networks(target: str, precision: str, folder: Path) -> tuple[list[File], list[tuple[Shape, ...]]]:
-    """The networks' files, and the layers of each."""
+def _inside(name: str, pixels: int) -> tuple[Shape, ...]:
+    """The layers of one of the networks."""
     import torch
 
     from dwindle.models.layerwise.shapes import calls
 
-    kind, files, inside = registry.resolve("dwindle.targets", target, "target"), [], []
-    for name, pixels in NETWORKS:
-        model: nn.Module = network(name, pixels)
-        example = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
-        own = kind(precision)
-        own = own.calibrated((example,)) if own.calibrates else own
-        path = folder / f"{name}-{pixels}{own.suffix}"
-        own.write(model, (example,), path, pack=False)
-        files.append((path, [example.numpy()]))
-        inside.append(tuple(call.shape for call in calls(model, (example,))))
-    return files, inside
+    return tuple(call.shape for call in calls(network(name, pixels), (torch.zeros(1, 3, pixels, pixels),)))

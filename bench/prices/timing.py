@@ -53,11 +53,10 @@ def times(
     """
     beside: list[float] = []
     over: list[float] = []
-    with _started(reference, launcher, threads) as (worker, version):
+    with _started([reference], launcher, threads) as ([worker], version):
         for start in range(0, len(files), TOGETHER):
             progress(f"{where}: {start} of {len(files)} files timed")
-            with ExitStack() as stack:
-                own = [stack.enter_context(_started(file, launcher, threads))[0] for file in files[start:][:TOGETHER]]
+            with _started(files[start:][:TOGETHER], launcher, threads) as (own, _):
                 turns, clock = _turns([worker, *own])
             beside += list(turns[:, 0])
             over += list(np.median(turns[:, 1:] / turns[:, :1], axis=0))
@@ -75,12 +74,16 @@ def times(
 
 
 @contextmanager
-def _started(file: File, launcher: Launcher, threads: int) -> Iterator[tuple[Worker, str]]:
-    """A process that has a file loaded, and the runtime's version."""
-    path, sample = file
-    launch = launcher.launch(path, threads)
-    with Worker(launcher.name, path, threads, launch.patience or PATIENCE, launch.command) as worker:
-        yield worker, worker.load(sample).version
+def _started(files: Sequence[File], launcher: Launcher, threads: int) -> Iterator[tuple[list[Worker], str]]:
+    """Processes that have a file loaded each, all started before the first is waited for; and the runtime's version."""
+    with ExitStack() as stack:
+        workers = []
+        for path, _ in files:
+            launch = launcher.launch(path, threads)
+            worker = Worker(launcher.name, path, threads, launch.patience or PATIENCE, launch.command)
+            workers.append(stack.enter_context(worker))
+        versions = [worker.load(sample).version for worker, (_, sample) in zip(workers, files, strict=True)]
+        yield workers, versions[0]
 
 
 def _turns(workers: Sequence[Worker]) -> tuple[np.ndarray, str]:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from dwindle.bench import Bench
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
 from dwindle.models.build import ModelSpec, build
@@ -97,3 +98,23 @@ def test_without_training(here: Path) -> None:
         assert main(words) == 0, words
     assert (here / "net.dwindle/exports/onnx/net.onnx").stat().st_size <= 150_000
     assert Checkpoint.load(here / "kept.dwindle").history[-1].density < 1
+
+
+@pytest.mark.slow
+@pytest.mark.needs("litert")
+@pytest.mark.usefixtures("short_slices")
+def test_a_latency_budget_for_a_phone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the profile of a phone that comes with dwindle, as there is no phone here."""
+    (limits,) = (block.code for block in blocks(TUTORIALS / "phone.md", "toml"))
+    (here / "budget.toml").write_text(limits.replace("latency = 4", "latency = 0.6"))
+    small = {"zoo:resnet20": ["zoo:resnet8"], "4ms": ["0.6ms"], "cifar10": ["digits", "--epochs", "2", "--rounds", "1"]}
+    for words in lines("phone.md", small):
+        assert main(words) == 0, words
+    assert "predicted, not measured" in capsys.readouterr().out
+    found = Bench.load(here / "net.dwindle/bench.json")
+    dense, compressed = found.predicted
+    assert compressed.ms is not None
+    assert compressed.ms <= 0.6 < (dense.ms or 0)
+    assert (compressed.device, compressed.measured) == ("cortex-a76", None)
+    (here / "budget.toml").write_text(limits.replace("latency = 4", f"latency = {0.9 * compressed.ms}"))
+    assert main(["gate", "net.dwindle", "--limits", "budget.toml"]) == 3

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from dwindle.bench.prices.one_layer import module, written
+from dwindle.bench.prices.writing import written_aside
+from dwindle.errors import UsageError
 from dwindle.export.target import load
 from dwindle.price import Shape
 
@@ -33,3 +35,22 @@ def test_one_that_computes_in_int8_is_calibrated(tmp_path: Path) -> None:
     ((path, sample),) = written(LAYERS[:1], "onnx", "w8a8", tmp_path)
     (found,) = load("onnx").run(path, tuple(map(torch.from_numpy, sample)))
     np.testing.assert_allclose(found, module(LAYERS[0])(torch.from_numpy(sample[0])).numpy(), atol=0.1)
+
+
+def test_processes_write_each_file_once_at_each_precision(tmp_path: Path) -> None:
+    found = written_aside([LAYERS[0], LAYERS[3]], [("resnet8", 32)], "onnx", ["fp32", "w8a8"], tmp_path)
+    assert {precision: len(files) for precision, files in found.items()} == {"fp32": 3, "w8a8": 3}
+    for precision, atol in (("fp32", 1e-5), ("w8a8", 0.1)):
+        for shape, (path, sample) in zip((LAYERS[0], LAYERS[3]), found[precision], strict=False):
+            (outputs,) = load("onnx").run(path, tuple(map(torch.from_numpy, sample)))
+            np.testing.assert_allclose(outputs, module(shape)(torch.from_numpy(sample[0])).numpy(), atol=atol)
+        path, (images,) = found[precision][2]
+        (outputs,) = load("onnx").run(path, (torch.from_numpy(images),))
+        assert (images.shape, outputs.shape) == ((1, 3, 32, 32), (1, 10))
+
+
+def test_what_a_process_refuses_is_refused_here(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        written_aside([LAYERS[0]], [("resnet7", 32)], "onnx", ["fp32"], tmp_path)
+    assert refused.value.code == "unknown-name"
+    assert "resnet7" in str(refused.value)
