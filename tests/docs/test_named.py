@@ -10,7 +10,7 @@ import pytest
 from dwindle import models
 from dwindle.grammar import Grammar
 from dwindle.registry import names
-from tests.docs.pages import PAGES, ROOT
+from tests.docs.pages import PAGES, ROOT, blocks, command_lines
 
 DATA = ROOT / "docs/how-to/models-and-data.md"
 EVERY = "\n".join(page.read_text("utf-8") for page in PAGES)
@@ -32,6 +32,24 @@ def test_the_pages_name_every_adapter() -> None:
     page = (ROOT / "docs/tutorials/own-loop.md").read_text("utf-8")
     for name in adapters:
         assert f"`{name}`" in page or f"{name}(" in page, name
+
+
+@pytest.mark.parametrize("adapter", ["LightningTask", "UltralyticsTask"])
+def test_an_adapter_takes_at_most_five_lines_of_a_user(adapter: str) -> None:
+    (block,) = [each for each in blocks(ROOT / "docs/tutorials/own-loop.md", "python") if f"{adapter}(" in each.code]
+    assert len([line for line in block.code.splitlines() if line.strip()]) <= 5
+
+
+@pytest.mark.parametrize(
+    ("page", "model", "data"),
+    [("how-to/models-and-data.md", "timm:", "hf:"), ("tutorials/text.md", "hf:", "text:")],
+)
+def test_a_trained_network_and_its_data_take_no_line_of_code(page: str, model: str, data: str) -> None:
+    lines = [words[2:] for words in command_lines(ROOT / "docs" / page) if words[:2] == ["dwindle", "compress"]]
+    assert any(
+        words[0].startswith(model) and "--pretrained" in words and words[words.index("--data") + 1].startswith(data)
+        for words in lines
+    )
 
 
 @pytest.mark.parametrize("extra", ["timm", "hf", "datasets", "lightning", "ray"])
