@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from studies.precision import mixed
 from studies.precision.run import cases, table
 
 
@@ -24,3 +25,17 @@ def test_each_target_is_tried_without_training() -> None:
         "onnx", "litert", "executorch", "coreml",
     }  # fmt: skip
     assert len(cases()) == len(set(cases()))
+
+
+def test_files_of_one_size_stand_in_one_line() -> None:
+    rows = [
+        {
+            "network": "zoo:resnet8", "seed": seed, "share": 0.3, "precision": precision, "dense": 90.0,
+            "test": test, "bytes": size, "limit": 20_000,
+        }
+        for precision, seed, test, size in (
+            ("int8", 0, 88.0, 19_000), ("mixed", 0, 89.0, 20_000), ("mixed", 1, 90.0, 20_001)
+        )
+    ]  # fmt: skip
+    line = "| resnet8 | 20.0 (30%) | 88.00 (-2.00) |  |  |  | 89.50 (-0.50, -1.00 to +0.00) (over the size) | 2 |"
+    assert line in mixed.table(rows)
