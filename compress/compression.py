@@ -116,7 +116,7 @@ def _compress(
     for note in ready.notes:
         watcher.note(note)
     watcher.note(resolved.choice)
-    if missed := _out_of_reach(network):
+    if missed := _out_of_reach(network, ready.solvers):
         watcher.note(missed)
     settings = PruningSettings(
         resolved.method,
@@ -182,9 +182,11 @@ def _compress(
     )
 
 
-def _out_of_reach(network: Network) -> str | None:
+def _out_of_reach(network: Network, solvers: Sequence[Solver]) -> str | None:
     """The note that a good part of the network's parameters cannot be pruned; None where it can."""
-    left = {name: one for name, one in unnamed(network.model).items() if name not in network.kernels}
+    named = {name for solver in solvers for name in solver.granularity.layers.of(network.model, network.kernels)}
+    reached = named.union(network.kernels)
+    left = {name: one for name, one in unnamed(network.model).items() if name not in reached}
     whole = sum(parameter.numel() for parameter in network.model.parameters())
     share = sum(parameter.numel() for parameter in left.values()) / whole
     if share < NOTABLE:

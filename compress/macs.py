@@ -203,6 +203,7 @@ _NO_PRODUCTS = _overloads(
     "_index_put_impl_ _unsafe_index_put index_add index_add_ index_copy index_copy_ index_fill scatter scatter_ "
     "scatter_add scatter_add_ scatter_reduce slice_scatter select_scatter diagonal_scatter grid_sampler_2d "
     "grid_sampler_3d _embedding_bag _embedding_bag_forward_only searchsorted bucketize equal isin normal "
-    "_prelu_kernel complex polar set_ clamp clamp_ clip clip_ mse_loss smooth_l1_loss huber_loss",
+    "_prelu_kernel _weight_norm_interface complex polar set_ clamp clamp_ clip clip_ mse_loss smooth_l1_loss "
+    "huber_loss",
 ) | _overloads(torch.ops.torchvision, "nms roi_align roi_pool ps_roi_align ps_roi_pool")
 """Operators of several tensors that move, normalise or interpolate, as pooling does."""

@@ -14,6 +14,7 @@ from dwindle.models.copies import copied
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dwindle.compress.layers import Layers
     from dwindle.compress.surgery.cut import Keep
     from dwindle.record import Uncut
 
@@ -111,6 +112,10 @@ class Granularity(Protocol):
     def floor(self) -> float | None:
         """The share that pruning always ends at, where the granularity fixes it (2:4); None where the budget
         decides."""
+
+    @property
+    def layers(self) -> Layers:
+        """Which layers are pruned."""
 
     def share(self, network: Network) -> float:
         """Returns how much is left of what can be pruned, in [0, 1]."""

@@ -75,6 +75,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.began = self.saved = time.monotonic() - self.progress.seconds
+        self.before: str | None = None  # the weights at the start, while none is known to have moved
         self.apply_masks = mask_applier(self.network.model, self.network.masks)
         steps = self.task.steps
         self.total = math.ceil(steps * (1 - self.method.start)) if steps else None
@@ -87,7 +88,7 @@ class Training:
         what `dwindle.Task` says.
         """
         saved = f"; round {self.index - 1} is saved, and the same command resumes from it" if self.index else ""
-        weights = self._weights() if not self.progress.steps else None
+        self.before = self._weights() if not self.progress.steps else None
         self._round()
         try:
             self.task.fit(
@@ -107,7 +108,7 @@ class Training:
                 f"round {self.index}: the task's `fit` changed pruned weights after its last call of on_step, as "
                 "loading an average or the best epoch does: they were set to zero again"
             )
-        if weights is not None and weights == self._weights():
+        if self.before is not None and self.before == self._weights():
             raise self._broken(
                 "changed no weight: its optimizer must update the parameters of the model it is given, which are "
                 "new ones after channels were removed; make the optimizer in `fit`, or keep it as the task's "
@@ -123,6 +124,7 @@ class Training:
         self._check_finite(loss)
         if self.rounding:
             self.rounding.absorb()
+        self._look_whether_it_trains()
         self._prune_gradually()
         self.apply_masks()
         if self.progress.steps == self.rewind_step:
@@ -136,6 +138,12 @@ class Training:
     def _round(self) -> None:
         if self.rounding and self.progress.steps >= self.rounds_from:
             self.rounding.round()
+
+    def _look_whether_it_trains(self) -> None:
+        """Notes that the weights have moved. They may be back where they were when `fit` ends, as it may load the best
+        epoch. Looked at after 1, 2, 4, 8, … steps, as a warmup's first rates may be 0."""
+        if self.before is not None and self.progress.steps.bit_count() == 1 and self.before != self._weights():
+            self.before = None
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):

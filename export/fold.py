@@ -3,7 +3,6 @@ fp32."""
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,7 @@ from dwindle.export.branches import Merge, merge, mergeable
 from dwindle.export.calls import Calls
 from dwindle.export.dynamic import example, shapes, traceable
 from dwindle.export.quiet import quiet
+from dwindle.models.copies import copied
 from dwindle.models.inputs import row_major
 
 if TYPE_CHECKING:
@@ -109,13 +109,13 @@ def distinct(network: nn.Module, seed: int = 0) -> nn.Module:
     """
     import torch
 
-    copied = copy.deepcopy(network)
+    told_apart = copied(network)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in tensors(copied).values():
+        for tensor in tensors(told_apart).values():
             if tensor.is_floating_point():
                 tensor.uniform_(0.5, 1, generator=generator)
-    return copied
+    return told_apart
 
 
 def short_names(network: nn.Module) -> dict[str, str]:
@@ -129,6 +129,8 @@ def short_names(network: nn.Module) -> dict[str, str]:
 def trace(network: nn.Module, inputs: tuple[Tensor, ...], sizes: nn.Module | None = None) -> ExportedProgram:
     """torch.export's program of a network in eval mode, its sizes symbolic where they vary.
 
+    A copy of it is traced: what its forward keeps in a list or a dict would be tensors without data afterwards.
+
     sizes: the network whose sizes vary likewise; None: this one. Raises UsageError where torch.export cannot trace it,
     or where the model fixes a size that is said to vary.
     """
@@ -137,13 +139,13 @@ def trace(network: nn.Module, inputs: tuple[Tensor, ...], sizes: nn.Module | Non
 
     try:
         with quiet(), torch.no_grad(), traceable(sizes or network):
-            varies = shapes(sizes or network)
+            varies, own = shapes(sizes or network), copied(network)
             if varies is None:
-                return torch.export.export(network, inputs)
+                return torch.export.export(own, inputs)
             given = example(sizes or network, inputs)
             # `Flat.forward` takes all of its inputs as one parameter, and a GraphModule made of it each as one.
             each = varies if isinstance(network, fx.GraphModule) else (varies,)
-            return torch.export.export(network, given, dynamic_shapes=each)
+            return torch.export.export(own, given, dynamic_shapes=each)
     except UsageError:
         raise
     except Exception as error:  # torch.export raises whatever the model's own code raised
@@ -156,10 +158,10 @@ def trace(network: nn.Module, inputs: tuple[Tensor, ...], sizes: nn.Module | Non
 
 
 def _detached(module: nn.Module) -> nn.Module:
-    copied = copy.deepcopy(module).cpu().float().eval()
-    for tensor in tensors(copied).values():
+    network = copied(module).cpu().float().eval()
+    for tensor in tensors(network).values():
         tensor.data = row_major(tensor.data)  # a channels_last weight would make its outputs so too
-    return copied
+    return network
 
 
 def _pair_ending_at(node: Node, calls: Calls) -> Pair | None:
@@ -211,7 +213,7 @@ def _replaceable(merges: tuple[Merge, ...], network: nn.Module, inputs: tuple[Te
         network(*inputs)
     for hook in hooks:
         hook.remove()
-    found, tried = tuple(one for one in merges if one.path in plain), copy.deepcopy(network)
+    found, tried = tuple(one for one in merges if one.path in plain), copied(network)
     try:
         merge(tried, found)
         with torch.no_grad():

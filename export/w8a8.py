@@ -133,7 +133,7 @@ def _quantized(
     from dwindle.export.w8a8_keep import named_layers, neighbours
 
     one = tuple(tensor[:1] for tensor in samples)
-    traced = trace(copy.deepcopy(network), one).module()  # whose tensors are the traced network's own
+    traced = trace(network, one).module()  # whose tensors are the traced network's own
     names = _names(traced)
     layer_of = {call: read[0].rpartition(".")[0] for call, read in names.items() if read and read[0]}
     kept = named_layers(list(dict.fromkeys(layer_of.values())), form.keep)

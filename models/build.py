@@ -81,7 +81,13 @@ def build(model: ModelSpec, given: nn.Module | None = None) -> nn.Module:
     """
     source, name = source_of(model.spec if given is None else given)
     # A factory may hand out one module each time, which is trained by now.
-    own = copied(source.build(name, model.config, model.classes, model.input_shape))
+    made = source.build(name, model.config, model.classes, model.input_shape)
+    if scripted := [path for path, module in made.named_modules() if isinstance(module, torch.jit.ScriptModule)]:
+        raise _bad_model(
+            f"the model {model.spec}{f' has {scripted[0]}, which' if scripted[0] else ''} is a TorchScript module, "
+            "whose code is compiled and can't be traced or cut: give the nn.Module that it was made of"
+        )
+    own = copied(made)
     if any(map(is_lazy, own.parameters())):
         with contextlib.suppress(Exception), torch.no_grad():  # `check_logits` says what is wrong with it
             own(torch.zeros(2, *model.input_shape))

@@ -42,6 +42,10 @@ def copied(module: nn.Module, change: Change | None = None) -> nn.Module:
             option="model",
             name=type(module).__name__,
         ) from error
+    parts = dict(result.named_modules())
+    for path, part in module.named_modules():
+        if path in parts:  # a graph module's own way to copy itself forgets the modes
+            parts[path].training = part.training
     return result
 
 

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from dwindle.errors import UsageError
 from dwindle.models.copies import copied
@@ -127,11 +128,11 @@ class Flat(nn.Module):
 
 @cache
 def _flat_kind(kind: type[nn.Module], signature: Signature) -> type[Flat]:
-    own = kind.forward
     names = [one.name for one in signature.inputs] if signature.keywords else None
     paths = [output.path for output in signature.outputs]
 
     def forward(self: Flat, *tensors: Tensor) -> tuple[Tensor, ...]:
+        own = kind.forward  # which a graph module may have replaced since
         given = own(self, *tensors) if names is None else own(self, **dict(zip(names, tensors, strict=True)))
         outputs: list[Tensor] = []
         for path in paths:
@@ -141,7 +142,13 @@ def _flat_kind(kind: type[nn.Module], signature: Signature) -> type[Flat]:
             outputs.append(tensor.clone() if again else tensor)
         return tuple(outputs)
 
+    def train(self: Flat, mode: bool = True) -> Flat:
+        self.flat_of.train(mode)
+        return self
+
     members = {"__slots__": (), "__module__": kind.__module__, "forward": forward, "signature": signature}
+    if issubclass(kind, GraphModule):  # torch.export runs its graph, whatever its class has as `forward`
+        return type(kind.__name__, (Flat,), {**members, "train": train})
     return type(kind.__name__, (Flat, kind), members)
 
 

@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from dwindle.errors import CheckpointError
 from dwindle.models.attention import STAND_INS, slim
+from dwindle.models.signature import nested
 from dwindle.quantities import format_names
 
 
@@ -157,7 +158,8 @@ def _changed(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kind(layer: nn.Module) -> type[nn.Module]:
     """The class of a layer; every GraphModule is of a class of its own."""
-    return GraphModule if isinstance(layer, GraphModule) else type(layer)
+    own = nested(layer)
+    return GraphModule if isinstance(own, GraphModule) else type(own)
 
 
 def _stand_in(layer: nn.Module) -> type[nn.Module] | None:

@@ -166,6 +166,11 @@ def test_an_operator_without_a_formula_is_named() -> None:
     assert (caught.value.code, caught.value.name) == ("uncounted", "dwindle_test.twice")
 
 
+def test_a_norm_of_weights_is_no_product() -> None:
+    counted = count(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), (torch.randn(1, 4),))
+    assert (sum(counted.layers.values()), counted.uncounted) == (32, ())
+
+
 def test_attention_counts_its_products() -> None:
     layer = nn.TransformerEncoderLayer(24, 6, 20, batch_first=True)
     assert macs(layer, (torch.randn(1, 5, 24),)) == {

@@ -130,6 +130,15 @@ def test_what_could_not_be_trained(model: nn.Module, sentence: str) -> None:
     assert (raised.value.code, raised.value.option) == ("bad-model", "model")
 
 
+@pytest.mark.parametrize("part", ["", "1"])
+def test_compiled_code_is_refused(part: str) -> None:
+    compiled = torch.jit.script(nn.Linear(4, 4))  # type: ignore[no-untyped-call]
+    made = nn.Sequential(nn.Flatten(), compiled) if part else compiled
+    with pytest.raises(UsageError, match=f"{'has 1, which ' * bool(part)}is a TorchScript module") as raised:
+        build(ModelSpec("object:Made", None, (4,)), made)
+    assert (raised.value.code, raised.value.option) == ("bad-model", "model")
+
+
 def test_a_factory_may_hand_out_one_module_and_lazy_layers(users_module: Callable[[str], str]) -> None:
     name = users_module(
         "from torch import nn\nONE = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))\ndef one(): return ONE\n"

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from dwindle.errors import UsageError
 from dwindle.models.checked_task import CheckedTask
@@ -194,3 +195,14 @@ def test_a_network_may_call_a_part_of_it_network() -> None:
     view = flat(whole, signature_of(whole, inputs))
     assert torch.equal(view(*inputs)[0], whole.network(inputs[0]))
     assert nested(view) is whole
+
+
+def test_a_graph_module_that_makes_itself_another_graph_stays_flat() -> None:
+    graph = create_feature_extractor(
+        nn.Sequential(nn.Linear(2, 3), nn.Dropout(), nn.Linear(3, 2)), {"1": "a", "2": "b"}
+    )
+    inputs = (torch.ones(1, 2),)
+    view = flat(graph, signature_of(graph, inputs))
+    for own in (view, copy.deepcopy(view)):
+        assert [len(own.train(mode)(*inputs)) for mode in (True, False, True)] == [2, 2, 2]
+        assert sorted(nested(own)(*inputs)) == ["a", "b"]
