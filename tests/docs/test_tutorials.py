@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from dwindle.bench import Bench
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
-from dwindle.models.build import ModelSpec, build
+from dwindle.models.build import ModelSpec, build, restore
 from tests.docs.pages import ROOT, blocks, command_lines, of_dwindle
 from tests.texts import films, tiny_bert
 
@@ -61,6 +62,29 @@ def test_your_own_loop(here: Path) -> None:
             assert main(words) == 0, words
     kept = Checkpoint.load(here / "pruned.dwindle")
     assert kept.history[-1].density == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_slices")
+def test_a_detector(here: Path) -> None:
+    python = [block.code for block in blocks(TUTORIALS / "detector.md", "python") if block.not_run is None]
+    (here / "my_detector.py").write_text("\n".join(python))
+    page: dict[str, Any] = {"__name__": "page"}
+    exec("\n".join(python), page)
+    for words in lines("detector.md", {"60KB": ["60KB", "--rounds", "1"]}):
+        assert main(words) == 0, words
+    kept = Checkpoint.load(here / "detector.dwindle")
+    assert kept.metric == "AP50"
+    assert (here / "detector.dwindle/exports/onnx/net.onnx").stat().st_size <= 60_000
+    network, there, right = restore(kept, trust=True).eval(), 0, 0
+    for image, real, kinds in page["Shapes"]().data["test"][:40]:
+        with torch.no_grad():
+            scores, boxes = network(image[None])
+        there += len(real)
+        for name, _, box in page["shown"](scores[0], boxes[0], 0.3):
+            of_class = real[kinds == page["CLASSES"].index(name)]
+            right += bool((page["ops"].box_iou(torch.tensor([box]), of_class) >= 0.5).any())
+    assert right > there / 2
 
 
 @pytest.mark.slow
