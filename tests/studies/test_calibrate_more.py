@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from studies.calibrate import cost, efficientnet, update
+from studies.calibrate import cost, crepe, efficientnet, update
 
 
 def test_a_rate_has_a_line_with_and_without_the_update() -> None:
@@ -20,3 +20,20 @@ def test_precisions_share_the_line_of_their_network() -> None:
     rows = [{**key, "precision": "fp32", "agreement": 90.0}, {**key, "precision": "int4, nearest", "agreement": 60.0}]
     line = efficientnet.table(rows).splitlines()[-1]
     assert line == "| 60% | least squares | 90.0% (20.0 dB) |  |  | 60.0% (20.0 dB) |  |"
+
+
+def test_a_tool_that_fails_has_what_it_said_in_its_cell_and_channels_are_of_macs() -> None:
+    key = {"share": 0.5, "seen": 2, "unseen": 3, "photographs": "5 of a", "precision": "fp32"}
+    failed = {**key, "way": efficientnet.LAYERWISE, "fails": "TypeError: no such argument"}
+    cut = {**key, "way": efficientnet.CHANNELS, "agreement": 40.0, "sqnr": 3.0}
+    found = {line.split("|")[2].strip(): line for line in efficientnet.table([failed, cut]).splitlines() if "|" in line}
+    assert "| 50% |" in found[efficientnet.LAYERWISE]
+    assert "fails: TypeError: no such argument" in found[efficientnet.LAYERWISE]
+    assert "| 50% of the MACs |" in found[efficientnet.CHANNELS]
+
+
+def test_a_pitch_trackers_precisions_share_a_line() -> None:
+    key = {"share": 0.4, "way": crepe.SQUARES, "cpu_seconds": 7.0, "sqnr": 20.0}
+    rows = [{**key, "precision": kind, "near": 90.0 - place} for place, kind in enumerate(crepe.PRECISIONS)]
+    line = crepe.table(rows).splitlines()[-1]
+    assert line == "| 60% | least squares | 90.0% (20.0 dB) | 89.0% (20.0 dB) | 88.0% (20.0 dB) | 7 |"
