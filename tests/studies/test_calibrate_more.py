@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from studies.calibrate import cost, crepe, efficientnet, update
+from studies.calibrate import cost, crepe, efficientnet, others, update
 
 
 def test_a_rate_has_a_line_with_and_without_the_update() -> None:
@@ -24,12 +24,12 @@ def test_precisions_share_the_line_of_their_network() -> None:
 
 def test_a_tool_that_fails_has_what_it_said_in_its_cell_and_channels_are_of_macs() -> None:
     key = {"share": 0.5, "seen": 2, "unseen": 3, "photographs": "5 of a", "precision": "fp32"}
-    failed = {**key, "way": efficientnet.LAYERWISE, "fails": "TypeError: no such argument"}
-    cut = {**key, "way": efficientnet.CHANNELS, "agreement": 40.0, "sqnr": 3.0}
+    failed = {**key, "way": others.LAYERWISE, "fails": "TypeError: no such argument"}
+    cut = {**key, "way": others.CHANNELS, "agreement": 40.0, "sqnr": 3.0}
     found = {line.split("|")[2].strip(): line for line in efficientnet.table([failed, cut]).splitlines() if "|" in line}
-    assert "| 50% |" in found[efficientnet.LAYERWISE]
-    assert "fails: TypeError: no such argument" in found[efficientnet.LAYERWISE]
-    assert "| 50% of the MACs |" in found[efficientnet.CHANNELS]
+    assert "| 50% |" in found[others.LAYERWISE]
+    assert "fails: TypeError: no such argument" in found[others.LAYERWISE]
+    assert "| 50% of the MACs |" in found[others.CHANNELS]
 
 
 def test_a_pitch_trackers_precisions_share_a_line() -> None:
