@@ -30,6 +30,7 @@ from torch import Tensor
 
 from dwindle.compress import compress
 from dwindle.compress.watcher import Watcher
+from dwindle.errors import ParityFailed
 from dwindle.export import export
 from dwindle.export import target as targets
 from dwindle.files import raw_bytes
@@ -149,7 +150,7 @@ def table(found: list[dict[str, Any]]) -> str:
         "| network | target | weights left | dense file | file | of it | judged by | dense | file | points lost |",
         "|---|---|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
-    for row in found:
+    for row in (row for row in found if "refused" not in row):
         dense, now = (value_of(row[name], row["metric"]) for name in ("dense", "file"))
         cells = (
             row["network"],
@@ -164,6 +165,11 @@ def table(found: list[dict[str, Any]]) -> str:
             "" if row["metric"] in WITHOUT_LABELS else f"{row['dense'] - row['file']:.2f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        f"\n{row['network']} {row['target']} {row['precision']} is refused: {row['refused']}."
+        for row in found
+        if "refused" in row
+    ]
     made = {(row["network"], row["target"], row["precision"]) for row in found}
     if missing := [" ".join(row.key) for row in ROWS if row.key not in made]:
         lines.append(f"\nNot made yet: {'; '.join(missing)}.")
@@ -183,7 +189,10 @@ def main() -> None:
             continue
         print(" ".join(row.key), file=sys.stderr)
         with TemporaryDirectory() as folder:
-            found = measured(row, Path(folder, "net.dwindle"))
+            try:
+                found = measured(row, Path(folder, "net.dwindle"))
+            except ParityFailed as refused:
+                found = {"refused": str(refused).partition("; the file is kept as")[0]}
         names = dict(zip(("network", "target", "precision"), row.key, strict=True))
         journal.add(RESULTS, {**names, **found})
     text = table(journal.read(RESULTS))
