@@ -26,6 +26,7 @@ from dwindle.compress.request import Request
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
+from dwindle.export import target_options
 from dwindle.export.auto import AUTO
 from dwindle.export.quantize import MIXED
 from dwindle.files import sha256
@@ -103,7 +104,7 @@ def resolve(request: Request) -> Resolved:
         )
     target = targets.load(request.target, request.precision)
     if request.rounding == targets.CALIBRATED:
-        targets.require_codes([target])
+        target_options.require_codes([target])
     if request.qat and target.precision not in PRECISIONS:
         raise _conflict(
             "qat",

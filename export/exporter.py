@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import DwindleError, UsageError
-from dwindle.export import side_by_side
+from dwindle.export import side_by_side, target_options
 from dwindle.export import target as targets
 from dwindle.export.auto import AUTO
 from dwindle.export.one_target import NO_PACKING, PACKINGS, export_one
@@ -97,9 +97,9 @@ def attempt(
     ]
     by_samples = options.rounding == targets.CALIBRATED
     calib_samples = None if by_samples else options.calib_samples
-    targets.require_used(wanted, options.min_os, calib_samples, options.min_runtime, options.keep_float)
+    target_options.require_used(wanted, options.min_os, calib_samples, options.min_runtime, options.keep_float)
     if by_samples:
-        targets.require_codes(wanted)
+        target_options.require_codes(wanted)
     checkpoint.require_done()
     if not checkpoint.choices and any(target.precision == MIXED for target in wanted):
         raise UsageError(

@@ -15,6 +15,7 @@ import dwindle
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import ParityFailed, UsageError
 from dwindle.export import target as targets
+from dwindle.export import target_options
 from dwindle.export.architecture import one_model
 from dwindle.export.auto import smallest
 from dwindle.export.coreml.interface import answering_probabilities, are_probabilities
@@ -86,7 +87,7 @@ def export_one(
     def at(precision: str | None, say: Callable[[str], None]) -> Target:
         plain = targets.load(name, precision, options.min_os).mixing(checkpoint.widths)
         if options.min_runtime is not None:
-            runtime, oldest = targets.runtime_version(options.min_runtime)
+            runtime, oldest = target_options.runtime_version(options.min_runtime)
             plain = plain.for_runtime(runtime, oldest) if runtime in plain.runtimes else plain
         computing = plain if options.compute is None else plain.computing(options.compute)
         ranged = calibrated(computing, task, options.calib_samples, say).keeping(options.keep_float)

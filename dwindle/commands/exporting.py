@@ -41,7 +41,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     from dwindle.export import ExportOptions, export
     from dwindle.export.snippet import require_language, snippet
-    from dwindle.export.target import delegated
+    from dwindle.export.target_options import delegated
 
     options = ExportOptions(**given(arguments, ExportOptions))
     targets = delegated(names(arguments.target), arguments.delegate)

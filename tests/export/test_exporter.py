@@ -24,7 +24,7 @@ from dwindle.export.fold import deployable
 from dwindle.export.one_target import export_networks, export_one
 from dwindle.export.onnx.target import Onnx
 from dwindle.export.options import ExportOptions
-from dwindle.export.target import require_used
+from dwindle.export.target_options import require_used
 from dwindle.files import sha256
 from dwindle.manifest import Manifest, manifests
 from dwindle.models.classify import ImageClassification

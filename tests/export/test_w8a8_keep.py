@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
+from dwindle.export import target_options
 from dwindle.export.fold import deployable
 from dwindle.export.parity import compare
 from dwindle.export.w8a8 import KEEP_AUTO, Form, quantize
@@ -91,5 +92,5 @@ def test_every_target_keeps_them(name: str, shipped: nn.Module, tmp_path: Path) 
 
 def test_a_file_that_computes_in_float_has_no_layers_to_keep() -> None:
     with pytest.raises(UsageError) as refused:
-        targets.require_used([targets.load("onnx", "int8")], None, None, keep_float=("auto",))
+        target_options.require_used([targets.load("onnx", "int8")], None, None, keep_float=("auto",))
     assert (refused.value.option, refused.value.code) == ("keep_float", "unused-option")

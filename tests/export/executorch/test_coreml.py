@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed, RuntimeUnavailable, UsageError
-from dwindle.export import target
+from dwindle.export import target, target_options
 from dwindle.export.coreml.read import MODEL, read
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.executorch import coreml as executorch_coreml
@@ -148,14 +148,14 @@ def test_what_core_ml_takes_a_part_of_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_file_delegates_to_is_said_by_name() -> None:
-    assert target.delegated(["onnx", "executorch"], None) == ["onnx", "executorch"]
-    assert target.delegated(["onnx", "executorch"], "xnnpack") == ["onnx", "executorch"]
-    assert target.delegated(["onnx", "executorch"], "coreml") == ["onnx", "executorch-coreml"]
+    assert target_options.delegated(["onnx", "executorch"], None) == ["onnx", "executorch"]
+    assert target_options.delegated(["onnx", "executorch"], "xnnpack") == ["onnx", "executorch"]
+    assert target_options.delegated(["onnx", "executorch"], "coreml") == ["onnx", "executorch-coreml"]
     with pytest.raises(UsageError) as refused:
-        target.delegated(["executorch"], "corelm")
+        target_options.delegated(["executorch"], "corelm")
     assert (refused.value.option, refused.value.name) == ("delegate", "corelm")
     with pytest.raises(UsageError) as refused:
-        target.delegated(["onnx"], "coreml")
+        target_options.delegated(["onnx"], "coreml")
     assert (refused.value.code, refused.value.option) == ("unused-option", "delegate")
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from dwindle.errors import UsageError
 from dwindle.export import target as targets
+from dwindle.export import target_options
 from dwindle.export.fold import deployable
 from dwindle.export.onnx.consumers import OLDEST, consumers, lower, newest_opset, require
 from dwindle.export.onnx.target import Onnx
@@ -83,13 +84,13 @@ def test_the_oldest_runtime_is_known(name: str) -> None:
 )
 def test_a_runtime_that_no_file_can_be_for_is_refused_early(text: str, code: str) -> None:
     with pytest.raises(UsageError) as raised:
-        targets.require_used([Onnx()], None, None, text)
+        target_options.require_used([Onnx()], None, None, text)
     assert (raised.value.code, raised.value.option) == (code, "min_runtime")
 
 
 def test_the_target_that_is_missing_is_named() -> None:
     with pytest.raises(UsageError, match="add onnx") as raised:
-        targets.require_used([targets.load("executorch")], None, None, "onnxruntime==1.17")
+        target_options.require_used([targets.load("executorch")], None, None, "onnxruntime==1.17")
     assert raised.value.code == "unused-option"
 
 
