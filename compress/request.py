@@ -138,8 +138,8 @@ class Request:
         None,
         metavar="WHERE",
         group=BUDGET,
-        help="What `latency` is predicted for: a file that dwindle profile wrote, cortex-a76 (LiteRT on a phone; "
-        "it comes with dwindle), or a device to profile first, such as host or ssh://pi@board.",
+        help="What `latency` is predicted for: a file that dwindle profile wrote, cortex-a76 (LiteRT on a phone) or "
+        "x86 (ONNX on a Xeon), which come with dwindle, or a device to profile first, such as host or ssh://pi@board.",
     )
     max_drop: float | None = option(
         None,

@@ -19,8 +19,12 @@ MOST_MACS = 60_000_000
 _KINDS = {"1×1": 32, "spatial": 28, "depthwise": 16, "linear": 6}
 """How many layers of each kind."""
 _SIZES = (112, 56, 28, 14, 7)
-NETWORKS = tuple((name, pixels) for pixels in (32, 64, 96) for name in ("resnet8", "resnet20", "mobilenetv2"))
-"""Networks of the zoo, and the pixels of their images."""
+NETWORKS = (
+    *((name, pixels) for pixels in (32, 64, 96) for name in ("zoo:resnet8", "zoo:resnet20", "zoo:mobilenetv2")),
+    ("torchvision:resnet34", 64),
+    ("torchvision:mnasnet1_0", 96),
+)
+"""Networks, and the pixels of their images: the last two have millions of weights."""
 
 
 def layers() -> list[Shape]:
@@ -54,7 +58,7 @@ def _drawn(name: str, generator: random.Random) -> Shape:
 
 
 def network(name: str, pixels: int) -> nn.Module:
-    """A network of the zoo for one class of images, its batch norm folded away, in eval mode."""
+    """A network for one class of images, its batch norm folded away, in eval mode."""
     import torch
     from torch import nn
 
@@ -62,7 +66,7 @@ def network(name: str, pixels: int) -> nn.Module:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = build(ModelSpec(f"zoo:{name}", 10, (3, pixels, pixels))).eval()
+        made = build(ModelSpec(name, 10, (3, pixels, pixels))).eval()
     for parent in list(made.modules()):
         for child, module in list(parent.named_children()):
             if isinstance(module, nn.BatchNorm2d):

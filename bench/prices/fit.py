@@ -1,15 +1,15 @@
 """Time of layers and networks from shapes.
 
 Of a layer it is a sum of what it computes and moves, corrected by the most similar layers that were measured; of a
-network a share of what its layers take, and something for each. Where whole networks alone were measured, what layers
-take is solved from those.
+network a share of what its layers take, and something for each and for its weights. Where whole networks alone were
+measured, what layers take is solved from those.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
 
@@ -34,6 +34,10 @@ def kind(shape: Shape) -> str:
     if shape.groups > 1:
         return "depthwise"
     return "1×1" if prod(shape.kernel) == 1 and set(shape.stride) <= {1} else "spatial"
+
+
+BLOCKS = (1, 16)
+"""In blocks of how many channels kernels may compute: onnxruntime's on AVX-512 in 16, so that 24 take as long as 32."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ class SingleLayers:
     """Milliseconds of a layer by itself."""
 
     def __init__(self, measured: Sequence[Layer]) -> None:
-        self._measured = [one for one in measured if one.ms > 0]
+        found = [one for one in measured if one.ms > 0]
+        self._block = min(BLOCKS, key=lambda block: _misfit(_blocked(found, block)))
+        self._measured = _blocked(found, self._block)
         self._weights = {
             name: _solved(self._of(name)) for name in dict.fromkeys(kind(one.shape) for one in self._measured)
         }
@@ -73,6 +79,7 @@ class SingleLayers:
         self._kinds = np.array([kind(one.shape) for one in self._measured])
 
     def __call__(self, shape: Shape) -> float:
+        shape = _rounded_up(shape, self._block)
         near = np.exp(-((self._places - _place(shape)) ** 2).sum(1) / (2 * _NEAR**2)) * (self._kinds == kind(shape))
         return self._linear(shape) * math.exp(float(near @ self._off) / (float(near.sum()) + _DOUBT))
 
@@ -85,21 +92,24 @@ class SingleLayers:
 
 
 class Networks:
-    """Milliseconds of a network: a share of what its layers take by themselves, and something for each of them."""
+    """Milliseconds of a network: a share of what its layers take by themselves, and something for each, and for their
+    weights."""
 
     def __init__(self, layers: SingleLayers, measured: Sequence[Whole]) -> None:
         self._layers = layers
         # A layer by itself also brings its input and output into the form that its kernel wants; in a network the
-        # layers hand that form on. So the share is below 1.
-        rows = np.array([self._parts(one.shapes) / one.ms for one in measured]).reshape(-1, 2)
-        self._weights = nonnegative(rows) if len(rows) > 2 else np.array([1.0, 0.0])
+        # layers hand that form on: the share is below 1. Its weights stay in the cache, where those of a network's
+        # layers take turns.
+        rows = np.array([self._parts(one.shapes) / one.ms for one in measured]).reshape(-1, 3)
+        self._weights = nonnegative(rows) if len(rows) > 3 else np.array([1.0, 0.0, 0.0])
 
     def __call__(self, shapes: Mapping[Shape, int]) -> float:
         return max(float(self._parts(shapes) @ self._weights), 1e-6)
 
     def _parts(self, shapes: Mapping[Shape, int]) -> np.ndarray:
         alone = sum(times * self._layers(shape) for shape, times in shapes.items())
-        return np.array([alone, float(sum(shapes.values()))])
+        weights = sum(times * _weights(shape) for shape, times in shapes.items())
+        return np.array([alone, float(sum(shapes.values())), weights / 1e6])
 
 
 class WholesAlone:
@@ -114,9 +124,8 @@ class WholesAlone:
     def _of(self, shapes: Mapping[Shape, int]) -> np.ndarray:
         found = np.zeros(len(_KINDS) + 3)
         for shape, times in shapes.items():
-            weights = prod(shape.kernel) * shape.inputs // shape.groups * shape.outputs
             found[_KINDS.index(kind(shape))] += times * shape.macs / 1e6
-            found[len(_KINDS) :] += times * np.array([shape.activations / 1e6, weights / 1e6, 1.0])
+            found[len(_KINDS) :] += times * np.array([shape.activations / 1e6, _weights(shape) / 1e6, 1.0])
         return found
 
 
@@ -130,12 +139,14 @@ def layer_errors(measured: Sequence[Layer]) -> Errors:
 
 
 def whole_errors(measured: Sequence[Layer], wholes: Sequence[Whole]) -> Errors:
-    """Those of networks that are predicted from all layers and the other networks."""
+    """Those of networks that are predicted from all layers and the networks of other architectures."""
     alone = SingleLayers(measured) if measured else None
     return _errors(
         [
-            _fitted(alone, [*wholes[:index], *wholes[index + 1 :]]).network(one.shapes) / one.ms - 1
-            for index, one in enumerate(wholes)
+            _fitted(alone, [other for other in wholes if other.architecture != one.architecture]).network(one.shapes)
+            / one.ms
+            - 1
+            for one in wholes
         ]
     )
 
@@ -173,9 +184,32 @@ def nonnegative(rows: np.ndarray) -> np.ndarray:
 def _features(shape: Shape) -> np.ndarray:
     """What a layer computes, reads and writes, in millions; and 1."""
     read, written = prod(shape.size) * shape.inputs, prod(shape.spatial) * shape.outputs
-    weights = prod(shape.kernel) * shape.inputs // shape.groups * shape.outputs
     unfolded = prod(shape.spatial) * shape.inputs // shape.groups * prod(shape.kernel)
-    return np.array([shape.macs, read, written, weights, unfolded, 1e6]) / 1e6
+    return np.array([shape.macs, read, written, _weights(shape), unfolded, 1e6]) / 1e6
+
+
+def _weights(shape: Shape) -> int:
+    return prod(shape.kernel) * shape.inputs // shape.groups * shape.outputs
+
+
+def _blocked(measured: Sequence[Layer], block: int) -> list[Layer]:
+    return [Layer(_rounded_up(one.shape, block), one.ms) for one in measured]
+
+
+def _rounded_up(shape: Shape, block: int) -> Shape:
+    """A layer whose channels fill blocks; fewer inputs than a block are read as they are."""
+    inputs, outputs = (-(-width // block) * block for width in (shape.inputs, shape.outputs))
+    if shape.groups == 1:
+        return replace(shape, inputs=inputs if shape.inputs > block else shape.inputs, outputs=outputs)
+    if shape.groups == shape.inputs == shape.outputs:
+        return replace(shape, inputs=inputs, outputs=outputs, groups=inputs)
+    return shape
+
+
+def _misfit(measured: Sequence[Layer]) -> float:
+    """How far off all layers' times are, as the median of the logarithms, where features alone predict them."""
+    weights = _solved(measured)
+    return float(np.median([abs(math.log(one.ms / max(_features(one.shape) @ weights, 1e-6))) for one in measured]))
 
 
 def _place(shape: Shape) -> np.ndarray:

@@ -48,6 +48,10 @@ class Whole:
     def shapes(self) -> Counter[Shape]:
         return shapes_of(self.layers)
 
+    @property
+    def architecture(self) -> str:
+        return self.name.partition(" ")[0]
+
 
 @dataclass(frozen=True)
 class Errors:

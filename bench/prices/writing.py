@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PROCESSES = 2
 """How many write at once, where there are as many cores: each holds torch and an exporter."""
 Pixels = tuple[str, int]
-"""A network of the zoo, and the pixels of its images."""
+"""A network, and the pixels of its images."""
 
 
 def written_aside(

@@ -6,10 +6,11 @@
 
 Six architectures with untrained weights (kernels look at no values), each dense and with channels removed to shares of
 its multiply-accumulates. Of the architectures, a profile measures ResNet-20 and MobileNetV2 itself, dense and at other
-sizes of images. The profile is made on this host first, and then the networks' ONNX files are timed by the
-method by which the profile's own were, in thread-CPU time. What is predicted is known before: the profile is kept
-beside the results. In instructions a network is predicted as `compress --cost` does it, from its layers at a few widths
-and one whole count of the dense network, and counted whole, so that only the pruned networks are predicted.
+sizes of images, and ResNet-34 and MnasNet. The profile is made on this host first, and then the networks' ONNX files
+are timed by the method by which the profile's own were, in thread-CPU time. What is predicted is known before: the
+profile is kept beside the results. In instructions a network is predicted as `compress --cost` does it, from its layers
+at a few widths and one whole count of the dense network, and counted whole, so that only the pruned networks are
+predicted.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ def measure() -> None:
     missing = held(journal.read(RESULTS))
     if not missing:
         return
-    known = [one for one in profile.at(PRECISION).wholes if one.name.startswith("resnet8")]
-    anchors = [(name, pixels) for name, pixels in PROFILED if name == "resnet8"]
+    known = [one for one in profile.at(PRECISION).wholes if one.name.startswith("zoo:resnet8")]
+    anchors = [(name, pixels) for name, pixels in PROFILED if name == "zoo:resnet8"]
     with tempfile.TemporaryDirectory() as name:
         folder, files, told = Path(name), [], []
         (reference,) = written([REFERENCE], TARGET, PRECISION, folder)
@@ -116,7 +117,7 @@ def measure() -> None:
             files.append(_file(deployable(made.model, made.inputs), made.inputs[0], folder / f"network-{index}.onnx"))
         for model, pixels in anchors:
             again = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
-            files.append(_file(profiled(model, pixels), again, folder / f"{model}-{pixels}.onnx"))
+            files.append(_file(profiled(model, pixels), again, folder / f"anchor-{pixels}.onnx"))
         found = times(files, reference, launcher, "host", profile.threads, say)
     own, beside = found.ms[: len(missing)], found.ms[len(missing) :]
     speed = float(np.median([ms / one.ms for ms, one in zip(beside, known, strict=True)]))

@@ -17,7 +17,7 @@ from dwindle.errors import RuntimeUnavailable, UsageError
 def test_this_machine_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = sorted(layers(), key=lambda shape: shape.macs)[40:60]
     monkeypatch.setattr(making, "layers", lambda: few)
-    monkeypatch.setattr(making, "NETWORKS", (("resnet8", 32),))
+    monkeypatch.setattr(making, "NETWORKS", (("zoo:resnet8", 32),))
     monkeypatch.setattr(timing, "MOST_DRIFT", 100.0)  # other tests run beside this one
     made = making.profile_device("host", "onnx", ["fp32"])
     made.save(tmp_path / "host.json")

@@ -38,7 +38,7 @@ def test_one_that_computes_in_int8_is_calibrated(tmp_path: Path) -> None:
 
 
 def test_processes_write_each_file_once_at_each_precision(tmp_path: Path) -> None:
-    found = written_aside([LAYERS[0], LAYERS[3]], [("resnet8", 32)], "onnx", ["fp32", "w8a8"], tmp_path)
+    found = written_aside([LAYERS[0], LAYERS[3]], [("zoo:resnet8", 32)], "onnx", ["fp32", "w8a8"], tmp_path)
     assert {precision: len(files) for precision, files in found.items()} == {"fp32": 3, "w8a8": 3}
     for precision, atol in (("fp32", 1e-5), ("w8a8", 0.1)):
         for shape, (path, sample) in zip((LAYERS[0], LAYERS[3]), found[precision], strict=False):
