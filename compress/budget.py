@@ -199,7 +199,10 @@ class Solver:
         if density:
             share = self.granularity.share(network) / 5
             limits.append((f"a density of {density:.1%} keeps every weight", f"`density` {share:.0%}"))
-        return f"{', and '.join(why for why, _ in limits)}; give less, such as {limits[0][1]}"
+        return (
+            f"{', and '.join(why for why, _ in limits)}; give less, such as {limits[0][1]}, or `method` keep to export "
+            "the network as it is"
+        )
 
     def _bytes(self, network: Network) -> str:
         return f"{self.packed_bytes(network.model):,} bytes"

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dwindle.errors import UsageError
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -80,19 +78,8 @@ def mask_applier(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], 
 
 
 def masks_of_zeros(model: nn.Module) -> dict[str, Tensor]:
-    """The masks of a network that comes pruned: True where a prunable weight is not zero.
-
-    Raises UsageError where none is zero.
-    """
-    masks = {name: weight.detach() != 0 for name, weight in prunable(model).items()}
-    if all(bool(mask.all()) for mask in masks.values()):
-        raise UsageError(
-            "the weights hold no zeros: to keep a pruned network as it is, give its weights after its masks were "
-            "applied for good, or prune them here with `method` calibrate",
-            code="no-zeros",
-            option="weights",
-        )
-    return masks
+    """The masks of a network that comes pruned, or dense: True where a prunable weight is not zero."""
+    return {name: weight.detach() != 0 for name, weight in prunable(model).items()}
 
 
 def masks_hold(model: nn.Module, masks: Mapping[str, Tensor]) -> bool:

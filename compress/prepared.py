@@ -50,6 +50,11 @@ CODES = 0.005
 """The share of a size budget that is kept free for codes that samples choose: they took up to 0.25% more bytes than the
 nearest ones, as fewer of them are zero."""
 
+_DENSE = (
+    "the weights hold no zeros: the network is exported as it is, dense; had it been pruned, give its weights after "
+    "its masks were applied for good"
+)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -192,14 +197,14 @@ def prepare(request: Request, progress: Progress = lambda line: None) -> Prepare
         for pruning, budget in resolved.phases
     )
     notes = (fit.sentence(request.weights or called),) if fit else ()
+    if resolved.method.keep and all(bool(mask.all()) for mask in masks_of_zeros(model).values()):
+        notes = (*notes, _DENSE)
     if (price := resolved.price) is not None:
         first, *rest = solvers
         metered, note = ranks.broadcast_from_first(lambda: _metered(first, price, network, target, progress))
         solvers, notes = (metered, *rest), (*notes, note)
     for solver in solvers:
-        if resolved.method.keep:
-            masks_of_zeros(model)
-        else:
+        if not resolved.method.keep:
             solver.check_feasible(network)
     whole = not request.train_dense and not (fit and fit.fresh)
     trained = whole and (request.weights is not None or not resolved.method.retrains)

@@ -149,11 +149,16 @@ def test_a_network_with_zeros_is_kept_as_it_is(trained: str, tmp_path: Path) -> 
     assert mask
 
 
-def test_to_keep_a_network_without_zeros_is_refused(trained: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as refused:
-        compress(Request("zoo:resnet8", "digits", method="keep", weights=trained), tmp_path / "net.dwindle")
-    assert refused.value.code == "no-zeros"
-    assert not (tmp_path / "net.dwindle").exists()
+@pytest.mark.usefixtures("no_training")
+def test_a_network_without_zeros_is_kept_dense_which_is_said(trained: str, tmp_path: Path) -> None:
+    heard = Listener()
+    done = compress(Request("zoo:resnet8", "digits", method="keep", weights=trained), tmp_path / "net.dwindle", heard)
+    assert [one.density for one in done.history] == [1.0, 1.0]
+    for name, tensor in restore(done).state_dict().items():
+        assert torch.equal(tensor, load_file(trained)[name])
+    assert any("no zeros" in note for note in heard.notes)
+    (manifest,) = export(done, ["onnx"])
+    assert manifest.parity.weights_equal
 
 
 def test_a_task_without_inputs_is_refused_before_anything_is_saved(
