@@ -5,11 +5,12 @@
     python -m studies.resume.run --kills 2 --quick        # whether it runs at all; no figures
     python -m studies.resume.run --table                  # only writes the table of what there is
 
-Each trial starts a run, sends SIGKILL after a random share of the time that the undisturbed run took, and repeats the
-command, which goes on from what was saved; one that was done by then doesn't count as a kill. Every tensor of the
-finished checkpoint must be bit-equal to the undisturbed run's. The kinds: small images, by weights, channels, weight
-rewinding and averaged weights in turn; photographs that two workers decode and augment; examples/lightning_module.py;
-examples/hf_trainer.py. Rows go to results.jsonl beside this file, the table to results.md.
+Each trial starts a run, waits for its first save, sends SIGKILL after a random share of the time that the undisturbed
+run took from there, and repeats the command, which goes on from what was saved; one that was done by then doesn't count
+as a kill. Every tensor of the finished checkpoint must be bit-equal to the undisturbed run's. The kinds: small images,
+by weights, channels, weight rewinding and averaged weights in turn; photographs that two workers decode and augment;
+examples/lightning_module.py; examples/hf_trainer.py. Rows go to results.jsonl beside this file, the table to
+results.md.
 """
 
 from __future__ import annotations
@@ -60,23 +61,38 @@ def command(options: str, out: Path) -> list[str]:
 
 
 def undisturbed(options: str, out: Path) -> float:
-    """Seconds that it took."""
+    """Seconds that it took from its first save on."""
+    process = subprocess.Popen(command(options, out), stdout=subprocess.DEVNULL)
+    wait_for_save(process, out)
     began = time.monotonic()
-    subprocess.run(command(options, out), check=True, stdout=subprocess.DEVNULL)
+    if code := process.wait():
+        raise subprocess.CalledProcessError(code, process.args)
     return time.monotonic() - began
 
 
+def wait_for_save(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Returns once a run has saved anything, or has ended."""
+    while process.poll() is None and not saved(out):
+        time.sleep(0.02)
+
+
+def saved(out: Path) -> list[str]:
+    """The rounds that a run has saved, and `partial` where one is begun."""
+    return sorted(folder.name for folder in out.glob("rounds/[0-9p]*"))
+
+
 def trial(options: str, out: Path, whole: Path, after: float) -> dict[str, object]:
-    """What became of a run that is killed, with all that it started, after so many seconds."""
+    """What became of a run that is killed, with all that it started, so many seconds after its first save."""
     process = subprocess.Popen(
         command(options, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
+    wait_for_save(process, out)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
     code = process.wait()
-    found = sorted(folder.name for folder in out.glob("rounds/[0-9p]*"))
+    found = saved(out)
     again = subprocess.run(command(options, out), capture_output=True, text=True)
     files = ["weights.safetensors", "dense.safetensors"] + ["masks.safetensors"] * (
         whole / "masks.safetensors"
@@ -101,7 +117,7 @@ def go_on(kind: str, kills: int, results: Path) -> None:
         seconds = {name: undisturbed(runs[name], whole) for name, whole in wholes.items()}
         while sum(bool(row["killed"]) for row in rows) < kills:
             name = list(runs)[len(rows) % len(runs)]
-            share = random.Random(f"{kind} {len(rows)}").uniform(0.4, 1.0)  # it takes the first part to load torch
+            share = random.Random(f"{kind} {len(rows)}").random()
             found = trial(runs[name], Path(folder) / f"{len(rows)}.dwindle", wholes[name], share * seconds[name])
             rows.append({"run": name, **found})
             journal.add(results, rows[-1])
