@@ -7,10 +7,11 @@ import tempfile
 
 import torch
 from sklearn.datasets import load_digits
-from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
+from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
 
 from dwindle.models import TrainerTask
 
+set_seed(0)  # a run that is interrupted begins with the same weights
 digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
 samples = [{"pixel_values": image, "labels": int(label)} for image, label in zip(images, digits.target, strict=True)]
