@@ -6,7 +6,6 @@ tensor alone is changed, its survivors solved by least squares first, as retrain
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from dwindle.compress.knapsack import Option
 from dwindle.errors import DwindleError
 from dwindle.export.fold import deployable
 from dwindle.export.quantize import PALETTES, Stored, store, stored
+from dwindle.models.copies import copied
 from dwindle.models.inputs import as_fed
 from dwindle.models.layerwise.collect import batched, moments_of, require_samples
 from dwindle.models.layerwise.least_squares import DAMPING, solve
@@ -64,7 +64,7 @@ class Trial:
 
     def __init__(self, folded: nn.Module, samples: tuple[Tensor, ...]) -> None:
         """folded: what `fold.deployable` returns. samples: real inputs, (N, …)."""
-        self._model, self._samples = copy.deepcopy(folded), samples
+        self._model, self._samples = copied(folded), samples
         self._wanted = self._outputs()
 
     @torch.no_grad()

@@ -12,7 +12,6 @@ precisions, as it was chosen, or is fp16.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from dwindle.errors import UsageError
 from dwindle.export.codes.palette import palettize
 from dwindle.export.fold import tensors
+from dwindle.models.copies import copied
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,14 +158,14 @@ def quantized(network: nn.Module, weights: dict[str, Stored]) -> nn.Module:
     """
     import torch
 
-    copied = copy.deepcopy(network)
+    made = copied(network)
     with torch.no_grad():
-        for name, tensor in tensors(copied).items():
+        for name, tensor in tensors(made).items():
             decoded = torch.from_numpy(np.array(weights[name].decoded()))
             if tensor.dim() > 1:  # a bias may take up what its layer's rounding changed
                 assert not ((tensor == 0) & (decoded != 0)).any(), f"{name} was pruned, and is no longer"
             tensor.copy_(decoded)
-    return copied
+    return made
 
 
 def spread(scale: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

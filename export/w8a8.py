@@ -23,6 +23,7 @@ from dwindle.export.quiet import quiet
 from dwindle.export.w8a8_codes import Layer, places_of
 from dwindle.export.w8a8_convert import converted, is_call, value_of
 from dwindle.export.w8a8_samples import check_samples
+from dwindle.models.copies import copied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -285,14 +286,14 @@ def _with(network: nn.Module, rounded: dict[str, Tensor]) -> nn.Module:
     """A copy of the network with these tensors. Raises AssertionError should a pruned weight have come back to life."""
     import torch
 
-    copied = copy.deepcopy(network)
+    made = copied(network)
     with torch.no_grad():
-        for name, tensor in tensors(copied).items():
+        for name, tensor in tensors(made).items():
             if name in rounded:
                 if tensor.dim() > 1:
                     assert not ((tensor == 0) & (rounded[name] != 0)).any(), f"{name} was pruned, and is no longer"
                 tensor.copy_(rounded[name])
-    return copied
+    return made
 
 
 def _value(argument: Any, module: GraphModule) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import fx
 from dwindle import registry
 from dwindle.errors import UsageError
 from dwindle.export.w8a8_convert import flat, is_call
+from dwindle.models.copies import copied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -154,7 +154,7 @@ class _ByValue(fx.Interpreter):
 
 def _weight_rounded(network: nn.Module, layer: Layer) -> nn.Module:
     """A copy of the network with one layer's weight rounded."""
-    rounded = copy.deepcopy(network)
+    rounded = copied(network)
     along = [-1 if axis == layer.axis else 1 for axis in range(layer.codes.ndim)]
     with torch.no_grad():
         rounded.get_parameter(layer.weight).copy_(torch.from_numpy(layer.codes * layer.scale.reshape(along)))

@@ -7,7 +7,6 @@ file can be run on the network's own inputs, which `pixels` turns back into an i
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from dwindle.errors import UsageError
 from dwindle.export.facts import CLASSES
+from dwindle.models.copies import copied
 from dwindle.models.signature import outputs_of
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ class Interface:
 
         mean, std = (torch.tensor(moment)[:, None, None] for moment in (self.image.mean, self.image.std))
         scale, bias = 1 / std, -mean / std
-        copied = copy.deepcopy(network)
-        copied.register_forward_pre_hook(lambda module, pixels: (pixels[0] * scale + bias,))
-        return copied
+        normalised = copied(network)
+        normalised.register_forward_pre_hook(lambda module, pixels: (pixels[0] * scale + bias,))
+        return normalised
 
     def describe(self, model: Model) -> None:
         """Marks the input of a converted model as an image, in place, where it is one."""
@@ -147,9 +147,9 @@ def answering_probabilities(network: nn.Module) -> nn.Module:
         first, *rest = answer
         return (first.softmax(-1), *rest)
 
-    copied = copy.deepcopy(network)
-    copied.register_forward_hook(probable)
-    return copied
+    answering = copied(network)
+    answering.register_forward_hook(probable)
+    return answering
 
 
 def pixels(model: Model, array: NDArray[Any]) -> NDArray[np.float32]:
