@@ -314,7 +314,7 @@ def load(name: str, precision: str | None = None, min_os: str | None = None) -> 
     an unknown name, precision or system, and for a registered object that is no Target.
     """
     kind = kind_of(name)
-    known = (*kind.precisions, "mixed") if kind.mixes else kind.precisions
+    known = _precisions(kind, mixed=True)
     if precision is not None and precision not in (*known, *kind.renamed):
         raise UsageError(
             f"`precision` {precision!r} is unknown to {name}: give {_each_since(known, kind)}",
@@ -332,6 +332,13 @@ def load(name: str, precision: str | None = None, min_os: str | None = None) -> 
     return kind(precision, min_os if kind.systems else None)
 
 
+def _precisions(kind: type[Target], *, mixed: bool) -> tuple[str, ...]:
+    """Those of a target; `mixed` among them where that is asked for and the target can."""
+    from dwindle.export.quantize import MIXED
+
+    return (*kind.precisions, MIXED) if mixed and kind.mixes else kind.precisions
+
+
 def _each_since(precisions: Sequence[str], kind: type[Target]) -> str:
     """Precisions of a target, for a message, each with the earliest system that has it where not all have."""
     return " or ".join(one + (f" ({kind.since[one]})" if one in kind.since else "") for one in precisions)
@@ -343,7 +350,7 @@ def possible(name: str, min_os: str | None = None, *, mixed: bool = False) -> tu
     mixed: whether the network was compressed at `precision` mixed, so that it has one for each tensor.
     """
     found, kind = [], kind_of(name)
-    for precision in (*kind.precisions, "mixed") if mixed and kind.mixes else kind.precisions:
+    for precision in _precisions(kind, mixed=mixed):
         try:
             load(name, precision, min_os)
         except RuntimeUnavailable:

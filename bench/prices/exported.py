@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dwindle.bench.prices.predicting import Prediction, fitting
-from dwindle.bench.prices.profile import Profile
+from dwindle.bench.prices.profile import CPU_TIME, Profile
 from dwindle.bench.result import COMPRESSED, DENSE, HOST, Bench, Predicted, Row
 from dwindle.errors import UsageError
 from dwindle.manifest import Manifest
@@ -74,6 +74,6 @@ def _measured(bench: Bench, target: str, role: str, profile: Profile) -> Iterato
         same = (row.runtime.name, row.runtime.threads) == (profile.runtime, profile.threads)
         if not (there and same and machine.cpu == profile.machine.cpu and row.latency):
             continue
-        ms = row.latency.cpu_median if profile.clock == "thread-CPU time" else row.latency.median
+        ms = row.latency.cpu_median if profile.clock == CPU_TIME else row.latency.median
         if ms is not None:
             yield ms

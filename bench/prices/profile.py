@@ -17,6 +17,8 @@ from dwindle.files import write_json
 from dwindle.price import Layers, Shape, shapes_of
 
 SCHEMA = 1
+CPU_TIME, WALL_TIME = "thread-CPU time", "wall time"
+"""The clocks."""
 """The version of the document. Others are refused."""
 Positive = Annotated[float, Range(0, 1e6)]
 Milliseconds = Annotated[float, Range(1e-6, 1e6)]
@@ -104,7 +106,7 @@ class Profile:
     machine: Machine
     threads: int
     clock: str
-    """`thread-CPU time`, or `wall time` where the device has no such clock."""
+    """CPU_TIME, or WALL_TIME where the device has no such clock."""
     made: str
     """When, by this machine's clock."""
     seconds: float

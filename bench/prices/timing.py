@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dwindle.bench.prices.profile import CPU_TIME, WALL_TIME
 from dwindle.bench.process import PATIENCE, Slice, Worker
 from dwindle.bench.runtimes.runtime import Launcher
 from dwindle.errors import RuntimeUnavailable
@@ -56,7 +57,7 @@ def times(
     with _started([reference], launcher, threads) as ([worker], version):
         for start in range(0, len(files), TOGETHER):
             progress(f"{where}: {start} of {len(files)} files timed")
-            with _started(files[start:][:TOGETHER], launcher, threads) as (own, _):
+            with _started(files[start : start + TOGETHER], launcher, threads) as (own, _):
                 turns, clock = _turns([worker, *own])
             beside += list(turns[:, 0])
             over += list(np.median(turns[:, 1:] / turns[:, :1], axis=0))
@@ -100,5 +101,5 @@ def _turns(workers: Sequence[Worker]) -> tuple[np.ndarray, str]:
 
 def _median(piece: Slice) -> tuple[float, str]:
     if piece.cpu_ns is not None and piece.cpu_ns.any():
-        return float(np.median(piece.cpu_ns)) / 1e6, "thread-CPU time"
-    return float(np.median(piece.wall_ns)) / 1e6, "wall time"
+        return float(np.median(piece.cpu_ns)) / 1e6, CPU_TIME
+    return float(np.median(piece.wall_ns)) / 1e6, WALL_TIME
