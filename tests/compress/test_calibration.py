@@ -16,23 +16,12 @@ from dwindle.compress.resolve import resolve
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
 from dwindle.export import export
-from dwindle.models.build import ModelSpec, build, restore
+from dwindle.models.build import restore
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
 from dwindle.origin import requested
 
 pytestmark = pytest.mark.usefixtures("one_model")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of weights of a ResNet-8 that knows the digits."""
-    torch.manual_seed(0)
-    task, model = make_task({"data": "digits", "epochs": 4, "seed": 0}), build(ModelSpec("zoo:resnet8", 10, (1, 8, 8)))
-    task.fit(model, start=0.0, on_step=lambda loss: None)
-    file = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    save_file(model.state_dict(), file)
-    return str(file)
 
 
 @pytest.fixture

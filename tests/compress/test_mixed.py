@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from dwindle.checkpoint import Checkpoint
@@ -26,24 +25,12 @@ from dwindle.export import export
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.quantize import quantized, stored
-from dwindle.models.build import ModelSpec, build, restore
-from dwindle.models.tasks import make_task
+from dwindle.models.build import restore
 from dwindle.record import Choice
 
 pytestmark = pytest.mark.usefixtures("one_model")
 INPUTS = (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
 SAMPLES = (torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of weights of a ResNet-8 that knows the digits."""
-    torch.manual_seed(0)
-    task, model = make_task({"data": "digits", "epochs": 4, "seed": 0}), build(ModelSpec("zoo:resnet8", 10, (1, 8, 8)))
-    task.fit(model, start=0.0, on_step=lambda loss: None)
-    file = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    save_file(model.state_dict(), file)
-    return str(file)
 
 
 def network() -> Network:
