@@ -22,9 +22,10 @@ from dwindle.compress.masks import unnamed
 from dwindle.compress.network import Network
 from dwindle.compress.prepared import Prepared, prepare
 from dwindle.compress.progress import drawing
+from dwindle.compress.pruning_settings import PruningSettings
 from dwindle.compress.request import Request, request_for
 from dwindle.compress.resolve import Resolved
-from dwindle.compress.rounds import IterativePruning, PruningSettings
+from dwindle.compress.rounds import IterativePruning
 from dwindle.compress.state import capture, cuts_of
 from dwindle.compress.watcher import Watcher, tracked
 from dwindle.export import target as targets

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ from dwindle.compress.amc import allocate
 from dwindle.compress.amc.search import Settings
 from dwindle.compress.benefit import choose
 from dwindle.compress.budget import Budget
-from dwindle.compress.calibrate.update import LEAST_SQUARES
 from dwindle.compress.channels import Counted
+from dwindle.compress.conflicts import check_method, check_mixed, check_ranges, conflict
 from dwindle.compress.granularity import granularity
 from dwindle.compress.layer_shares import LayerShares
 from dwindle.compress.layers import Layers
@@ -32,8 +31,6 @@ from dwindle.export.quantize import MIXED
 from dwindle.files import sha256
 from dwindle.models.objects import recorded
 from dwindle.models.photos.rule import ACROSS, photographs_in
-from dwindle.models.spec import TRAINING, TaskSpec
-from dwindle.models.trust import is_code
 from dwindle.options import options
 from dwindle.price import Price
 from dwindle.price import load as load_price
@@ -90,11 +87,11 @@ def resolve(request: Request) -> Resolved:
     Raises UsageError with the `option` at fault: a value out of range (code `out-of-range`), an unknown name
     (`unknown-name`), options that exclude each other (`conflict`), or one that is missing (`missing`).
     """
-    _check_ranges(request)
+    check_ranges(request)
     retraining = method(request.method, request.rewind_to)
     own = task_options(request.task)
     preset, task, said = _preset(request, retraining, own)
-    _check_method(request, retraining, task)
+    check_method(request, retraining, task)
     if request.precision == AUTO:
         raise UsageError(
             "`precision` auto is chosen when files are written: give one of the target's, or mixed; dwindle plan takes "
@@ -106,18 +103,18 @@ def resolve(request: Request) -> Resolved:
     if request.rounding == targets.CALIBRATED:
         target_options.require_codes([target])
     if request.qat and target.precision not in PRECISIONS:
-        raise _conflict(
+        raise conflict(
             "qat",
             f"`qat` trains through the rounding of weights to {', '.join(PRECISIONS)}, and `precision` is "
             f"{target.precision}: give one of these that {request.target} has, or leave out `qat`",
         )
     if request.qat and request.rounding == targets.CALIBRATED:
-        raise _conflict(
+        raise conflict(
             "qat",
             "`qat` trains through rounding to the nearest code, and `rounding` calibrated ships another: leave out one",
         )
     if target.precision == MIXED:
-        _check_mixed(request, retraining)
+        check_mixed(request, retraining)
     for other in request.targets:
         targets.load(other)
     name, why = request.granularity, "as requested"
@@ -140,11 +137,11 @@ def resolve(request: Request) -> Resolved:
     )
     phases = ((granularity(name, load_score("magnitude"), Layers()), KEEP),) if retraining.keep else _phases(full, name)
     if target.precision == MIXED and name != "unstructured":
-        raise _conflict(
+        raise conflict(
             "granularity", f"`precision` mixed chooses the density of each layer, not of {name}: leave it out"
         )
     if request.gradual and phases[-1][0].kind != "weights":
-        raise _conflict("gradual", f"`granularity` {name} prunes before it retrains: leave out `gradual`")
+        raise conflict("gradual", f"`granularity` {name} prunes before it retrains: leave out `gradual`")
     search = _search(full, phases) if retraining.search else None
     full = replace(
         full,
@@ -184,153 +181,11 @@ def _preset(request: Request, retraining: Method, own: dict[str, Any]) -> tuple[
     return preset, {**preset_options(preset, retraining), **by_size, **options}, said
 
 
-def _check_ranges(request: Request) -> None:
-    def require(fine: bool, name: str, remedy: str) -> None:
-        if not fine:
-            value = getattr(request, name)
-            shown = f"{value:g}" if isinstance(value, float) else value
-            raise UsageError(f"`{name}` is {shown}: {remedy}", code="out-of-range", option=name)
-
-    require(0 < request.prune_per_round < 1, "prune_per_round", "give a share between 0 and 1; the paper's is 0.2")
-    require(request.rounds is None or request.rounds >= 1, "rounds", "give 1 (one-shot) or more")
-    drop = request.max_drop
-    require(drop is None or 0 <= drop < math.inf, "max_drop", "give a number of points, 0 or more, such as 1.0")
-    share = request.max_change
-    require(share is None or 0 < share <= 1, "max_change", "give a share of the answers, above 0, such as 0.02")
-    require(0 <= request.seed < 2**63, "seed", "give a number from 0 up to, not including, 2**63")
-    require(0 <= request.layer_floor < 1, "layer_floor", "give a share from 0 (no floor) up to, not including, 1")
-    require(request.save_every >= 0, "save_every", "give minutes, or 0 to save after every step")
-    require(request.keep_samples >= 0, "keep_samples", "give 0 or more; 64 are enough to compare files on")
-    require(request.align >= 1, "align", "give 1 or more; 8 suits most kernels, and 1 allows any width")
-    count = request.calib_samples
-    require(count is None or count >= 2, "calib_samples", "give 2 or more, better hundreds")
-    require(0 <= request.gradual <= 1, "gradual", "give a share from 0 to 1; 0.5 prunes over half of each retraining")
-    require(0 <= request.qat <= 1, "qat", "give a share from 0 to 1; 0.3 rounds weights in a retraining's last 30%")
-    if drop is not None and share is not None:
-        raise _conflict("max_change", "`max_drop` is for data with labels and `max_change` for data without: give one")
-    if request.rounds is not None and (drop is not None or share is not None):
-        given = "max_drop" if share is None else "max_change"
-        raise _conflict("rounds", f"`{given}` finds the number of rounds by itself: leave out `rounds`")
-
-
-def _check_method(request: Request, retraining: Method, task: Mapping[str, Any]) -> None:
-    """Raises UsageError for options that the method can't be combined with."""
-    name = request.method
-    if request.gradual and (retraining.search or retraining.restore or retraining.last_lr):
-        raise _conflict(
-            "gradual", f"`method` {name} prunes before it retrains: leave out `gradual`, or use `method` lr-rewind"
-        )
-    if not retraining.retrains:
-        _check_untrained(request, retraining)
-    if request.max_change is not None and retraining.retrains:
-        raise _conflict(
-            "max_change", f"`method` {name} needs labels, and `max_change` is for data without any: give `max_drop`"
-        )
-    if request.calib_samples is not None and retraining.samples is None:
-        raise _conflict("calib_samples", f"`method` {name} solves no weights on samples: leave out `calib_samples`")
-    if request.update is not None and request.update != LEAST_SQUARES:
-        raise UsageError(
-            f"`update` {request.update!r} is unknown: give {LEAST_SQUARES}", code="unknown-name", option="update"
-        )
-    if request.update and (not retraining.retrains or retraining.restore or request.gradual):
-        other = "`gradual` prunes while it retrains" if request.gradual else f"`method` {name} changes them afterwards"
-        other = other if retraining.retrains else f"`method` {name} does not retrain"
-        raise _conflict("update", f"`update` solves survivors before a retraining, and {other}: leave out `update`")
-    if request.rounding is not None and request.rounding not in targets.ROUNDINGS:
-        raise UsageError(
-            f"`rounding` {request.rounding!r} is unknown: give {' or '.join(targets.ROUNDINGS)}",
-            code="unknown-name",
-            option="rounding",
-        )
-    if request.rounding == targets.CALIBRATED and retraining.samples is None:
-        raise _conflict(
-            "rounding",
-            f"`method` {name} sees no calibration samples: leave out `rounding`, and give it to export afterwards",
-        )
-    if request.episodes is not None and not retraining.search:
-        raise _conflict("episodes", f"`method` {name} has no `episodes`, which are AMC's: leave them out")
-    if request.weights is not None and request.pretrained:
-        raise _conflict("pretrained", "`weights` are loaded instead of `pretrained` ones: leave one of them out")
-    if request.new_head and request.weights is None:
-        raise _conflict("new_head", "`new_head` says what is left out of `weights`, and there are none: leave it out")
-    if request.expect_accuracy is not None and request.weights is None:
-        raise _conflict("expect_accuracy", "`expect_accuracy` is that of `weights`, and there are none: leave it out")
-    if request.weights is not None and not (request.new_head or request.train_dense) and retraining.restore:
-        raise _conflict(
-            "weights",
-            f"`method` {name} goes back to an earlier state of the dense training, and `weights` come without one: use "
-            "lr-rewind or finetune, or train the dense network here",
-        )
-    if retraining.last_lr and task.get("schedule") == "cosine":
-        raise _conflict(
-            "schedule",
-            f"`method` {name} keeps the last learning rate of the schedule, which is 0 for a cosine such as `recipe` "
-            "best has: give `schedule` step",
-        )
-
-
-def _check_mixed(request: Request, retraining: Method) -> None:
-    """What `precision` mixed, which chooses bits and density of each layer for a size, can't be combined with."""
-    if request.size is None:
-        raise UsageError(
-            "`precision` mixed chooses each layer's bits for the bytes of a file: give its `size`",
-            code="missing-option",
-            option="size",
-        )
-    others = ("density", "macs", "cost", "latency", "layer_share")
-    given = [name for name in others if getattr(request, name)]
-    given += ["score"] * (request.score not in (None, "magnitude"))
-    if given:
-        raise _conflict(given[0], f"`precision` mixed chooses the density of each layer itself: leave out `{given[0]}`")
-    if retraining.search or retraining.keep:
-        raise _conflict(
-            "method",
-            f"`method` {request.method} has densities already: give `precision` mixed another, or one precision",
-        )
-
-
 def _score(request: Request, preset: Recipe, retraining: Method) -> str:
     """The score as asked for, or the recipe's; magnitude where each layer's density is chosen otherwise."""
     if request.score is not None:
         return request.score
     return "magnitude" if request.precision == MIXED else default_score(preset, retraining)
-
-
-def _check_untrained(request: Request, retraining: Method) -> None:
-    """What methods that train nothing can't do without, or can't be combined with."""
-    name = request.method
-    if isinstance(request.model, str) and not (request.weights or request.pretrained or is_code(request.model)):
-        raise UsageError(
-            f"`method` {name} trains nothing, and {request.model} begins untrained: give the trained network's "
-            "`weights`, or `pretrained` where its source has some",
-            code="missing-option",
-            option="weights",
-        )
-    defaults = {each.name: each.default for each in options(Request)}
-    trained = ["recipe", "gradual", "qat", "rounds", "recalibrate", "new_head", "train_dense"]
-    if retraining.keep:
-        trained += [
-            "layer_share",
-            "size",
-            "density",
-            "macs",
-            "cost",
-            "latency",
-            "max_drop",
-            "max_change",
-            "granularity",
-            "score",
-            "include",
-            "exclude",
-        ]
-    if retraining.keep or (request.max_drop is None and request.max_change is None):
-        trained.append("prune_per_round")
-    given = [each for each in trained if getattr(request, each) != defaults[each]]
-    if isinstance(request.task, Mapping) and "data" in request.task:
-        given += [each.name for each in options(TaskSpec) if each.group == TRAINING and each.name in request.task]
-    if given:
-        why = "keeps the network as it is" if retraining.keep else "trains nothing"
-        raise _conflict(given[0], f"`method` {name} {why}: leave out `{given[0]}`")
 
 
 def _phases(request: Request, name: str) -> tuple[Phase, ...]:
@@ -341,13 +196,13 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
     counts: Counted = "parameters" if priced is None else "MACs" if priced == "macs" else "price"
     floor, inexact, shares = request.layer_floor, request.inexact_cuts, LayerShares.of_texts(request.layer_share)
     if shares.patterns and "+" in name:
-        raise _conflict("layer_share", f"`layer_share` is of channels or of weights, and {name} prunes both")
+        raise conflict("layer_share", f"`layer_share` is of channels or of weights, and {name} prunes both")
     parts = [
         granularity(part, score, layers, request.align, counts, floor, inexact=inexact, shares=shares)
         for part in name.split("+")
     ]
     if inexact and not any(part.kind == "channel" for part in parts):
-        raise _conflict("inexact_cuts", f"`inexact_cuts` are cuts of channels, and {name} pruning makes none")
+        raise conflict("inexact_cuts", f"`inexact_cuts` are cuts of channels, and {name} pruning makes none")
     size, macs, cost, latency = request.size, request.macs, request.cost, request.latency
     assert not isinstance(size, str)
     assert not isinstance(macs, str)
@@ -360,10 +215,10 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
             density = parts[0].floor  # a pattern such as 2:4 implies its own density
         if priced is not None and parts[0].kind != "channel":
             why = "which computes with zeros" if priced == "macs" else "as layers are priced by their widths"
-            raise _conflict(priced, f"`{priced}` cannot be met by {name} pruning, {why}: use `granularity` channel")
+            raise conflict(priced, f"`{priced}` cannot be met by {name} pruning, {why}: use `granularity` channel")
         if allowance and parts[0].floor is not None:
             option = allowance.option
-            raise _conflict(option, f"`granularity` {name} implies its own density: leave out `{option}`")
+            raise conflict(option, f"`granularity` {name} implies its own density: leave out `{option}`")
         return ((parts[0], Budget(size, density, macs, cost, latency, allowance)),)
     if [part.kind for part in parts[:-1]] != ["channel"] or parts[-1].kind == "channel":
         raise UsageError(
@@ -372,7 +227,7 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
             option="granularity",
         )
     if priced is None or (size is None and request.density is None) or request.rounds or _allowance(request):
-        raise _conflict(
+        raise conflict(
             "granularity",
             f"`granularity` {name} needs `macs`, `cost` or `latency` for channels, `size` or `density` else, and "
             "neither `rounds` nor `max_drop` nor `max_change`",
@@ -384,9 +239,9 @@ def _computing(request: Request) -> str | None:
     """The option that limits what an inference computes; None where none is given. Raises UsageError for two."""
     given = [name for name in ("macs", "cost", "latency") if getattr(request, name) is not None]
     if request.on is not None and request.latency is None:
-        raise _conflict("on", "`on` says what `latency` is predicted for, and there is none: give `latency`")
+        raise conflict("on", "`on` says what `latency` is predicted for, and there is none: give `latency`")
     if len(given) > 1:
-        raise _conflict(given[1], f"`{given[0]}` and `{given[1]}` both limit what is computed: give one of them")
+        raise conflict(given[1], f"`{given[0]}` and `{given[1]}` both limit what is computed: give one of them")
     return given[0] if given else None
 
 
@@ -399,24 +254,20 @@ def _allowance(request: Request) -> Allowance | None:
 def _search(request: Request, phases: tuple[Phase, ...]) -> Settings:
     """The settings of AMC's search; raises UsageError for what it can't allocate."""
     if request.max_drop is not None:
-        raise _conflict(
+        raise conflict(
             "max_drop", "`method` amc allocates a given budget: give `size`, `density` or `macs`, not `max_drop`"
         )
     if request.inexact_cuts:
-        raise _conflict("inexact_cuts", "`method` amc makes exact cuts only: leave out `inexact_cuts`")
+        raise conflict("inexact_cuts", "`method` amc makes exact cuts only: leave out `inexact_cuts`")
     if request.layer_share:
-        raise _conflict("layer_share", "`method` amc finds the share of every layer itself: leave out `layer_share`")
+        raise conflict("layer_share", "`method` amc finds the share of every layer itself: leave out `layer_share`")
     if len(phases) > 1 or request.score != "magnitude":
-        raise _conflict(
+        raise conflict(
             "score" if request.score != "magnitude" else "granularity",
             "`method` amc chooses the share of every layer itself, of one granularity: leave out `score`, and give "
             "unstructured or channel",
         )
     allocate.check(phases[0][0])
     if (priced := _computing(request)) in ("cost", "latency"):
-        raise _conflict(priced, f"`method` amc knows no prices of layers: give `macs` instead of `{priced}`")
+        raise conflict(priced, f"`method` amc knows no prices of layers: give `macs` instead of `{priced}`")
     return Settings.of(request.episodes, request.seed)
-
-
-def _conflict(option: str, sentence: str) -> UsageError:
-    return UsageError(sentence, code="conflict", option=option)

@@ -22,6 +22,7 @@ from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import masks_of_zeros
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
+from dwindle.compress.pruning_settings import PruningSettings
 from dwindle.compress.qat import Rounding
 from dwindle.compress.recalibrate import can_recalibrate, norms, recalibrate_by
 from dwindle.compress.surgery.exactness import difference
@@ -61,33 +62,6 @@ SHARP_FALL = 5.0
 
 
 @dataclass(frozen=True)
-class PruningSettings:
-    """How a run prunes and retrains."""
-
-    method: Method
-    prune_per_round: float
-    """The share of the surviving weights that each round removes."""
-    rounds: int | None
-    """A fixed number of rounds, which all remove the same share; None: as many as `prune_per_round` needs."""
-    recalibrate: bool = False
-    """Whether each training ends by recalibrating batch norm (`dwindle.compress.recalibrate`)."""
-    gradual: float = 0.0
-    """The share of a retraining's steps over which its weights are pruned; 0: all at once, before the first step."""
-    calib_samples: int | None = None
-    """The number of samples that surviving weights are solved on, instead of being retrained; None: retrained."""
-    qat: float = 0.0
-    """The share of a retraining's steps that train through the rounding of `precision`, its last ones."""
-    precision: str = ""
-    """What the target stores weights in, where `qat` is not 0."""
-    update: bool = False
-    """Whether the survivors of each round are solved by least squares before they are retrained."""
-    save_every: float = 300.0
-    """Seconds between saves within a round."""
-    pretrained: bool = False
-    """Whether the network comes trained: then the dense round only judges it."""
-
-
-@dataclass(frozen=True)
 class IterativePruning:
     """One run. `run` trains and prunes `network` in place, saving every round under `folder`."""
 
@@ -114,7 +88,7 @@ class IterativePruning:
         pruned.
         """
         history = self._resume()
-        self.watcher.begin(history, self._rounds(history))
+        self.watcher.begin(history, self._expected_rounds(history))
         trains = self.settings.method.retrains or not history
         if trains and (progress := self._interrupted(len(history), Progress)):
             history = self._report((*history, self._train(history, progress)))
@@ -128,7 +102,7 @@ class IterativePruning:
             if self.network.widths and len(history) == 1 and allocated.excess(self.network) <= 1:
                 history = self._report((*history, self._round_off(history)))
             while allocated.excess(self.network) > 1:
-                after = self._round(allocated, self._next_share(allocated, history), history)
+                after = self._round(allocated, self.settings.next_share(allocated, self.network, history), history)
                 if after is None:
                     raise BudgetMissed(
                         f"nothing more can be pruned: round {history[-1].index} is the smallest network, with "
@@ -286,39 +260,6 @@ class IterativePruning:
             state.rewind(self.network, self.task, dense_round(self.folder))
         return True
 
-    def _next_share(self, solver: Solver, history: tuple[Round, ...]) -> float:
-        """The share to prune to next: one regular step, or exactly the budget where that would overshoot it.
-
-        It depends on the network and the number of rounds alone, so that a resumed run chooses the same.
-        """
-        share = solver.granularity.share(self.network)
-        if self.settings.calib_samples:
-            return solver.largest_share(self.network)
-        if self.settings.rounds is None:
-            step = share * (1 - self.settings.prune_per_round)
-            # A budget just past the step is worth going straight to: a round costs a whole retraining.
-            if solver.excess_at(self.network, step * (1 - self.settings.prune_per_round / 4)) > 1:
-                return step
-            return solver.largest_share(self.network)
-        final, left = solver.largest_share(self.network), max(1, self.settings.rounds + 1 - len(history))
-        return float(share * (final / share) ** (1 / left)) if left > 1 else final
-
-    def _rounds(self, history: tuple[Round, ...]) -> int:
-        """How many rounds of pruning and retraining the whole run takes, estimated from the present weights."""
-        done, rate = max(0, len(history) - 1), math.log(1 - self.settings.prune_per_round)
-        if self.settings.rounds is not None:
-            return self.settings.rounds
-        if self.solvers[-1].budget.allowance:
-            return done + 1  # only validation will tell
-        for solver in self.solvers:
-            if solver.excess(self.network) > 1:
-                if self.settings.calib_samples:
-                    done += 1
-                    continue
-                ratio = solver.largest_share(self.network) / solver.granularity.share(self.network)
-                done += max(1, math.ceil(math.log(max(ratio, 1e-6)) / rate - 0.25))
-        return done
-
     def _train(self, history: tuple[Round, ...], progress: Progress | None = None) -> Round:
         """Trains or retrains, from `progress` if that was interrupted; returns the round, judged and saved."""
         index, progress = len(history), progress or Progress()
@@ -396,8 +337,11 @@ class IterativePruning:
         return None if labels is None else len(labels)
 
     def _report(self, history: tuple[Round, ...]) -> tuple[Round, ...]:
-        self.watcher.finished(history[-1], self._rounds(history))
+        self.watcher.finished(history[-1], self._expected_rounds(history))
         return history
+
+    def _expected_rounds(self, history: tuple[Round, ...]) -> int:
+        return self.settings.expected_rounds(self.solvers, self.network, history)
 
     def _check_ranks_agree(self, what: str) -> None:
         ranks.check_agree(what, {**self.network.model.state_dict(), **pack_masks(self.network.masks)})

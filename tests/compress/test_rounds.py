@@ -18,7 +18,8 @@ from dwindle.compress.budget import Budget, Solver
 from dwindle.compress.masks import masks_hold
 from dwindle.compress.methods import METHODS, Method, method
 from dwindle.compress.network import Network
-from dwindle.compress.rounds import IterativePruning, PruningSettings
+from dwindle.compress.pruning_settings import PruningSettings
+from dwindle.compress.rounds import IterativePruning
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
 from dwindle.models.checked_task import CheckedTask
