@@ -176,7 +176,7 @@ def _parity_notes(manifest: Manifest) -> list[str]:
     """What should be known of how a file's outputs were compared with its network's."""
     name, parity = manifest.target, manifest.parity
     unproven = [f"{name} is unproven: {parity.not_run}"] if parity.not_run else []
-    return [*unproven, *([f"{name}: {parity.widened}"] if parity.widened else [])]
+    return [*unproven, *(f"{name}: {doubt}" for doubt in parity.doubts)]
 
 
 def _with_enough(limits: Limits, before: Baseline | None, subject: str) -> tuple[Limits, list[str]]:

@@ -68,6 +68,19 @@ class Parity:
     sizes: tuple[str, ...] = ()
     """The other sizes of inputs that it was compared at, such as `image:2=96, image:3=96`; empty where none varies."""
 
+    constant: tuple[str, ...] = ()
+    """The outputs that the network gives alike for all samples, within the tolerance: a file that answers a constant
+    would pass there. Empty where there was one sample, or an older version of dwindle wrote it."""
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """A sentence for each reason why the comparison proves less than it seems to."""
+        alike = (
+            f"the network gives {' and '.join(self.constant)} alike for all {self.samples} samples, so that a file "
+            "which answers a constant would pass too: compare on inputs for which it differs"
+        )
+        return tuple(filter(None, (self.widened, alike if self.constant else None)))
+
     @property
     def widened(self) -> str | None:
         """A sentence about a given tolerance that allows more than rounding explains; None where there is none."""

@@ -32,8 +32,8 @@ class Shipped:
     """Installed bytes of the dense file beside it."""
     unproven: str | None
     """Why its outputs were never compared with the network's, where they weren't."""
-    widened: str | None
-    """A sentence about a given tolerance of its outputs that allows more than rounding explains."""
+    doubts: tuple[str, ...]
+    """Sentences on why the comparison of its outputs proves less than it seems to."""
     compute: str | None
     """What it was asked to compute in; None: the target's own choice."""
     fp32: tuple[str, ...]
@@ -66,7 +66,7 @@ def shipped(exports: Path) -> tuple[list[Shipped], list[str]]:
                 download_name=name,
                 dense_bytes=manifest.dense.bytes,
                 unproven=manifest.parity.not_run,
-                widened=manifest.parity.widened,
+                doubts=manifest.parity.doubts,
                 compute=manifest.compute,
                 fp32=manifest.fp32,
                 consumers=manifest.consumers,

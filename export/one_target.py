@@ -292,5 +292,5 @@ def _summary(manifest: Manifest) -> str:
         return f"{sizes}; unproven: {parity.not_run}"
     by = f", run by {parity.run_by}" if parity.run_by else ""
     by += f", at {len(parity.sizes)} other sizes too" if parity.sizes else ""
-    wide = f"; {parity.widened}" if parity.widened else ""
-    return f"{sizes}; within {parity.relative:.1e} of the checkpoint over {parity.samples} samples{by}{wide}"
+    doubts = "".join(f"; {doubt}" for doubt in parity.doubts)
+    return f"{sizes}; within {parity.relative:.1e} of the checkpoint over {parity.samples} samples{by}{doubts}"

@@ -6,6 +6,7 @@ where the target rounds those. What the rounding itself costs is what `quality` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +133,9 @@ def compare(
     rounded = target.as_stored(shipped, activations=False)
     begin(f"reading the weights back from {path.name}")
     equal = _compare_weights(target, path, rounded, shipped)
-    samples, names = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs), output_names(shipped)
+    begin(f"choosing the samples that {path.name} is compared on")
+    samples, reference = _telling(module, inputs)
+    exact, names = reference, output_names(shipped)
     begin(f"running {path.name} in {target.stand_in or f'the runtime of {target.name}'}")
     try:
         outputs = target.run(path, samples)
@@ -161,7 +164,6 @@ def compare(
             f"{path.name} does not run: {one_line(error, root_cause=True)}", code="not-runnable", path=path
         ) from error
     begin(f"comparing {path.name} with its network")
-    reference = exact = outputs_of(module, samples)
     explained = dict.fromkeys(names, TOLERANCE.get(target.arithmetic, 0.0))
     if target.precision != "fp32":
         # Two comparisons, so that the rounding of weights cannot hide a wrongly folded batch norm.
@@ -176,8 +178,36 @@ def compare(
     allowed = {name: Allowed(most, tolerance) for name, most in explained.items()}
     parity = _compare_outputs(path.name, allowed, outputs, reference, len(samples[0]))
     sizes = _compare_sizes(target, path, shipped, samples, allowed)
-    parity = replace(parity, weights_equal=len(equal) or None, run_by=target.stand_in, sizes=sizes)
+    varied = _variation(reference, len(samples[0]))
+    constant = tuple(name for name, most in allowed.items() if varied[names.index(name)] <= most.most)
+    parity = replace(parity, weights_equal=len(equal) or None, run_by=target.stand_in, sizes=sizes, constant=constant)
     return Compared(parity, rounded, exact, outputs, names, len(samples[0]))
+
+
+def _telling(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Outputs]:
+    """Samples by which a file can be told from another network, as they are fed, and the network's outputs for them.
+
+    They are the first, or where an output is the same for all of those and there are more, as many from all along.
+    """
+    import torch
+
+    first = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs)
+    outputs = outputs_of(module, first)
+    if len(inputs[0]) > SAMPLES and min(_variation(outputs, SAMPLES)) <= TOLERANCE["fp32"]:
+        places = torch.linspace(0, len(inputs[0]) - 1, SAMPLES).long()
+        spread = tuple(as_fed(tensor[places]) for tensor in inputs)
+        return spread, outputs_of(module, spread)
+    return first, outputs
+
+
+def _variation(outputs: Outputs, samples: int) -> list[float]:
+    """How far the samples' values of each output are apart, at most, over its largest value; infinite of one sample."""
+    import numpy as np
+
+    if samples < 2:
+        return [math.inf for _ in outputs]
+    by_sample = [one.reshape(samples, -1).astype(np.float64) for one in outputs]
+    return [difference(one.max(0), one.min(0)).absolute / (float(np.abs(one).max()) or 1.0) for one in by_sample]
 
 
 def _compare_sizes(

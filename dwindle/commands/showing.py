@@ -66,8 +66,7 @@ def _show(arguments: argparse.Namespace) -> int:
     for export in exports:
         if export.unproven:
             page.append(f"unproven: {export.path.parent.name}/{export.path.name}: {export.unproven}")
-        if export.widened:
-            page.append(f"tolerance: {export.path.parent.name}/{export.path.name}: {export.widened}")
+        page += [f"parity: {export.path.parent.name}/{export.path.name}: {doubt}" for doubt in export.doubts]
         page += [f"{export.path.parent.name}: {sentence}" for sentence in export.zeros]
         if export.compute or export.fp32:
             kind = export.compute or ("int8" if export.precision == "w8a8" else "fp16")

@@ -120,7 +120,9 @@ def test_a_cut_network_is_what_is_written_and_the_run_is_as_before() -> None:
 
 def test_outputs_that_are_all_alike_are_said_to_prove_little() -> None:
     rehearsal = prepare(request("own:zeros")).rehearse()
-    assert rehearsal.constant
+    manifest = rehearsal.outcomes["pytorch"]
+    assert isinstance(manifest, Manifest)
+    assert manifest.parity.constant == ("output",)
     assert "proves little" in rehearsal.sentence("pytorch")
 
 
@@ -156,7 +158,7 @@ def test_a_run_is_rehearsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_training_may_mend_is_no_refusal(error: DwindleError, trained: bool, refuses: bool) -> None:
-    rehearsal = Rehearsal({"onnx": error}, trained, constant=False)
+    rehearsal = Rehearsal({"onnx": error}, trained)
     refusal = rehearsal.refusal("onnx")
     assert (refusal is not None) is refuses
     if refusal is not None:

@@ -36,11 +36,12 @@ def test_files_and_their_sizes(folder: Path) -> None:
 
 
 def test_a_tolerance_that_was_widened_is_said(folder: Path) -> None:
-    assert shipped(folder.parent)[0][0].widened is None
+    assert shipped(folder.parent)[0][0].doubts == ()
     wide = Parity(0.0, 2e-3, 1e-2, 1.0, 1, 1, explained=1e-4)
     Manifest(**{**vars(Manifest.read(folder)), "parity": wide}).write(folder)
     (found,), _ = shipped(folder.parent)
-    assert found.widened == wide.widened is not None
+    assert found.doubts == (wide.widened,)
+    assert wide.widened is not None
 
 
 def test_what_a_file_computes_in_is_said(folder: Path) -> None:

@@ -19,6 +19,7 @@ from dwindle.export.fold import deployable
 from dwindle.export.onnx.target import Onnx
 from dwindle.export.parity import SAMPLES, TOLERANCE, check
 from dwindle.export.target import Outputs
+from dwindle.models.signature import flat, signature_of
 from dwindle.models.zoo import resnet8
 
 Inputs = tuple[Tensor, ...]
@@ -251,3 +252,39 @@ def test_a_given_tolerance_is_recorded_beside_what_rounding_explains(
     assert "`tolerance` allows 0.0005 and rounding explains 1e-04" in str(failed.value)
     narrowed = check(Onnx(), file, pruned, shipped, samples, tolerance=9e-5)
     assert (narrowed.tolerance, narrowed.widened) == (9e-5, None)
+
+
+class Marks(nn.Module):
+    """Scores, and a mask that is a buffer's, whatever the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Linear(6, 3)
+        self.register_buffer("shape", torch.ones(1, 3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.scores(x)
+        return scores, self.shape.expand(len(x), -1) + 0 * scores
+
+
+def test_an_output_that_never_varies_is_said_by_name(tmp_path: Path) -> None:
+    inputs = (torch.randn(8, 6),)
+    network = flat(Marks().eval(), signature_of(Marks().eval(), inputs))
+    shipped = deployable(network, (inputs[0][:1],))
+    Onnx().write(shipped, (inputs[0][:1],), tmp_path / "net.onnx", pack=True)
+    parity = check(Onnx(), tmp_path / "net.onnx", network, shipped, inputs)
+    assert parity.constant == ("output_1",)
+    assert len(parity.doubts) == 1
+    assert "output_1 alike for all 8 samples" in parity.doubts[0]
+    alone = check(Onnx(), tmp_path / "net.onnx", network, shipped, (inputs[0][:1],))
+    assert alone.constant == (), "of one sample nobody can say"
+
+
+def test_where_the_first_samples_are_alike_others_are_compared(tmp_path: Path) -> None:
+    network, inputs = nn.Linear(6, 3).eval(), torch.ones(3 * SAMPLES, 6)
+    shipped = deployable(network, (inputs[:1],))
+    Onnx().write(shipped, (inputs[:1],), tmp_path / "net.onnx", pack=True)
+    assert check(Onnx(), tmp_path / "net.onnx", network, shipped, (inputs,)).constant == ("output",)
+    inputs[2 * SAMPLES :] = torch.randn(SAMPLES, 6)
+    parity = check(Onnx(), tmp_path / "net.onnx", network, shipped, (inputs,))
+    assert (parity.constant, parity.samples) == ((), SAMPLES)
