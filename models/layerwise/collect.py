@@ -22,6 +22,9 @@ CHUNK = 2**22
 POSITIONS, FEWEST = 64, 2**14
 """Of a layer's positions, as many are drawn as POSITIONS times its inputs, or FEWEST if that is more: beyond it,
 neighbouring pixels say the same again, and the moments' errors are below what damping makes of them."""
+WORK, FEW = 2**41, 4
+"""Multiply-adds of a Gram matrix, at most: about a minute of a core. Of a layer with more than some 3,000 inputs fewer
+positions are drawn for it, but no fewer than FEW times its inputs."""
 HELD = 6
 """How many times a sample's largest input and output the two networks hold on to between two layers, at most: their
 own, a shortcut's, and the outputs wanted."""
@@ -72,7 +75,7 @@ def moments_of(
     samples = sum(map(len, inputs))
     for given, wanted in zip(inputs, outputs, strict=True):
         there = product.positions(wanted)
-        enough = math.ceil(max(FEWEST, POSITIONS * product.inputs) * len(given) / samples)
+        enough = math.ceil(_enough(product.inputs) * len(given) / samples)
         if there > enough:
             draw = torch.Generator().manual_seed(seed)
             positions = torch.randperm(there, generator=draw)[:enough].sort().values.to(wanted.device)
@@ -81,6 +84,11 @@ def moments_of(
         for part in positions.split(max(1, CHUNK // (len(rows) * rows.shape[2]))):
             moments.add(product.gather_inputs(given, part), product.gather_outputs(wanted, part))
     return moments
+
+
+def _enough(inputs: int) -> int:
+    """How many positions the moments of a layer with so many inputs take, at most."""
+    return max(FEWEST, min(POSITIONS * inputs, max(FEW * inputs, WORK // inputs**2)))
 
 
 def _fitting(largest: int) -> int:

@@ -180,6 +180,20 @@ def test_a_draw_of_the_positions_is_enough(monkeypatch: pytest.MonkeyPatch) -> N
     assert distance(drawn.model, dense) < 1.3 * distance(whole.model, dense)
 
 
+def test_a_wide_layer_sees_fewer_positions_for_each_of_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    dense, inputs = fitted(resnet8(num_classes=5, in_channels=1)), samples()
+    whole, bounded = pruned(dense, Blocks(), 0.3), pruned(dense, Blocks(), 0.3)
+    monkeypatch.setattr(module, "FEWEST", 100)
+    before = reconstruct(whole, dense, inputs).layers
+    monkeypatch.setattr(module, "WORK", 144**2 * 1_200)
+    after = reconstruct(bounded, dense, inputs).layers
+    first, wide = ([layer.positions for layer in after if layer.inputs == width] for width in (9, 144))
+    assert first == [layer.positions for layer in before if layer.inputs == 9]
+    assert all(1_200 <= positions < 1_300 for positions in wide)
+    assert distance(bounded.model, dense) < 1.3 * distance(whole.model, dense)
+
+
 def test_more_inputs_than_positions_are_said_and_do_no_harm() -> None:
     torch.manual_seed(0)
     dense = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 5))
