@@ -192,9 +192,9 @@ def _layers(folded: nn.Module, coded: list[str], samples: tuple[Tensor, ...]) ->
     for name in coded:
         if name not in found.layers.values():
             yield name, _Seen(folded.get_parameter(name).detach())
-    batches = batched(samples, found.largest).tensors
+    taken = batched(samples, found)
     layers = {name: folded.get_submodule(name) for name in found.layers}
-    with lockstep(folded, batches, layers, "inputs") as given:
+    with lockstep(folded, taken.tensors, layers, "inputs", taken.present) as given:
         for seed, (layer, module) in enumerate(layers.items()):
             shown = given.advance()
             if shown is None or shown.name != layer:
@@ -206,7 +206,7 @@ def _layers(folded: nn.Module, coded: list[str], samples: tuple[Tensor, ...]) ->
                 )
             matrix, weight = product(module), module.get_parameter("weight").detach()
             assert matrix is not None
-            outputs = [type(module).forward(module, one) for one in shown.tensors]
+            outputs = (type(module).forward(module, one) for one in shown.tensors)
             moments = moments_of(matrix, matrix.rows(weight), shown.tensors, outputs, seed)
             yield found.layers[layer], _Seen(weight, matrix, moments, module._parameters.get("bias") is not None)
         given.advance()

@@ -80,11 +80,15 @@ def _round(
     """Chooses the codes in `held`, those of `coded`, and puts them into `rounded`, layer by layer."""
     matrices = {name: network.get_parameter(name) for name in coded}
     found = survey(network, inputs, matrices)
-    batches = batched(inputs, found.largest).tensors
+    taken = batched(inputs, found)
     layers = {name: (network.get_submodule(name), rounded.get_submodule(name)) for name in found.layers}
     with (
-        lockstep(network, batches, {name: exact for name, (exact, _) in layers.items()}, "outputs") as wanted,
-        lockstep(rounded, batches, {name: own for name, (_, own) in layers.items()}, "inputs") as given,
+        lockstep(
+            network, taken.tensors, {name: exact for name, (exact, _) in layers.items()}, "outputs", taken.present
+        ) as wanted,
+        lockstep(
+            rounded, taken.tensors, {name: own for name, (_, own) in layers.items()}, "inputs", taken.present
+        ) as given,
     ):
         for seed, (name, (exact, own)) in enumerate(layers.items()):
             shown, outputs = given.advance(), wanted.advance()

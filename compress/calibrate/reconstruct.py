@@ -4,7 +4,7 @@ best give the dense network's outputs from what the pruned network, solved so fa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,7 @@ class Reconstruction:
     left: Mapping[str, str]
     """The prunable weights that were not solved, by parameter name, and why."""
     samples: int
-    """How many were used."""
+    """How many the last layers saw; the first ones fewer, where memory has no room for all."""
     notes: tuple[str, ...]
     """What is worth saying that is no error, a sentence each."""
 
@@ -77,7 +77,8 @@ def reconstruct(
     models, (N, …), on the models' device; labels are not needed. `solved`: what came of the first layers, which an
     interrupted call has left solved. `on_layer` hears of each other layer: how many are done, of how many. `save` is
     called after each with the number of samples used, and what came of all layers up to it.
-    The two networks run once on all samples. Where memory is short for that, fewer samples are taken, and it is said.
+    The two networks run once on all samples. Layers with large maps, of which a few samples are enough, see as many of
+    them as memory has room for. Where it has none for all at the last layers, fewer are taken, and it is said.
     Raises UsageError where the samples aren't finite, are all the same or don't fit, DwindleError with the layer's name
     where what it gives isn't finite.
     """
@@ -97,7 +98,7 @@ def _reconstruct(
 ) -> Reconstruction:
     compressed = network.model
     found = survey(dense, inputs, prunable(dense))
-    taken = batched(inputs, found.largest)
+    taken = batched(inputs, found)
     notes, batches = [*found.notes, *([taken.note] if taken.note else [])], taken.tensors
     own = dict(compressed.named_modules())
     left = {**found.left, **_unmatched(own, found.layers, network.kept)}
@@ -106,8 +107,10 @@ def _reconstruct(
     settled = {name: module for name, module in own.items() if module in its_norms}
     layers: list[Layer] = []
     with (
-        lockstep(dense, batches, {name: dense.get_submodule(name) for name in stops}, "outputs") as wanted,
-        lockstep(compressed, batches, {**stops, **settled}, "inputs") as given,
+        lockstep(
+            dense, batches, {name: dense.get_submodule(name) for name in stops}, "outputs", taken.present
+        ) as wanted,
+        lockstep(compressed, batches, {**stops, **settled}, "inputs", taken.present) as given,
     ):
         while (stop := given.advance()) is not None:
             module = own[stop.name]
@@ -143,10 +146,13 @@ def _reconstruct(
 @torch.no_grad()
 def take_statistics(norm: _BatchNorm, batches: Sequence[Tensor]) -> None:
     """Sets a batch norm's running statistics to those of its inputs, (N, channels, …), all batches taken as one."""
-    flat = [batch.transpose(0, 1).flatten(1).double() for batch in batches]
-    count = sum(part.shape[1] for part in flat)
-    mean = torch.stack([part.sum(1) for part in flat]).sum(0) / count
-    square = torch.stack([(part - mean[:, None]).square().sum(1) for part in flat]).sum(0)
+
+    def flat() -> Iterator[Tensor]:  # one at a time, as they take twice the memory of their batches
+        return (batch.transpose(0, 1).flatten(1).double() for batch in batches)
+
+    count = sum(batch.numel() // batch.shape[1] for batch in batches)
+    mean = torch.stack([part.sum(1) for part in flat()]).sum(0) / count
+    square = torch.stack([(part - mean[:, None]).square().sum(1) for part in flat()]).sum(0)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.running_mean.copy_(mean)
@@ -166,7 +172,7 @@ class _Step:
     seed: int
     """Of the positions that are drawn."""
 
-    def solve(self, inputs: list[Tensor], outputs: list[Tensor]) -> tuple[int, float, float]:
+    def solve(self, inputs: list[Tensor], outputs: Iterable[Tensor]) -> tuple[int, float, float]:
         """Solves the layer in place; returns how many positions it saw, and its error before and after."""
         weight, bias = self.module.get_parameter("weight"), self.module._parameters["bias"]
         rows = self.product.rows(weight)
@@ -199,7 +205,9 @@ def _unmatched(own: Mapping[str, nn.Module], layers: Mapping[str, str], kept: Ma
     }
 
 
-def _outputs(wanted: Lockstep, name: str, weight: str, kept: Mapping[str, Tensor], module: nn.Module) -> list[Tensor]:
+def _outputs(
+    wanted: Lockstep, name: str, weight: str, kept: Mapping[str, Tensor], module: nn.Module
+) -> Iterable[Tensor]:
     """The dense layer's outputs, of the channels that cuts left."""
     stop = wanted.advance()
     if stop is None or stop.name != name:
@@ -213,4 +221,4 @@ def _outputs(wanted: Lockstep, name: str, weight: str, kept: Mapping[str, Tensor
     if channels is None:
         return stop.tensors
     along = -1 if isinstance(module, nn.Linear) else 1
-    return [tensor.index_select(along, channels.to(tensor.device)) for tensor in stop.tensors]
+    return (tensor.index_select(along, channels.to(tensor.device)) for tensor in stop.tensors)

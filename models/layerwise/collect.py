@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import psutil
 import torch
@@ -14,6 +16,7 @@ from dwindle.errors import UsageError
 from dwindle.models.layerwise.moments import Moments
 from dwindle.models.layerwise.products import Product
 from dwindle.models.layerwise.samples import spread
+from dwindle.models.layerwise.survey import Survey
 
 BATCH = 2**23
 """Numbers in a batch's largest input and output of a layer, at most: 32 MB in float32."""
@@ -25,9 +28,11 @@ neighbouring pixels say the same again, and the moments' errors are below what d
 WORK, FEW = 2**41, 4
 """Multiply-adds of a Gram matrix, at most: about a minute of a core. Of a layer with more than some 3,000 inputs fewer
 positions are drawn for it, but no fewer than FEW times its inputs."""
-HELD = 6
-"""How many times a sample's largest input and output the two networks hold on to between two layers, at most: their
-own, a shortcut's, and the outputs wanted."""
+MOST = 2**32
+"""Bytes that forward passes hold on to between two layers, at most, for all samples that are there: 4.3 GB. Where less
+than twice that is free, it is halved until it is at most half of what is."""
+NETWORKS = 2
+"""That are walked through side by side: the one that is changed, and the one whose outputs are wanted."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Batches:
     tensors: list[tuple[Tensor, ...]]
     samples: int
     """How many they are, of all batches together."""
+    present: Mapping[str, int]
+    """By layer: how many of the batches, the first ones, fit in memory from that layer on, as `lockstep` takes it."""
     note: str | None
     """The sentence that not all samples are used; None where all are."""
 
@@ -51,21 +58,31 @@ def require_samples(inputs: tuple[Tensor, ...]) -> None:
         raise UsageError(f"{len(inputs[0])} calibration sample: give hundreds")
 
 
-def batched(inputs: tuple[Tensor, ...], largest: int) -> Batches:
-    """The samples in batches; where memory is short for all, evenly spread ones of them.
+def batched(inputs: tuple[Tensor, ...], found: Survey) -> Batches:
+    """The samples in batches, of which the later ones join where memory has room for them.
 
-    `largest`: numbers per sample in the largest input and output of any layer, together.
+    Large maps come first in most networks. There a few samples have more positions than are needed, and the later
+    layers are shown all of them. Where memory is short even for the last layers, evenly spread samples are taken, and
+    it is said.
     """
-    samples, note = len(inputs[0]), None
-    if (fit := _fitting(largest)) < samples and inputs[0].device.type == "cpu":
+    samples, note, most = len(inputs[0]), None, _most(inputs[0].device)
+    fitting = {name: max(2, most // (NETWORKS * max(1, held))) for name, held in found.held.items()}
+    if (fit := max(fitting.values(), default=samples)) < samples:
         note = f"{fit:,} of {samples:,} calibration samples are used: more would not fit in memory"
         inputs, samples = spread(inputs, fit), fit
-    count = min(math.ceil(samples * largest / BATCH), samples // 2)
-    return Batches(list(zip(*(tensor.tensor_split(count) for tensor in inputs), strict=True)), samples, note)
+    fewest = min(fitting.values(), default=samples)
+    count = min(max(math.ceil(samples * found.largest / BATCH), math.ceil(samples / fewest)), samples // 2)
+    if fewest < samples:  # each batch is spread over all samples, as the first are all that the first layers see
+        batches = [tuple(tensor[first::count] for tensor in inputs) for first in range(count)]
+    else:
+        batches = list(zip(*(tensor.tensor_split(count) for tensor in inputs), strict=True))
+    sizes = list(accumulate(len(batch[0]) for batch in batches))
+    present = {name: max(1, bisect_right(sizes, few)) for name, few in fitting.items()}
+    return Batches(batches, samples, present, note)
 
 
 def moments_of(
-    product: Product, rows: Tensor, inputs: Sequence[Tensor], outputs: Sequence[Tensor], seed: int
+    product: Product, rows: Tensor, inputs: Sequence[Tensor], outputs: Iterable[Tensor], seed: int
 ) -> Moments:
     """The moments of a layer's inputs and the outputs wanted, a tensor of each for every batch.
 
@@ -91,7 +108,10 @@ def _enough(inputs: int) -> int:
     return max(FEWEST, min(POSITIONS * inputs, max(FEW * inputs, WORK // inputs**2)))
 
 
-def _fitting(largest: int) -> int:
-    """How many samples fit in half of the memory that is free."""
-    free: int = psutil.virtual_memory().available
-    return max(2, free // 2 // (HELD * 4 * max(1, largest)))
+def _most(device: torch.device) -> int:
+    """How many bytes samples may take on a device while they wait between two layers."""
+    free: int = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    most = MOST
+    while most > free // 2:
+        most //= 2
+    return most

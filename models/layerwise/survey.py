@@ -3,15 +3,18 @@ can't; and whether the samples are such as the network was trained on."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
 
 from dwindle.errors import DwindleError, UsageError, one_line
+from dwindle.models.layerwise.made import Made
 from dwindle.models.layerwise.parts import Part
 from dwindle.models.layerwise.products import mismatch, product
 from dwindle.models.layerwise.samples import spread
@@ -41,6 +44,9 @@ class Survey:
     """The layers whose output goes straight into a batch norm, which takes away its mean and scale."""
     largest: int
     """Numbers per sample in the largest input and output of any module, together."""
+    held: dict[str, int]
+    """By layer of `layers`: the most bytes per sample that the forward pass holds on to at it or at a later one. Never
+    more than at one before it."""
     notes: tuple[str, ...]
 
 
@@ -95,7 +101,8 @@ def survey(model: nn.Module, inputs: tuple[Tensor, ...], matrices: Mapping[str, 
             layers[name] = parameter
             del left[parameter]
     before_norm = frozenset(modules[module] for module in seen.before_norm)
-    return Survey(layers, left, before_norm, seen.largest, tuple(seen.notes(modules)))
+    held = seen.most_held_from({module: name for module, name in modules.items() if name in layers}, len(batch[0]))
+    return Survey(layers, left, before_norm, seen.largest, held, tuple(seen.notes(modules)))
 
 
 @dataclass
@@ -108,12 +115,25 @@ class _Seen:
     far: list[nn.Module] = field(default_factory=list)
     otherwise: set[nn.Module] = field(default_factory=set)
     """Layers that compute something else than the matrix product that their class suggests."""
-    last: tuple[nn.Module, Tensor] | None = None
+    last: tuple[nn.Module, ReferenceType[Tensor]] | None = None
     """The last layer with a weight that ran, and its output."""
+    made: Made = field(default_factory=Made)
+    held: list[tuple[nn.Module, int]] = field(default_factory=list)
+    """What the forward pass held on to at each batch norm's start and each other layer's end, in bytes."""
+
+    def most_held_from(self, layers: Mapping[nn.Module, str], samples: int) -> dict[str, int]:
+        """As `Survey.held` says. `samples`: in the batch that was seen."""
+        most, found = 0, dict[str, int]()
+        for module, held in reversed(self.held):
+            most = max(most, math.ceil(held / samples))
+            if module in layers:
+                found[layers[module]] = most
+        return dict(reversed(found.items()))
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and args:
-            if self.last is not None and self.last[1] is args[0]:
+            self.held.append((module, self.made.alive()))
+            if self.last is not None and self.last[1]() is args[0]:
                 self.before_norm.add(self.last[0])
             if module.running_mean is not None and _far(module, args[0]):
                 self.far.append(module)
@@ -124,10 +144,12 @@ class _Seen:
         self.largest = max(self.largest, numbers)
         matrix = product(module)
         whole = bool(args) and _is_batch(args[0]) and _is_batch(output)
+        if matrix is not None:
+            self.held.append((module, self.made.alive()))
         if matrix is not None and whole and not mismatch(matrix, module, args[0], output) < CLOSE:
             self.otherwise.add(module)
         if isinstance(module._parameters.get("weight"), nn.Parameter) and _is_batch(output):
-            self.last = (module, output)
+            self.last = (module, ref(output))
 
     def notes(self, modules: dict[nn.Module, str]) -> list[str]:
         if not self.far:
@@ -141,7 +163,10 @@ class _Seen:
 def _run(model: nn.Module, batch: tuple[Tensor, ...], seen: _Seen) -> None:
     names = {module: name or type(module).__name__ for name, module in model.named_modules()}
 
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def enter(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.enter(module, (*args, *named.values()))
+
+    def leave(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         if isinstance(output, Tensor) and next(module.children(), None) is None and not output.isfinite().all():
             raise DwindleError(
                 f"{names[module]} gives what is not finite for the calibration samples: mend its weights, or the "
@@ -149,17 +174,20 @@ def _run(model: nn.Module, batch: tuple[Tensor, ...], seen: _Seen) -> None:
                 code="not-finite",
                 name=names[module],
             )
-        seen.leave(module, args, output)
+        seen.leave(module, (*args, *named.values()), output)
 
     handles = [
         hook
         for module in names
-        for hook in (module.register_forward_pre_hook(seen.enter), module.register_forward_hook(leave))
+        for hook in (
+            module.register_forward_pre_hook(enter, with_kwargs=True),
+            module.register_forward_hook(leave, with_kwargs=True),
+        )
     ]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), in_mode(model, training=False):
+        with torch.no_grad(), in_mode(model, training=False), seen.made:
             model(*batch)
     except DwindleError:
         raise

@@ -1,8 +1,9 @@
 """What calibration costs, and how that grows with samples: ResNet-50 at 224 by 224, half of its weights.
 
-    python -m studies.calibrate.cost --samples 8 16 32      # seconds of CPU and peak memory, a process for each
+    python -m studies.calibrate.cost      # CPU seconds on one core and peak memory, a process for each number of samples
 
-Untrained weights and noise take as long as trained ones and photographs.
+Untrained weights and noise take as long as trained ones and photographs. With many samples, the first layers have no
+room for all in memory, so some join late. `--one 8 --most 60000000` shows that with few samples; it keeps nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dwindle.compress.blocks import Blocks
 from dwindle.compress.calibrate.prune import prune
 from dwindle.compress.network import Network
 from dwindle.models.build import ModelSpec, build
+from dwindle.models.layerwise import collect
 from studies import journal
 
 HERE = Path(__file__).parent
@@ -30,6 +32,7 @@ RESULTS = HERE / "cost.jsonl"
 
 
 def measured(samples: int) -> dict[str, Any]:
+    """What calibration with so many samples takes."""
     torch.manual_seed(0)
     dense = build(ModelSpec("torchvision:resnet50", 1000, (3, 224, 224))).eval()
     inputs = (torch.randn(samples, 3, 224, 224),)
@@ -49,14 +52,15 @@ def measured(samples: int) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "CPU seconds on one core, those of them that moments and least squares took, and the most memory that the",
-        "process took, for ResNet-50 at 224x224 and half of its weights, which is one step. Printed by",
+        "process took, the samples among it, for ResNet-50 at 224x224 and half of its weights, which is one step. The",
+        "first layers, whose maps are large, see as many samples as have room in memory, the last ones all. Printed by",
         "`python -m studies.calibrate.cost`.\n",
-        "| samples | CPU seconds | moments and solutions | peak memory |",
-        "|---:|---:|---:|---:|",
+        "| samples | CPU seconds | moments and solutions | samples alone | peak memory |",
+        "|---:|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {row['samples']:,} | {row['cpu_seconds']:.0f} | {row['solving_seconds']:.0f} | "
-        f"{row['megabytes'] / 1000:.2f} GB |"
+        f"{row['samples'] * 4 * 3 * 224**2 / 1e9:.2f} GB | {row['megabytes'] / 1000:.2f} GB |"
         for row in sorted(rows, key=lambda row: row["samples"])
     ]
     return "\n".join(lines) + "\n"
@@ -64,11 +68,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", nargs="*", type=int, default=[8, 16, 32])
-    parser.add_argument("--one", type=int)
+    parser.add_argument("--samples", nargs="*", type=int, default=[32, 128, 1024])
+    parser.add_argument("--one", type=int, help="measure in this process, and print")
+    parser.add_argument("--most", type=int, help="with --one: bytes that samples may take between two layers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.one:
+        collect.MOST = options.most or collect.MOST
         print(json.dumps(measured(options.one)))
         return
     done = {row["samples"] for row in journal.read(RESULTS)}

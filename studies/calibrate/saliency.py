@@ -51,15 +51,15 @@ def removal_errors(model: nn.Module, inputs: tuple[Tensor, ...], weights: Mappin
     found_errors: dict[str, Tensor] = {}
     with with_parts(model):
         found = survey(model, inputs, weights)
-        batches = batched(inputs, found.largest).tensors
+        taken = batched(inputs, found)
         layers = {name: model.get_submodule(name) for name in found.layers}
-        with lockstep(model, batches, layers, "inputs") as walk:
+        with lockstep(model, taken.tensors, layers, "inputs", taken.present) as walk:
             while (stop := walk.advance()) is not None:
                 name, weight = stop.name, found.layers[stop.name]
                 matrix = product(layers[name])
                 assert matrix is not None
                 rows = matrix.rows(weights[weight])
-                outputs = [layers[name].forward(batch) for batch in stop.tensors]
+                outputs = (layers[name].forward(batch) for batch in stop.tensors)
                 moments = moments_of(matrix, rows, stop.tensors, outputs, len(found_errors))
                 has_bias = layers[name]._parameters.get("bias") is not None
                 centred = moments.centred() if has_bias or name in found.before_norm else moments

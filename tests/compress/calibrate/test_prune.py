@@ -11,10 +11,12 @@ from dwindle.compress.blocks import Blocks
 from dwindle.compress.calibrate.prune import Position, prune
 from dwindle.compress.calibrate.reconstruct import Layer
 from dwindle.compress.channels import Channels
-from dwindle.compress.masks import masks_hold
+from dwindle.compress.masks import masks_hold, prunable
 from dwindle.compress.n_of_m import NofM
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.recalibrate import recalibrate
+from dwindle.models.layerwise import collect
+from dwindle.models.layerwise.survey import survey
 from dwindle.models.zoo import resnet8
 from tests.compress.calibrate.test_reconstruct import NETWORKS
 
@@ -71,10 +73,18 @@ def test_everything_may_go(dense: nn.Module) -> None:
     assert bool(network.model(*INPUTS).isfinite().all())
 
 
-@pytest.mark.parametrize("name", ["resnet8", "transformer", "recurrent"])
-def test_what_is_saved_after_any_layer_is_enough_to_go_on_from(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "late"), [("resnet8", False), ("resnet8", True), ("transformer", False), ("recurrent", False)]
+)
+def test_what_is_saved_after_any_layer_is_enough_to_go_on_from(
+    monkeypatch: pytest.MonkeyPatch, name: str, late: bool
+) -> None:
     torch.manual_seed(0)
     dense = NETWORKS[name]().eval()
+    if late:
+        held = list(survey(dense, INPUTS, prunable(dense)).held.values())
+        monkeypatch.setattr(collect, "MOST", 2 * held[-1] * (len(INPUTS[0]) - 5))
+        assert held[0] > 2 * held[-1]
     saved: list[tuple[Position, dict[str, Tensor], dict[str, Tensor]]] = []
 
     def save(position: Position) -> None:
@@ -82,6 +92,7 @@ def test_what_is_saved_after_any_layer_is_enough_to_go_on_from(name: str) -> Non
 
     network = Network(copy.deepcopy(dense))
     whole = prune(network, dense, Blocks(), 0.3, INPUTS, steps=2, save=save)
+    assert whole.samples == len(INPUTS[0]) - 5 * late
     assert len(saved) == 2 * (1 + len(whole.layers))
     for position, state, masks in saved[:: len(saved) // 5]:
         left = Network(copy.deepcopy(dense), masks=dict(masks))

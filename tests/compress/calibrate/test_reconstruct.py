@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,13 +11,16 @@ from torch import Tensor, nn
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.calibrate.reconstruct import reconstruct, take_statistics
 from dwindle.compress.channels import Channels
-from dwindle.compress.masks import masks_hold
+from dwindle.compress.masks import masks_hold, prunable
 from dwindle.compress.n_of_m import NofM
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.errors import DwindleError, UsageError
 from dwindle.models.attention import SlimMultiheadAttention
 from dwindle.models.layerwise import collect as module
+from dwindle.models.layerwise.collect import Batches
+from dwindle.models.layerwise.parts import with_parts
+from dwindle.models.layerwise.survey import Survey, survey
 from dwindle.models.zoo import mobilenetv2, resnet8
 
 
@@ -205,12 +209,91 @@ def test_more_inputs_than_positions_are_said_and_do_no_harm() -> None:
 
 
 def test_samples_that_do_not_fit_in_memory_are_left_out_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_fitting", lambda largest: 20)
     torch.manual_seed(0)
     dense = fitted(resnet8(num_classes=5, in_channels=1))
+    last = list(survey(dense, samples(), prunable(dense)).held.values())[-1]
+    monkeypatch.setattr(module, "MOST", 20 * 2 * last)
     found = reconstruct(pruned(dense, Blocks(), 0.5), dense, samples())
     assert found.samples == 20
     assert any("20 of 96" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "autoencoder", "transformer", "recurrent"])
+def test_samples_that_join_late_are_nearly_as_good(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    torch.manual_seed(0)
+    dense, inputs = fitted(NETWORKS[name]()), tuple(tensor[:64] for tensor in samples())
+    every = pruned(dense, Blocks(), 0.5)
+    plain = copy.deepcopy(every.model)
+    recalibrate(plain, inputs)
+    reconstruct(every, dense, inputs)
+    with with_parts(dense):
+        held = survey(dense, inputs, prunable(dense)).held
+    monkeypatch.setattr(module, "MOST", 2 * 64 * list(held.values())[-1])
+    monkeypatch.setattr(module, "BATCH", 1)
+    late, begun, most = pruned(dense, Blocks(), 0.5), list[int](), list[int]()
+    late.model.register_forward_pre_hook(lambda _, args: begun.append(len(args[0])))
+    found = reconstruct(late, dense, inputs, on_layer=lambda done, total, layer: most.append(sum(begun)))
+    assert found.samples == 64
+    assert not any("memory" in note for note in found.notes)
+    room = [64 * list(held.values())[-1] // held[layer.name] for layer in found.layers]
+    assert all(there <= max(2, fits) for there, fits in zip(most, room, strict=True))
+    assert most[-1] == 64
+    assert most[0] < 64 or held[found.layers[0].name] == held[found.layers[-1].name]
+    assert distance(late.model, dense) < 0.5 * (distance(plain, dense) + distance(every.model, dense))
+    assert masks_hold(late.model, late.masks)
+
+
+def test_nothing_changes_where_all_samples_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    dense = fitted(resnet8(num_classes=5, in_channels=1))
+    monkeypatch.setattr(module, "BATCH", 2**14)
+    found, other = pruned(dense, Blocks(), 0.5), pruned(dense, Blocks(), 0.5)
+    reconstruct(found, dense, samples())
+
+    def all_at_once(inputs: tuple[Tensor, ...], found: Survey) -> Batches:
+        count = math.ceil(len(inputs[0]) * found.largest / module.BATCH)
+        assert 1 < count < len(inputs[0]) / 2
+        return Batches([(part,) for part in inputs[0].tensor_split(count)], len(inputs[0]), {}, None)
+
+    monkeypatch.setattr("dwindle.compress.calibrate.reconstruct.batched", all_at_once)
+    reconstruct(other, dense, samples())
+    assert all(torch.equal(tensor, other.model.state_dict()[name]) for name, tensor in found.model.state_dict().items())
+
+
+class Pair(nn.Module):
+    """Takes two inputs, hands them on by name and in a dictionary, and gives a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(1, 8, 3, padding=1)
+        self.pool, self.norm = nn.AvgPool2d(4), nn.BatchNorm2d(8)
+        self.head = nn.Linear(32, 5)
+
+    def both(self, maps: dict[str, Tensor]) -> Tensor:
+        found: Tensor = self.first(input=maps["one"]).relu() + self.second(maps["other"]).relu()
+        return found
+
+    def forward(self, one: Tensor, other: Tensor) -> dict[str, Tensor]:
+        mixed = self.norm(input=self.pool(self.both({"one": one, "other": other})))
+        return {"logits": self.head(mixed.flatten(1))}
+
+
+def test_networks_of_several_inputs_and_of_dictionaries_join_late_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    dense, inputs = Pair().eval(), (*samples(), samples()[0].flip(0))
+    network = Network(copy.deepcopy(dense), tuple(tensor[:1] for tensor in inputs))
+    Blocks().shrink(network, 0.5)
+    plain = copy.deepcopy(network.model)
+    held = survey(dense, inputs, prunable(dense)).held
+    monkeypatch.setattr(module, "MOST", 2 * 96 * held["head"])
+    begun: list[int] = []
+    network.model.register_forward_pre_hook(lambda _, args: begun.append(len(args[0])))
+    counts: dict[str, int] = {}
+    found = reconstruct(network, dense, inputs, on_layer=lambda done, _, layer: counts.update({layer.name: sum(begun)}))
+    assert counts["first"] < counts["head"] == found.samples == 96
+    with torch.no_grad():
+        wanted, solved, before = (model(*inputs)["logits"] for model in (dense, network.model.eval(), plain.eval()))
+    assert (solved - wanted).square().sum() < (before - wanted).square().sum()
 
 
 def test_weights_that_cannot_be_solved_are_named() -> None:

@@ -130,3 +130,41 @@ def test_a_layer_that_computes_something_else_than_its_class_is_left() -> None:
     found = surveyed(model, (torch.randn(6, 1, 8, 8),))
     assert tuple(found.layers) == ("0", "3")
     assert "Scaled" in found.left["2.weight"]
+
+
+class Branched(nn.Module):
+    """Holds a large map until a small one is made of it, and a shortcut around its last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 4, 4)
+        self.last = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.narrow(self.wide(x))
+        found: Tensor = x + self.last(x)
+        return found
+
+
+def test_what_a_pass_holds_on_to_is_found_from_each_layer_on() -> None:
+    found = surveyed(Branched(), (torch.randn(6, 1, 8, 8),))
+    assert found.held == {
+        "wide": 4 * (8 * 64 + 4),  # with the output of narrow, at whose end both are there
+        "narrow": 4 * (8 * 64 + 4),
+        "last": 4 * (4 + 4),
+    }
+
+
+def test_layers_that_are_called_by_keyword_are_checked_too() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            found: Tensor = self.norm(input=self.first(input=images))
+            return found
+
+    found = surveyed(Named(), (torch.randn(6, 1, 8, 8),))
+    assert found.before_norm == {"first"}
+    assert set(found.layers) == {"first"}
