@@ -60,12 +60,12 @@ class Lockstep:
         self._at = [tensor for _, tensor in reached]
         return Stop(name, self._at)
 
-    def _caught_up(self, late: greenlet) -> tuple[str, Tensor]:
+    def _caught_up(self, late: greenlet) -> tuple[str | None, Tensor]:
         """What a batch that joins reaches, once it has passed the layers that the others have."""
         for passed in self._passed:
-            reached = late.switch()
-            _one_of({passed, reached[0]})
-        return reached
+            name, tensor = late.switch()
+            _one_of({passed, name})
+        return name, tensor
 
     def close(self) -> None:
         """Ends what is still under way."""

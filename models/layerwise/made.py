@@ -27,7 +27,7 @@ class Made(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._storages = WeakIdKeyDictionary(ref_type=weakref.ref)
 
     def alive(self) -> int:

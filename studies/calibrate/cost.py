@@ -1,6 +1,6 @@
 """What calibration costs, and how that grows with samples: ResNet-50 at 224 by 224, half of its weights.
 
-    python -m studies.calibrate.cost      # CPU seconds on one core and peak memory, a process for each number of samples
+    python -m studies.calibrate.cost      # CPU seconds on one core, peak memory; a process for each number of samples
 
 Untrained weights and noise take as long as trained ones and photographs. With many samples, the first layers have no
 room for all in memory, so some join late. `--one 8 --most 60000000` shows that with few samples; it keeps nothing.
