@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 def export(
     checkpoint: Checkpoint | Path | str,
-    names: Sequence[str],
+    names: Sequence[str] | None = None,
     options: ExportOptions | None = None,
     *,
     trust: Trust = False,
@@ -42,7 +42,8 @@ def export(
 
         >>> [manifest] = export("net.dwindle", ["coreml"], precision="int8", min_os="iOS18")
 
-    checkpoint: an opened checkpoint, or its path. names: the targets. progress: called with a line that says what
+    checkpoint: an opened checkpoint, or its path. names: the targets; None: the one that it was compressed for, or onnx
+    where it records none. progress: called with a line that says what
     is being done; by default it is logged through `logging`. options: how to write `net`. given: fields of
     ExportOptions that replace those of `options`, such as `precision="int8"`; `precision="auto"` takes the smallest
     file that loses at most `max_drop` points of validation against the dense network. trust: the checkpoint's own
@@ -67,9 +68,21 @@ def export(
     return manifests
 
 
+def made_for(checkpoint: Checkpoint, options: ExportOptions, say: Callable[[str], None]) -> list[str]:
+    """The target that a checkpoint was compressed for, or onnx where it records none, which is said."""
+    name, precision = checkpoint.origin.get("target"), checkpoint.origin.get("precision")
+    if not name:
+        say("no target is given or recorded in the checkpoint: writing onnx")
+        return ["onnx"]
+    own = options.precision is None and options.packing != NO_PACKING
+    at = f" at {precision}" if precision and own else ""
+    say(f"no target is given: writing {name}{at}, which the checkpoint was compressed for")
+    return [str(name)]
+
+
 def attempt(
     checkpoint: Checkpoint | Path | str,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     options: ExportOptions,
     *,
     trust: Trust = False,
@@ -81,7 +94,9 @@ def attempt(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.load(checkpoint)
+    say = progress or _log.info
     _check(options)
+    names = made_for(checkpoint, options, say) if names is None else names
     counted = (
         {} if options.packing == NO_PACKING else {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
     )
@@ -110,7 +125,6 @@ def attempt(
         )
     refuse_link(checkpoint.exports)
     sweep(checkpoint.exports)
-    say = progress or _log.info
     if checkpoint.model is None and checkpoint.task is None:
         failed = side_by_side.run(checkpoint.path, each, say, trust=trust)
     else:

@@ -15,10 +15,9 @@ def _export_options(to: argparse.ArgumentParser) -> None:
     checkpoint_option(to)
     to.add_argument(
         "--target",
-        default="onnx",
         metavar="TARGETS",
         help="The formats to write, comma-separated: onnx, coreml, executorch, executorch-coreml, litert, mnn or "
-        "pytorch. Default: onnx.",
+        "pytorch. Default: the one that the checkpoint was compressed for.",
     )
     to.add_argument(
         "--delegate",
@@ -39,15 +38,19 @@ def _export_options(to: argparse.ArgumentParser) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     from rich.text import Text
 
+    from dwindle.checkpoint import Checkpoint
     from dwindle.export import ExportOptions, export
+    from dwindle.export.exporter import made_for
     from dwindle.export.snippet import require_language, snippet
     from dwindle.export.target_options import delegated
 
     options = ExportOptions(**given(arguments, ExportOptions))
-    targets = delegated(names(arguments.target), arguments.delegate)
+    opened = Checkpoint.load(arguments.net)
+    wanted = names(arguments.target) if arguments.target else made_for(opened, options, say)
+    targets = delegated(wanted, arguments.delegate)
     if arguments.snippet:
         require_language(arguments.snippet, targets)
-    made = export(arguments.net, targets, options, trust=trusted(arguments), progress=say)
+    made = export(opened, targets, options, trust=trusted(arguments), progress=say)
     written = [(arguments.net / "exports" / each.target / each.file.name, each) for each in made]
     lines = [f"{path}  {each.file.bytes:,} bytes  {each.encoding}" for path, each in written]
     if arguments.snippet:

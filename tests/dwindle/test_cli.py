@@ -112,13 +112,14 @@ def test_a_path_that_is_taken_is_left_alone(here: Path, capsys: pytest.CaptureFi
 
 def test_quiet_leaves_results_and_errors(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = compress("mine:tiny", "--data", "digits", "--density", "0.5", "--rounds", "1", "--epochs", "2", "-q")
+    command += ["--for", "pytorch", "--granularity", "unstructured"]
     assert main(command) == 0
     said = capsys.readouterr()
     assert said.out.count("\n") == 1
     assert "round 1" not in said.err
     assert main(["export", "net.dwindle", "--model", "mine:tiny", "--quiet"]) == 0
     said = capsys.readouterr()
-    assert "onnx/net.onnx" in said.out
+    assert "pytorch/net.pt2" in said.out
     assert not said.err
     assert main(["export", "net.dwindle", "--target", "onyx", "--quiet"]) == 2
     assert "onyx" in capsys.readouterr().err

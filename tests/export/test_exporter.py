@@ -314,3 +314,22 @@ def test_without_samples_nothing_is_proven(checkpoint: Path, monkeypatch: pytest
     with pytest.raises(UsageError) as refused:
         export(checkpoint, ["onnx"])
     assert (refused.value.code, refused.value.name) == ("bad-member", "inputs")
+
+
+def test_without_a_target_it_is_the_one_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    (manifest,) = export(checkpoint, progress=said.append)
+    assert (manifest.target, manifest.precision) == ("onnx", "fp32")
+    assert said[0] == "no target is given or recorded in the checkpoint: writing onnx"
+    made = checkpoints.Checkpoint.load(checkpoint)
+    for target, recorded in (("pytorch", {}), ("onnx", {"precision": "int8"})):
+        origin = {**made.origin, "target": target, **recorded}
+        begun = checkpoints.start(tmp_path / f"{target}.dwindle", origin)
+        done = replace(begun, done=True, history=made.history)
+        other = checkpoints.finish(done, {"weights": made.weights, "dense": made.dense_weights}, {})
+        (manifest,) = export(other, progress=said.append)
+        assert (manifest.target, manifest.precision) == (target, recorded.get("precision", "fp32"))
+    assert "no target is given: writing pytorch, which the checkpoint was compressed for" in said
+    assert "no target is given: writing onnx at int8, which the checkpoint was compressed for" in said
+    (manifest,) = export(other, packing="none", progress=said.append)
+    assert manifest.precision == "fp32", "as nothing packed was asked for"

@@ -23,7 +23,8 @@ def test_a_checkpoint_that_names_code_is_refused(way: str, capsys: pytest.Captur
     exits = ways.CHECKPOINTS[way]()
     assert not ways.ran()
     assert set(exits) == {2}
-    assert len(capsys.readouterr().err.splitlines()) == len(exits), "a sentence of each"
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("no target is given")]
+    assert len(said) == len(exits), "a sentence of each"
 
 
 @pytest.mark.parametrize("way", [ways.pickled_weights, ways.script_in_the_report])
