@@ -116,6 +116,7 @@ NEEDS = {
     "openssl": Need("openssl is not installed", _programs("openssl"), ("openssl",)),
     "adb": Need("adb is not installed", _programs("adb"), ("adb",)),
     "chromium": Need("Chromium is not installed", _chromium, ("chromium",)),
+    "playwright": Need("dwindle[browser] is not installed", _modules("playwright"), make=True),
     "browser": Need(
         "files can't be run in a browser here: dwindle doctor --setup browser", _browser, ("chromium", *_NPM), make=True
     ),

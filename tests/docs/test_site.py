@@ -77,6 +77,20 @@ def test_it_says_of_zeros_what_the_target_says(site: Path, name: str) -> None:
         assert effect.speeds or row[2].strip() == "unknown"
 
 
+TASKS = {
+    "own network and folder": "tutorials/own-network.html",
+    "resume after Ctrl-C": "how-to/resume.html",
+    "ctrl-c": "how-to/resume.html",
+    "interrupted run": "how-to/resume.html",
+    "read from the page whether it worked": "how-to/read-report.html",
+    "did it work?": "how-to/read-report.html",
+    "gate in CI": "tutorials/ci.html",
+    "add a target": "how-to/extend.html",
+    "how to add a target": "how-to/extend.html",
+}
+"""What a stranger types, and the page that answers it."""
+
+
 @pytest.mark.parametrize(
     ("words", "page"),
     [
@@ -87,6 +101,38 @@ def test_it_says_of_zeros_what_the_target_says(site: Path, name: str) -> None:
         ("add target", "how-to/extend.html"),
     ],
 )
-def test_what_a_stranger_looks_for_is_found(sections: dict[str, str], words: str, page: str) -> None:
+def test_the_page_has_every_word_that_is_searched_for(sections: dict[str, str], words: str, page: str) -> None:
     of_page = " ".join(text for location, text in sections.items() if location.split("#")[0] == page).lower()
     assert all(word in of_page for word in words.split())
+
+
+@pytest.mark.needs("chromium", "playwright")
+def test_search_finds_what_a_stranger_types(site: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    from dwindle.bench.devices import web
+
+    said: list[str] = []
+    first: dict[str, str] = {}
+    with sync_playwright() as driver:
+        page = driver.chromium.launch(executable_path=web.chromium()).new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.goto((site / "index.html").as_uri())
+        box = page.locator("[data-md-component=search-query]")
+        meta = page.locator(".md-search-result__meta")
+        links = page.locator(".md-search-result__link")
+
+        def search(words: str, until: str) -> None:
+            box.fill(words)
+            box.press("End")  # the page listens to keys
+            meta.filter(has_text=until).wait_for(state="attached")
+
+        for words in [*TASKS, *"abcdefghijklmnopqrstuvwxyz0123456789"]:
+            search("", until="Type to start searching")
+            search(words, until="matching document")
+            if words in TASKS:
+                links.first.wait_for(state="attached")
+                found = links.first.get_attribute("href") or ""
+                first[words] = found.split("?")[0].split("#")[0].removeprefix(f"{site.as_uri()}/")
+    assert first == TASKS
+    assert said == []  # where lunr fails, the page says so here, and that nothing was found
