@@ -96,7 +96,7 @@ def first_off(
 def _tells(target: Target) -> bool:
     """Whether a mistake shows in one value: not where activations are rounded, nor in an arithmetic without a
     tolerance."""
-    return not target.calibrates and target.arithmetic in TOLERANCE
+    return not target.rounds_activations and target.arithmetic in TOLERANCE
 
 
 def first_unwritable(target: Target, shipped: nn.Module, example: tuple[Tensor, ...], *, pack: bool) -> Node | None:

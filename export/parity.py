@@ -123,10 +123,10 @@ def compare(
     it has an operator whose results cannot be computed here; RuntimeUnavailable where its runtime is not on this
     machine, or no weights can be read back either; and UsageError for a precision without a tolerance.
     """
-    if target.arithmetic not in TOLERANCE and not target.calibrates:
+    if target.arithmetic not in TOLERANCE and not target.rounds_activations:
         raise UsageError(
             f"target {target.name} computes in {target.arithmetic}, for which parity has no tolerance: it has one "
-            f"for {' and '.join(TOLERANCE)}, and for int8 of a target that `calibrates`",
+            f"for {' and '.join(TOLERANCE)}, and for int8 of a target that `rounds_activations`",
             code="no-tolerance",
             name=target.name,
         )
@@ -171,7 +171,7 @@ def compare(
         folded = dict.fromkeys(names, Allowed(TOLERANCE["fp32"]))
         _compare_outputs("the network with batch norm folded", folded, exact, reference, len(samples[0]))
         reference = outputs_of(rounded, samples)
-    if target.calibrates:
+    if target.rounds_activations:
         unrounded, reference = reference, outputs_of(target.as_stored(shipped, activations=True), samples)
         pairs = zip(names, reference, unrounded, strict=True)
         explained = {name: _int8_tolerance(path.name, name, here, there) for name, here, there in pairs}
@@ -217,7 +217,7 @@ def _compare_sizes(
 
     Raises ParityFailed where it doesn't run at one of them, or answers otherwise there.
     """
-    network = target.as_stored(shipped, activations=target.calibrates)
+    network = target.as_stored(shipped, activations=target.rounds_activations)
     compared = []
     for words, batch, inputs in resized(shipped, samples):
         try:
@@ -239,12 +239,12 @@ def _compare_sizes(
 def _int8_tolerance(name: str, output: str, reference: np.ndarray, unrounded: np.ndarray) -> float:
     """The tolerance for an output of a file that rounds activations as `reference` does and `unrounded` doesn't.
 
-    A file adds int8 products exactly, in integers, where the reference adds them in fp32; both round the sum to the
-    same steps at the same places. Only a sum in the middle between two steps may go one way here, the other there.
-    At worst, after some layers, such differences make the two roundings independent. Each is then as far from the
-    unrounded network as the other, as far as the reference is seen to be: twice that is between them. A step of the
-    outputs comes on top, as the farthest of a few may by chance be near. Raises ParityFailed for a network of which
-    rounding leaves nothing to compare.
+    A file adds int8 products exactly, in integers, where the reference adds them in fp32; both round the sums, or what
+    the next layer reads, to the same steps at the same places. Only a value in the middle between two steps may go one
+    way here, the other there. At worst, after some layers, such differences make the two roundings independent. Each is
+    then as far from the unrounded network as the other, as far as the reference is seen to be: twice that is between
+    them. A step of the outputs comes on top, as the farthest of a few may by chance be near. Raises ParityFailed for a
+    network of which rounding leaves nothing to compare.
     """
     tolerance = 2 * difference(unrounded, reference).relative + _STEP
     if not tolerance < 1:

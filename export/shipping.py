@@ -146,7 +146,7 @@ def as_file(target: Target, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn
     module: as it is trained. The result is the same network with its weights rounded; or, where the target rounds
     activations too, the file itself, run sample by sample. Raises as `deployable` and the target's `write` do.
     """
-    if not target.calibrates:
+    if not target.rounds_activations:
         return module if target.precision == "fp32" else target.as_stored(deployable(module, inputs), activations=False)
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name, f"net{target.suffix}")

@@ -109,7 +109,7 @@ class Target(ABC):
     @property
     def arithmetic(self) -> str:
         """What its runtime computes in, whatever weights are stored in: `fp32`, `winograd` (fp32, with 3×3
-        convolutions by that algorithm) or `fp16`, or `int8` where it `calibrates`. The tolerance of parity
+        convolutions by that algorithm) or `fp16`, or `int8` where it `rounds_activations`. The tolerance of parity
         follows from it."""
         return "fp32"
 
@@ -139,8 +139,14 @@ class Target(ABC):
     @property
     def calibrates(self) -> bool:
         """Whether it rounds activations too at this precision, and therefore has to see real inputs first. If so, it
-        overrides `calibrated` and `as_stored`."""
+        overrides `calibrated`."""
         return False
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether its files round activations too at this precision: to calibrated ranges, or when they run. If so, it
+        overrides `as_stored`."""
+        return self.calibrates
 
     def calibrated(self, samples: tuple[Tensor, ...]) -> Target:
         """The same target with the ranges of activations that `samples` (batched) lead to in each network it writes.

@@ -1,4 +1,5 @@
-"""Reading the weights of a .pte file: the filter and bias of every layer that it delegates to XNNPACK.
+"""Reading the weights of a .pte file: the filter and bias of every layer that it delegates to XNNPACK, and int8 tables
+of embeddings, which it looks up itself.
 
 A .pte has no names for them. It has debug handles, which number the calls of the traced network in their order, so that
 its layers can be matched with those of the network one by one. Formats: `exir/schema.py` and
@@ -8,6 +9,7 @@ its layers can be matched with those of the network one by one. Formats: `exir/s
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections import defaultdict
@@ -42,6 +44,7 @@ _CALLS = {
     "conv_transpose1d": "transposed",
     "conv_transpose2d": "transposed",
     "linear": "linear",
+    "embedding": "embedding",
 }
 """ATen's names of the same operators."""
 _NUMPY = {
@@ -54,7 +57,7 @@ _NONE = 2**32 - 1
 
 
 class Layer(NamedTuple):
-    """A convolution or linear layer of a file, its tensors in PyTorch's layout and decoded to fp32."""
+    """A convolution, linear layer or table of a file, its tensors in PyTorch's layout and decoded to fp32."""
 
     place: int
     """Its debug handle: later layers have larger ones."""
@@ -70,8 +73,9 @@ def weights(path: Path, network: nn.Module) -> dict[str, Array]:
     then tells which is which. Raises ValueError where the file is damaged or in a form that dwindle does not write.
     """
     with _damage_named(path):
-        inputs, graphs = _graphs(_parsed(path.read_bytes()))
+        inputs, graphs = _graphs(file := _parsed(path.read_bytes()))
         found = sorted((layer for graph, data in graphs for layer in _layers(graph, data)), key=lambda one: one.place)
+        found += _tables(file.program)
     in_file, in_network = defaultdict(list), defaultdict(list)
     for layer in found:
         in_file[layer.kind, _core(layer.weight.shape)].append(layer)
@@ -109,10 +113,11 @@ def _named(
         call = str(node.target).removeprefix("aten.").partition(".")[0]
         if call not in _CALLS:
             continue
-        # XNNPACK folds a batch norm that dwindle didn't, and then holds other values.
+        # XNNPACK folds a batch norm that dwindle didn't.
         folded = any("batch_norm" in str(user.target) for user in node.users)
-        operands = [names.get(getattr(argument, "name", "")) for argument in (*node.args[1:3], None)[:2]]
-        weight: Node = node.args[1]
+        read = (node.args[0], None) if call == "embedding" else (*node.args[1:3], None)[:2]
+        operands = [names.get(getattr(argument, "name", "")) for argument in read]
+        weight: Node = read[0]
         found.append(
             (_CALLS[call], tuple(weight.meta["val"].shape), (None, None) if folded else (operands[0], operands[1]))
         )
@@ -213,6 +218,24 @@ def _layers(graph: dict[str, Any], constant: Callable[[int], bytes]) -> Iterator
             weight = _as_in_torch(kind, _decoded(*values[call["filter_id"]], constant), call.get("groups", 1))
             bias = None if call["bias_id"] == _NONE else _decoded(*values[call["bias_id"]], constant)
             yield Layer(node["debug_handle"], _KINDS[kind], weight, bias)
+
+
+def _tables(program: Any) -> Iterator[Layer]:
+    """The int8 tables that a program looks rows up in, in the order of its calls: of codes, then of their scales."""
+    (plan,) = program.execution_plan
+    codes: Array | None = None
+    for place, instruction in enumerate(instruction for chain in plan.chains for instruction in chain.instructions):
+        call = instruction.instr_args
+        if not hasattr(call, "op_index") or plan.operators[call.op_index].name != "aten::embedding":
+            continue
+        tensor = plan.values[call.args[0]].val
+        content, count = bytes(program.constant_buffer[tensor.data_buffer_idx].storage), math.prod(tensor.sizes)
+        if tensor.scalar_type.name == "CHAR":
+            codes = np.frombuffer(content, "i1", count).reshape(tensor.sizes)
+        elif codes is not None and list(tensor.sizes) == [len(codes), 1]:
+            scales = np.frombuffer(content, "<f4", count).reshape(tensor.sizes)
+            yield Layer(place, "embedding", codes.astype(np.float32) * scales, None)
+            codes = None
 
 
 def _decoded(tensor: dict[str, Any], scales: dict[str, Any] | None, constant: Callable[[int], bytes]) -> Array:

@@ -40,7 +40,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "onnx": lambda: targets.load("onnx"),
     "coreml": lambda: targets.load("coreml"),
     "executorch": lambda: targets.load("executorch"),
-    "executorch-int8": lambda: targets.load("executorch", "int8"),
+    "executorch-int8": lambda: targets.load("executorch", "w8a8"),
     "litert": lambda: targets.load("litert"),
 }
 OUTCOMES = ("right", "refused", "unproven", "wrong", "unnamed", "crashed")

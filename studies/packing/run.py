@@ -74,7 +74,7 @@ def compressed() -> None:
         shipped = deployable(network, INPUT)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "net.pte")
-            ExecuTorch("int8").calibrated((torch.randn(4, 3, 224, 224),)).write(shipped, INPUT, path, pack=True)
+            ExecuTorch("w8a8").calibrated((torch.randn(4, 3, 224, 224),)).write(shipped, INPUT, path, pack=True)
             content, deflated = path.read_bytes(), deflated_bytes(path)
         zstd = len(zstandard.ZstdCompressor(level=19).compress(content))
         xz = len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))

@@ -24,6 +24,9 @@ from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
 
+INT8 = {"executorch": "w8a8"}
+"""The precision that stands for int8 here, where it is another."""
+
 
 @dataclass(frozen=True, eq=False)
 class Start:
@@ -57,8 +60,8 @@ def judged(target: Target, path: Path, task: ImageClassification) -> tuple[float
 
 
 def written(kind: str, network: nn.Module, task: ImageClassification, folder: Path) -> Path:
-    """Writes a network at int8, as dwindle would."""
-    target = calibrated(load(kind, "int8"), CheckedTask(task))
+    """Writes a network at int8, as dwindle would; for ExecuTorch at w8a8."""
+    target = calibrated(load(kind, INT8.get(kind, "int8")), CheckedTask(task))
     path = folder / f"net{target.suffix}"
     target.write(deployable(network, task.example_inputs()), task.example_inputs(), path, pack=True)
     return path
@@ -225,7 +228,7 @@ def torch_pruning(kind: str, start: Start, folder: Path, *, floor: float, rounds
     if best is None:
         return None
     path = written(kind, best[0], start.task, folder)
-    scores = judged(load(kind, "int8"), path, start.task)
+    scores = judged(load(kind, INT8.get(kind, "int8")), path, start.task)
     return Found(raw_bytes(path), deflated_bytes(path), *scores, *best[1:])
 
 

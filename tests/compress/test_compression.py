@@ -327,13 +327,13 @@ def test_a_network_is_judged_by_the_weights_that_will_ship(tmp_path: Path, weigh
 def test_where_activations_are_rounded_too_a_network_is_judged_by_the_file_itself(
     tmp_path: Path, weights: Path
 ) -> None:
-    asked = request(weights, target="executorch", precision="int8", granularity="unstructured")
+    asked = request(weights, target="executorch", precision="w8a8", granularity="unstructured")
     done = compress(asked, tmp_path / "net.dwindle")
     manifest = export(done, ["executorch"])[0]
-    assert manifest.precision == "w8a8"  # int8 is its earlier name there
+    assert manifest.precision == "w8a8"
     path = done.exports / "executorch" / "net.pte"
 
-    file = running(load_target("executorch", "int8"), path)
+    file = running(load_target("executorch", "w8a8"), path)
     assert done.history[-1].validation == make_task(DIGITS).evaluate(file, "validation")
 
 

@@ -79,6 +79,7 @@ IDS = torch.randint(0, 50, (6, 7), generator=torch.Generator().manual_seed(0))
         targets.load("onnx", "int8"),
         targets.load("executorch"),
         targets.load("executorch", "int8"),
+        targets.load("executorch", "w8a8"),
     ],
     ids=lambda target: f"{target.name}-{target.precision}",
 )
