@@ -11,7 +11,7 @@ convolutions, the stem, biases) at two bytes a weight. *SQNR* is that of all wei
 Session creation and latency are ratios to the dense fp32 ONNX file's, of the least CPU time of the thread over
 interleaved repetitions, one thread, onnxruntime.
 
-ExecuTorch packs no zeros: its int8 file, at 90%, is compressed as a whole, as it would be for download.
+ExecuTorch packs no zeros: its w8a8 file, at 90%, is compressed as a whole, as it would be for download.
 `python studies/packing/run.py executorch` prints that table alone.
 """
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def compressed() -> None:
-    """Prints the table of ExecuTorch's int8 files at 90%, calibrated on noise: no byte follows from the ranges."""
+    """Prints the table of ExecuTorch's w8a8 files at 90%, calibrated on noise: no byte follows from the ranges."""
     print("\n| network | file | bytes | deflated | zstd 19 | xz 9e | deflated / bound | zstd / bound | xz / bound |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for name in ("mobilenet_v2", "resnet18"):
@@ -80,7 +80,7 @@ def compressed() -> None:
         xz = len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
         shares = " | ".join(f"{size / bound(shipped, 'int8'):.3f}" for size in (deflated, zstd, xz))
         sizes = f"{len(content):,} | {deflated:,} | {zstd:,} | {xz:,}"
-        print(f"| {name} | executorch int8 | {sizes} | {shares} |", flush=True)
+        print(f"| {name} | executorch w8a8 | {sizes} | {shares} |", flush=True)
 
 
 def rows(name: str, pruned: float, folder: Path) -> None:

