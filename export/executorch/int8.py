@@ -3,8 +3,8 @@
 XNNPACK's kernels for that (qd8-f32-qc8w) take weights with a scale per output channel and a float input, which they
 round row by row, over the range of each row: a linear layer's last dimension, a pointwise convolution's pixel, any
 other convolution's image. It has them for linear layers and for convolutions of one or two dimensions, but not for
-depthwise ones. A table of embeddings is int8 with a scale per row: ExecuTorch's portable kernels look up codes and
-scales, and multiply them.
+depthwise ones or images of one channel. A table of embeddings is int8 with a scale per row: ExecuTorch's portable
+kernels look up codes and scales, and multiply them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dwindle.export.architecture import once
-from dwindle.export.executorch.int8_graph import READS, argument_of, kind_of, written
+from dwindle.export.executorch.int8_graph import READS, kind_of, written
 from dwindle.export.fold import distinct, tensors, trace
 from dwindle.export.quantize import SCALES, Stored, quantized, store
 
@@ -116,6 +116,6 @@ def _takes(call: Node, weight: Node, names: Mapping[str, str]) -> bool:
     return (
         fits
         and (bias is None or getattr(bias, "name", None) in names)
-        and not (kind in _CONVOLUTIONS and shape[1] == 1 and argument_of(call, 6, 1) > 1)  # depthwise
+        and not (kind in _CONVOLUTIONS and shape[1] == 1)  # depthwise, as is a convolution of one channel
         and not any("batch_norm" in str(user.target) for user in call.users)  # which XNNPACK folds into fp32 weights
     )
