@@ -12,6 +12,7 @@ from dwindle.export.blame import where
 from dwindle.export.branches import Merge, merge, mergeable
 from dwindle.export.calls import Calls
 from dwindle.export.dynamic import example, shapes, traceable
+from dwindle.export.patch import without_autocast
 from dwindle.export.quiet import quiet
 from dwindle.models.copies import copied
 from dwindle.models.inputs import row_major
@@ -138,7 +139,7 @@ def trace(network: nn.Module, inputs: tuple[Tensor, ...], sizes: nn.Module | Non
     from torch import fx
 
     try:
-        with quiet(), torch.no_grad(), traceable(sizes or network):
+        with quiet(), torch.no_grad(), without_autocast(), traceable(sizes or network):
             varies, own = shapes(sizes or network), copied(network)
             if varies is None:
                 return torch.export.export(own, inputs)

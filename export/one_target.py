@@ -24,6 +24,7 @@ from dwindle.export.first_off import named
 from dwindle.export.fold import deployable
 from dwindle.export.options import ExportOptions
 from dwindle.export.parity import Compared, compare, outputs_of, require_finite
+from dwindle.export.patch import without_autocast
 from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, labels, rounded, with_interface
 from dwindle.export.steps import begin
@@ -55,6 +56,7 @@ _ZSTD_LEVEL = 19
 
 
 @one_model()
+@without_autocast()
 def export_one(
     checkpoint: Checkpoint | Path | str,
     name: str,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from dwindle.errors import UsageError, one_line
@@ -58,6 +59,10 @@ class _Unregistered(TorchFunctionMode):
         self.change = change
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and isinstance(args[0], FakeTensor):
+            # A hook's closure names the module that it was written for: when a copy is traced, it keeps in that module
+            # what the trace computes, which has no data to copy.
+            return args[0]
         if func is not Tensor.__deepcopy__ or (args[0].is_leaf and self.change is None):
             return func(*args, **(kwargs or {}))
         tensor, memo = args

@@ -5,15 +5,20 @@ from __future__ import annotations
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
 from torch.nn.utils import prune
 from torch.utils._pytree import tree_leaves
 
 from dwindle.errors import UsageError
 from dwindle.models.copies import copied
+
+_REGIONS = (torch.ops.higher_order.wrap_with_autocast, torch.ops.higher_order.wrap_with_set_grad_enabled)
+"""The ops by which torch.export calls the graph of what is computed under another mode."""
 
 
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, training: bool = False) -> ExportedProgram:
@@ -39,8 +44,42 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, training: boo
             program = torch.export.export(own, example_inputs, strict=False)
     except Exception as error:  # torch.export raises whatever the model's code and its own guards raise
         raise UsageError(_explain(error)) from error
+    _open_regions(program)
     _refuse_open_shapes(program)
     return program
+
+
+def _open_regions(program: ExportedProgram) -> None:
+    """Puts the ops of `with torch.autocast(…)` and `torch.no_grad()`, which torch.export traces into graphs of their
+    own, where these are called: channels go through them as through any other. Types are those that the trace found."""
+    for _, one in reversed([*program.graph_module.named_modules()]):  # the inner before the outer
+        if isinstance(one, GraphModule):
+            for node in [node for node in one.graph.nodes if node.target in _REGIONS]:
+                _open(program, one, node)
+
+
+def _open(program: ExportedProgram, owner: GraphModule, node: Node) -> None:
+    """Replaces the call of one region by the ops in it."""
+    place = next(i for i, given in enumerate(node.args) if isinstance(given, Node) and given.op == "get_attr")
+    handle, given = cast("Node", node.args[place]), iter(node.args[place + 1 :])
+    region, known = owner.get_submodule(str(handle.target)), dict[Node, Any]()
+    for part in cast("GraphModule", region).graph.nodes:
+        if part.op == "placeholder":
+            known[part] = next(given)
+        elif part.op == "output":
+            answers = [known.get(answer, answer) for answer in part.args[0]]
+        else:
+            with owner.graph.inserting_before(node):
+                known[part] = owner.graph.node_copy(part, known.__getitem__)
+            if part.op == "get_attr":
+                known[part].target = f"{handle.target}.{part.target}"
+    for user in list(node.users):
+        answer = answers[cast("int", user.args[1])]  # each takes one of a region's outputs
+        user.replace_all_uses_with(answer)
+        program.graph_signature.replace_all_uses(user.name, answer.name)
+        owner.graph.erase_node(user)
+    owner.graph.erase_node(node)
+    owner.graph.erase_node(handle)  # each region is called once
 
 
 def _refuse_open_shapes(program: ExportedProgram) -> None:

@@ -115,6 +115,7 @@ def old_normed() -> nn.Module:
 
 
 @BOTH
+@pytest.mark.filterwarnings("error:Accessing the data pointer of FakeTensor")
 def test_a_network_that_keeps_what_it_computes(how: dict[str, Any], tmp_path: Path) -> None:
     run(tmp_path, Attends(), Task(STEPS), how)
 
@@ -211,3 +212,40 @@ def test_what_include_names_is_pruned_and_not_said_to_be_left(tmp_path: Path) ->
     made, notes = run(tmp_path, Bare(), Task(VECTORS), WEIGHTS, include=("matrix", "first"))
     assert set(made.masks) == {"matrix", "first.weight"}
     assert not any("not pruned" in note for note in notes)
+
+
+class Mixed(nn.Module):
+    """Computes in bfloat16 for a while, within that in float32, and without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.Linear(12, 2)
+        self.wide, self.exact = nn.Conv2d(12, 12, 3), nn.Conv2d(12, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            x = self.wide(self.norm(x).relu()).relu()
+            with torch.autocast("cpu", enabled=False):
+                x = self.exact(x.float()).relu()
+        with torch.no_grad():
+            half = x / 2
+        with torch.enable_grad():
+            answer: Tensor = self.last((x - half).mean((2, 3)))
+        return answer
+
+
+def test_what_is_computed_under_another_mode_loses_channels(tmp_path: Path) -> None:
+    made, _ = run(tmp_path, Mixed(), Task(IMAGES), CHANNELS, target="onnx")
+    assert {layer.layer for layer in made.uncut} == {"last"}
+    assert made.history[0].macs == 36 * 3 * 9 * 12 + 16 * 12 * 9 * 12 + 16 * 12 * 12 + 12 * 2
+
+
+@pytest.mark.parametrize(("channels", "groups", "before", "after"), [(12, 3, 1, 1), (12, 2, 4, 4), (12, 6, 6, 12)])
+def test_shuffled_channels(channels: int, groups: int, before: int, after: int, tmp_path: Path) -> None:
+    """Whatever goes is proven, in the first cut and in the next; what would leave no whole groups stays."""
+    shuffled = (nn.Conv2d(channels, channels, 1, groups=before), nn.ChannelShuffle(groups), nn.ReLU())
+    last = (nn.Conv2d(channels, channels, 3, groups=after), nn.ReLU(), nn.Conv2d(channels, 4, 1))
+    network = nn.Sequential(nn.Conv2d(3, channels, 3), *shuffled, *last, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    made, _ = run(tmp_path, network, Task(IMAGES), CHANNELS, rounds=2)
+    assert {layer.layer for layer in made.uncut} == {"6"}

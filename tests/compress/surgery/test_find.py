@@ -43,12 +43,6 @@ class Beside(Net):
         return super().forward(x) + self.out(self.side(x).mean((2, 3)))
 
 
-def _no_grad(x: Tensor) -> Tensor:
-    with torch.enable_grad():
-        y = x * 2
-    return y + 0 * x
-
-
 def units(found: Found) -> dict[str, int]:
     return {group.name: group.units for group in found.groups}
 
@@ -139,7 +133,6 @@ def test_ops_that_channels_can_be_followed_through(middle: Callable[[Tensor], Te
             8,
             "tied to channels that stay",
         ),
-        (lambda x: _no_grad(x), 8, "is not an op"),
     ],
 )
 def test_what_is_not_understood_or_not_exact_is_kept_and_said(
@@ -149,6 +142,20 @@ def test_what_is_not_understood_or_not_exact_is_kept_and_said(
     found = find_groups(model, IMAGE)
     assert units(found) == {"side": 8}
     assert reason in reasons(found)["first"]
+    prove(model, halved(found), IMAGE)
+
+
+def test_what_is_computed_under_another_mode_is_followed() -> None:
+    def twice(x: Tensor) -> Tensor:
+        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+            y = F.max_pool2d(x * 2, 3, padding=1, stride=1)
+            with torch.autocast("cpu", enabled=False):
+                z = y.float().relu()
+        return z + y
+
+    model = Beside(twice, 8)
+    found = find_groups(model, IMAGE)
+    assert units(found) == {"first": 8, "side": 8}
     prove(model, halved(found), IMAGE)
 
 
