@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -293,6 +293,23 @@ class Row:
     failed."""
 
 
+def smaller(row: Row, rows: Iterable[Row]) -> float | None:
+    """The bytes of the dense file of a row's target over its own; None for the dense file itself."""
+    if row.role == DENSE:
+        return None
+    dense = (other for other in rows if (other.target, other.role) == (row.target, DENSE))
+    return next((other.artifact.bytes / row.artifact.bytes for other in dense), None)
+
+
+def drop(row: Row, rows: Iterable[Row]) -> float | None:
+    """Points of the metric that a compressed file lost against the dense one in the same runtime."""
+    if row.role == DENSE or not row.accuracy:
+        return None
+    baseline = (row.target, DENSE, row.runtime.place)
+    dense = (other for other in rows if (other.target, other.role, other.runtime.place) == baseline)
+    return next((other.accuracy.value - row.accuracy.value for other in dense if other.accuracy), None)
+
+
 @dataclass(frozen=True)
 class Predicted:
     """How long one inference of a file takes on a device, as a profile of the device has it, and not as measured."""
@@ -353,12 +370,23 @@ class Bench:
         """A table with a row per file and runtime, for a notebook."""
 
         def cells(row: Row) -> tuple[str, ...]:
-            accuracy = f"{row.accuracy.value:.2f}" if row.accuracy else ""
-            milliseconds = f"{row.latency.min:.3g}" if row.latency else ""
-            return row.artifact.path, row.runtime.place, f"{row.artifact.bytes:,}", accuracy, milliseconds
+            ratio, lost = smaller(row, self.rows), drop(row, self.rows)
+            return (
+                row.artifact.path,
+                row.runtime.place,
+                f"{row.artifact.bytes:,}",
+                f"{ratio:.1f}×" if ratio else "",
+                f"{row.accuracy.value:.2f}" if row.accuracy else "",
+                "" if lost is None else f"{-lost:+.2f}",
+                f"{row.latency.min:.3g}" if row.latency else "",
+                f"{row.latency.load:.3g}" if row.latency else "",
+                f"{row.compare.ratio:.3f}" if row.compare else "",
+                f"{row.memory_bytes:,}" if row.memory_bytes is not None else "",
+            )
 
-        metrics = {row.accuracy.metric for row in self.rows if row.accuracy}
-        head = ("file", "runtime", "bytes", " or ".join(sorted(metrics)), "least ms of an inference")
+        metric = " or ".join(sorted({row.accuracy.metric for row in self.rows if row.accuracy}))
+        measured = ("least ms", "ms to load", "time / dense", "bytes of memory")
+        head = ("file", "runtime", "bytes", "smaller", metric, "change", *measured)
         return table(self.network, map(cells, self.rows), head)
 
     def save(self, path: Path) -> None:

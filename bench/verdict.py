@@ -8,6 +8,8 @@ from pathlib import Path
 
 from dwindle.bench.files.contents import Contents
 from dwindle.errors import BudgetMissed, RuntimeUnavailable
+from dwindle.notebook import table
+from dwindle.quantities import format_bytes, format_ms
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,45 @@ class Check:
         subject = f"{self.checkpoint} as {self.target}" if self.checkpoint else self.target
         return f"{subject} on {self.device}" if self.device else subject
 
+    @property
+    def title(self) -> str:
+        """The limit in words, such as `max size` or `max growth of cost`."""
+        return self.name.replace(".", " of ").replace("_", " ")
+
+    @property
+    def outcome(self) -> str:
+        """`pass`, `miss`, `unmeasured`, or `allowed` for a miss that the file of limits approves of."""
+        if self.allowed:
+            return "allowed"
+        if self.measured is None:
+            return "unmeasured"
+        return "pass" if self.passed else "miss"
+
+    def amount(self, value: float) -> str:
+        """The limit's value, or what was measured, with its unit."""
+        kind = self.name.partition(".")[0]
+        if kind in ("max_size", "max_download"):
+            return f"{format_bytes(value)} ({value:,.0f})"
+        if kind == "max_cost":
+            return f"{value / 1e6:,.2f}M instructions"
+        if kind in ("max_latency", "max_predicted_latency"):
+            return format_ms(value)
+        if kind == "max_ratio":
+            return f"{value:.3f} × dense"
+        if kind == "max_zeros":
+            return f"{value:.1%}"
+        if kind == "max_undelegated":
+            return f"{value:.0f} calls"
+        if kind == "max_difference":
+            return f"{value:.3g}"
+        if kind == "max_deviations":
+            return f"{value:+.1f} σ".replace("-", "−")
+        if kind == "max_signature_changes":
+            return f"{value:.0f}"
+        if kind == "max_growth":
+            return f"{value:+.2%}".replace("-", "−")
+        return f"{value:.2f} points"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -60,6 +101,34 @@ class Verdict:
     def passed(self) -> bool:
         """Whether every limit holds; false where a figure is missing."""
         return all(row.passed for row in self.rows)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict, in one line."""
+        if self.unmeasured:
+            return f"{len(self.unmeasured)} of {len(self.rows)} limits could not be measured: not a pass"
+        if not self.rows:
+            return "no limit was given"
+        missed = sum(not row.passed for row in self.rows)
+        if missed:
+            return f"{missed} of {len(self.rows)} limits missed"
+        allowed = sum(row.allowed is not None for row in self.rows)
+        return f"every limit holds but {allowed} that may be exceeded for now" if allowed else "every limit holds"
+
+    def _repr_html_(self) -> str:
+        """A table with the sentence over a row per limit, for a notebook."""
+        rows = (
+            (
+                row.outcome,
+                row.title,
+                row.subject,
+                row.amount(row.limit),
+                "" if row.measured is None else row.amount(row.measured),
+                row.reason or "",
+            )
+            for row in self.rows
+        )
+        return table(self.sentence, rows, ("", "limit", "target", "allowed", "measured", ""))
 
     def named(self, checkpoint: str) -> Verdict:
         """The same, its rows and files said to be of that checkpoint."""

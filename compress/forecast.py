@@ -24,6 +24,8 @@ from dwindle.export.facts import facts
 from dwindle.export.quantize import MIXED
 from dwindle.export.zeros import Verdict
 from dwindle.models.copies import copied
+from dwindle.notebook import Tables, table
+from dwindle.quantities import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,6 +97,25 @@ class Forecast:
     """For the request's `target`, what each of its precisions would take and lose, where `precision` is auto; the
     figures above are of its own precision."""
 
+    def _repr_html_(self) -> str:
+        """A table of what it would come to, for a notebook."""
+        training = "unknown: the task has no `steps`" if self.seconds is None else format_seconds(self.seconds)
+        rows = [("density", f"{self.share:.1%}"), ("rounds", str(self.rounds)), ("training on this machine", training)]
+        for size, benefit in zip(self.bytes, self.benefits, strict=True):
+            smaller = f"{format_bytes(size.dense)} → {format_bytes(size.compressed)}"
+            rows.append((size.target, f"{smaller}, {size.dense / size.compressed:.1f}×; {benefit.sentence()}"))
+        if self.priced:
+            rows.append(("an inference", self.priced.sentence))
+        if self.untrained_loss is not None:
+            rows.append(
+                ("without training, by method calibrate", f"{self.untrained_loss:.2f} points lost on validation")
+            )
+        for one in self.precisions:
+            lost = "" if one.untrained_loss is None else f", {one.untrained_loss:.2f} points lost without training"
+            rows.append((one.precision, f"{format_bytes(one.bytes)} at a density of {one.density:.1%}{lost}"))
+        rows += [(f"{each.target}, rehearsed", each.sentence) for each in self.rehearsed]
+        return table("forecast", rows)
+
 
 def plan(
     model: nn.Module | Request | str, progress: Callable[[str], None] = lambda line: None, **options: Any
@@ -117,7 +138,7 @@ SHARES = (0.5, 0.3, 0.2, 0.1, 0.05)
 """The densities that `curve` tries."""
 
 
-def curve(model: nn.Module | Request | str, **options: Any) -> tuple[Forecast, ...]:
+def curve(model: nn.Module | Request | str, **options: Any) -> list[Forecast]:
     """Forecasts several budgets, for whoever doesn't know yet which to give: each of SHARES that can be reached.
 
         >>> forecasts = curve("zoo:resnet8", data="digits")
@@ -133,14 +154,14 @@ def curve(model: nn.Module | Request | str, **options: Any) -> tuple[Forecast, .
             code="missing-option",
             option="precision",
         )
-    found: list[Forecast] = []
+    found = Tables[Forecast]()
     for share in SHARES:
         pace = found[0].seconds / found[0].steps if found and found[0].seconds and found[0].steps else None
         try:
             found.append(_forecast(replace(request, density=share, rehearsal=request.rehearsal and not found), pace))
         except BudgetMissed:
             break  # smaller ones can't be reached either
-    return tuple(found)
+    return found
 
 
 def _forecast(

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from typing import Protocol, TypeVar
 
 from dwindle.foreign import printable
+
+
+class _Shown(Protocol):
+    def _repr_html_(self) -> str: ...
+
+
+Each = TypeVar("Each", bound=_Shown)
+
+
+class Tables(list[Each]):
+    """A list that a notebook shows as the tables of its members, one below the other."""
+
+    def _repr_html_(self) -> str:
+        return "".join(each._repr_html_() for each in self)
 
 
 def table(caption: object, rows: Iterable[Iterable[object]], head: Iterable[object] = ()) -> str:

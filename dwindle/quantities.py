@@ -88,6 +88,18 @@ def within(value: float, limit: float) -> bool:
     return value <= limit + 1e-9
 
 
+def format_ms(milliseconds: float) -> str:
+    """Three significant digits: `181 µs`, `4.53 ms`, `1.20 s`."""
+    if milliseconds < 0.9995:
+        scaled, unit = milliseconds * 1000, "µs"
+    elif milliseconds < 999.5:
+        scaled, unit = milliseconds, "ms"
+    else:
+        scaled, unit = milliseconds / 1000, "s"
+    digits = 0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2
+    return f"{scaled:.{digits}f} {unit}"
+
+
 def format_bytes(size: float) -> str:
     """Three significant digits, decimal units: 13962898 → `14.0 MB`."""
     units = iter(("B", "KB", "MB", "GB"))

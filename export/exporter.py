@@ -19,6 +19,7 @@ from dwindle.export.options import ExportOptions
 from dwindle.export.quantize import MIXED
 from dwindle.files import refuse_link, sweep
 from dwindle.manifest import Manifest
+from dwindle.notebook import Tables
 
 if TYPE_CHECKING:
     from dwindle.models.trust import Trust
@@ -65,7 +66,7 @@ def export(
         if isinstance(outcome, DwindleError):
             raise outcome
         manifests.append(outcome)
-    return manifests
+    return Tables(manifests)
 
 
 def made_for(checkpoint: Checkpoint, options: ExportOptions, say: Callable[[str], None]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from dwindle.bench.verdict import Verdict
 from dwindle.bench.views.markdown import MARKS, said
-from dwindle.bench.views.wording import ABSENT, amount, limit_name, outcome, sentence, signed
+from dwindle.bench.views.wording import ABSENT, signed
 from dwindle.foreign import markdown
 from dwindle.quantities import format_bytes
 
@@ -38,14 +38,14 @@ def marker(title: str) -> str:
 def comment(verdict: Verdict, title: str) -> str:
     """The comment in GitHub-flavoured Markdown, networks sorted by size, the largest first."""
     mark = "⚠️" if verdict.unmeasured else "✅" if verdict.passed else "❌"
-    lines = [marker(title), f"### {_cell(title)}", "", f"{mark} **{sentence(verdict).capitalize()}.**"]
+    lines = [marker(title), f"### {_cell(title)}", "", f"{mark} **{verdict.sentence.capitalize()}.**"]
     lines += _figures(verdict)
-    rows = [row for row in verdict.rows if outcome(row) != "pass"]
+    rows = [row for row in verdict.rows if row.outcome != "pass"]
     if rows:
         lines += ["", "| | limit | of | allowed | measured | |", "|---|---|---|---:|---:|---|"]
     for row in rows[:MOST]:
-        measured = ABSENT if row.measured is None else amount(row, row.measured)
-        cells = (MARKS[outcome(row)], limit_name(row), row.subject, amount(row, row.limit), measured, said(row))
+        measured = ABSENT if row.measured is None else row.amount(row.measured)
+        cells = (MARKS[row.outcome], row.title, row.subject, row.amount(row.limit), measured, said(row))
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
     lines += _more(len(rows))
     lines += ["", *(f"- {_cell(note)}" for note in verdict.notes[:MOST]), *_more(len(verdict.notes))]

@@ -6,7 +6,6 @@ from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from dwindle.bench.verdict import Verdict
-from dwindle.bench.views.wording import amount, limit_name, outcome
 from dwindle.files import staged
 from dwindle.foreign import xml
 
@@ -17,7 +16,7 @@ def write_junit(verdict: Verdict, name: str, path: Path) -> None:
 
     Raises DwindleError where `path` cannot be written.
     """
-    words = [outcome(check) for check in verdict.rows]
+    words = [check.outcome for check in verdict.rows]
     counts = {
         "tests": str(len(words)),
         "failures": str(words.count("miss")),
@@ -27,10 +26,10 @@ def write_junit(verdict: Verdict, name: str, path: Path) -> None:
     suites = Xml.Element("testsuites", counts)
     suite = Xml.SubElement(suites, "testsuite", {"name": xml(f"dwindle gate {name}"), **counts})
     for check, word in zip(verdict.rows, words, strict=True):
-        titles = {"classname": xml(f"dwindle.gate.{check.subject}"), "name": limit_name(check), "time": "0"}
+        titles = {"classname": xml(f"dwindle.gate.{check.subject}"), "name": check.title, "time": "0"}
         case = Xml.SubElement(suite, "testcase", titles)
-        measured = "not measured" if check.measured is None else amount(check, check.measured)
-        said = xml(f"{measured}, allowed {amount(check, check.limit)}" + (f": {check.reason}" if check.reason else ""))
+        measured = "not measured" if check.measured is None else check.amount(check.measured)
+        said = xml(f"{measured}, allowed {check.amount(check.limit)}" + (f": {check.reason}" if check.reason else ""))
         if word in ("pass", "allowed"):
             Xml.SubElement(case, "system-out").text = said
         else:

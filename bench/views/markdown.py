@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dwindle import foreign
 from dwindle.bench.verdict import Check, Verdict
-from dwindle.bench.views.wording import ABSENT, amount, described, limit_name, outcome, sentence
+from dwindle.bench.views.wording import ABSENT, described
 from dwindle.errors import DwindleError
 
 MARKS = {"pass": "✅ pass", "allowed": "☑️ allowed", "miss": "❌ miss", "unmeasured": "⚠️ unmeasured"}
@@ -40,14 +40,14 @@ def markdown(verdict: Verdict, name: str) -> str:
     lines = [
         f"### dwindle gate: {foreign.markdown(name)}",
         "",
-        f"**{sentence(verdict).capitalize()}.**",
+        f"**{verdict.sentence.capitalize()}.**",
         "",
         "| | limit | target | allowed | measured | |",
         "|---|---|---|---:|---:|---|",
     ]
     for check in verdict.rows:
-        measured = ABSENT if check.measured is None else amount(check, check.measured)
-        words = (MARKS[outcome(check)], limit_name(check), check.subject, amount(check, check.limit), measured)
+        measured = ABSENT if check.measured is None else check.amount(check.measured)
+        words = (MARKS[check.outcome], check.title, check.subject, check.amount(check.limit), measured)
         lines.append(f"| {' | '.join(map(foreign.markdown, (*words, said(check))))} |")
     for name, found in verdict.files.items():
         lines += ["", *(f"- {foreign.markdown(line)}" for line in described(name, found))]

@@ -6,9 +6,8 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dwindle.bench.result import Bench, Row
+from dwindle.bench.result import Bench, Row, drop, smaller
 from dwindle.bench.views.axes import interval
-from dwindle.bench.views.wording import drop, smaller
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import RuntimeUnavailable
 

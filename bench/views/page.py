@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from dwindle.bench.devices.registry import unreached
 from dwindle.bench.files.contents import contents, is_model_file
-from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row
+from dwindle.bench.result import COMPRESSED, DENSE, Bench, Row, drop, smaller
 from dwindle.bench.rows import blank_rows, untried
 from dwindle.bench.views.axes import interval
 from dwindle.bench.views.chart import frontier
@@ -25,15 +25,12 @@ from dwindle.bench.views.why import why_rows
 from dwindle.bench.views.wording import (
     answers,
     cells,
-    drop,
-    format_ms,
     gaps,
     machines,
     noisy,
     pictured,
     runtime_briefly,
     signed,
-    smaller,
 )
 from dwindle.checkpoint import Checkpoint, require_not_sealed
 from dwindle.errors import DwindleError
@@ -42,7 +39,7 @@ from dwindle.layers import layers
 from dwindle.manifest import Manifest, manifests
 from dwindle.metrics import SQNR, named, value_of
 from dwindle.origin import command_line, goal
-from dwindle.quantities import format_bytes, format_seconds
+from dwindle.quantities import format_bytes, format_ms, format_seconds
 from dwindle.record import flattened
 
 

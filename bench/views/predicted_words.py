@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dwindle.bench.result import Predicted
-from dwindle.bench.views.wording import ABSENT, format_ms, together
+from dwindle.bench.views.wording import ABSENT, together
+from dwindle.quantities import format_ms
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dwindle.bench.result import COMPRESSED, Row
-from dwindle.bench.views.wording import ABSENT, cells, drop, format_ms, interval, signed
+from dwindle.bench.result import COMPRESSED, Row, drop
+from dwindle.bench.views.wording import ABSENT, cells, interval, signed
 from dwindle.metrics import ACCURACY, NOTABLE_LOSS, SQNR, change
-from dwindle.quantities import format_bytes
+from dwindle.quantities import format_bytes, format_ms
 
 EVEN = 0.05
 """A file whose time differs by less than this share from the dense file's is called neither faster nor slower."""

@@ -16,19 +16,15 @@ from dwindle.bench.views.cost_words import TITLE, cost_cells, legend
 from dwindle.bench.views.predicted_words import predicted_cells, predicted_notes, predicted_title
 from dwindle.bench.views.wording import (
     ABSENT,
-    amount,
     answers,
     cells,
     described,
-    format_ms,
     gaps,
-    limit_name,
     noisy,
-    outcome,
     runtime_name,
-    sentence,
 )
 from dwindle.metrics import ACCURACY
+from dwindle.quantities import format_ms
 
 
 def bench_table(bench: Bench) -> RenderableType:
@@ -155,18 +151,18 @@ def gate_table(verdict: Verdict) -> RenderableType:
     for title in ("", "limit", "target", "allowed", "measured"):
         table.add_column(title, justify="right" if title in ("allowed", "measured") else "left", no_wrap=True)
     for row in verdict.rows:
-        word = outcome(row)
+        word = row.outcome
         table.add_row(
             Text(word, style=_STYLES[word]),
-            Text(limit_name(row)),
+            Text(row.title),
             Text(row.subject),
-            amount(row, row.limit),
-            ABSENT if row.measured is None else amount(row, row.measured),
+            row.amount(row.limit),
+            ABSENT if row.measured is None else row.amount(row.measured),
         )
-    notes = [f"{limit_name(row)}, {row.subject}: {row.reason}" for row in verdict.rows if row.reason]
-    notes += [f"{limit_name(row)}, {row.subject}: allowed: {row.allowed}" for row in verdict.rows if row.allowed]
+    notes = [f"{row.title}, {row.subject}: {row.reason}" for row in verdict.rows if row.reason]
+    notes += [f"{row.title}, {row.subject}: allowed: {row.allowed}" for row in verdict.rows if row.allowed]
     notes += [line for name, found in verdict.files.items() for line in described(name, found)]
-    return Group(table, *(Text(note, style="dim") for note in notes), Text(sentence(verdict), style="bold"))
+    return Group(table, *(Text(note, style="dim") for note in notes), Text(verdict.sentence, style="bold"))
 
 
 _WIDTHS = {"": 12, "size": 7, "download": 8, "smaller": 7, "test": 9, "change": 6, "time": 7, "× dense": 11}

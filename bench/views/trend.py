@@ -12,7 +12,6 @@ from dwindle.bench.verdict import Verdict
 from dwindle.bench.views.page import render
 from dwindle.bench.views.trend_chart import Point, trend_chart
 from dwindle.bench.views.why import why_rows
-from dwindle.bench.views.wording import sentence
 from dwindle.quantities import format_bytes
 
 LAST = 100
@@ -32,7 +31,7 @@ def write_trend(path: Path, entries: Sequence[Entry], verdict: Verdict) -> Path:
     current = [name for name in names if name in verdict.figures]
     facts = {
         "title": ", ".join(current or names) or "nothing checked yet",
-        "sentence": sentence(verdict),
+        "sentence": verdict.sentence,
         "runs": len(entries),
         "last": min(LAST, len(entries)),
         "subjects": [(name, _figures(name, index, entries, verdict)) for index, name in enumerate(current)],

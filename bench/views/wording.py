@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from dwindle.bench.files.contents import Contents
-from dwindle.bench.result import DENSE, Picture, Row, RuntimeUsed
-from dwindle.bench.verdict import Check, Verdict
-from dwindle.quantities import format_bytes, format_names
+from dwindle.bench.result import DENSE, Picture, Row, RuntimeUsed, drop, smaller
+from dwindle.quantities import format_bytes, format_ms, format_names
 
 ABSENT = "–"
 _NAMES = {
@@ -65,23 +64,6 @@ def cells(row: Row, rows: Iterable[Row]) -> Cells:
         memory=format_bytes(row.memory_bytes) if row.memory_bytes is not None else ABSENT,
         noise=("quiet" if noise.quiet else "noisy") if noise else ABSENT,
     )
-
-
-def smaller(row: Row, rows: Iterable[Row]) -> float | None:
-    """The bytes of the dense file of a row's target over its own; None for the dense file itself."""
-    if row.role == DENSE:
-        return None
-    dense = (other for other in rows if (other.target, other.role) == (row.target, DENSE))
-    return next((other.artifact.bytes / row.artifact.bytes for other in dense), None)
-
-
-def drop(row: Row, rows: Iterable[Row]) -> float | None:
-    """Points of the metric that a compressed file lost against the dense one in the same runtime."""
-    if row.role == DENSE or not row.accuracy:
-        return None
-    baseline = (row.target, DENSE, row.runtime.place)
-    dense = (other for other in rows if (other.target, other.role, other.runtime.place) == baseline)
-    return next((other.accuracy.value - row.accuracy.value for other in dense if other.accuracy), None)
 
 
 def answers(rows: Iterable[Row]) -> list[tuple[str, str]]:
@@ -190,18 +172,6 @@ def interval(bounds: tuple[float, float], digits: int) -> str:
     return "–".join(f"{bound:.{digits}f}" for bound in bounds)
 
 
-def format_ms(milliseconds: float) -> str:
-    """Three significant digits: `181 µs`, `4.53 ms`, `1.20 s`."""
-    if milliseconds < 0.9995:
-        scaled, unit = milliseconds * 1000, "µs"
-    elif milliseconds < 999.5:
-        scaled, unit = milliseconds, "ms"
-    else:
-        scaled, unit = milliseconds / 1000, "s"
-    digits = 0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2
-    return f"{scaled:.{digits}f} {unit}"
-
-
 def runtime_name(row: Row) -> str:
     """`onnxruntime 1.32.0`, `executorch 1.5.1, native runner, on ssh://pi@board (Cortex-A76, 4 cores, Linux 6.6)`."""
     used = row.runtime
@@ -255,46 +225,6 @@ def gaps(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
     ]
 
 
-def outcome(check: Check) -> str:
-    """`pass`, `miss`, `unmeasured`, or `allowed` for a miss that the file of limits approves of."""
-    if check.allowed:
-        return "allowed"
-    if check.measured is None:
-        return "unmeasured"
-    return "pass" if check.passed else "miss"
-
-
-def limit_name(check: Check) -> str:
-    """`max size`, `max growth of cost`."""
-    return check.name.replace(".", " of ").replace("_", " ")
-
-
-def amount(check: Check, value: float) -> str:
-    """A limit's value, or what was measured, with its unit."""
-    kind = check.name.partition(".")[0]
-    if kind in ("max_size", "max_download"):
-        return f"{format_bytes(value)} ({value:,.0f})"
-    if kind == "max_cost":
-        return f"{value / 1e6:,.2f}M instructions"
-    if kind in ("max_latency", "max_predicted_latency"):
-        return format_ms(value)
-    if kind == "max_ratio":
-        return f"{value:.3f} × dense"
-    if kind == "max_zeros":
-        return f"{value:.1%}"
-    if kind == "max_undelegated":
-        return f"{value:.0f} calls"
-    if kind == "max_difference":
-        return f"{value:.3g}"
-    if kind == "max_deviations":
-        return f"{value:+.1f} σ".replace("-", "−")
-    if kind == "max_signature_changes":
-        return f"{value:.0f}"
-    if kind == "max_growth":
-        return f"{value:+.2%}".replace("-", "−")
-    return f"{value:.2f} points"
-
-
 def described(name: str, found: Contents) -> list[str]:
     """What is in a model file, in a few lines."""
     weights = (
@@ -312,16 +242,3 @@ def described(name: str, found: Contents) -> list[str]:
         lines[-1] += f"; calls outside of delegates: {sum(found.undelegated.values())}"
     sides = (", ".join(map(str, side)) or "–" for side in (found.inputs, found.outputs))
     return [*lines, f"  {' → '.join(sides)}"]
-
-
-def sentence(verdict: Verdict) -> str:
-    """The verdict, in one line."""
-    if verdict.unmeasured:
-        return f"{len(verdict.unmeasured)} of {len(verdict.rows)} limits could not be measured: not a pass"
-    if not verdict.rows:
-        return "no limit was given"
-    missed = sum(not row.passed for row in verdict.rows)
-    if missed:
-        return f"{missed} of {len(verdict.rows)} limits missed"
-    allowed = sum(row.allowed is not None for row in verdict.rows)
-    return f"every limit holds but {allowed} that may be exceeded for now" if allowed else "every limit holds"

@@ -21,7 +21,8 @@ from dwindle.bench.result import (
 from dwindle.bench.rows import untried
 from dwindle.bench.verdict import Check, Verdict
 from dwindle.bench.views.table import bench_table, gate_table
-from dwindle.bench.views.wording import format_ms, gaps, signed
+from dwindle.bench.views.wording import gaps, signed
+from dwindle.quantities import format_ms
 
 DENSE = Row(
     target="onnx",
