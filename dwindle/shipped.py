@@ -37,7 +37,7 @@ class Shipped:
     compute: str | None
     """What it was asked to compute in; None: the target's own choice."""
     fp32: tuple[str, ...]
-    """The operations that compute in fp32 in a file that computes in fp16."""
+    """The operations and layers that compute in fp32 in a file that computes in less."""
     consumers: tuple[Consumer, ...]
     """The programs that load it, and those that don't."""
     zeros: tuple[str, ...]

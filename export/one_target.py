@@ -211,7 +211,7 @@ def export_networks(
                 roles[name] = roles[name].holding(shipped, example, real)
                 if held := ", ".join(roles[name].fp32):
                     words = f"fp16 does not hold the values of {held}, which compute in fp32"
-                    if target.calibrates:
+                    if target.rounds_activations:
                         words = f"{held} compute in float: they have no int8 form, or lose too much in it"
                     say(f"{target.name}: {words}")
                 begin(f"writing {path.name}")

@@ -68,10 +68,10 @@ def _show(arguments: argparse.Namespace) -> int:
             page.append(f"unproven: {export.path.parent.name}/{export.path.name}: {export.unproven}")
         page += [f"parity: {export.path.parent.name}/{export.path.name}: {doubt}" for doubt in export.doubts]
         page += [f"{export.path.parent.name}: {sentence}" for sentence in export.zeros]
-        if export.compute or export.fp32:
-            kind = export.compute or ("int8" if export.precision == "w8a8" else "fp16")
-            but = f", but for {', '.join(export.fp32)}, which compute in fp32" if export.fp32 else ""
-            page.append(f"computes in: {export.path.parent.name}/{export.path.name}: {kind}{but}")
+        if export.compute:
+            page.append(f"computes in {export.compute}: {export.path.parent.name}/{export.path.name}")
+        if export.fp32:
+            page.append(f"fp32 within {export.path.parent.name}/{export.path.name}: {', '.join(export.fp32)}")
         if export.consumers:
             read = "; ".join(map(str, export.consumers))
             page.append(f"read by: {export.path.parent.name}/{export.path.name}: {read}")

@@ -15,6 +15,7 @@ from dwindle.export import target as targets
 from dwindle.export.executorch.int8_graph import by_image
 from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.fold import deployable
+from dwindle.export.one_target import export_networks
 from dwindle.export.parity import check, outputs_of
 from dwindle.export.quantize import quantized, stored
 from dwindle.export.rounding import Calibrated
@@ -174,11 +175,13 @@ def test_it_is_judged_by_its_file(text: Written) -> None:
     assert 0 < (found - text.network(IDS)).abs().max() < 0.1 * found.abs().max()
 
 
-def test_short_rows_stay_float(tmp_path: Path) -> None:
+def test_short_rows_stay_float_and_are_named(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)).eval().requires_grad_(False)
-    target, given = ExecuTorch("int8"), torch.randn(4, 4)
-    target.write(network, (given[:1],), tmp_path / "net.pte", pack=True)
-    assert check(target, tmp_path / "net.pte", network, network, (given,)).weights_equal == 4
-    assert target.holding(network, (given[:1],), (given,)).fp32 == ("0",)
-    held = target.decode(tmp_path / "net.pte", network)
+    target, given, said = ExecuTorch("int8"), torch.randn(4, 4), list[str]()
+    networks = dict.fromkeys(("net", "dense"), (network, network))
+    manifest = export_networks(networks, (given[:1],), (given,), tmp_path / "out", target, said.append)
+    assert (manifest.precision, manifest.fp32, manifest.calibration_samples) == ("int8", ("0",), None)
+    assert manifest.parity.weights_equal == 4
+    assert [line for line in said if line.startswith("executorch: 0 compute in float: they have no int8 form")]
+    held = target.decode(tmp_path / "out" / "net.pte", network)
     np.testing.assert_array_equal(held["0.weight"], network[0].weight.numpy())
