@@ -22,6 +22,7 @@ from dwindle.export.rounding import Calibrated
 from dwindle.export.shipping import as_file
 from dwindle.export.target import Target
 from dwindle.manifest import Parity
+from tests.networks import Attending
 
 IDS = torch.randint(0, 100, (8, 7), generator=torch.Generator().manual_seed(0))
 TOKENS, WIDTH = 100, 32
@@ -98,6 +99,18 @@ def test_one_code_of_a_table_that_differs_is_found(text: Written, tmp_path: Path
     with pytest.raises(ParityFailed) as failed:
         check(text.target, path, text.network, text.network, (IDS,))
     assert (failed.value.code, failed.value.name) == ("weights-differ", "table.weight")
+
+
+def test_token_ids_and_a_mask(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, mask = Attending().eval().requires_grad_(False), torch.arange(8)[None] < torch.tensor([[8], [5], [3]])
+    real, target, path = (torch.randint(0, 20, (3, 8)), mask.long()), ExecuTorch("int8"), tmp_path / "net.pte"
+    one = tuple(tensor[:1] for tensor in real)
+    shipped = deployable(network, one)
+    target.write(shipped, one, path, pack=True)
+    assert check(target, path, network, shipped, real).weights_equal == 4
+    held = target.decode(path, shipped)
+    np.testing.assert_array_equal(held["places.weight"], stored(shipped, "int8")["places.weight"].decoded())
 
 
 class Image(nn.Module):
