@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dwindle.export.architecture import once
-from dwindle.export.executorch.int8_graph import READS, kind_of, written
+from dwindle.export.executorch.int8_graph import READS, kind_of, operands_of, written
 from dwindle.export.fold import distinct, tensors, trace
-from dwindle.export.quantize import SCALES, Stored, quantized, store
+from dwindle.export.quantize import SCALES, Stored, int8_along, quantized, store
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,12 +65,14 @@ def int8_weights(network: nn.Module, inputs: tuple[Tensor, ...], rounding: Round
     rounding: chooses their codes; None: the nearest are taken. Raises UsageError for a weight beyond the range of int8,
     and for a network that cannot be traced.
     """
-    names = _coded(network, inputs)
+    axes = _coded(network, inputs)
     held = {}
     for name, tensor in tensors(network).items():
-        array = tensor.numpy()
-        codes = store(name, array, "int8") if name in names else None
-        held[name] = Stored(array) if codes is None or codes.scale is None else codes  # short rows have no scale
+        array, axis = tensor.numpy(), axes.get(name)
+        codes = None if axis is None else store(name, array.swapaxes(0, axis), "int8")
+        if codes is None or codes.scale is None:  # rows that are short have no scale
+            codes = Stored(array)
+        held[name] = int8_along(array, 1) if axis and codes.scale is not None else codes
     if rounding is not None:
         held = rounding(network, held)
     left = [name for name, tensor in network.named_parameters() if tensor.dim() > 1 and held[name].scale is None]
@@ -90,32 +92,34 @@ def counted(network: nn.Module, inputs: tuple[Tensor, ...]) -> Int8Weights:
 
 
 @once
-def _coded(network: nn.Module, inputs: tuple[Tensor, ...]) -> frozenset[str]:
-    """The names of the tensors that are only read by layers which take them in int8."""
+def _coded(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
+    """The dimension that has the scales of each tensor, by name, which only layers read that take it in int8."""
     program = trace(network, inputs)
     signature, every = program.graph_signature, tensors(network)
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    read: dict[int, list[bool]] = defaultdict(list)  # by the tensor, which may have several names
+    read: dict[int, set[int | None]] = defaultdict(set)  # by the tensor, which may have several names
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in names:
-            read[id(every[names[node.name]])] += [_takes(user, node, names) for user in node.users]
-    return frozenset(name for name, tensor in every.items() if read[id(tensor)] and all(read[id(tensor)]))
+            read[id(every[names[node.name]])] |= {_rows(user, node, names) for user in node.users}
+    found = {name: read[id(tensor)] for name, tensor in every.items()}
+    return {name: axis for name, axes in found.items() if len(axes) == 1 for axis in axes if axis is not None}
 
 
-def _takes(call: Node, weight: Node, names: Mapping[str, str]) -> bool:
-    """Whether a call takes that of its operands in int8."""
+def _rows(call: Node, weight: Node, names: Mapping[str, str]) -> int | None:
+    """The dimension of a weight that a call takes in int8 with a scale for each element; None: not in int8."""
     kind = kind_of(call)
     if kind not in READS or [place for place, one in enumerate(call.args) if one is weight] != [READS[kind]]:
-        return False
+        return None
     shape = weight.meta["val"].shape
     if kind == "embedding":
-        return True
-    given, *_ = call.all_input_nodes
-    bias = call.args[2] if len(call.args) > 2 else None
+        return 0
+    _, given, bias = operands_of(call)
     fits = given.meta["val"].dim() == _CONVOLUTIONS[kind] if kind in _CONVOLUTIONS else given.meta["val"].dim() > 1
-    return (
+    takes = (
         fits
+        and not call.kwargs  # what `addmm` multiplies its operands by
         and (bias is None or getattr(bias, "name", None) in names)
         and not (kind in _CONVOLUTIONS and shape[1] == 1)  # depthwise, as is a convolution of one channel
         and not any("batch_norm" in str(user.target) for user in call.users)  # which XNNPACK folds into fp32 weights
     )
+    return int(kind == "addmm") if takes else None

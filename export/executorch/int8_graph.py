@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.fx import GraphModule, Node
 
-READS = {"linear": 1, "conv1d": 1, "conv2d": 1, "embedding": 0}
+READS = {"linear": 1, "conv1d": 1, "conv2d": 1, "addmm": 2, "embedding": 0}
 """Which argument of a call is the weight that may be int8."""
 
 
@@ -26,6 +26,13 @@ def kind_of(node: Node) -> str:
 
 def argument_of(call: Node, place: int, default: Any) -> Any:
     return call.args[place] if len(call.args) > place else default
+
+
+def operands_of(call: Node) -> tuple[Any, Any, Any]:
+    """The weight, the input and the bias of a layer's call."""
+    if kind_of(call) == "addmm":
+        return call.args[2], call.args[1], call.args[0]
+    return call.args[1], call.args[0], argument_of(call, 2, None)
 
 
 def by_image(kernel: tuple[int, ...], stride: Any, padding: Any, groups: int) -> bool:
@@ -81,8 +88,8 @@ class _Writer:
         import torch
 
         kind, values = kind_of(node), self.weights[name].values
-        given: Any = node.args[0]
-        image = kind != "linear" and by_image(
+        _, given, bias = operands_of(node)
+        image = kind.startswith("conv") and by_image(
             values.shape[2:], *(argument_of(node, place, default) for place, default in ((3, 1), (4, 0), (6, 1)))
         )
         codes, scales = (self.module.get_buffer(part.target) for part in self.parts(name))
@@ -92,10 +99,12 @@ class _Writer:
             self.own.dequantize_per_channel.default,
             self.constant(f"{name}_image" if kind == "conv1d" else f"{name}_codes", codes),
             self.constant(f"{name}_steps", scales.flatten()),
-            self.constant(f"{name}_zeros", torch.zeros(len(values), dtype=torch.int64)),
+            self.constant(f"{name}_zeros", torch.zeros(len(codes), dtype=torch.int64)),
             *(0, -LARGEST, LARGEST, torch.int8),
         )
-        node.args = (self.rounded(given, kind, image=image), weight, *node.args[2:])
+        if kind == "addmm":  # a linear layer whose weight is transposed
+            node.target, node.args = self.aten.linear.default, (bias, given, weight)
+        node.args = (self.rounded(given, kind, image=image), weight, bias, *node.args[3:])
         if kind == "conv1d":
             self.as_image(node)
 
@@ -114,11 +123,12 @@ class _Writer:
         """What a layer reads, rounded to int8 and back."""
         import torch
 
+        linear = not kind.startswith("conv")
         if not self.lowered:
-            return self.call(_image if image else _row if kind == "linear" else _pixel, given)
+            return self.call(_image if image else _row if linear else _pixel, given)
         # XNNPACK knows a convolution's by one scale for all, and makes one for each image or pixel of it.
         span = (-128, 127, torch.int8)
-        if kind == "linear":
+        if linear:
             chosen = self.call(self.own.choose_qparams_per_token_asymmetric.default, given, torch.int8)
             rounds, back = self.own.quantize_per_token.default, self.own.dequantize_per_token.default
         else:
@@ -127,7 +137,7 @@ class _Writer:
             rounds, back = self.own.quantize_per_tensor.tensor, self.own.dequantize_per_tensor.tensor
         ranges = [self.call(operator.getitem, chosen, place) for place in (0, 1)]
         codes = self.call(rounds, given, *ranges, *span)
-        return self.call(back, codes, *ranges, *span, *((torch.float32,) if kind == "linear" else ()))
+        return self.call(back, codes, *ranges, *span, *((torch.float32,) if linear else ()))
 
     def parts(self, name: str) -> tuple[Node, Node]:
         """The codes of a weight, and its scales, one per row."""
@@ -135,9 +145,10 @@ class _Writer:
 
         held = self.weights[name]
         assert held.scale is not None
-        steps = SCALES[held.scale].astype(np.float32).reshape(len(held.values), 1)
+        codes = np.ascontiguousarray(held.values.swapaxes(0, held.axis or 0))
+        steps = SCALES[held.scale].astype(np.float32).reshape(len(codes), 1)
         return (
-            self.constant(f"{name}_codes", torch.from_numpy(held.values)),
+            self.constant(f"{name}_codes", torch.from_numpy(codes)),
             self.constant(f"{name}_scales", torch.from_numpy(steps)),
         )
 

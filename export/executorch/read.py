@@ -21,14 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dwindle.export.architecture import once
-from dwindle.export.fold import trace
+from dwindle.export.executorch.called import called
 from dwindle.export.quiet import quiet
 from dwindle.manifest import Breakdown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.fx import Node
 
 Array = NDArray[Any]
 
@@ -38,15 +36,6 @@ _KINDS = {
     "XNNConvTranspose2d": "transposed",
     "XNNFullyConnected": "linear",
 }
-_CALLS = {
-    "conv1d": "conv",
-    "conv2d": "conv",
-    "conv_transpose1d": "transposed",
-    "conv_transpose2d": "transposed",
-    "linear": "linear",
-    "embedding": "embedding",
-}
-"""ATen's names of the same operators."""
 _NUMPY = {
     "xnn_datatype_fp32": "<f4",
     "xnn_datatype_qcint8": "i1",
@@ -54,6 +43,8 @@ _NUMPY = {
 }
 _NONE = 2**32 - 1
 """XNNPACK's id of an absent value."""
+_TRANSPOSED = 1
+"""XNNPACK's flag of a linear layer whose weight has its inputs first."""
 
 
 class Layer(NamedTuple):
@@ -79,16 +70,17 @@ def weights(path: Path, network: nn.Module) -> dict[str, Array]:
     in_file, in_network = defaultdict(list), defaultdict(list)
     for layer in found:
         in_file[layer.kind, _core(layer.weight.shape)].append(layer)
-    for kind, shape, names in _named(network, inputs):
-        in_network[kind, _core(shape)].append((shape, names))
+    for call in called(network, inputs):
+        in_network[call.kind, _core(call.shape)].append(call)
     copies: dict[str, list[Array]] = defaultdict(list)
-    for key, called in in_network.items():
-        if len(called) == len(in_file[key]):
-            for (shape, (weight, bias)), layer in zip(called, in_file[key], strict=True):
-                if weight:
-                    copies[weight].append(layer.weight.reshape(shape))
-                if bias and layer.bias is not None:
-                    copies[bias].append(layer.bias)
+    for key, calls in in_network.items():
+        if len(calls) == len(in_file[key]):
+            for call, layer in zip(calls, in_file[key], strict=True):
+                if call.weight:
+                    values = layer.weight.reshape(call.shape)
+                    copies[call.weight].append(values.T if call.turned else values)
+                if call.bias and layer.bias is not None:
+                    copies[call.bias].append(layer.bias)
     # Layers may share a tensor, of which each then has a copy; biases that were rounded apart are no one tensor.
     return {name: first for name, (first, *more) in copies.items() if all(np.array_equal(first, own) for own in more)}
 
@@ -96,32 +88,6 @@ def weights(path: Path, network: nn.Module) -> dict[str, Array]:
 def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without dimensions of one: XNNPACK's convolutions are all of two dimensions."""
     return tuple(size for size in shape if size > 1)
-
-
-@once
-def _named(
-    network: nn.Module, inputs: tuple[Tensor, ...]
-) -> list[tuple[str, tuple[int, ...], tuple[str | None, str | None]]]:
-    """(kind, shape of the weight, names of (weight, bias)) of each layer that is called, in the order of calls.
-
-    A name is None where the operand is not a tensor of the network, or batch norm will be folded into it.
-    """
-    found = []
-    program = trace(network, inputs)
-    names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
-    for node in program.graph.nodes:
-        call = str(node.target).removeprefix("aten.").partition(".")[0]
-        if call not in _CALLS:
-            continue
-        # XNNPACK folds a batch norm that dwindle didn't.
-        folded = any("batch_norm" in str(user.target) for user in node.users)
-        read = (node.args[0], None) if call == "embedding" else (*node.args[1:3], None)[:2]
-        operands = [names.get(getattr(argument, "name", "")) for argument in read]
-        weight: Node = read[0]
-        found.append(
-            (_CALLS[call], tuple(weight.meta["val"].shape), (None, None) if folded else (operands[0], operands[1]))
-        )
-    return found
 
 
 def breakdown(path: Path) -> Breakdown:
@@ -215,7 +181,9 @@ def _layers(graph: dict[str, Any], constant: Callable[[int], bytes]) -> Iterator
     for node in graph["xnodes"]:
         kind, call = node["xnode_union_type"], node["xnode_union"]
         if kind in _KINDS and values[call["filter_id"]][0]["constant_buffer_idx"]:
-            weight = _as_in_torch(kind, _decoded(*values[call["filter_id"]], constant), call.get("groups", 1))
+            filters = _decoded(*values[call["filter_id"]], constant)
+            turned = kind == "XNNFullyConnected" and call.get("flags", 0) & _TRANSPOSED
+            weight = filters.T if turned else _as_in_torch(kind, filters, call.get("groups", 1))
             bias = None if call["bias_id"] == _NONE else _decoded(*values[call["bias_id"]], constant)
             yield Layer(node["debug_handle"], _KINDS[kind], weight, bias)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dwindle.errors import ParityFailed
 from dwindle.export import target as targets
@@ -17,7 +18,7 @@ from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.fold import deployable
 from dwindle.export.one_target import export_networks
 from dwindle.export.parity import check, outputs_of
-from dwindle.export.quantize import quantized, stored
+from dwindle.export.quantize import int8_along, quantized, stored
 from dwindle.export.rounding import Calibrated
 from dwindle.export.shipping import as_file
 from dwindle.export.target import Target
@@ -111,6 +112,35 @@ def test_token_ids_and_a_mask(tmp_path: Path) -> None:
     assert check(target, path, network, shipped, real).weights_equal == 4
     held = target.decode(path, shipped)
     np.testing.assert_array_equal(held["places.weight"], stored(shipped, "int8")["places.weight"].decoded())
+
+
+class Multiplied(nn.Module):
+    """Two linear layers as GPT-2 has them, weights with their inputs first, and one that reads a weight both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(16, 24)), nn.Parameter(torch.randn(24, 24))
+        self.bias = nn.Parameter(torch.randn(24))
+
+    def forward(self, given: Tensor) -> Tensor:
+        found = torch.addmm(self.bias, torch.addmm(self.bias, given, self.first).relu(), self.second)
+        scores: Tensor = found + functional.linear(found, self.second)
+        return scores
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_weights_with_their_inputs_first(precision: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, target, given = Multiplied().eval().requires_grad_(False), ExecuTorch(precision), torch.randn(4, 16)
+    target.write(network, (given[:1],), tmp_path / "net.pte", pack=True)
+    check(target, tmp_path / "net.pte", network, network, (given,))
+    held = target.decode(tmp_path / "net.pte", network)["first"]
+    assert held.shape == (16, 24)
+    if precision == "int8":
+        np.testing.assert_array_equal(held, int8_along(network.first.numpy(), 1).decoded())
+        assert target.holding(network, (given[:1],), (given,)).fp32 == ("second",)
+    else:
+        np.testing.assert_array_equal(held, network.first.numpy())
 
 
 class Image(nn.Module):
