@@ -73,19 +73,27 @@ def merge(network: nn.Module, merges: Sequence[Merge]) -> None:
     A weight is zero where every branch has pruned it. The merged convolution has at most as many nonzeros as its
     branches together, and one more for each channel where the input itself is a branch.
     """
-    import torch
     from torch import nn
 
     for path, term, largest, then in merges:
         block = network.get_submodule(path)
-        like: Any = network.get_submodule(largest)
-        with torch.no_grad():
-            weight, bias = _value(term, network, like)
-        sizes = (like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding)
-        merged: Any = type(like)(*sizes, groups=like.groups)
-        merged.weight, merged.bias = nn.Parameter(weight.float()), nn.Parameter(bias.float())
+        merged = one_convolution(term, largest, network)
         called = OrderedDict([(_MERGED, merged), *((name, block.get_submodule(name)) for name in then)])
         network.set_submodule(path, nn.Sequential(called).eval())
+
+
+def one_convolution(term: Term, largest: str, network: nn.Module) -> nn.Module:
+    """The convolution that computes a term, of the kernel, padding and stride of the one at the path `largest`."""
+    import torch
+    from torch import nn
+
+    like: Any = network.get_submodule(largest)
+    with torch.no_grad():
+        weight, bias = _value(term, network, like)
+    sizes = (like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding)
+    merged: nn.Module = type(like)(*sizes, groups=like.groups)
+    merged.weight, merged.bias = nn.Parameter(weight.float()), nn.Parameter(bias.float())
+    return merged
 
 
 def _norm(norm: Any) -> tuple[Tensor, Tensor]:
@@ -143,7 +151,7 @@ def _merge_at(path: str, calls: Calls) -> Merge | None:
         return None
     if len(last) != 1 or not alone or any(user in nodes and user not in terms for user in given[0].users):
         return None
-    then, largest = calls.then(path, last[0], linear), _largest(terms[last[0]], calls.network)
+    then, largest = calls.then(path, last[0], linear), largest_of(terms[last[0]], calls.network)
     if then is None or _MERGED in then or largest is None:
         return None
     return Merge(path, terms[last[0]], largest, then)
@@ -191,7 +199,7 @@ def _sums() -> dict[object, str]:
     return {**dict.fromkeys(added, "sum"), **dict.fromkeys(subtracted, "difference")}
 
 
-def _largest(term: Term, network: nn.Module) -> str | None:
+def largest_of(term: Term, network: nn.Module) -> str | None:
     """The convolution into whose kernel those of all branches fit; None: there is none."""
     layers: dict[str, Any] = {
         one.name: network.get_submodule(one.name) for one in term.every() if one.kind == "convolution"

@@ -14,6 +14,7 @@ from dwindle.export.calls import Calls
 from dwindle.export.dynamic import example, shapes, traceable
 from dwindle.export.patch import without_autocast
 from dwindle.export.quiet import quiet
+from dwindle.export.sums import Sum, add_up, summed
 from dwindle.models.copies import copied
 from dwindle.models.inputs import row_major
 
@@ -32,7 +33,7 @@ class Pair(NamedTuple):
     """The children that the norm calls on what it has computed, as one with an activation in it does."""
 
 
-Fold = Pair | Merge
+Fold = Pair | Merge | Sum
 
 
 def deployable(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
@@ -66,8 +67,10 @@ def foldable(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Fold, ...]:
     found = mergeable(calls)
     merges = _replaceable(found, network, inputs) if found else ()
     merged = {layer for one in merges for layer in one.replaced}
+    sums = summed(calls, network, inputs, merged)
+    merged |= {layer for one in sums for layer in one.replaced}
     pairs = (_pair_ending_at(node, calls) for node in calls.within[""])
-    return (*merges, *(pair for pair in pairs if pair is not None and pair.norm not in merged))
+    return (*merges, *sums, *(pair for pair in pairs if pair is not None and pair.norm not in merged))
 
 
 def fold(module: nn.Module, folds: tuple[Fold, ...]) -> nn.Module:
@@ -78,6 +81,7 @@ def fold(module: nn.Module, folds: tuple[Fold, ...]) -> nn.Module:
 
     network = _detached(module)
     merge(network, [one for one in folds if isinstance(one, Merge)])
+    add_up(network, [one for one in folds if isinstance(one, Sum)])
     for path, norm_path, then in (one for one in folds if isinstance(one, Pair)):
         layer: Any = network.get_submodule(path)
         norm: Any = network.get_submodule(norm_path)
