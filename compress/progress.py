@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.spinner import Spinner
 from rich.table import Table
 
 from dwindle.compress.amc.view import curve_view, result_view
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 SEARCH = -2
 """The index of a round that stands for AMC's search, so that the remaining time is measured anew."""
 FLAGS = flags(Request)
+PREPARING = "building the network and its files, before anything is trained"
+"""What is shown until the first step: it may take half a minute."""
 
 
 def drawing(console: Console, target: str, flags: Mapping[str, str] = FLAGS) -> LiveWatcher | LineWatcher:
@@ -92,7 +95,7 @@ class LiveWatcher(LineWatcher):
             console=console,
         )
         self.task = self.bar.add_task("", total=None, loss=float("nan"), eta="")
-        self.live = Live(console=console, refresh_per_second=8, transient=True)
+        self.live = Live(Spinner("dots", PREPARING), console=console, refresh_per_second=8, transient=True)
         self.began, self.index, self.first = time.monotonic(), -1, 0
         self.known = 0
         """The number of AMC's allocations that an interrupted run had already judged."""

@@ -88,10 +88,11 @@ def _compress_options(to: argparse.ArgumentParser) -> None:
 
 
 def _compress(arguments: argparse.Namespace) -> int:
-    from dwindle.compress import compress
-    from dwindle.compress.progress import drawing
-    from dwindle.live import loss_line
-    from dwindle.tracking import tracker
+    with working("loading PyTorch"):
+        from dwindle.compress import compress
+        from dwindle.compress.progress import drawing
+        from dwindle.live import loss_line
+        from dwindle.tracking import tracker
 
     request = _request(arguments)
     trackers = [tracker(spec) for spec in arguments.track]
@@ -113,8 +114,9 @@ def _plan_options(to: argparse.ArgumentParser) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from dwindle.compress import plan
-    from dwindle.live import forecast_lines
+    with working("loading PyTorch"):
+        from dwindle.compress import plan
+        from dwindle.live import forecast_lines
 
     try:
         request = _request(arguments)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from dwindle.compress.amc.search import Settings
-from dwindle.compress.progress import LineWatcher, LiveWatcher, drawing
+from dwindle.compress.progress import PREPARING, LineWatcher, LiveWatcher, drawing
 from dwindle.record import Round
 
 ROUNDS = (
@@ -44,6 +44,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
     monkeypatch.setattr("dwindle.compress.progress.time.monotonic", lambda: now[0])
     return now
+
+
+def test_a_terminal_sees_what_is_done_before_the_first_step() -> None:
+    console = _console(terminal=True)
+    with LiveWatcher(console, "onnx") as seen:
+        seen.note("onnx: written and compared before training")
+        seen.live.refresh()
+        assert PREPARING in _shown(console)
+        seen.begin((), 2)
+        before = len(_shown(console))
+        seen.step(0, 1, 120, 0.7)
+        seen.live.refresh()
+    assert PREPARING not in _shown(console)[before:]
 
 
 def test_a_terminal_sees_rounds_a_bar_and_the_time_left(clock: list[float]) -> None:
