@@ -22,6 +22,7 @@ from dwindle.compress.qat_palette import by_palette
 from dwindle.errors import UsageError
 from dwindle.export.fold import Pair, fold, foldable
 from dwindle.export.quantize import LARGEST, LARGEST_INT4, MIXED, PALETTES, SCALES, stored
+from dwindle.export.sums import Sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +74,7 @@ class Rounding:
         self._model = model
         folds = foldable(model, inputs)
         norms = {pair.layer: pair.norm for pair in folds if isinstance(pair, Pair)}
+        added = {path for one in folds if isinstance(one, Sum) for path in one.replaced}
         held = stored(fold(model, folds), "int8" if precision == "w8a8" else precision)
         self._weights: list[_Weight] = []
         self._layers: list[nn.Module] = []
@@ -82,8 +84,8 @@ class Rounding:
         """How many rounded steps have changed no weight; None once one has."""
         for name, parameter in model.named_parameters():
             form, path = held.get(name), name.rpartition(".")[0]
-            if form is None:
-                continue  # a branch that is merged into another
+            if form is None or path in added:
+                continue  # a branch that is merged into another, or others into it
             layer = model.get_submodule(path)
             computes = precision == "w8a8" and isinstance(layer, _COMPUTING) and name.endswith(".weight")
             if form.scale is None and form.palette is None and not computes:

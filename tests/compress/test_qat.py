@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dwindle.compress.compression import compress
 from dwindle.compress.masks import mask_applier, prunable
@@ -53,6 +53,29 @@ def test_between_steps_a_network_has_the_weights_of_its_file(precision: str) -> 
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     rounding.absorb()  # a second time there is nothing to take in
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Adds(nn.Module):
+    """Two convolutions of one input, of which files have one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3)
+        self.large, self.small = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        answer: Tensor = (self.large(x) + self.small(x)).relu().mean((2, 3))
+        return answer
+
+
+def test_branches_that_a_file_holds_as_one_are_not_rounded_one_by_one() -> None:
+    model = Adds().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    Rounding(model, INPUTS, "int8").round()
+    assert {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])} == {
+        "first.weight"
+    }
 
 
 def test_exact_weights_take_what_a_step_changes_of_rounded_ones() -> None:
