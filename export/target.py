@@ -56,8 +56,6 @@ class Target(ABC):
     """What it can store weights in (`export.quantize`). The first is its default."""
     mixes: ClassVar[bool] = False
     """Whether tensors of one file can have different ones of its precisions: then it has the precision `mixed` too."""
-    renamed: ClassVar[Mapping[str, str]] = {}
-    """Earlier names of its precisions, which are still taken, each with the present one."""
     packages: ClassVar[tuple[str, ...]]
     """The distributions that write and run its files. The manifest records their versions."""
     systems: ClassVar[tuple[str, ...]] = ()
@@ -103,7 +101,7 @@ class Target(ABC):
 
     def __init__(self, precision: str | None = None, min_os: str | None = None) -> None:
         """precision: one of `precisions`; None: the first. min_os: one of `systems`; None: the target's own choice."""
-        self.precision = self.renamed.get(precision, precision) if precision else self.precisions[0]
+        self.precision = precision or self.precisions[0]
         self.min_os = min_os
 
     @property
@@ -321,7 +319,7 @@ def load(name: str, precision: str | None = None, min_os: str | None = None) -> 
     """
     kind = kind_of(name)
     known = _precisions(kind, mixed=True)
-    if precision is not None and precision not in (*known, *kind.renamed):
+    if precision is not None and precision not in known:
         raise UsageError(
             f"`precision` {precision!r} is unknown to {name}: give {_each_since(known, kind)}",
             code="unknown-precision",

@@ -124,12 +124,6 @@ def test_every_target_of_ours_is_one() -> None:
         assert not kind.__abstractmethods__
 
 
-def test_an_earlier_name_of_a_precision_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Raw, "renamed", {"half": "fp16"})
-    registered(monkeypatch, Raw)
-    assert targets.load("raw", "half").precision == "fp16"
-
-
 @pytest.mark.parametrize(
     ("target", "dtype"),
     [("coreml", "uint8"), ("coreml", "int8"), ("mnn", "uint8"), ("litert", "complex64"), ("onnx", "complex64")],
