@@ -69,6 +69,7 @@ def converted(
                     kept.add(node)
             for node in (*_reading_infinity(annotated), *_of_whole_numbers(annotated), *kept):
                 node.meta.pop(Q_ANNOTATION_KEY, None)
+            _share_input_ranges(annotated)
             kinds = [_kind(node) for node in annotated.graph.nodes if node not in kept]
             without.extend(dict.fromkeys(kind for kind in kinds if kind))
             return annotated
@@ -104,6 +105,28 @@ def converted(
             return sum(float(((a - b) ** 2).sum()) for a, b in zip(exact, found, strict=True))
 
         return (unclipped if clipped is None else min(clipped, unclipped, key=noise)), tuple(without)
+
+
+def _share_input_ranges(module: GraphModule) -> None:
+    """Has all calls of a layer that is called more than once read values of one range, in place: its bias is stored
+    once, in steps of that range. The layer stays float where one of its calls does."""
+    from torchao.quantization.pt2e.quantizer import SharedQuantizationSpec
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    calls: dict[str, list[Node]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_function" and len(node.args) > 1 and getattr(node.args[1], "op", None) == "get_attr":
+            calls.setdefault(node.args[1].target, []).append(node)
+    for first, *others in calls.values():
+        every = (first, *others)
+        if any(Q_ANNOTATION_KEY not in call.meta for call in every):
+            for call in every:
+                call.meta.pop(Q_ANNOTATION_KEY, None)
+            continue
+        for call in others:
+            if call.args[0] is not first.args[0]:
+                read = call.meta[Q_ANNOTATION_KEY].input_qspec_map
+                read[call.args[0]] = SharedQuantizationSpec((first.args[0], first))
 
 
 def _shared_with(annotation: Any) -> list[Node]:

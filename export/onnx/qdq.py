@@ -6,7 +6,7 @@ codes that DequantizeLinear reads, so that an unpacked weight stays int8; biases
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,16 +37,23 @@ def skeleton(network: nn.Module, quantized: Quantized, inputs: tuple[Tensor, ...
     model = graph_of(trace(quantized.activations_only, inputs, network), network, opset)
     _own_ranges(model)
     names = short_names(network)
-    readers = {name: node for node in model.graph.node for name in node.input}
+    _own_transposes(model, {names[layer.weight] for layer in quantized.layers})
+    readers = _readers(model)
     dequantizing: list[NodeProto] = []
     for layer in {one.weight: one for one in quantized.layers}.values():
         weight = names[layer.weight]
         codes = f"{weight}{CODES}"
-        scaled = [codes, f"{codes}q"]
-        if readers[weight].op_type != "Conv":  # onnxruntime adds them to convolutions alone
-            scaled.append(f"{codes}z")
-            model.graph.initializer.append(from_array(np.zeros(layer.scale.size, np.int8), scaled[-1]))
-        dequantizing.append(make_node("DequantizeLinear", scaled, [weight], axis=layer.axis))
+        for index, reader in enumerate(readers[weight]):
+            again = f"c{index}" if index else ""  # a layer that is called more than once
+            scaled = [f"{codes}{again}", f"{codes}q"]
+            if again:  # onnxruntime on x86 makes uint8 of the codes and zero points of each, by one name for one tensor
+                model.graph.initializer.append(from_array(np.array(layer.codes.shape), f"{codes}s{again}"))
+                dequantizing.append(make_node("Reshape", [codes, f"{codes}s{again}"], [f"{codes}{again}"]))
+            if reader.op_type != "Conv":  # onnxruntime adds zero points to convolutions alone
+                scaled.append(f"{codes}z{again}")
+                model.graph.initializer.append(from_array(np.zeros(layer.scale.size, np.int8), scaled[-1]))
+            dequantizing.append(make_node("DequantizeLinear", scaled, [f"{weight}{again}"], axis=layer.axis))
+            reader.input[:] = [f"{weight}{again}" if name == weight else name for name in reader.input]
     made = {output: node for node in model.graph.node for output in node.output}
     for layer in {one.bias: one for one in quantized.layers if one.bias}.values():
         bias, scales = names[layer.bias or ""], f"{names[layer.weight]}{CODES}q"
@@ -59,11 +66,38 @@ def skeleton(network: nn.Module, quantized: Quantized, inputs: tuple[Tensor, ...
     return model
 
 
-def _input_of(readers: Mapping[str, NodeProto], weight: str) -> str:
+def _readers(model: ModelProto) -> dict[str, list[NodeProto]]:
+    """The nodes that read each value."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in dict.fromkeys(node.input):
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _own_transposes(model: ModelProto, weights: Collection[str]) -> None:
+    """Has every call of a layer read its weight by itself, in place, where they read one transposed weight."""
+    readers, nodes = _readers(model), list[NodeProto]()
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type != "Transpose" or node.input[0] not in weights:
+            continue
+        for index, reader in enumerate(readers[node.output[0]][1:]):
+            own = f"{node.output[0]}c{index}"
+            again = NodeProto()
+            again.CopyFrom(node)
+            again.name, again.output[0] = "", own
+            nodes.append(again)
+            reader.input[:] = [own if name == node.output[0] else name for name in reader.input]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _input_of(readers: Mapping[str, list[NodeProto]], weight: str) -> str:
     """What a layer computes of, beside its weight, which it may read transposed."""
-    node = readers[weight]
+    node = readers[weight][0]
     while node.op_type == "Transpose":
-        weight, node = node.output[0], readers[node.output[0]]
+        weight, node = node.output[0], readers[node.output[0]][0]
     return str(next(name for name in node.input if name != weight))
 
 
@@ -101,7 +135,14 @@ def _own_ranges(model: ModelProto) -> None:
             model.graph.initializer.extend(map(from_array, (scale, unsigned), own))
             ranges[node.output[0]] = own
         elif node.op_type == "DequantizeLinear":
-            own = ranges[node.input[0]]
+            if node.input[0] in constants:  # a number that the network computes with
+                own = [f"_r{index}", f"_z{index}", f"_c{index}"]
+                codes, scale, zero = (constants[name] for name in node.input)
+                values = (scale, *((one.astype(np.int16) + 128).astype(np.uint8) for one in (zero, codes)))
+                model.graph.initializer.extend(map(from_array, values, own))
+                node.input[0] = own.pop()
+            else:
+                own = ranges[node.input[0]]
         else:
             continue
         node.input[1:] = own
