@@ -57,6 +57,7 @@ def converted(
             changed: GraphModule = super().transform_for_annotation(model)
             for node, args in kept.items():
                 node.args = args
+            _own_reads(changed)
             changed.graph.eliminate_dead_code()
             changed.recompile()
             return changed
@@ -105,6 +106,19 @@ def converted(
             return sum(float(((a - b) ** 2).sum()) for a, b in zip(exact, found, strict=True))
 
         return (unclipped if clipped is None else min(clipped, unclipped, key=noise)), tuple(without)
+
+
+def _own_reads(module: GraphModule) -> None:
+    """Has every call read its tensors by nodes of its own, in place: of the calls of one convolution the quantizer
+    would take the first alone."""
+    for node in list(module.graph.nodes):
+        if node.op != "get_attr":
+            continue
+        for user in list(node.users)[1:]:
+            with module.graph.inserting_after(node):
+                own = module.graph.get_attr(node.target)
+            own.meta = dict(node.meta)
+            user.replace_input_with(node, own)
 
 
 def _share_input_ranges(module: GraphModule) -> None:

@@ -128,22 +128,6 @@ def test_all_calls_of_a_layer_compute_in_int8_with_one_bias(name: str) -> None:
     assert {layer.bias for layer in calls} == {None if name == "without a bias" else "twice.bias"}
 
 
-def test_a_layer_of_which_one_call_stays_float_stays_float() -> None:
-    _, shipped = made("siamese")
-    assert {layer.path for layer in quantize(shipped, SAMPLES).layers} == {"twice", "head"}
-    limitless = Limitless()
-    assert {layer.path for layer in quantize(limitless, SAMPLES).layers} == {"head"}
-
-
-class Limitless(Siamese):
-    """One call's input is infinite where it is masked."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        one, other = self.twice(x).relu(), self.twice(x.masked_fill(x < 0.1, -torch.inf)).relu()
-        logits: Tensor = self.head((one + other).nan_to_num(0.0, 9.0, -9.0).mean((2, 3)))
-        return logits
-
-
 class Times(nn.Module):
     def __init__(self) -> None:
         super().__init__()
