@@ -31,16 +31,6 @@ class Convolution(nn.Module):
         return logits
 
 
-class OneImage(Convolution):
-    """Both calls read one value."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x).relu()
-        x = self.twice(x).relu() - self.twice(x).tanh()
-        logits: Tensor = self.head(x.mean((2, 3)))
-        return logits
-
-
 class Siamese(nn.Module):
     """One layer for two images of other ranges."""
 
@@ -72,7 +62,6 @@ class Linear(nn.Module):
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "convolution": Convolution,
     "without a bias": lambda: Convolution(bias=False),
-    "one image": OneImage,
     "siamese": Siamese,
     "linear": lambda: Linear(sequences=False),
     "of sequences": lambda: Linear(sequences=True),
