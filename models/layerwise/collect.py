@@ -28,8 +28,8 @@ neighbouring pixels say the same again, and the moments' errors are below what d
 WORK, FEW = 2**41, 4
 """Multiply-adds of a Gram matrix, at most: about a minute of a core. Of a layer with more than some 3,000 inputs fewer
 positions are drawn for it, but no fewer than FEW times its inputs."""
-MOST = 2**32
-"""Bytes that forward passes hold on to between two layers, at most, for all samples that are there: 4.3 GB. Where less
+MOST = 36 * 10**8
+"""Bytes that forward passes hold on to between two layers, at most, for all samples that are there: 3.6 GB. Where less
 than twice that is free, it is halved until it is at most half of what is."""
 NETWORKS = 2
 """That are walked through side by side: the one that is changed, and the one whose outputs are wanted."""
