@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from typing import Any, NoReturn
 
 from dwindle import __version__
@@ -102,7 +103,13 @@ class Grammar:
         compress = self.commands["compress"]
         if argv[:1] in (["compress"], ["plan"]):
             argv = expand(argv, self.commands[argv[0]], keys(compress).keys())
-        return self.top.parse_args(argv)
+        parsed, unknown = self.top.parse_known_args(argv)
+        if unknown:  # argparse's own sentence points to the help of `dwindle`, which lists no options
+            of = self.commands[parsed.command]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], of._option_string_actions, 1, 0.75)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            of.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return parsed
 
     def flags(self, command: str) -> dict[str, str]:
         """The flag of each option of a command, by the name of its argument in Python."""

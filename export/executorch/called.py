@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from dwindle.export.architecture import once
+from dwindle.export.executorch.int8_graph import kind_of
 from dwindle.export.fold import trace
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ def called(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
     program = trace(network, inputs)
     names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
     for node in program.graph.nodes:
-        call = str(node.target).removeprefix("aten.").partition(".")[0]
-        if call not in _CALLS:
+        if (call := kind_of(node)) not in _CALLS:
             continue
         # XNNPACK folds a batch norm that dwindle didn't, and then holds other values.
         folded = any("batch_norm" in str(user.target) for user in node.users)

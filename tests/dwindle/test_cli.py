@@ -103,6 +103,19 @@ def test_an_option_that_cannot_be_read_is_one_sentence_too(capsys: pytest.Captur
     assert "argument --size: '0' is not a size: write for example 500KB" in said
 
 
+@pytest.mark.parametrize(("flag", "near"), [("--max-sise", "--max-size"), ("--wavelength", None)])
+def test_an_unknown_option_names_the_nearest_and_its_commands_help(
+    flag: str, near: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["gate", "net.onnx", flag, "3"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert "dwindle gate --help" in said
+    assert ("did you mean" in said) == (near is not None)
+    assert near is None or f"{near}?" in said
+
+
 def test_a_path_that_is_taken_is_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "net.dwindle").write_text("mine")
     assert main(compress("mine:tiny", "--data", "digits", "--density", "0.5", "--epochs", "1")) == 2
