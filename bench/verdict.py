@@ -105,13 +105,15 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The verdict, in one line."""
-        if self.unmeasured:
-            return f"{len(self.unmeasured)} of {len(self.rows)} limits could not be measured: not a pass"
+        every, unmeasured = len(self.rows), len(self.unmeasured)
+        missed = sum(not row.passed for row in self.rows) - unmeasured
+        if missed:
+            others = f", {unmeasured} could not be measured" if unmeasured else ""
+            return f"{missed} of {every} limits missed{others}"
+        if unmeasured:
+            return f"{unmeasured} of {every} limits could not be measured: not a pass"
         if not self.rows:
             return "no limit was given"
-        missed = sum(not row.passed for row in self.rows)
-        if missed:
-            return f"{missed} of {len(self.rows)} limits missed"
         allowed = sum(row.allowed is not None for row in self.rows)
         return f"every limit holds but {allowed} that may be exceeded for now" if allowed else "every limit holds"
 

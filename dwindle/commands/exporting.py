@@ -8,7 +8,7 @@ import dataclasses
 from dwindle.commands.command import Command, checkpoint_option, json_option, names, trust_options, trusted
 from dwindle.export.options import ExportOptions
 from dwindle.options import add_options, given
-from dwindle.output import print_json, print_result, say
+from dwindle.output import print_json, print_result, say, working
 
 
 def _export_options(to: argparse.ArgumentParser) -> None:
@@ -36,13 +36,14 @@ def _export_options(to: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from rich.text import Text
+    with working("loading PyTorch"):
+        from rich.text import Text
 
-    from dwindle.checkpoint import Checkpoint
-    from dwindle.export import ExportOptions, export
-    from dwindle.export.exporter import made_for
-    from dwindle.export.snippet import require_language, snippet
-    from dwindle.export.target_options import delegated
+        from dwindle.checkpoint import Checkpoint
+        from dwindle.export import ExportOptions, export
+        from dwindle.export.exporter import made_for
+        from dwindle.export.snippet import require_language, snippet
+        from dwindle.export.target_options import delegated
 
     options = ExportOptions(**given(arguments, ExportOptions))
     opened = Checkpoint.load(arguments.net)

@@ -57,12 +57,13 @@ def _bench_options(to: argparse.ArgumentParser) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from dwindle.bench import bench
-    from dwindle.bench.devices.registry import reach
-    from dwindle.bench.views.summary import bench_summary
-    from dwindle.bench.views.table import bench_table, cost_table, operator_tables, predicted_table
-    from dwindle.checkpoint import Checkpoint
-    from dwindle.origin import goal
+    with working("loading PyTorch"):
+        from dwindle.bench import bench
+        from dwindle.bench.devices.registry import reach
+        from dwindle.bench.views.summary import bench_summary
+        from dwindle.bench.views.table import bench_table, cost_table, operator_tables, predicted_table
+        from dwindle.checkpoint import Checkpoint
+        from dwindle.origin import goal
 
     devices = names(arguments.device)
     measured = bench(

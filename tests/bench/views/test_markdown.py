@@ -37,3 +37,9 @@ def test_steps_of_a_job_share_a_summary(tmp_path: Path) -> None:
     assert path.read_text() == markdown(VERDICT, "a") + markdown(VERDICT, "b")
     with pytest.raises(DwindleError, match="cannot write"):
         append_markdown(VERDICT, "a", path / "below")
+
+
+def test_a_missed_limit_is_said_before_those_that_could_not_be_measured() -> None:
+    missed = Check("max_size", "onnx", 20_000, 24_901, False, None)
+    said = Verdict((*VERDICT.rows, missed)).sentence
+    assert said.index("1 of 4 limits missed") < said.index("1 could not be measured")
