@@ -12,7 +12,10 @@ def test_a_rate_has_a_line_with_and_without_the_update() -> None:
 def test_costs_are_sorted_by_samples() -> None:
     one = {"cpu_seconds": 90.0, "solving_seconds": 60.0, "megabytes": 2000.0}
     rows = [{**one, "samples": count} for count in (16, 8)]
-    assert cost.table(rows).splitlines()[-2:] == ["| 8 | 90 | 60 | 2.00 GB |", "| 16 | 90 | 60 | 2.00 GB |"]
+    assert cost.table(rows).splitlines()[-2:] == [
+        "| 8 | 90 | 60 | 0.00 GB | 2.00 GB |",
+        "| 16 | 90 | 60 | 0.01 GB | 2.00 GB |",
+    ]
 
 
 def test_precisions_share_the_line_of_their_network() -> None:
