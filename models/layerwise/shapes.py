@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,9 @@ def calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
     found: list[Call] = []
 
     def add(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def see(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
-            if given:
-                found.append(Call(name, _shape(layer, given[0])))
+        def see(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+            if given and (shape := _shape(layer, given[0], made)) is not None:
+                found.append(Call(name, shape))
 
         return see
 
@@ -50,11 +51,13 @@ def _priced(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear)
 
 
-def _shape(layer: nn.Module, given: Tensor) -> Shape:
+def _shape(layer: nn.Module, given: Tensor, made: Tensor) -> Shape | None:
+    """The shape of a layer. A subclass may pad in its own forward pass, as TensorFlow does: its padding is then told
+    from the size of what it gives. None where no padding that is alike on both sides leads to that."""
     if isinstance(layer, nn.Linear):
         return Shape(given.shape[-1], len(layer.weight), tuple(given.shape[1:-1]))
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    return Shape(
+    declared = Shape(
         given.shape[1],
         len(layer.weight),
         tuple(given.shape[2:]),
@@ -64,3 +67,9 @@ def _shape(layer: nn.Module, given: Tensor) -> Shape:
         tuple(layer.dilation),
         layer.groups,
     )
+    if declared.spatial == tuple(made.shape[2:]):
+        return declared
+    each = zip(declared.size, made.shape[2:], declared.kernel, declared.stride, declared.dilation, strict=True)
+    lacking = [(out - 1) * s + d * (k - 1) + 1 - n for n, out, k, s, d in each]
+    padded = replace(declared, padding=tuple(max(0, math.ceil(one / 2)) for one in lacking))
+    return padded if padded.spatial == tuple(made.shape[2:]) else None

