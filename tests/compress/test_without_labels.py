@@ -22,7 +22,7 @@ from dwindle.compress import Request, compress
 from dwindle.errors import BudgetMissed, UsageError
 from dwindle.metrics import AGREEMENT, LOSSLESS, SQNR
 from dwindle.models.build import ModelSpec, build, restore
-from dwindle.models.tasks import make_task, restore_task
+from dwindle.models.tasks import restore_task
 from dwindle.origin import requested
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -35,17 +35,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
     for index, pixels in enumerate(load_digits().images[:240]):
         Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(folder / f"{index:03}.png")
     return str(folder)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of weights of a ResNet-8 that knows the digits."""
-    torch.manual_seed(0)
-    task, model = make_task({"data": "digits", "epochs": 3, "seed": 0}), build(ModelSpec("zoo:resnet8", 10, (1, 8, 8)))
-    task.fit(model, start=0.0, on_step=lambda loss: None)
-    file = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    save_file(model.state_dict(), file)
-    return str(file)
 
 
 def calibrated(images: str, trained: str, **options: Any) -> Request:
