@@ -8,10 +8,10 @@ WEB := .consumers/onnxruntime-web-1.17
 # One process per core, one thread in each. Each begins with its share of the files, so that what a file's tests share is
 # made once, and takes over tests of another's when it has none left.
 SIDE_BY_SIDE := -n auto --dist worksteal
-# More options of pytest's, such as --no-skips.
+# More options of pytest's. With --no-skips it stops at once where something is missing that tests need, and says what.
 PYTEST :=
 
-.PHONY: demo test test-all fuzz everything study docs lint clean
+.PHONY: demo test test-slow everything study docs lint clean
 
 demo: $(READY)
 	$(BIN)/dwindle demo
@@ -19,14 +19,9 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" $(PYTEST)
 
-# The slow tests too, and nothing skipped that could run: it stops at once where something is missing, and says what.
-test-all: $(READY)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --no-skips $(PYTEST)
-
-# Mutated documents, forged figures, links, races and wrong command lines, as many as CI has two minutes for;
-# `$(BIN)/python -m studies.trust.run` tries more.
-fuzz: $(READY)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/fuzz $(PYTEST)
+# All the others.
+test-slow: $(READY)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow $(PYTEST)
 
 # All that tests need and that takes no root: every extra, what the devices arm64 and browser are made of, and other
 # readers of ONNX files, each in an environment of its own.

@@ -1,7 +1,7 @@
 """What every test shares: one thread, hypothesis's settings, and `needs`, which says what a test can't run without.
 
 `@pytest.mark.needs("adb", "compiler")` skips a test, with the reason in words, where one of NEEDS is missing. Under
-`--no-skips` (`make test-all` and CI) nothing may be missing that can be installed: pytest stops before the first test
+`--no-skips`, as in CI, nothing may be missing that can be installed: pytest stops before the first test
 and names the commands, and a test that skips all the same fails, unless it needs a machine that nobody can install.
 """
 
@@ -230,7 +230,7 @@ def pytest_make_collect_report(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
     yield
     if terminalreporter.stats.get("skipped") and (commands := _commands()):
-        terminalreporter.write_line(f"To run what was skipped, and `make test-all`: {commands}")
+        terminalreporter.write_line(f"To run what was skipped: {commands}")
 
 
 @pytest.fixture(scope="session", autouse=True)
