@@ -87,7 +87,7 @@ def pixels(picture: Picture, shape: Shape, how: Preprocessing | None) -> NDArray
     """An image, upright and opaque, cropped about its centre and scaled to that shape."""
     with opened(picture) as image:
         try:
-            plain = eight_bits(upright(image), picture).convert("L" if shape[0] == 1 else "RGB")
+            plain = in_colours(eight_bits(upright(image), picture), "L" if shape[0] == 1 else "RGB")
             found = np.asarray(_scaled(plain, (shape[2], shape[1]), how))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow makes of a truncated file
             raise unreadable(picture, error) from error
@@ -121,6 +121,11 @@ def upright(image: Any) -> Any:
     from PIL import ImageOps
 
     return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def in_colours(image: Any, colours: str) -> Any:
+    """The image in Pillow's mode `L` or `RGB`; the same one where it is so already, which Pillow would copy."""
+    return image if image.mode == colours else image.convert(colours)
 
 
 def eight_bits(image: Any, picture: Picture) -> Any:

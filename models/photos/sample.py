@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dwindle.models.pictures import Picture, eight_bits, opened, quarter_turned, unreadable, upright
+from dwindle.models.pictures import Picture, eight_bits, in_colours, opened, quarter_turned, unreadable, upright
 from dwindle.preprocessing import Colours
 
 
@@ -53,7 +53,7 @@ class Augmentation:
             needed = max(1, round(across * width / columns)), max(1, round(down * height / rows))
             try:
                 image.draft(None, needed[::-1] if turned else needed)
-                whole = eight_bits(upright(image), picture).convert("L" if self.colours == "L" else "RGB")
+                whole = in_colours(eight_bits(upright(image), picture), "L" if self.colours == "L" else "RGB")
                 x, y = whole.width / across, whole.height / down
                 box = (left * x, top * y, (left + columns) * x, (top + rows) * y)
                 return whole.resize((width, height), Image.Resampling.BILINEAR, box)
