@@ -97,24 +97,34 @@ class Forecast:
     """For the request's `target`, what each of its precisions would take and lose, where `precision` is auto; the
     figures above are of its own precision."""
 
-    def _repr_html_(self) -> str:
-        """A table of what it would come to, for a notebook."""
-        training = "unknown: the task has no `steps`" if self.seconds is None else format_seconds(self.seconds)
-        rows = [("density", f"{self.share:.1%}"), ("rounds", str(self.rounds)), ("training on this machine", training)]
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What it would come to, in words: of what, and the fact. Options are named as fields in backticks."""
+        training = "for how long isn't known, because the task has no `steps`"
+        if self.seconds is not None:
+            training = f"{self.steps} optimizer steps, about {format_seconds(self.seconds)} on this machine"
+        facts = [
+            ("density", f"about {self.share:.1%} after {self.rounds} round{'s' * (self.rounds != 1)}"),
+            ("training", training),
+        ]
         for size, benefit in zip(self.bytes, self.benefits, strict=True):
             smaller = f"{format_bytes(size.dense)} → {format_bytes(size.compressed)}"
-            rows.append((size.target, f"{smaller}, {size.dense / size.compressed:.1f}×; {benefit.sentence()}"))
+            facts.append((size.target, f"{smaller}, {size.dense / size.compressed:.1f}×; {benefit.sentence()}"))
         if self.priced:
-            rows.append(("an inference", self.priced.sentence))
+            facts.append(("an inference", self.priced.sentence))
         if self.untrained_loss is not None:
-            rows.append(
-                ("without training, by method calibrate", f"{self.untrained_loss:.2f} points lost on validation")
-            )
+            lost = f"about {self.untrained_loss:.2f} points lost on validation"
+            facts.append(("without training, by `method` calibrate", lost))
         for one in self.precisions:
-            lost = "" if one.untrained_loss is None else f", {one.untrained_loss:.2f} points lost without training"
-            rows.append((one.precision, f"{format_bytes(one.bytes)} at a density of {one.density:.1%}{lost}"))
-        rows += [(f"{each.target}, rehearsed", each.sentence) for each in self.rehearsed]
-        return table("forecast", rows)
+            lost = (
+                "" if one.untrained_loss is None else f", about {one.untrained_loss:.2f} points lost without training"
+            )
+            facts.append((one.precision, f"{format_bytes(one.bytes)} at a density of {one.density:.1%}{lost}"))
+        return [*facts, *((f"{each.target}, rehearsed", each.sentence) for each in self.rehearsed)]
+
+    def _repr_html_(self) -> str:
+        """A table of what it would come to, for a notebook."""
+        return table("forecast", self.facts)
 
 
 def plan(

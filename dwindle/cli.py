@@ -11,7 +11,7 @@ from dwindle.errors import DwindleError, RuntimeUnavailable, UsageError
 from dwindle.foreign import single_line
 from dwindle.grammar import BEGIN, COMMANDS, Grammar
 from dwindle.options import as_flags
-from dwindle.output import FIRST_RANK, RANK, print_json, set_quiet, tell
+from dwindle.output import FIRST_RANK, RANK, fail, print_json, set_quiet, tell
 
 INTERRUPTED = 130
 
@@ -27,27 +27,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = grammar.parse(words)
     except DwindleError as error:
-        print(f"dwindle: {single_line(str(error))}", file=sys.stderr)
+        fail(f"dwindle: {single_line(str(error))}")
         return error.exit_code
     set_quiet(arguments.quiet)
     try:
         return RUN[arguments.command](arguments)
     except DwindleError as error:
         sentence = single_line(as_flags(str(error), grammar.flags(arguments.command)))
-        print(f"dwindle: {sentence}" if FIRST_RANK else f"dwindle: rank {RANK}: {sentence}", file=sys.stderr)
+        fail(f"dwindle: {sentence}" if FIRST_RANK else f"dwindle: rank {RANK}: {sentence}")
         return error.exit_code
     except ModuleNotFoundError as error:
         if (line := missing.line(error, arguments.command)) is None:
-            print(f"dwindle: {crash.sentence(error)}", file=sys.stderr)
+            fail(f"dwindle: {crash.sentence(error)}")
             return DwindleError.exit_code
-        print(f"dwindle: {arguments.command} needs {error.name}, which is not installed: {line}", file=sys.stderr)
+        fail(f"dwindle: {arguments.command} needs {error.name}, which is not installed: {line}")
         return RuntimeUnavailable.exit_code
     except KeyboardInterrupt:
         hint = "; the same command resumes it" if arguments.command == "compress" else ""
         tell(f"\ndwindle: interrupted{hint}")
         return INTERRUPTED
     except Exception as error:
-        print(f"dwindle: {crash.sentence(error)}", file=sys.stderr)
+        fail(f"dwindle: {crash.sentence(error)}")
         return DwindleError.exit_code
 
 

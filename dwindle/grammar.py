@@ -10,15 +10,19 @@ from dwindle import __version__
 from dwindle.commands import compressing, exporting, gating, measuring, showing, sweeping
 from dwindle.config import expand, keys
 from dwindle.foreign import single_line
+from dwindle.output import fail
 
-BEGIN = """dwindle shrinks a trained PyTorch network to the bytes that an app has for it. Begin with one of these:
+BEGIN = """dwindle shrinks a trained PyTorch network to the bytes that an app has for
+it. Begin with one of these:
 
-  dwindle demo                                 see it work on a small network, in a few minutes
-  dwindle init                                 write net.toml for your own network, from four answers
-  dwindle plan MODEL --data FOLDER --size 2MB  what a compression would bring, and how long it would take
+  dwindle demo                   see it work on a small network, in minutes
+  dwindle init                   write net.toml for your own network
+  dwindle plan MODEL --data FOLDER --size 2MB
+                                 what a compression would bring, and take
   dwindle compress MODEL --data FOLDER --size 2MB -o net.dwindle
-  dwindle export net.dwindle --target coreml
-  dwindle gate model.onnx --max-size 2MB       hold any model file to a limit, in CI
+  dwindle export net.dwindle     write the file, proven equal to the network
+  dwindle gate model.onnx --max-size 2MB
+                                 hold any model file to a limit, in CI
 
 dwindle --help lists every command, dwindle COMMAND --help its options."""
 
@@ -66,7 +70,8 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="Show this help and exit.")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {single_line(message)} (see {self.prog} --help)\n")
+        fail(f"{self.prog}: {single_line(message)} (see {self.prog} --help)")
+        self.exit(2)
 
 
 class Grammar:

@@ -1,8 +1,8 @@
-"""What commands print of a forecast, of a loss, and of a network's layers."""
+"""What commands print of several forecasts, of a loss, and of a network's layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -18,28 +18,6 @@ from dwindle.quantities import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from dwindle.compress.forecast import Forecast
-
-
-def forecast_lines(forecast: Forecast) -> Iterator[str]:
-    """A forecast in sentences: density, rounds and time, the file of each target, and whether it could be written."""
-    length = "how long that takes isn't known, because the task has no `steps`"
-    if forecast.seconds is not None:
-        length = (
-            f"{forecast.steps} optimizer steps, about {format_seconds(forecast.seconds)} of training on this machine"
-        )
-    yield f"density about {forecast.share:.1%} after {forecast.rounds} round{'s' * (forecast.rounds > 1)}; {length}"
-    for size, benefit in zip(forecast.bytes, forecast.benefits, strict=True):
-        smaller = f"{format_bytes(size.dense)} → {format_bytes(size.compressed)}"
-        yield f"{size.target}: {smaller}, {size.dense / size.compressed:.1f}×; {benefit.sentence()}"
-    if forecast.priced:
-        yield forecast.priced.sentence
-    if forecast.untrained_loss is not None:
-        yield f"without training, by --method calibrate: about {forecast.untrained_loss:.2f} points lost on validation"
-    for one in forecast.precisions:
-        lost = "" if one.untrained_loss is None else f", about {one.untrained_loss:.2f} points lost without training"
-        yield f"{one.precision}: {format_bytes(one.bytes)} at a density of {one.density:.1%}{lost}"
-    for rehearsed in forecast.rehearsed:
-        yield f"{rehearsed.target}: {rehearsed.sentence}"
 
 
 def _points(loss: float | None) -> str:

@@ -8,7 +8,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dwindle import streams
@@ -62,13 +63,15 @@ def stderr_console(*, always: bool = False) -> Console:
 def print_result(arguments: argparse.Namespace, *result: RenderableType) -> None:
     """Prints what a command found: on stdout, but with `--json`, whose document is alone there, on stderr.
 
-    Lines are not wrapped, and a table is cut to the width of a terminal only where there is one, from 80 columns up.
+    On a terminal a sentence is wrapped between its words, a table is cut to the width, from 80 columns up, and a Text
+    with `no_wrap`, which is to be copied, stays as it is. In a file or a pipe all stays as it is.
     """
     page = console(quiet=not FIRST_RANK, stderr=arguments.json)
     page.width = max(page.width, 80) if page.is_terminal else UNLIMITED
     with page.capture() as captured:
         for each in result:
-            page.print(each, soft_wrap=isinstance(each, str))
+            shown = wrapped(each, page.width) if page.is_terminal and isinstance(each, str) else each
+            page.print(shown, soft_wrap=isinstance(each, str) or bool(getattr(each, "no_wrap", False)))
     text = "\n".join(line.rstrip() for line in captured.get().splitlines())
     if arguments.json and FIRST_RANK:
         print(text, file=sys.stderr)
@@ -86,6 +89,19 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def until_said(what: str) -> Iterator[Callable[[str], None]]:
+    """Shows what is being done, on a terminal, until the function that it gives has said something: what is measured
+    from then on is measured beside nothing."""
+    with stderr_console().status(f"{what} …") as status:
+
+        def first(sentence: str) -> None:
+            status.stop()
+            say(sentence)
+
+        yield first
+
+
 def say(sentence: str) -> None:
     """Prints a note, or what is being done."""
     if not _quiet:
@@ -100,7 +116,21 @@ def warn(sentence: str) -> None:
 def tell(sentence: str) -> None:
     """Prints what `--quiet` keeps."""
     if FIRST_RANK:
-        print(printable(sentence), file=sys.stderr)
+        fail(sentence)
+
+
+def fail(sentence: str) -> None:
+    """Prints why a command ends, in each of several processes."""
+    said = printable(sentence)
+    if sys.stderr.isatty():
+        said = wrapped(said, os.get_terminal_size(streams.STDERR).columns)
+    print(said, file=sys.stderr)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text with lines of at most so many characters, broken between words: no path or flag is broken."""
+    fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False, expand_tabs=False).fill
+    return "\n".join(fill(line) for line in text.split("\n"))
 
 
 def print_json(document: Any) -> None:

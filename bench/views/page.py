@@ -86,11 +86,12 @@ def render(template: str, facts: dict[str, Any], path: Path) -> Path:
 
 
 def _facts(opened: Checkpoint) -> dict[str, Any]:
-    exported = manifests(opened.exports)
+    asked = goal(opened.origin)
+    exported = sorted(manifests(opened.exports), key=lambda each: each[1].target != asked.target)  # its own first
     measured = Bench.load(opened.bench_path) if opened.bench_path.exists() else None
     rows = _rows(opened.path, exported, measured)
     predicted = measured.predicted if measured and all(measured.describes(each) for _, each in exported) else ()
-    left, asked = layers(opened), goal(opened.origin)
+    left = layers(opened)
     return {
         "title": opened.path.name,
         "checkpoint": opened,

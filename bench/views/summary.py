@@ -12,7 +12,7 @@ from rich.text import Text
 from dwindle.bench.result import COMPRESSED, Row, drop
 from dwindle.bench.views.wording import ABSENT, cells, interval, signed
 from dwindle.metrics import ACCURACY, NOTABLE_LOSS, SQNR, change
-from dwindle.quantities import format_bytes, format_ms
+from dwindle.quantities import format_bytes
 
 EVEN = 0.05
 """A file whose time differs by less than this share from the dense file's is called neither faster nor slower."""
@@ -118,7 +118,7 @@ def summary_table(rows: Sequence[Row], goal: Goal) -> Table:
             Text(shown.change, style="red" if worse else ""),
             shown.time,
             Text(shown.ratio, style="red" if slower else ""),
-            format_ms(row.latency.load) if row.latency else ABSENT,
+            shown.load,
             shown.memory,
         )
     return table

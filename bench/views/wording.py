@@ -43,6 +43,8 @@ class Cells:
     time: str
     ratio: str
     ci95: str
+    load: str
+    """The time to load the file."""
     memory: str
     noise: str
 
@@ -61,6 +63,7 @@ def cells(row: Row, rows: Iterable[Row]) -> Cells:
         time=format_ms(typical) if row.latency and (typical := row.latency.typical) is not None else ABSENT,
         ratio=f"{compare.ratio:.3f}" if compare else ABSENT,
         ci95=interval(compare.ci95, 3) if compare else "",
+        load=format_ms(row.latency.load) if row.latency else ABSENT,
         memory=format_bytes(row.memory_bytes) if row.memory_bytes is not None else ABSENT,
         noise=("quiet" if noise.quiet else "noisy") if noise else ABSENT,
     )

@@ -12,7 +12,7 @@ from dwindle.commands.command import Command, json_option
 from dwindle.compress.request import Request
 from dwindle.errors import BudgetMissed, UsageError
 from dwindle.models.spec import TaskSpec
-from dwindle.options import add_options, flags
+from dwindle.options import add_options, as_flags, flags
 from dwindle.output import facts, print_json, print_result, say, stderr_console, summary, warn, working
 
 
@@ -116,7 +116,6 @@ def _plan_options(to: argparse.ArgumentParser) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     with working("loading PyTorch"):
         from dwindle.compress import plan
-        from dwindle.live import forecast_lines
 
     try:
         request = _request(arguments)
@@ -126,7 +125,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         return _curve(arguments)
     with working("building the network and its files, to see what a compression would do"):
         forecast = plan(request, progress=say)
-    print_result(arguments, *forecast_lines(forecast))
+    named = flags(Request, TaskSpec)
+    print_result(arguments, *(as_flags(f"{of}: {fact}", named) for of, fact in forecast.facts))
     if arguments.json:
         print_json(dataclasses.asdict(forecast))
     missed = any(not each.smaller for each in forecast.benefits if each.target == request.target)

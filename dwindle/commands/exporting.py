@@ -51,12 +51,13 @@ def _export(arguments: argparse.Namespace) -> int:
     targets = delegated(wanted, arguments.delegate)
     if arguments.snippet:
         require_language(arguments.snippet, targets)
-    made = export(opened, targets, options, trust=trusted(arguments), progress=say)
+    with working("writing the files, and comparing each with its network"):
+        made = export(opened, targets, options, trust=trusted(arguments), progress=say)
     written = [(arguments.net / "exports" / each.target / each.file.name, each) for each in made]
     lines = [f"{path}  {each.file.bytes:,} bytes  {each.encoding}" for path, each in written]
     if arguments.snippet:
         say("\n".join(lines))
-        print_result(arguments, *(Text(snippet(each, arguments.snippet)) for each in made))
+        print_result(arguments, *(Text(snippet(each, arguments.snippet), no_wrap=True) for each in made))
     else:
         print_result(arguments, *lines)
     if arguments.json:

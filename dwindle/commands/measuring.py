@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from dwindle.commands.command import Command, checkpoint_option, json_option, names, trust_options, trusted
-from dwindle.output import print_json, print_result, say, stderr_console, working
+from dwindle.output import print_json, print_result, say, stderr_console, until_said, working
 
 
 def _bench_options(to: argparse.ArgumentParser) -> None:
@@ -66,17 +66,18 @@ def _bench(arguments: argparse.Namespace) -> int:
         from dwindle.origin import goal
 
     devices = names(arguments.device)
-    measured = bench(
-        arguments.net,
-        devices=devices,
-        sparse=arguments.sparse,
-        profile=arguments.profile,
-        threads=arguments.threads,
-        trust=trusted(arguments),
-        data=arguments.data,
-        on=arguments.on,
-        progress=say,
-    )
+    with until_said("loading the data, and starting the files' runtimes") as said:
+        measured = bench(
+            arguments.net,
+            devices=devices,
+            sparse=arguments.sparse,
+            profile=arguments.profile,
+            threads=arguments.threads,
+            trust=trusted(arguments),
+            data=arguments.data,
+            on=arguments.on,
+            progress=said,
+        )
     asked_for = [*operator_tables(measured.rows), *cost_table(measured.rows), *predicted_table(measured.predicted)]
     details = [bench_table(measured)] if arguments.verbose else asked_for
     made_for = goal(Checkpoint.load(arguments.net).origin)
@@ -121,11 +122,13 @@ def _profile_options(to: argparse.ArgumentParser) -> None:
 
 
 def _profile(arguments: argparse.Namespace) -> int:
-    from dwindle.bench import profile_device
-    from dwindle.bench.prices.table import profile_table
+    with working("loading PyTorch"):
+        from dwindle.bench import profile_device
+        from dwindle.bench.prices.table import profile_table
 
     precisions = names(arguments.precision) if arguments.precision else ()
-    made = profile_device(arguments.where, arguments.target, precisions, threads=arguments.threads, progress=say)
+    with until_said("writing the files to time") as said:
+        made = profile_device(arguments.where, arguments.target, precisions, threads=arguments.threads, progress=said)
     made.save(arguments.out)
     print_result(arguments, *profile_table(made), f"wrote {arguments.out}")
     if arguments.json:

@@ -34,10 +34,14 @@ def _show_options(to: argparse.ArgumentParser) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from rich.text import Text
+
     from dwindle.checkpoint import Checkpoint
     from dwindle.compress.progress import rounds_table
+    from dwindle.export.options import ExportOptions
     from dwindle.layers import layers
     from dwindle.live import layers_table
+    from dwindle.options import as_flags, flags
     from dwindle.origin import command_line
     from dwindle.shipped import shipped, shipped_table
 
@@ -74,10 +78,11 @@ def _show(arguments: argparse.Namespace) -> int:
             page.append(f"fp32 within {export.path.parent.name}/{export.path.name}: {', '.join(export.fp32)}")
         if export.consumers:
             read = "; ".join(map(str, export.consumers))
-            page.append(f"read by: {export.path.parent.name}/{export.path.name}: {read}")
+            sentence = as_flags(f"{export.path.parent.name}/{export.path.name}: {read}", flags(ExportOptions))
+            page.append(f"read by: {sentence}")
     for sentence in (*damaged, *(line for export in exports for line in export.altered)):
         page.append(f"warning: {sentence}")
-    page.append(f"made by: {' '.join(command_line(found.origin, found.path.name))}")
+    page.append(Text(f"made by: {' '.join(command_line(found.origin, found.path.name))}", no_wrap=True))
     print_result(arguments, *page, summary(found))
     return 0
 

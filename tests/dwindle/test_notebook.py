@@ -33,7 +33,7 @@ def test_a_forecast_has_a_row_per_target_and_several_stand_below_each_other() ->
     rehearsed = Rehearsed("onnx", "written and compared", 0)
     forecast = Forecast(0.1, 3, None, None, (size,), (packed,), (rehearsed,), untrained_loss=1.25)
     shown = forecast._repr_html_()
-    assert "<th>density</th><td>10.0%</td>" in shown
+    assert "<th>density</th><td>about 10.0% after 3 rounds</td>" in shown
     assert "<th>onnx, rehearsed</th><td>written and compared</td>" in shown
     assert "<th>onnx</th><td>300 KB → 30.0 KB, 10.0×; smaller (as a bitmask)</td>" in shown
     assert "1.25 points" in shown

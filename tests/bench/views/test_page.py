@@ -120,7 +120,8 @@ def test_the_page_says_what_is_known_and_what_is_not(
     assert page == checkpoint.path / "report.html"
     for figure in ("30.0%", "of the weights left", "onnxruntime 1.", "bitmask + fp32 survivors", "budget 12.0 KB"):
         assert figure in text
-    assert "96.30 94.7–98.3 −0.70 205 µs 200 µs 1.012 1.005–1.019 4.00 MB noisy" in text
+    assert "96.30 94.7–98.3 −0.70 205 µs 200 µs 1.012 1.005–1.019 5.00 ms 4.00 MB noisy" in text
+    assert text.index("onnx dense") < text.index("coreml dense"), "the target that it was made for is first"
     assert "load average 5.0 on 2 cores" in text
     assert "coreml: latency, accuracy, memory, noise, latency ratio, agreement. Core ML runs on" in text
     assert "2 weight tensors bit-equal" in text
