@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from scipy.optimize import brentq
@@ -104,10 +105,13 @@ class Solver:
     def largest_share(self, network: Network) -> float:
         """Returns the largest share that meets the budget, within SLACK of the limit where the granularity allows.
 
-        Brent's method on excess against share, which grows almost linearly: a handful of evaluations.
+        Brent's method on excess against share, which grows almost linearly: a handful of evaluations. Raises
+        BudgetMissed where not even a share of 0 does: a fresh network's biases are zeros, which take fewer bytes than
+        trained ones.
         """
         met = {0.0}
 
+        @cache
         def distance(share: float) -> float:
             excess = self.excess_at(network, share)
             if excess <= 1:
@@ -121,6 +125,8 @@ class Solver:
         if self.meter:
             high = min(high, self.budget.price_of(self.meter) / self.meter.dense)
         if distance(high) > 0:
+            if distance(0.0) > 0:
+                self._require_reach(network)
             brentq(distance, 0.0, high, xtol=1e-5, maxiter=40, disp=False)
         return max(met)
 
@@ -139,6 +145,10 @@ class Solver:
             return
         if self.excess(network) <= 1:
             raise UsageError(f"there is nothing to prune: {self._kept(network)}", code="nothing-to-prune")
+        self._require_reach(network)
+
+    def _require_reach(self, network: Network) -> None:
+        """Raises BudgetMissed, with what can be reached, where no amount of pruning meets the budget."""
         size, floor = self.budget.size, self.shrunk(network, 0.0)
         if size and self.packed_bytes(floor.model) > size:
             raise BudgetMissed(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dwindle.compress.calibrate.reconstruct import reconstruct
 from dwindle.compress.recalibrate import can_recalibrate
 from dwindle.compress.size import Sizer
+from dwindle.errors import BudgetMissed
 from dwindle.export import target as targets
 from dwindle.export.facts import facts
 from dwindle.export.shipping import as_file, calibrated
@@ -42,10 +44,10 @@ def at_each(ready: Prepared) -> tuple[AtPrecision, ...]:
     for precision in targets.possible(name):
         target = targets.load(name, precision).described(facts(ready.task.preprocessing))
         small = ready.network.copy()
-        for solver in (*before, replace(last, packed_bytes=Sizer(target, inputs))):
-            if solver.excess(small) > 1:
-                solver.granularity.shrink(small, solver.largest_share(small))
-        if solver.excess(small) <= 1:
+        with suppress(BudgetMissed):  # by this precision
+            for solver in (*before, replace(last, packed_bytes=Sizer(target, inputs))):
+                if solver.excess(small) > 1:
+                    solver.granularity.shrink(small, solver.largest_share(small))
             size = solver.packed_bytes(small.model)
             found.append(AtPrecision(precision, size, small.density, untrained_loss(ready, small, precision)))
     return tuple(found)

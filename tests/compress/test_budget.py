@@ -52,6 +52,9 @@ def test_a_size_below_the_rest_names_the_smallest() -> None:
     with pytest.raises(BudgetMissed, match="for onnx still has 2,536 bytes") as raised:
         solver(Budget(size=2_000)).check_feasible(network())
     assert (raised.value.code, raised.value.option) == ("out-of-reach", "size")
+    with pytest.raises(BudgetMissed) as later:  # what training made of a network that was within reach
+        solver(Budget(size=2_000)).largest_share(network())
+    assert (later.value.code, later.value.option) == ("out-of-reach", "size")
 
 
 def test_a_density_below_what_the_pattern_leaves_is_refused_before_training() -> None:
