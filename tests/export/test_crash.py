@@ -104,6 +104,7 @@ Onnx.write = crash
 """
 
 
+@pytest.mark.slow
 def test_a_crash_costs_the_caller_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the outside, with nothing left out: the error has a documented exit code, and nothing is left behind."""
     path, network = tmp_path / "net.dwindle", resnet8(in_channels=1)

@@ -1,6 +1,7 @@
 """Inputs whose sizes vary: in the files of each format, at their bounds, and refused where the model fixes one."""
 
 import inspect
+from itertools import product
 from pathlib import Path
 
 import onnx
@@ -84,8 +85,15 @@ def proven(target: Target, network: nn.Module, real: tuple[Tensor, ...], path: P
     return compare(target, path, network, shipped, real).parity.sizes
 
 
-@pytest.mark.parametrize("name", ["onnx", "coreml", "executorch", "executorch int8", "executorch w8a8"])
-@pytest.mark.parametrize("kind", [Scorer, Reader])
+FAST = [("onnx", Scorer), ("onnx", Reader), ("coreml", Reader), ("executorch", Scorer)]
+OTHERS = [
+    ("coreml", Scorer),
+    ("executorch", Reader),
+    *product(("executorch int8", "executorch w8a8"), (Scorer, Reader)),
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), [*FAST, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS)])
 def test_files_are_their_network_at_every_bound(name: str, kind: type[nn.Module], tmp_path: Path) -> None:
     texts = TEXT if kind is Reader else ("batch=1..3", "image:2=16..64", "image:3=16..48")
     target = load(*name.split())

@@ -1,5 +1,6 @@
 """Networks with several inputs and outputs, of any type, in every format and through every stage."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dwindle.export import export
 from dwindle.export.coreml.read import read
 from dwindle.export.fold import deployable
 from dwindle.export.parity import compare
-from dwindle.export.target import Outputs, Target, load
+from dwindle.export.target import Outputs, load
 from dwindle.manifest import Manifest
 from dwindle.models.build import restore
 from dwindle.models.signature import flat, input_names, output_names, signature_of
@@ -28,9 +29,13 @@ NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Tensor]]] = {
     "stream": (Listener, {"frames": torch.rand(5, 5, 8), "state": torch.rand(5, 1, 16)}),
     "text": (Reader, sentences(5)),
 }
-TARGETS = [
-    *(load(name) for name in ("onnx", "coreml", "executorch", "pytorch")),
-    pytest.param("litert", marks=pytest.mark.needs("litert")),
+FAST = [*((name, "onnx") for name in NETWORKS), ("stream", "coreml"), ("text", "executorch"), ("detector", "pytorch")]
+LITERT = [("detector", "litert"), ("stream", "litert"), ("text", "litert")]
+OTHERS = [pair for pair in product(NETWORKS, ("coreml", "executorch", "pytorch")) if pair not in FAST]
+CASES = [
+    *FAST,
+    *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS),
+    *(pytest.param(*pair, marks=[pytest.mark.slow, pytest.mark.needs("litert")]) for pair in LITERT),
 ]
 
 
@@ -43,10 +48,9 @@ def made(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return flat(network, signature_of(network, example, tuple(inputs) if name == "text" else None)), real
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda one: one if isinstance(one, str) else one.name)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_output_is_compared(name: str, target: Target | str, tmp_path: Path) -> None:
-    target = load(target) if isinstance(target, str) else target
+@pytest.mark.parametrize(("name", "format_"), CASES)
+def test_every_output_is_compared(name: str, format_: str, tmp_path: Path) -> None:
+    target = load(format_)
     (network, real), path = made(name), tmp_path / f"net{target.suffix}"
     example = tuple(tensor[:1] for tensor in real)
     shipped = deployable(network, example)
@@ -58,7 +62,9 @@ def test_every_output_is_compared(name: str, target: Target | str, tmp_path: Pat
     assert found.parity.top1_agreement is None
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", ["text", *(pytest.param(name, marks=pytest.mark.slow) for name in ("detector", "stream"))]
+)
 def test_files_bear_the_names_of_the_signature(name: str, tmp_path: Path) -> None:
     network, real = made(name)
     names = input_names(network, len(real)), output_names(network)
@@ -71,6 +77,7 @@ def test_files_bear_the_names_of_the_signature(name: str, tmp_path: Path) -> Non
     assert tuple(tuple(one.name for one in values) for values in (described.input, described.output)) == names
 
 
+@pytest.mark.slow
 @pytest.mark.needs("litert")
 def test_a_litert_file_bears_the_names_of_the_signature(tmp_path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
@@ -117,6 +124,7 @@ def test_a_network_that_is_given_names_goes_the_whole_way(read_through: Checkpoi
     assert (scores.shape, rest["embedding"].shape) == ((3, 4), (3, 32))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_slices")
 def test_bench_judges_a_file_as_the_network(read_through: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dwindle.bench.measure.PROCESSES", 2)

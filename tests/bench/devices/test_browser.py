@@ -91,6 +91,7 @@ def test_files_are_measured_in_a_page(
     assert "of onnxruntime&#39;s here" in report(checkpoint).read_text()
 
 
+@pytest.mark.slow
 @needs_browser
 @needs_litert
 @pytest.mark.usefixtures("short_slices")

@@ -166,6 +166,7 @@ def test_without_the_client_or_an_account_it_is_refused_in_words(
     assert (missing.command or "").endswith("configure --api_token TOKEN")
 
 
+@pytest.mark.slow
 def test_an_installation_that_fails_is_quoted_and_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

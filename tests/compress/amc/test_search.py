@@ -135,6 +135,7 @@ def kill_at_40(folder: Path) -> None:
     run(folder, lambda evaluation: os.kill(os.getpid(), signal.SIGKILL) if evaluation == 40 else None)
 
 
+@pytest.mark.slow
 def test_a_killed_search_ends_as_if_it_had_not_been(tmp_path: Path, undisturbed: Result) -> None:
     script = (
         "import importlib.util, pathlib, sys, torch; torch.set_num_threads(1);"

@@ -59,6 +59,7 @@ class Stopped(Watcher):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     options: dict[str, Any] = {"density": 0.4, "prune_per_round": 0.35, "update": "least-squares", "rehearsal": False}
     request = Request("zoo:resnet8", {"data": "digits", "epochs": 1}, **options)

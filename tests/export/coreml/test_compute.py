@@ -51,6 +51,7 @@ def test_without_them_squares_overflow(network: nn.Module, tmp_path: Path) -> No
         parity.check(CoreML(), path, network, shipped, real)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1000.0, 1e-4])
 def test_squares_beyond_fp16_compute_in_fp32(network: nn.Module, scale: float, tmp_path: Path) -> None:
     real, said = samples(scale), list[str]()

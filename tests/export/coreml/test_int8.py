@@ -103,7 +103,14 @@ def test_every_weight_is_in_the_file_bit_for_bit(
         assert array.tobytes() in {half.tobytes() for half in expected.values()}
 
 
-@pytest.mark.parametrize(("min_os", "kinds"), [("iOS18", [1, 3]), ("iOS18", [3]), ("iOS16", [3])])
+@pytest.mark.parametrize(
+    ("min_os", "kinds"),
+    [
+        ("iOS18", [1, 3]),
+        pytest.param("iOS18", [3], marks=pytest.mark.slow),
+        pytest.param("iOS16", [3], marks=pytest.mark.slow),
+    ],
+)
 def test_the_bytes_are_those_of_coremltools_own(
     packed_operations: Operations, tmp_path: Path, min_os: str, kinds: list[int]
 ) -> None:

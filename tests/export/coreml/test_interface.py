@@ -39,7 +39,7 @@ def normalised(pixels: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_an_image_goes_in_and_scores_by_class_come_out(channels: int, tmp_path: Path) -> None:
     net, inputs = network(channels), (normalised(images(channels)),)
     target = CoreML().with_interface(Interface(Normalization(MEANS[:channels], STDS[:channels]), LABELS))

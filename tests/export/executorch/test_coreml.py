@@ -80,6 +80,7 @@ def test_executorch_reads_one_call_of_core_ml_and_what_it_needs_to_make_it(writt
         }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_model")
 def test_zeros_are_packed(written: Written, example: Inputs, trained: Changed, masked: Changed, tmp_path: Path) -> None:
     dense = tmp_path / "dense.pte"
@@ -125,6 +126,7 @@ def test_a_truncated_file_is_found(written: Written, samples: Inputs, tmp_path: 
     assert (failed.value.code, failed.value.path) == ("unreadable", tmp_path / "net.pte")
 
 
+@pytest.mark.slow
 def test_equal_exports_are_equal(written: Written, example: Inputs, tmp_path: Path) -> None:
     ExecuTorchCoreML().write(written.shipped, example, tmp_path / "net.pte", pack=True)
     assert (tmp_path / "net.pte").read_bytes() == written.net.read_bytes()

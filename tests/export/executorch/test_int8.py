@@ -85,6 +85,7 @@ def test_a_text_network_s_file_is_its_rounding(text: Written) -> None:
     assert target.holding(network, (IDS[:1],), (IDS,)).fp32 == ("positions",)
 
 
+@pytest.mark.slow
 def test_the_size_is_known_before_it_is_written(text: Written) -> None:
     size = text.path.stat().st_size
     assert text.target.packer(text.network, (IDS[:1],))(text.network) == size
@@ -102,6 +103,7 @@ def test_one_code_of_a_table_that_differs_is_found(text: Written, tmp_path: Path
     assert (failed.value.code, failed.value.name) == ("weights-differ", "table.weight")
 
 
+@pytest.mark.slow
 def test_token_ids_and_a_mask(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, mask = Attending().eval().requires_grad_(False), torch.arange(8)[None] < torch.tensor([[8], [5], [3]])
@@ -128,7 +130,7 @@ class Multiplied(nn.Module):
         return scores
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "int8"])
 def test_weights_with_their_inputs_first(precision: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, target, given = Multiplied().eval().requires_grad_(False), ExecuTorch(precision), torch.randn(4, 16)
@@ -165,6 +167,7 @@ class Image(nn.Module):
         return scores
 
 
+@pytest.mark.slow
 def test_convolutions_round_images_or_pixels(tmp_path: Path) -> None:
     torch.manual_seed(0)
     images = torch.randn(8, 1, 10, 10) * torch.linspace(0.1, 3, 10)
@@ -201,6 +204,7 @@ def test_pointwise_convolutions_are_rounded_by_pixel(
     assert by_image(kernel, stride, padding, groups) == image
 
 
+@pytest.mark.slow
 def test_codes_may_be_chosen_by_samples(text: Written, tmp_path: Path) -> None:
     target, path, network = ExecuTorch("int8").rounded_by(Calibrated((IDS,))), tmp_path / "net.pte", text.network
     target.write(network, (IDS[:1],), path, pack=True)
@@ -211,6 +215,7 @@ def test_codes_may_be_chosen_by_samples(text: Written, tmp_path: Path) -> None:
     assert all(not chosen.get_parameter(name)[network.get_parameter(name) == 0].any() for name in moved)
 
 
+@pytest.mark.slow
 def test_it_is_judged_by_its_file(text: Written) -> None:
     (expected,) = text.target.run(text.path, (IDS,))
     found = as_file(ExecuTorch("int8"), text.network, (IDS[:1],))(IDS)
@@ -218,6 +223,7 @@ def test_it_is_judged_by_its_file(text: Written) -> None:
     assert 0 < (found - text.network(IDS)).abs().max() < 0.1 * found.abs().max()
 
 
+@pytest.mark.slow
 def test_short_rows_stay_float_and_are_named(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)).eval().requires_grad_(False)
     target, given, said = ExecuTorch("int8"), torch.randn(4, 4), list[str]()

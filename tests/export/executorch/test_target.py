@@ -113,6 +113,7 @@ class EveryLayer(nn.Module):
         return self.late(x + self.early(x)) + self.early(x)
 
 
+@pytest.mark.slow
 def test_weights_of_every_layout_are_read_back(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = EveryLayer().eval().requires_grad_(False)
@@ -125,6 +126,7 @@ def test_weights_of_every_layout_are_read_back(tmp_path: Path) -> None:
         assert held[name].tobytes() == tensor.numpy().tobytes(), name
 
 
+@pytest.mark.slow
 def test_a_file_that_was_filled_is_what_lowering_makes(written: Written, example: Inputs) -> None:
     program = lower(written.shipped, example)
     assert program.complete
@@ -132,7 +134,9 @@ def test_a_file_that_was_filled_is_what_lowering_makes(written: Written, example
     assert written.net.read_bytes() == lowered(trace(written.shipped, example), "ResNet")
 
 
-@pytest.mark.parametrize("network", [EveryLayer(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU())])
+@pytest.mark.parametrize(
+    "network", [pytest.param(EveryLayer(), marks=pytest.mark.slow), nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU())]
+)
 def test_a_program_whose_constants_are_not_all_known_says_so(network: nn.Module) -> None:
     program = lower(network.eval(), (torch.zeros(1, 3, 8, 8),))
     assert program.complete == (not isinstance(network, EveryLayer))  # XNNPACK folds its batch norm
@@ -149,6 +153,7 @@ class Block(nn.Module):
         return x + self.down(nn.functional.gelu(self.up(self.norm(x)), approximate="tanh"))
 
 
+@pytest.mark.slow
 def test_the_tanh_form_of_gelu_is_not_taken_for_the_exact_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
     inputs, gelu = (torch.linspace(-8, 8, 1024).reshape(1, 1024),), nn.GELU("tanh").eval()
@@ -165,7 +170,7 @@ def test_the_tanh_form_of_gelu_is_not_taken_for_the_exact_one(tmp_path: Path) ->
     ("layers", "shape"),
     [
         ((nn.Linear(6, 4), nn.PReLU(4)), (6,)),
-        ((nn.Conv1d(6, 4, 1), nn.PReLU(4), nn.Conv1d(4, 3, 1), nn.PReLU()), (6, 5)),
+        pytest.param((nn.Conv1d(6, 4, 1), nn.PReLU(4), nn.Conv1d(4, 3, 1), nn.PReLU()), (6, 5), marks=pytest.mark.slow),
     ],
     ids=["vector", "sequence"],
 )

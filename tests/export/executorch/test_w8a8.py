@@ -102,6 +102,7 @@ def test_another_calibration_is_another_network(written: Written) -> None:
     assert failed.value.code in ("outputs-differ", "weights-differ")
 
 
+@pytest.mark.slow
 def test_a_network_that_rounding_drowns_is_refused(example: Inputs, tmp_path: Path) -> None:
     # Ranges from samples of 1e-3 let hardly anything of real ones through.
     target = ExecuTorch("w8a8").calibrated(tuple(tensor / 1000 for tensor in REAL))
@@ -174,6 +175,7 @@ def proven(network: nn.Module, folder: Path) -> Compared:
     return compare(target, folder / "net.pte", network, shipped, REAL)
 
 
+@pytest.mark.slow
 def test_a_transposed_convolution_is_rounded_by_channel(tmp_path: Path) -> None:
     torch.manual_seed(0)
     transposed = nn.ConvTranspose2d(4, 4, 2, stride=2)
