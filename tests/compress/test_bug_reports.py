@@ -188,7 +188,14 @@ class FirstBest(Task):
         model.load_state_dict(self.best)
 
 
-@pytest.mark.parametrize(("task", "said"), [(Averages, True), (StartsBest, False), (FirstBest, True)])
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (Averages, True),
+        pytest.param(StartsBest, False, marks=pytest.mark.slow),
+        pytest.param(FirstBest, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_fit_that_ends_by_loading_something(task: type[Task], said: bool, tmp_path: Path) -> None:
     made, notes = run(tmp_path, perceptron(), task(VECTORS), WEIGHTS)
     assert made.history[-1].density == pytest.approx(0.5, abs=0.01)
@@ -235,13 +242,21 @@ class Mixed(nn.Module):
         return answer
 
 
+@pytest.mark.slow
 def test_what_is_computed_under_another_mode_loses_channels(tmp_path: Path) -> None:
     made, _ = run(tmp_path, Mixed(), Task(IMAGES), CHANNELS, target="onnx")
     assert {layer.layer for layer in made.uncut} == {"last"}
     assert made.history[0].macs == 36 * 3 * 9 * 12 + 16 * 12 * 9 * 12 + 16 * 12 * 12 + 12 * 2
 
 
-@pytest.mark.parametrize(("channels", "groups", "before", "after"), [(12, 3, 1, 1), (12, 2, 4, 4), (12, 6, 6, 12)])
+@pytest.mark.parametrize(
+    ("channels", "groups", "before", "after"),
+    [
+        (12, 3, 1, 1),
+        pytest.param(12, 2, 4, 4, marks=pytest.mark.slow),
+        pytest.param(12, 6, 6, 12, marks=pytest.mark.slow),
+    ],
+)
 def test_shuffled_channels(channels: int, groups: int, before: int, after: int, tmp_path: Path) -> None:
     """Whatever goes is proven, in the first cut and in the next; what would leave no whole groups stays."""
     shuffled = (nn.Conv2d(channels, channels, 1, groups=before), nn.ChannelShuffle(groups), nn.ReLU())

@@ -73,6 +73,7 @@ def test_channels_go_without_training_too(trained: str, tmp_path: Path) -> None:
     assert done.metrics["test"] > 60
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_as_far_as_validation_allows(trained: str, tmp_path: Path) -> None:
     request = Request(
@@ -95,6 +96,7 @@ class Interrupt(Listener):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize(
     ("budget", "at"),
@@ -138,6 +140,7 @@ def test_a_network_with_zeros_is_kept_as_it_is(trained: str, tmp_path: Path) -> 
     assert mask
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_a_network_without_zeros_is_kept_dense_which_is_said(trained: str, tmp_path: Path) -> None:
     heard = Listener()

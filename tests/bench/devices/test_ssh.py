@@ -203,6 +203,7 @@ def test_of_a_device_that_vanishes_what_it_told_is_kept(
         assert server.url in one(kept, "onnx", role, server.url).reasons["latency"]
 
 
+@pytest.mark.slow
 @needs_sshd
 @pytest.mark.needs("mnn")
 def test_mnn_runs_in_the_boards_python(
@@ -281,6 +282,7 @@ def test_a_board_without_a_runner_is_told_why(
     assert (refused.value.code, refused.value.name) == (code, server.url)
 
 
+@pytest.mark.slow
 @needs_sshd
 @pytest.mark.needs("arm64")
 def test_an_aarch64_board_gets_an_aarch64_runner(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

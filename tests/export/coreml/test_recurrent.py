@@ -35,6 +35,7 @@ def pruned(kind: type[nn.LSTM | nn.GRU], seed: int) -> nn.Module:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "precision"), [(nn.LSTM, "fp16"), (nn.GRU, "int8")])
 def test_weights_of_recurrent_layers_are_packed(kind: type[nn.LSTM | nn.GRU], precision: str, tmp_path: Path) -> None:
     network, inputs, target = pruned(kind, 0), (torch.randn(1, 4, 16),), CoreML(precision)
@@ -51,7 +52,7 @@ def test_weights_of_recurrent_layers_are_packed(kind: type[nn.LSTM | nn.GRU], pr
     assert bytes_of(network) == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("kind", [pytest.param(nn.LSTM, marks=pytest.mark.slow), nn.GRU])
 def test_what_the_converter_takes_from_a_bias_is_filled_in(kind: type[nn.LSTM | nn.GRU]) -> None:
     """The first step starts from zeros, so that only the bias, or parts of it, is left of what its weights compute."""
     inputs = (torch.randn(1, 2, 16),)
@@ -74,8 +75,8 @@ def target_tensors(network: nn.Module) -> dict[str, object]:
     ("layers", "shape"),
     [
         ((nn.Linear(6, 4), nn.PReLU(4)), (6,)),
-        ((nn.Conv1d(6, 4, 1), nn.PReLU(4), nn.Conv1d(4, 3, 1), nn.PReLU()), (6, 5)),
-        ((nn.Conv3d(6, 4, 1), nn.PReLU(4)), (6, 2, 3, 2)),
+        pytest.param((nn.Conv1d(6, 4, 1), nn.PReLU(4), nn.Conv1d(4, 3, 1), nn.PReLU()), (6, 5), marks=pytest.mark.slow),
+        pytest.param((nn.Conv3d(6, 4, 1), nn.PReLU(4)), (6, 2, 3, 2), marks=pytest.mark.slow),
     ],
     ids=["vector", "sequence", "volume"],
 )

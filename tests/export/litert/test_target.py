@@ -123,6 +123,7 @@ def test_in_fp16_it_takes_about_half(written: Written, example: Inputs, samples:
     assert path.stat().st_size < 0.75 * written.net.stat().st_size
 
 
+@pytest.mark.slow
 @needs_extra
 def test_what_the_converter_computes_from_weights_is_written_and_counted_too(
     trained: Changed, masked: Changed, tmp_path: Path
