@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from dwindle.difference import difference
 from dwindle.errors import DwindleError
+from dwindle.export.answers import outputs_of
 from dwindle.export.blame import called, described, operator
 from dwindle.export.dynamic import fixed
 from dwindle.export.fold import trace
-from dwindle.export.parity import SAMPLES, TOLERANCE, outputs_of
+from dwindle.export.parity import SAMPLES, TOLERANCE
 from dwindle.export.steps import begin
 from dwindle.export.target import Target
 from dwindle.models.inputs import as_fed

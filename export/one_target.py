@@ -16,14 +16,16 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.errors import ParityFailed, UsageError
 from dwindle.export import target as targets
 from dwindle.export import target_options
+from dwindle.export.answers import outputs_of
 from dwindle.export.architecture import one_model
 from dwindle.export.auto import smallest
 from dwindle.export.coreml.interface import answering_probabilities, are_probabilities
 from dwindle.export.facts import facts
+from dwindle.export.finite import require_finite
 from dwindle.export.first_off import named
 from dwindle.export.fold import deployable
 from dwindle.export.options import ExportOptions
-from dwindle.export.parity import Compared, compare, outputs_of, require_finite
+from dwindle.export.parity import Compared, compare
 from dwindle.export.patch import without_autocast
 from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, labels, rounded, with_interface

@@ -7,21 +7,22 @@ where the target rounds those. What the rounding itself costs is what `quality` 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dwindle.difference import difference
 from dwindle.errors import DwindleError, ParityFailed, RuntimeUnavailable, UsageError, one_line
+from dwindle.export.answers import outputs_of
 from dwindle.export.fold import tensors
+from dwindle.export.roundoff import carried
 from dwindle.export.sizes import resized
 from dwindle.export.steps import begin
-from dwindle.export.target import Outputs, Target, one_by_one
+from dwindle.export.target import Outputs, Target
 from dwindle.manifest import Parity
 from dwindle.models.inputs import as_fed
 from dwindle.models.signature import output_names
-from dwindle.models.signature import outputs_of as given
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,8 @@ TOLERANCE = {"fp32": 1e-4, "winograd": 1e-3, "fp16": 2e-2}
 Rounding errors add up like a random walk. In fp32 (ε = 1.2e-7) each of the products summed on the way to an
 output may add one: √(100 layers · 5000 products) · ε ≈ 1e-4. In fp16 (ε = 9.8e-4) sums are kept in fp32, and
 a layer rounds its weights once and its activations once: √(2 · 100 layers) · ε ≈ 1.4e-2, taken as 2e-2.
+Where a network carries rounding further, as sums cancel in it, `roundoff.carried` says how far; that counts up to what
+is the tolerance of fp16.
 Functions that kernels approximate (exp, erf, tanh) need nothing on top: of the operators in studies/operators none that
 is right is further off than KERNELS in onnxruntime, XNNPACK or LiteRT, which 100 of them in a row make 1e-5.
 Winograd's algorithm for 3×3 convolutions in fp32 adds and subtracts large multiples of its inputs, up to eight at a
@@ -67,6 +70,11 @@ class Allowed(NamedTuple):
     @property
     def most(self) -> float:
         return self.explained if self.given is None else self.given
+
+    def carrying(self, share: float) -> Allowed:
+        """As it is for a network that carries rounding in fp32 to that share of its outputs."""
+        explained = min(share * self.explained / TOLERANCE["fp32"], TOLERANCE["fp16"])
+        return self._replace(explained=max(self.explained, explained))
 
     def __str__(self) -> str:
         words = f"rounding explains {self.explained:.0e}"
@@ -169,14 +177,15 @@ def compare(
         # Two comparisons, so that the rounding of weights cannot hide a wrongly folded batch norm.
         exact = outputs_of(shipped, samples)
         folded = dict.fromkeys(names, Allowed(TOLERANCE["fp32"]))
-        _compare_outputs("the network with batch norm folded", folded, exact, reference, len(samples[0]))
+        _compare_outputs("the network with batch norm folded", folded, exact, reference, samples, module)
         reference = outputs_of(rounded, samples)
     if target.rounds_activations:
         unrounded, reference = reference, outputs_of(target.as_stored(shipped, activations=True), samples)
         pairs = zip(names, reference, unrounded, strict=True)
         explained = {name: _int8_tolerance(path.name, name, here, there) for name, here, there in pairs}
     allowed = {name: Allowed(most, tolerance) for name, most in explained.items()}
-    parity = _compare_outputs(path.name, allowed, outputs, reference, len(samples[0]))
+    computing = None if target.rounds_activations else rounded
+    parity = _compare_outputs(path.name, allowed, outputs, reference, samples, computing)
     sizes = _compare_sizes(target, path, shipped, samples, allowed)
     varied = _variation(reference, len(samples[0]))
     constant = tuple(name for name, most in allowed.items() if varied[names.index(name)] <= most.most)
@@ -230,8 +239,9 @@ def _compare_sizes(
                 code="not-runnable",
                 path=path,
             ) from error
-        found = f"{path.name} at {words}"
-        _compare_outputs(found, allowed, outputs, outputs_of(network, inputs, batch), len(inputs[0]))
+        found, reference = f"{path.name} at {words}", outputs_of(network, inputs, batch)
+        computing = None if target.rounds_activations else network
+        _compare_outputs(found, allowed, outputs, reference, inputs, computing, batch)
         compared.append(words)
     return tuple(compared)
 
@@ -311,64 +321,20 @@ def _compare_weights(target: Target, path: Path, network: nn.Module, shipped: nn
     return list(decoded)
 
 
-def require_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Raises UsageError where a network's own outputs are not finite, naming the first module that makes them so.
-
-    module: in eval mode, on the CPU. inputs: real samples, of which the first SAMPLES are run one at a time.
-    """
-    import numpy as np
-    import torch
-
-    samples = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs)
-    if all(np.isfinite(output).all() for output in outputs_of(module, samples)):
-        return
-    first: list[str] = []
-
-    def look(path: str, layer: nn.Module) -> Callable[..., None]:
-        def looked(_: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-            whole = all(one.isfinite().all() for one in given if isinstance(one, torch.Tensor))
-            if whole and isinstance(output, torch.Tensor) and not output.isfinite().all():
-                first.append(f"{path} ({type(layer).__name__})")
-
-        return looked
-
-    hooks = [
-        layer.register_forward_hook(look(path, layer))
-        for path, layer in module.named_modules()
-        if path and not list(layer.children())
-    ]
-    try:
-        with torch.no_grad():
-            outputs_of(module, samples)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    cause = f": {first[0]} is the first to make them so" if first else ""
-    raise UsageError(
-        f"the outputs of {type(module).__name__} itself are not finite on the task's inputs{cause}",
-        code="not-finite",
-        name=first[0].partition(" ")[0] if first else type(module).__name__,
-    )
-
-
-def outputs_of(module: nn.Module, samples: tuple[Tensor, ...], batch: int = 1) -> Outputs:
-    """A flat network's outputs for each of the samples, `batch` of them at once."""
-    import torch
-
-    def infer(sample: list[np.ndarray]) -> list[np.ndarray]:
-        return [output.numpy() for output in given(module(*map(torch.from_numpy, sample)))]
-
-    with torch.no_grad():
-        return one_by_one(infer, samples, batch)
-
-
 def _compare_outputs(
-    name: str, allowed: Mapping[str, Allowed], outputs: Outputs, reference: Outputs, samples: int
+    name: str,
+    allowed: Mapping[str, Allowed],
+    outputs: Outputs,
+    reference: Outputs,
+    samples: tuple[Tensor, ...],
+    network: nn.Module | None,
+    batch: int = 1,
 ) -> Parity:
     """The comparison of the output that is nearest to its tolerance, or furthest beyond it.
 
-    name: of the file or network that they are of, for the message. allowed: by the name of each output. Raises
-    ParityFailed where one is further off than that.
+    name: of the file or network that they are of, for the message. allowed: by the name of each output. network: what
+    computes the reference, `batch` of the samples at once, in whose floats rounding is looked at where an output is
+    further off than that; None where activations are rounded. Raises ParityFailed where that does not explain it.
     """
     import numpy as np
 
@@ -388,6 +354,9 @@ def _compare_outputs(
         )
     pairs = zip(allowed, outputs, reference, strict=True)
     found = {one: difference(ours.astype(theirs.dtype), theirs) for one, ours, theirs in pairs}
+    if network is not None and any(found[one].relative > limit.explained for one, limit in allowed.items()):
+        shares = carried(network, outputs, reference, samples, batch)
+        allowed = {one: limit.carrying(share) for (one, limit), share in zip(allowed.items(), shares, strict=True)}
     worst = max(found, key=lambda one: found[one].relative / (allowed[one].most or 1.0))
     off, limit = found[worst], allowed[worst]
     largest = np.abs(reference[list(found).index(worst)]).max()
@@ -401,7 +370,7 @@ def _compare_outputs(
         )
     agreement = top1_agreement(outputs, reference)
     explained = None if limit.given is None else limit.explained
-    return Parity(*off, limit.most, agreement, samples, None, explained=explained, output=worst)
+    return Parity(*off, limit.most, agreement, len(samples[0]), None, explained=explained, output=worst)
 
 
 def top1_agreement(outputs: Outputs, reference: Outputs) -> float | None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwindle.errors import UsageError, one_line
+from dwindle.export.answers import outputs_of
 from dwindle.export.fold import deployable, tensors, trace
 from dwindle.export.quiet import quiet
-from dwindle.export.target import Outputs, Target, one_by_one
+from dwindle.export.target import Outputs, Target
 from dwindle.export.zeros import Effects
 from dwindle.manifest import Breakdown
-from dwindle.models.signature import outputs_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,15 +47,7 @@ class PyTorch(Target):
         return lambda candidate: size
 
     def run(self, path: Path, inputs: tuple[Tensor, ...], *, batch: int = 1) -> Outputs:
-        import torch
-
-        module = read(path).module()
-        with torch.inference_mode():
-            return one_by_one(
-                lambda sample: [one.numpy() for one in outputs_of(module(*map(torch.from_numpy, sample)))],
-                inputs,
-                batch,
-            )
+        return outputs_of(read(path).module(), inputs, batch)
 
     def decode(self, path: Path, module: nn.Module) -> dict[str, np.ndarray]:
         program = read(path)

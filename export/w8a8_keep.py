@@ -56,7 +56,7 @@ def judging(samples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def noise(network: nn.Module, rounded: nn.Module, samples: tuple[Tensor, ...]) -> float:
     """The squared error of another network's outputs."""
-    from dwindle.export.parity import outputs_of
+    from dwindle.export.answers import outputs_of
 
     exact = outputs_of(network, tuple(samples))
     return sum(float(((a - b) ** 2).sum()) for a, b in zip(exact, outputs_of(rounded, samples), strict=True))

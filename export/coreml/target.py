@@ -172,10 +172,10 @@ class CoreML(Int8Target):
 
         It is `self` where a file in fp16 throughout is right, and where nothing here can run its operations.
         """
+        from dwindle.export.answers import outputs_of
         from dwindle.export.coreml.mil_torch import Interpreter
         from dwindle.export.coreml.program import convert
         from dwindle.export.holding import MOST, SAMPLES, beyond_fp16
-        from dwindle.export.parity import outputs_of
 
         if self.calibrates:
             return super().holding(network, inputs, real)

@@ -132,10 +132,10 @@ class Onnx(Int8Target):
 
         It is `self` where a file in fp16 throughout is right, and where it does not run: parity says why.
         """
+        from dwindle.export.answers import outputs_of
         from dwindle.export.holding import MOST, SAMPLES, beyond_fp16
         from dwindle.export.onnx.half import spelled_out
         from dwindle.export.onnx.values import Values
-        from dwindle.export.parity import outputs_of
 
         if not self._half:
             return super().holding(network, inputs, real)

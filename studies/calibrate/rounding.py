@@ -22,8 +22,8 @@ import torch
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.calibrate.prune import prune
 from dwindle.compress.network import Network
+from dwindle.export.answers import outputs_of
 from dwindle.export.fold import deployable
-from dwindle.export.parity import outputs_of
 from dwindle.export.quality import sqnr
 from dwindle.export.quantize import CODED
 from dwindle.export.rounding import Calibrated

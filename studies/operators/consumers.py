@@ -25,9 +25,9 @@ import torch
 from dwindle.bench.devices import web
 from dwindle.difference import difference
 from dwindle.errors import DwindleError
+from dwindle.export.answers import outputs_of
 from dwindle.export.fold import deployable
 from dwindle.export.onnx.target import Onnx
-from dwindle.export.parity import outputs_of
 from studies.operators.cases import CASES
 
 ROOT = Path(__file__).parents[2]

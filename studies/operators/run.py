@@ -28,9 +28,10 @@ from torch import Tensor
 from dwindle.difference import furthest
 from dwindle.errors import DwindleError
 from dwindle.export import target as targets
+from dwindle.export.answers import outputs_of
 from dwindle.export.first_off import named
 from dwindle.export.fold import deployable
-from dwindle.export.parity import UNPROVEN, compare, outputs_of
+from dwindle.export.parity import UNPROVEN, compare
 from dwindle.export.target import Target
 from studies import journal
 from studies.operators.cases import CASES

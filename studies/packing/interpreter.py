@@ -38,11 +38,11 @@ Row = dict[str, Any]
 
 def measure(name: str) -> Row:
     from dwindle.errors import DwindleError
+    from dwindle.export.answers import outputs_of
     from dwindle.export.coreml.mil_torch import Interpreter
     from dwindle.export.coreml.read import main_block, read
     from dwindle.export.coreml.target import CoreML
     from dwindle.export.fold import deployable
-    from dwindle.export.parity import outputs_of
     from dwindle.export.quantize import quantized, stored
 
     size = SIZES.get(name, 96)

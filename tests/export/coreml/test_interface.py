@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed, UsageError
+from dwindle.export.answers import outputs_of
 from dwindle.export.coreml.interface import Interface, Normalization, answering_probabilities, are_probabilities
 from dwindle.export.coreml.read import MODEL, read
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable
 from dwindle.export.onnx.target import Onnx
-from dwindle.export.parity import check, outputs_of
+from dwindle.export.parity import check
 from dwindle.export.shipping import with_interface
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.signature import flat, signature_of

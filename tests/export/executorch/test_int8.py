@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from dwindle.errors import ParityFailed
 from dwindle.export import target as targets
+from dwindle.export.answers import outputs_of
 from dwindle.export.executorch.int8_graph import by_image
 from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.fold import deployable
 from dwindle.export.one_target import export_networks
-from dwindle.export.parity import check, outputs_of
+from dwindle.export.parity import check
 from dwindle.export.quantize import int8_along, quantized, stored
 from dwindle.export.rounding import Calibrated
 from dwindle.export.shipping import as_file
