@@ -20,35 +20,47 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     lines = ["# Networks, cut and written", "", "Printed by `python -m studies.networks.run`.", ""]
     lines += [
         f"- {len(cuts)} of {len(names)} networks were cut: {sum(map(_halved, cuts))} to half of their multiply-"
-        f"accumulates, {sum(_halved(row) and not row['inexact'] for row in cuts)} of them exactly; torch-pruning: "
-        f"{sum(map(_halved, theirs))} of {len(theirs)}, {sum(_halved(row) and _exact(row) for row in theirs)} exactly"
+        f"accumulates, {sum(_halved(row) and not row['inexact'] for row in cuts)} of them exactly"
     ]
-    for target in TARGETS:
-        made = [(by.get((name, target, "channels")), by.get((name, target, "sparse"))) for name in names]
-        plain = [by.get((name, target, "plain")) for name in names]
-        several = [(a, b, c) for (a, b), c in zip(made, plain, strict=True) if a and b and c]
-        ours = sum(_good(a) and _good(b) for a, b, _ in several)
-        lost = sum(_good(c) and not (_good(a) and _good(b)) for a, b, c in several)
+    reached = [row for row in theirs if _halved(row)]
+    lines.append(
+        f"- torch-pruning, run on {len(theirs)} of them: {len(reached)} to half, {sum(map(_exact, reached))} of them "
+        "exactly"
+        if theirs
+        else "- not run yet: torch-pruning"
+    )
+    written = [target for target in TARGETS if any(part == target for _, part, _ in by)]
+    for target in written:
+        made = [tuple(by.get((name, target, column)) for column in ("channels", "sparse", "plain")) for name in names]
+        several = [rows for rows in made if all(rows)]
+        ours, plain = [all(map(_good, rows[:2])) for rows in several], [_good(rows[2]) for rows in several]
+        lost = sum(theirs and not mine for mine, theirs in zip(ours, plain, strict=True))
         lines.append(
-            f"- {target}: of {len(several)} networks {ours} as right files, both with half their channels' work and "
-            f"with a fifth of their weights; the plain converter makes {sum(_good(c) for *_, c in several)} of the "
-            f"dense networks, {lost} of which are missing among ours"
+            f"- {target}, written of {len(several)} of them: {sum(ours)} as right files, both with half their channels'"
+            " work and with a fifth of their weights; the plain converter makes "
+            f"{sum(plain)} of the dense networks, {lost} of which are missing among ours"
         )
-    lines += ["", f"| network | MACs left | s, MB | torch-pruning | {' | '.join(TARGETS)} |", f"|---|{'---|' * 7}"]
+    if absent := [target for target in TARGETS if target not in written]:
+        lines.append(f"- not run yet: files of {', '.join(absent)}")
+    columns = ["network", "MACs left", "s, MB", *(["torch-pruning"] if theirs else []), *written]
+    lines += ["", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for name in names:
-        cells = [_cut(by.get((name, "cut", "channels"))), _spent(by.get((name, "cut", "channels")))]
-        cells.append(_theirs(by.get((name, "torch-pruning", "channels"))))
-        cells += [
-            " ".join(_mark(by.get((name, target, column))) for column in ("channels", "sparse", "plain"))
-            for target in TARGETS
-        ]
-        if any(set(cell) - {"–", " "} for cell in cells):
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        cut = by.get((name, "cut", "channels"))
+        cells = {"MACs left": _cut(cut), "s, MB": _spent(cut)}
+        cells["torch-pruning"] = _theirs(by.get((name, "torch-pruning", "channels")))
+        for target in written:
+            marks = (_mark(by.get((name, target, column))) for column in ("channels", "sparse", "plain"))
+            cells[target] = " ".join(marks)
+        if any(set(cells[column]) - {"–", " "} for column in columns[1:]):
+            lines.append(f"| {name} | {' | '.join(cells[column] for column in columns[1:])} |")
+    explained = (
+        " A target's cell: channels, weights at 20%, the plain converter on the dense network; ✓ outputs within "
+        "tolerance, – not made yet."
+    )
     lines += [
         "",
         "MACs left: `~` where only inexact cuts get there, with the widths' multiple where it isn't 8. Seconds are CPU "
-        "time; MB the peak of the process, the network and PyTorch included. A target's cell: channels, weights at "
-        "20%, the plain converter on the dense network; ✓ outputs within tolerance, – not made yet.",
+        f"time; MB the peak of the process, the network and PyTorch included.{explained if written else ''}",
         "",
         "What is said of the others:",
         "",

@@ -3,11 +3,12 @@
     python -m studies.operators.run [TARGET …]      # about an hour on one core
     python -m studies.operators.run --table         # the table of what there is
 
-TARGET: onnx, coreml, executorch, executorch-w8a8 or litert; without any, all. A file is `right` where parity passes and
-the file also answers an input that parity never saw; `wrong` where only parity passes; `unproven` where nothing here
-can say what it computes; `refused` where a sentence names the operator, and `unnamed` where one names none; `crashed`
-where native code ended the process. Each runs in a process of its own. Results go to results.jsonl, from which the
-command goes on where it was stopped; delete a line to have it made again. The table goes to results.md.
+TARGET: onnx, coreml, executorch, executorch-int8, executorch-w8a8 or litert; without any, all. A file is `right` where
+parity passes and the file also answers an input that parity never saw; `wrong` where only parity passes; `unproven`
+where nothing here can say what it computes; `refused` where a sentence names the operator, and `unnamed` where one
+names none; `crashed` where native code ended the process. Each runs in a process of its own. Results go to
+results.jsonl, from which the command goes on where it was stopped; delete a line to have it made again. The table goes
+to results.md.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "onnx": lambda: targets.load("onnx"),
     "coreml": lambda: targets.load("coreml"),
     "executorch": lambda: targets.load("executorch"),
+    "executorch-int8": lambda: targets.load("executorch", "int8"),
     "executorch-w8a8": lambda: targets.load("executorch", "w8a8"),
     "litert": lambda: targets.load("litert"),
 }

@@ -31,17 +31,29 @@ def test_the_table_counts_what_is_half_what_is_exact_and_what_only_others_write(
         row("b", "onnx", "plain", outcome="right"),
     ]
     lines = table(rows, ["a", "b", "c", "d"]).splitlines()
-    assert "- 3 of 4 networks were cut: 2 to half of their multiply-accumulates, 1 of them exactly; " in lines[4]
-    assert lines[4].endswith("torch-pruning: 1 of 2, 0 exactly")
-    assert lines[5].startswith("- onnx: of 2 networks 1 as right files")
-    assert lines[5].endswith("1 of which are missing among ours")
+    counts = {line.split(" ")[1].strip(",:"): line for line in lines if line.startswith("- ")}
+    assert counts["3"].endswith("3 of 4 networks were cut: 2 to half of their multiply-accumulates, 1 of them exactly")
+    assert counts["torch-pruning"].endswith("run on 2 of them: 1 to half, 0 of them exactly")
+    assert counts["onnx"].startswith("- onnx, written of 2 of them: 1 as right files")
+    assert counts["onnx"].endswith("1 of which are missing among ours")
+    assert counts["not"] == "- not run yet: files of coreml, executorch, litert"
     cells = {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
-    assert "| a | 49% | 2, 800 | 48%, inexact | ✓ ✓ ✓ | – – – |" in cells["a"]
+    assert "| a | 49% | 2, 800 | 48%, inexact | ✓ ✓ ✓ |" in cells["a"]
     assert "| ~50% (align 1) |" in cells["b"]
     assert "| refused ✓ ✓ |" in cells["b"]
     assert "| fails |" in cells["b"]
     assert "d" not in cells
     assert "- b, onnx, channels: the operator x" in lines
+
+
+def test_the_table_has_no_column_of_what_was_not_run() -> None:
+    lines = table([cut("a", 0.49)], ["a"]).splitlines()
+    assert [line for line in lines if line.startswith("- ")] == [
+        "- 1 of 1 networks were cut: 1 to half of their multiply-accumulates, 1 of them exactly",
+        "- not run yet: torch-pruning",
+        "- not run yet: files of onnx, coreml, executorch, litert",
+    ]
+    assert "| a | 49% | 2, 800 |" in lines
 
 
 def test_what_begins_at_zero_gets_values_and_batch_norm_fits_them() -> None:
