@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import hypothesis
 import pytest
@@ -253,6 +255,26 @@ def unrehearsed() -> Iterator[pytest.MonkeyPatch | None]:
             patch.setattr("dwindle.compress.compression._rehearsed", lambda ready, watcher: None)
             patch.setattr("dwindle.compress.forecast._rehearsed", lambda ready: ())
         yield patch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exported_here() -> Iterator[None]:
+    """An export to one target runs in the tests' own process: another one imports PyTorch first, which takes seconds.
+
+    Exports to several targets start their processes, and tests/export has tests of them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules:
+            from dwindle.checkpoint import Checkpoint
+            from dwindle.export import exporter, side_by_side
+
+            def run(path: Path, options: Mapping[str, Any], progress: Callable[[str], None], **given: Any) -> object:
+                if len(options) > 1:
+                    return side_by_side.run(path, options, progress, **given)
+                return exporter._one_by_one(Checkpoint.load(path), options, progress, given["trust"])
+
+            patch.setattr(exporter, "side_by_side", SimpleNamespace(run=run))
+        yield
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,15 +78,13 @@ def onnx_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def pte_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Dense and pruned, delegated to XNNPACK."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
+    from dwindle.export.architecture import one_model
+    from dwindle.export.executorch.target import ExecuTorch
 
-    folder = tmp_path_factory.mktemp("pte")
-    for name, net in zip(("dense", "net"), nets, strict=True):
-        program = torch.export.export(net, (torch.zeros(1, 1, 8, 8),))
-        with redirect_stderr(io.StringIO()):
-            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-        (folder / f"{name}.pte").write_bytes(lowered.buffer)
+    folder, example = tmp_path_factory.mktemp("pte"), (torch.zeros(1, 1, 8, 8),)
+    with one_model():
+        for name, net in zip(("dense", "net"), nets, strict=True):
+            ExecuTorch().write(net, example, folder / f"{name}.pte", pack=True)
     return folder / "dense.pte", folder / "net.pte"
 
 

@@ -58,6 +58,7 @@ def request(weights: Path, **options: object) -> Request:
     return Request("zoo:resnet8", DIGITS, density=0.5, rounds=2, weights=str(weights), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.needs("transformers")
 def test_the_sources_weights_are_trained_further_and_recorded(tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTForImageClassification
@@ -359,6 +360,7 @@ class Listening(Watcher):
         self.notes.append(sentence)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_threads_and_the_precision_it_began_with(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

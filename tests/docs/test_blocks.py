@@ -55,6 +55,7 @@ def test_the_readmes_python_is_the_tutorials() -> None:
     assert blocks(README, "python") == blocks(ROOT / "docs/tutorials/own-network.md", "python")[:1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_slices")
 @pytest.mark.parametrize("page", [page for page in WITH_PYTHON if page != README], ids=name)
 def test_the_lines_of_python_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

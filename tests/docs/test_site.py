@@ -18,7 +18,7 @@ from dwindle.export import target as targets
 from dwindle.grammar import Grammar
 from tests.docs.pages import ROOT
 
-pytestmark = pytest.mark.needs("docs")
+pytestmark = [pytest.mark.needs("docs"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_slices")
 def test_your_own_loop(here: Path) -> None:
     python = [block.code for block in blocks(TUTORIALS / "own-loop.md", "python") if block.not_run is None]

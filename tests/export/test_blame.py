@@ -94,7 +94,11 @@ class Causal(nn.Module):
 
 @pytest.mark.parametrize(
     "target",
-    [targets.load("onnx", "fp16"), targets.load("onnx", "int8"), ExecuTorch("int8")],
+    [
+        targets.load("onnx", "fp16"),
+        targets.load("onnx", "int8"),
+        pytest.param(ExecuTorch("int8"), marks=pytest.mark.slow),
+    ],
     ids=lambda target: f"{target.name}-{target.precision}",
 )
 def test_an_infinite_buffer_is_stored_as_it_is(target: targets.Target, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_packed_onnx_file_has_a_mask_and_fewer_values(pruned: nn.Module, tmp_p
     assert found.graph > 600  # the functions
 
 
-@pytest.mark.parametrize("bits", [4, 3, 1])
+@pytest.mark.parametrize("bits", [4, pytest.param(3, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow)])
 def test_onnx_codes_of_few_bits_are_values(bits: int, masked: Changed, tmp_path: Path) -> None:
     torch.manual_seed(0)
     example = (torch.zeros(1, 70),)
@@ -111,6 +111,7 @@ def test_an_executorch_file_is_a_program_with_xnnpacks_graph_and_weights(pruned:
     assert found.rest < 2048  # padding
 
 
+@pytest.mark.slow
 def test_an_executorch_file_of_core_ml_has_the_packages_parts(pruned: nn.Module, tmp_path: Path) -> None:
     package = breakdown(CoreML(), pruned, tmp_path)
     found = breakdown(targets.load("executorch-coreml"), pruned, tmp_path)
@@ -125,7 +126,7 @@ def test_a_pytorch_file_has_its_tensors_as_values(pruned: nn.Module, tmp_path: P
 
 
 @pytest.mark.needs("litert")
-@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("pack", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_litert_file_has_rows_and_places_in_its_graph(pack: bool, pruned: nn.Module, tmp_path: Path) -> None:
     from dwindle.export.litert.sparse import encode
 

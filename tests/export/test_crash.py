@@ -20,7 +20,7 @@ from torch import nn
 
 from dwindle import checkpoint as checkpoints
 from dwindle.errors import DwindleError
-from dwindle.export import export, one_target, side_by_side
+from dwindle.export import export, exporter, one_target, side_by_side
 from dwindle.export import target as targets
 from dwindle.export.fold import deployable
 from dwindle.export.options import ExportOptions
@@ -114,6 +114,7 @@ def test_a_crash_costs_the_caller_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     checkpoints.finish(done, {"weights": network.state_dict(), "dense": network.state_dict()}, {})
     (tmp_path / "sitecustomize.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(exporter, "side_by_side", side_by_side)  # in a process of its own, as outside of tests
     with pytest.raises(DwindleError) as failed:
         export(path, ["onnx"])
     assert (failed.value.code, failed.value.name, failed.value.exit_code) == ("process-died", "onnx", 1)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 import dwindle
 from dwindle import checkpoint as checkpoints
-from dwindle.errors import BudgetMissed, CheckpointError, DwindleError, ParityFailed, UsageError
-from dwindle.export import export, side_by_side
+from dwindle.errors import BudgetMissed, CheckpointError, ParityFailed, UsageError
+from dwindle.export import export
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.fold import deployable
-from dwindle.export.one_target import export_networks, export_one
+from dwindle.export.one_target import export_networks
 from dwindle.export.onnx.target import Onnx
-from dwindle.export.options import ExportOptions
 from dwindle.export.target_options import require_used
 from dwindle.files import sha256
 from dwindle.manifest import Manifest, manifests
@@ -35,23 +34,6 @@ from dwindle.record import Round
 
 Inputs = tuple[Tensor, ...]
 Changed = Callable[..., nn.Module]
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports to one target run in the tests' own process, which takes no second to start."""
-    really = side_by_side.run
-
-    def run(
-        checkpoint: Path, options: Mapping[str, ExportOptions], progress: Callable[[str], None], **given: Any
-    ) -> dict[str, DwindleError]:
-        if len(options) > 1:
-            return really(checkpoint, options, progress, **given)
-        for name, own in options.items():
-            export_one(checkpoint, name, own, progress, **given)
-        return {}
-
-    monkeypatch.setattr(side_by_side, "run", run)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +203,7 @@ def test_executorch_at_w8a8_is_calibrated_judged_by_its_file_and_compressed(chec
         Manifest.read(folder)
 
 
+@pytest.mark.slow
 def test_without_packing_the_file_is_plain(checkpoint: Path) -> None:
     (manifest,) = export(checkpoint, ["onnx"], packing="none")
     assert (manifest.packing, manifest.precision, manifest.encoding) == ("none", "fp32", "dense fp32")
@@ -314,6 +297,7 @@ def test_without_samples_nothing_is_proven(checkpoint: Path, monkeypatch: pytest
     assert (refused.value.code, refused.value.name) == ("bad-member", "inputs")
 
 
+@pytest.mark.slow
 def test_without_a_target_it_is_the_one_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     said: list[str] = []
     (manifest,) = export(checkpoint, progress=said.append)

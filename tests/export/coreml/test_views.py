@@ -43,6 +43,7 @@ def test_windows_need_five_dimensions_and_give_the_same_numbers(swap: bool) -> N
     assert torch.equal(program.module()(x), module(x))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_windows_are_written_and_every_weight_is_there(tmp_path: Path) -> None:
     target, module, inputs = targets.load("coreml"), Windows(True).eval(), (torch.randn(1, 4, 6, 4),)

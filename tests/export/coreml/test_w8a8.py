@@ -79,6 +79,7 @@ def test_pruned_weights_are_zero_in_the_file(written: Written) -> None:
             assert not held[name][tensor.numpy() == 0].any()
 
 
+@pytest.mark.slow
 def test_the_packer_says_what_write_wrote(written: Written, masked: Changed, trained: Changed, example: Inputs) -> None:
     other = masked(trained(resnet8(in_channels=1), seed=5), 0.7, seed=5)
     assert CoreML("w8a8").packer(other, example)(written.network) == raw_bytes(written.path)
@@ -106,6 +107,7 @@ def _blobs(package: Path) -> Iterator[tuple[int, int]]:
             yield start, size
 
 
+@pytest.mark.slow
 def test_ios_17_has_dense_codes_that_it_computes_with(written: Written, example: Inputs, tmp_path: Path) -> None:
     target, path = CoreML("w8a8", "iOS17").calibrated(REAL), tmp_path / "net.mlpackage"
     assert target.note

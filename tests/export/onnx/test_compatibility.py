@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.bench.devices import web
+from dwindle.export.architecture import one_model
 from dwindle.export.fold import deployable
 from dwindle.export.onnx.target import Onnx
 from dwindle.export.quantize import quantized, stored
@@ -49,6 +50,7 @@ class Written(NamedTuple):
 
 
 @pytest.fixture(scope="module")
+@one_model()
 def written(trained: Changed, masked: Changed, tmp_path_factory: pytest.TempPathFactory) -> Written:
     """Files by what is in them: `plain-` ones as tools beside onnxruntime read them."""
     folder, expected = tmp_path_factory.mktemp("compatibility"), {}
@@ -90,10 +92,10 @@ def _command(consumer: str) -> list[str | Path]:
     [
         pytest.param("onnxruntime-1.15", "*-convolutions-*", marks=pytest.mark.needs("onnxruntime 1.15")),
         pytest.param("onnxruntime-1.15", "old-*", marks=pytest.mark.needs("onnxruntime 1.15")),
-        pytest.param("onnxruntime-1.17", "*", marks=pytest.mark.needs("onnxruntime 1.17")),
+        pytest.param("onnxruntime-1.17", "*", marks=[pytest.mark.slow, pytest.mark.needs("onnxruntime 1.17")]),
         pytest.param("onnxruntime-1.20", "*", marks=pytest.mark.needs("onnxruntime 1.20")),
         pytest.param("onnxruntime", "*"),
-        pytest.param("onnxruntime-web-1.17", "*", marks=pytest.mark.needs("onnxruntime-web 1.17")),
+        pytest.param("onnxruntime-web-1.17", "*", marks=[pytest.mark.slow, pytest.mark.needs("onnxruntime-web 1.17")]),
         pytest.param("onnxruntime-web", "*", marks=pytest.mark.needs("node", "browser")),
         pytest.param("opencv", "plain-convolutions-*", marks=pytest.mark.needs("OpenCV")),
     ],
@@ -117,9 +119,9 @@ def test_files_load_and_are_right(written: Written, consumer: str, pattern: str,
     "consumer",
     [
         pytest.param("onnxruntime-1.15", marks=pytest.mark.needs("onnxruntime 1.15")),
-        pytest.param("onnxruntime-1.20", marks=pytest.mark.needs("onnxruntime 1.20")),
+        pytest.param("onnxruntime-1.20", marks=[pytest.mark.slow, pytest.mark.needs("onnxruntime 1.20")]),
         "onnxruntime",
-        pytest.param("onnxruntime-web-1.17", marks=pytest.mark.needs("onnxruntime-web 1.17")),
+        pytest.param("onnxruntime-web-1.17", marks=[pytest.mark.slow, pytest.mark.needs("onnxruntime-web 1.17")]),
     ],
 )
 def test_files_that_compute_in_fp16_load_and_are_right(

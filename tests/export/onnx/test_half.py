@@ -46,11 +46,11 @@ def exported(network: nn.Module, real: tuple[Tensor, ...], target: Onnx, folder:
     ("precision", "packing"),
     [
         ("fp16", "auto"),
-        ("fp16", "none"),
-        ("int8", "auto"),
+        pytest.param("fp16", "none", marks=pytest.mark.slow),
+        pytest.param("int8", "auto", marks=pytest.mark.slow),
         ("int4", "auto"),
-        ("palette4", "auto"),
-        ("palette3", "auto"),
+        pytest.param("palette4", "auto", marks=pytest.mark.slow),
+        pytest.param("palette3", "auto", marks=pytest.mark.slow),
     ],
 )
 def test_a_pruned_network_computes_in_fp16(

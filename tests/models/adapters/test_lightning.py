@@ -243,6 +243,7 @@ def test_a_metric_that_is_not_logged_names_those_that_are() -> None:
     assert raised.value.option == "metric"
 
 
+@pytest.mark.slow
 def test_a_module_goes_the_whole_way(tmp_path: Path) -> None:
     from dwindle.compress import Request, compress
     from dwindle.export import export

@@ -157,6 +157,7 @@ def test_a_trainer_whose_model_has_masks_of_its_own_is_refused(tmp_path: Path) -
     assert raised.value.name == "pruning"
 
 
+@pytest.mark.slow
 def test_a_trainer_goes_the_whole_way(tmp_path: Path) -> None:
     from dwindle.compress import Request, compress
     from dwindle.export import export

@@ -54,6 +54,7 @@ def task(where: Path, **options: Any) -> CheckedTask:
     return make_task({"data": f"segmentation:{where}", "image_size": 16, **options})
 
 
+@pytest.mark.slow
 def test_discs_are_found_in_the_whole_way(tmp_path: Path) -> None:
     where = folder(tmp_path / "discs")
     made = task(where, epochs=1)

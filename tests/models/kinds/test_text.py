@@ -37,6 +37,7 @@ def test_a_bert_learns_texts_by_the_models_own_tokenizer(tmp_path: Path, bert: P
     assert ready.task.evaluate(ready.network.model, "test") == 100
 
 
+@pytest.mark.slow
 def test_a_bert_learns_pairs_of_texts_and_which_of_the_two_a_token_is_of(tmp_path: Path, bert: Path) -> None:
     options: dict[str, Any] = {"data": f"text:{films(tmp_path / 'pairs.csv', pairs())}", "max_length": 12}
     options |= {"epochs": 30, "batch_size": 16, "lr": 0.01}
@@ -49,6 +50,7 @@ def test_a_bert_learns_pairs_of_texts_and_which_of_the_two_a_token_is_of(tmp_pat
     assert ready.task.evaluate(ready.network.model, "test") > 90
 
 
+@pytest.mark.slow
 def test_a_bert_learns_several_labels_from_columns_of_0_and_1(
     tmp_path: Path, bert: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
