@@ -91,12 +91,14 @@ def pte_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def tflite_files(nets: tuple[Net, Net], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Dense and pruned, the latter's zeros packed."""
+    from dwindle.export.architecture import one_model
     from dwindle.export.fold import deployable
     from dwindle.export.litert.target import LiteRT
 
     folder, example = tmp_path_factory.mktemp("tflite"), (torch.zeros(1, 1, 8, 8),)
-    for name, net in zip(("dense", "net"), nets, strict=True):
-        LiteRT().write(deployable(net, example), example, folder / f"{name}.tflite", pack=name == "net")
+    with one_model():
+        for name, net in zip(("dense", "net"), nets, strict=True):
+            LiteRT().write(deployable(net, example), example, folder / f"{name}.tflite", pack=name == "net")
     return folder / "dense.tflite", folder / "net.tflite"
 
 

@@ -20,7 +20,7 @@ def one_model() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of weights of a ResNet-8 that knows the digits."""
     torch.manual_seed(0)

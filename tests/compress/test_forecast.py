@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from dwindle.compress import Request, compress, curve, plan
 from dwindle.compress.forecast import SHARES
 from dwindle.compress.resolve import resolve
 from dwindle.errors import BudgetMissed, UsageError
 from dwindle.export import target as targets
-from dwindle.models.build import ModelSpec, build
-from dwindle.models.tasks import make_task
 
 pytestmark = pytest.mark.usefixtures("one_model")
 
 
+@pytest.mark.slow
 def test_a_plan_foretells_bytes_density_and_rounds(tmp_path: Path) -> None:
     request = Request("zoo:resnet8", {"data": "digits", "epochs": 1}, size=60_000)
     forecast = plan(request)
@@ -34,6 +31,7 @@ def test_a_plan_foretells_bytes_density_and_rounds(tmp_path: Path) -> None:
     assert forecast.seconds > 0
 
 
+@pytest.mark.slow
 def test_without_a_budget_several_are_forecast() -> None:
     found = curve(Request("zoo:resnet8", {"data": "digits", "epochs": 1}, targets=("coreml",)))
     assert [round(forecast.share, 2) for forecast in found] == list(SHARES)
@@ -74,16 +72,11 @@ def test_the_precision_is_part_of_what_made_a_checkpoint() -> None:
 
 
 def test_of_auto_every_precision_is_forecast_with_what_it_would_lose_untrained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert targets.possible("onnx")[:3] == ("fp32", "fp16", "int8")
     monkeypatch.setattr(targets, "possible", lambda name: ("fp32", "int8", "palette2"))
-    torch.manual_seed(0)
-    task, model = make_task({"data": "digits", "epochs": 4, "seed": 0}), build(ModelSpec("zoo:resnet8", 10, (1, 8, 8)))
-    task.fit(model, start=0.0, on_step=lambda loss: None)
-    file = str(tmp_path / "net.safetensors")
-    save_file(model.state_dict(), file)
-    asked: dict[str, Any] = {"method": "calibrate", "weights": file, "size": "30KB", "rehearsal": False}
+    asked: dict[str, Any] = {"method": "calibrate", "weights": trained, "size": "30KB", "rehearsal": False}
     found = plan("zoo:resnet8", data="digits", precision="auto", **asked)
     assert [each.precision for each in found.precisions] == ["fp32", "int8", "palette2"]
     plain, eight, two = found.precisions
