@@ -51,7 +51,7 @@ class Simple(Price):
         return f"{amount:,.0f} {self.unit}"
 
 
-@pytest.fixture(scope="module", params=["resnet20", "mobilenetv2"])
+@pytest.fixture(scope="module", params=["resnet20", pytest.param("mobilenetv2", marks=pytest.mark.slow)])
 def network(request: pytest.FixtureRequest) -> Network:
     torch.manual_seed(0)
     model = {"resnet20": resnet20, "mobilenetv2": mobilenetv2}[request.param](in_channels=1).eval()

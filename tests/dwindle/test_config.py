@@ -101,9 +101,12 @@ def test_a_flag_without_a_file_or_given_twice(words: list[str]) -> None:
 
 
 def test_the_command_reads_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file.write_text('model = "zoo:resnet8"\ndata = "digits"\nepochs = 1\ndensity = "50%"\nfor = "coreml"\n')
+    file.write_text(
+        'model = "zoo:resnet8"\ndata = "digits"\nepochs = 1\ndensity = "50%"\n'
+        'for = "pytorch"\ngranularity = "unstructured"\n'
+    )
     assert main(["plan", "--config", str(file), "--prune-per-round", "40%"]) == 0
-    assert "coreml:" in capsys.readouterr().out
+    assert "pytorch:" in capsys.readouterr().out
     file.write_text("granularity = 3\nfro = 1\n")
     assert main(["plan", "--config", str(file)]) == 2
     assert "did you mean 'for'?" in capsys.readouterr().err

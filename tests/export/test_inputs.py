@@ -76,10 +76,10 @@ IDS = torch.randint(0, 50, (6, 7), generator=torch.Generator().manual_seed(0))
     "target",
     [
         targets.load("onnx"),
-        targets.load("onnx", "int8"),
+        pytest.param(targets.load("onnx", "int8"), marks=pytest.mark.slow),
         targets.load("executorch"),
-        targets.load("executorch", "int8"),
-        targets.load("executorch", "w8a8"),
+        pytest.param(targets.load("executorch", "int8"), marks=pytest.mark.slow),
+        pytest.param(targets.load("executorch", "w8a8"), marks=pytest.mark.slow),
     ],
     ids=lambda target: f"{target.name}-{target.precision}",
 )

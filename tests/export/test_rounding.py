@@ -192,9 +192,9 @@ def _decoded(target: Target, values: np.ndarray) -> np.ndarray:
 INT8 = [
     "onnx",
     "coreml",
-    "executorch",
-    "executorch-coreml",
-    pytest.param("litert", marks=pytest.mark.needs("litert")),
+    pytest.param("executorch", marks=pytest.mark.slow),
+    pytest.param("executorch-coreml", marks=pytest.mark.slow),
+    pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")]),
 ]
 
 

@@ -62,6 +62,7 @@ def test_codes_are_chosen_where_a_file_has_any_and_else_it_is_said_to_have_none(
     assert len(target.rounding.samples[0]) == 3
 
 
+@pytest.mark.slow
 def test_a_file_is_written_once_for_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     written: list[str] = []

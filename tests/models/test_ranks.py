@@ -36,6 +36,7 @@ def _on_two_ranks(out: Path, device: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "check",
     [

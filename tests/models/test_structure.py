@@ -96,6 +96,7 @@ def test_nothing_cut_is_described_by_nothing() -> None:
     assert torch.equal(rebuild({}, Net(), tensors(model)).eval()(*IMAGE), model.eval()(*IMAGE))
 
 
+@pytest.mark.slow
 def test_neither_the_engine_nor_pickle_is_needed() -> None:
     check = "import sys, dwindle.models.structure; print([m for m in sys.modules if m.startswith('dwindle.compress')])"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "[]\n"
