@@ -114,6 +114,7 @@ def read_through(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return done
 
 
+@pytest.mark.slow
 def test_a_network_that_is_given_names_goes_the_whole_way(read_through: Checkpoint) -> None:
     signature = Checkpoint.load(read_through.path).signature
     assert signature is not None

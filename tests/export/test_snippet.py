@@ -82,7 +82,14 @@ def test_code_that_is_wrong_does_not_parse() -> None:
         assert not parses(language, "func (((")
 
 
-@pytest.mark.parametrize("target", ["onnx", "executorch", pytest.param("litert", marks=pytest.mark.needs("litert"))])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "onnx",
+        pytest.param("executorch", marks=pytest.mark.slow),
+        pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")]),
+    ],
+)
 def test_pythons_code_runs_the_file(target: str, tmp_path: Path) -> None:
     whole, real = Listener().eval().requires_grad_(False), (torch.rand(5, 5, 8), torch.rand(5, 1, 16))
     example = tuple(tensor[:1] for tensor in real)
