@@ -53,7 +53,9 @@ def test_another_network_is_a_miss_and_the_worst_output_is_named(onnx_files: Pai
     assert gate(onnx_files[1], reference=onnx_files[0], inputs=inputs, max_difference=1).passed
 
 
-@pytest.mark.parametrize("fixture", ["pte_files", pytest.param("tflite_files", marks=pytest.mark.needs("litert"))])
+@pytest.mark.parametrize(
+    "fixture", ["pte_files", pytest.param("tflite_files", marks=[pytest.mark.slow, pytest.mark.needs("litert")])]
+)
 def test_formats_may_differ(onnx_files: Pair, inputs: Path, fixture: str, request: pytest.FixtureRequest) -> None:
     verdict = gate(request.getfixturevalue(fixture)[0], reference=onnx_files[0], inputs=inputs, max_difference="0.01%")
     assert verdict.exit_code == 0, verdict.rows

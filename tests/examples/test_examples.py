@@ -26,6 +26,7 @@ def test_the_plain_loop_keeps_its_accuracy_at_a_fifth_of_the_weights(
     assert done.metrics["test"] > done.metrics["dense_test"] - 3
 
 
+@pytest.mark.slow
 def test_a_box_is_still_found_after_channels_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     task = {"task": "examples.locate:Locate", "epochs": 6}

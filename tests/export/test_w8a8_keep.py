@@ -72,7 +72,13 @@ def test_a_name_of_no_layer_is_refused_with_the_nearest(shipped: nn.Module) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["onnx", "coreml", "executorch", pytest.param("litert", marks=pytest.mark.needs("litert"))]
+    "name",
+    [
+        "onnx",
+        "coreml",
+        pytest.param("executorch", marks=pytest.mark.slow),
+        pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")]),
+    ],
 )
 def test_every_target_keeps_them(name: str, shipped: nn.Module, tmp_path: Path) -> None:
     example = (SAMPLES[0][:1],)
