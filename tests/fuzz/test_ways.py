@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dwindle.cli import main
+from dwindle.export import exporter, side_by_side
 from tests.fuzz import ways
 
 
@@ -18,6 +19,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(params=["here", pytest.param("apart", marks=pytest.mark.slow)])
+def process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports in the tests' own process, and in another as outside of tests."""
+    if request.param == "apart":
+        monkeypatch.setattr(exporter, "side_by_side", side_by_side)
+
+
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize("way", ways.CHECKPOINTS)
 def test_a_checkpoint_that_names_code_is_refused(way: str, capsys: pytest.CaptureFixture[str]) -> None:
     exits = ways.CHECKPOINTS[way]()
@@ -27,6 +36,7 @@ def test_a_checkpoint_that_names_code_is_refused(way: str, capsys: pytest.Captur
     assert len(said) == len(exits), "a sentence of each"
 
 
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize("way", [ways.pickled_weights, ways.script_in_the_report])
 def test_nothing_else_of_a_checkpoint_runs(way: Callable[[], list[int]]) -> None:
     exits = way()
@@ -58,6 +68,7 @@ def make(): return Task()
 """
 
 
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize("words", [["--task", "named:make"], ["--trust"]])
 def test_code_that_the_caller_names_runs(words: list[str]) -> None:
     path = ways._sent(lambda origin: origin.update(task={"task": "named:make"}))
