@@ -65,3 +65,9 @@ class Calls:
 def _stack(node: Node) -> list[str]:
     """The paths of the modules in whose `forward` a call was made, the outermost first."""
     return [path for path, _ in (node.meta.get("nn_module_stack") or {"": ("", None)}).values()]
+
+
+def overwritten(node: Node) -> bool:
+    """Whether something changes an activation in place, so that not all that read it read the same."""
+    schemas = [getattr(user.target, "_schema", None) for user in node.users if user.args[0] is node]
+    return any(schema is not None and schema.is_mutable for schema in schemas)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from dwindle.export.branches import Term, largest_of, one_convolution
-from dwindle.export.calls import Calls
+from dwindle.export.calls import Calls, overwritten
 from dwindle.models.copies import copied
 
 
@@ -111,7 +111,7 @@ def _sums_at(leaves: Sequence[Node], calls: Calls, taken: Collection[str]) -> It
     of_one: dict[Node, list[Branch]] = defaultdict(list)
     for leaf in leaves:
         branch = _branch(leaf, calls)
-        if branch is not None and not {branch.last, branch.before} & set(taken) and not _overwritten(branch.given):
+        if branch is not None and not {branch.last, branch.before} & set(taken) and not overwritten(branch.given):
             of_one[branch.given].append(branch)
     for branches in of_one.values():
         term = reduce(lambda one, other: Term("sum", of=(one, other)), (branch.term for branch in branches))
@@ -121,12 +121,6 @@ def _sums_at(leaves: Sequence[Node], calls: Calls, taken: Collection[str]) -> It
             passing = [kept.last] if kept.before else []
             passing += [branch.before for branch in others if branch.before]
             yield Sum(term, largest, tuple(passing), tuple(branch.last for branch in others))
-
-
-def _overwritten(node: Node) -> bool:
-    """Whether something changes an activation in place, so that not all that read it read the same."""
-    schemas = [getattr(user.target, "_schema", None) for user in node.users if user.args[0] is node]
-    return any(schema is not None and schema.is_mutable for schema in schemas)
 
 
 def _branch(leaf: Node, calls: Calls) -> Branch | None:

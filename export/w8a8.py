@@ -21,7 +21,7 @@ from dwindle.export.fold import tensors, trace
 from dwindle.export.quantize import Stored
 from dwindle.export.quiet import quiet
 from dwindle.export.w8a8_codes import Layer, places_of
-from dwindle.export.w8a8_convert import converted, is_call, value_of
+from dwindle.export.w8a8_convert import converted, is_call, join_equal_calls, value_of
 from dwindle.export.w8a8_samples import check_samples
 from dwindle.models.copies import copied
 
@@ -135,6 +135,7 @@ def _quantized(
 
     one = tuple(tensor[:1] for tensor in samples)
     traced = trace(network, one).module()  # whose tensors are the traced network's own
+    join_equal_calls(traced)
     names = _names(traced)
     layer_of = {call: read[0].rpartition(".")[0] for call, read in names.items() if read and read[0]}
     kept = named_layers(list(dict.fromkeys(layer_of.values())), form.keep)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dwindle.errors import UsageError
+from dwindle.export.calls import overwritten
 from dwindle.export.quantize import SCALES
 
 if TYPE_CHECKING:
@@ -106,6 +107,34 @@ def converted(
             return sum(float(((a - b) ** 2).sum()) for a, b in zip(exact, found, strict=True))
 
         return (unclipped if clipped is None else min(clipped, unclipped, key=noise)), tuple(without)
+
+
+def join_equal_calls(traced: Any) -> None:
+    """Has one call of a layer on one value stand for all of them, in place. The exporter to ONNX does so too, and the
+    one result would have the ranges of all: onnxruntime then computes the layer in float, and refuses its codes."""
+    graph = traced.graph
+    first: dict[Any, Node] = {}
+    for call in list(graph.nodes):
+        if call.op != "call_function" or all(one.op != "get_attr" for one in call.all_input_nodes):
+            continue
+        same = first.setdefault((call.target, call.args, tuple(call.kwargs.items())), call)
+        if same is not call and _left_as_it_is(same) and _left_as_it_is(call):
+            call.replace_all_uses_with(same)
+            graph.erase_node(call)
+    traced.recompile()
+
+
+def _left_as_it_is(call: Node) -> bool:
+    """Whether nothing changes the result of a call in place; what alone reads it is made not to."""
+    import torch
+
+    if overwritten(call) and len(call.users) == 1:
+        (user,) = call.users
+        operator: Any = user.target
+        space, name = operator._schema.name.split("::")
+        other = getattr(getattr(torch.ops, space), name.removesuffix("_"), None)
+        user.target = getattr(other, operator._overloadname, operator)
+    return not overwritten(call)
 
 
 def _own_reads(module: GraphModule) -> None:

@@ -25,6 +25,7 @@ from dwindle.export.coreml.sources import Part, sources_of
 from dwindle.export.fold import distinct, short_names, trace
 from dwindle.export.quantize import Stored
 from dwindle.export.quiet import quiet
+from dwindle.export.w8a8_convert import is_call, value_of
 from dwindle.models.signature import input_names, output_names
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from coremltools.proto.Model_pb2 import Model
     from torch import Tensor, nn
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule
 
     from dwindle.export.w8a8 import Quantized
 
@@ -112,8 +114,23 @@ def convert_int8(quantized: Quantized, inputs: tuple[Tensor, ...], min_os: str, 
 
     Each quantised value has a scale and a zero point of its own, so that the program's size does not depend on them.
     """
-    network, graph = quantized.weights_only, quantized.activations_only
+    network, graph = quantized.weights_only, _numbers_decoded(quantized.activations_only)
     return _program(network, inputs, min_os, interface, FP16, None, graph)
+
+
+def _numbers_decoded(program: GraphModule) -> GraphModule:
+    """The same, in place, with the numbers that it computes with in float: coremltools decodes their codes in int8, in
+    which a code less its zero point may not fit."""
+    for node in list(program.graph.nodes):
+        if is_call(node, "dequantize_per_tensor") and node.args[0].op == "get_attr":
+            codes, *how = node.args
+            program.register_buffer(f"{node.name}_value", node.target(value_of(codes.target, program), *how))
+            with program.graph.inserting_before(node):
+                node.replace_all_uses_with(program.graph.get_attr(f"{node.name}_value"))
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.recompile()
+    return program
 
 
 def _program(

@@ -74,7 +74,7 @@ def read(content: bytes, network: nn.Module) -> dict[str, Array]:
     found: dict[str, Array] = {}
     model = file.parse(content)
     for label, array in [*file.constants(model).values(), *w8a8.decoded(model).items()]:
-        short, _, axes = label.partition(".")
+        short, _, axes = label.partition("_duplicated")[0].partition(".")  # the quantizer's word for another copy
         if short not in names:
             continue
         name = names[short]

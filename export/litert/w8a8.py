@@ -88,7 +88,7 @@ def _ranges(model: Any, scales: Mapping[str, np.ndarray]) -> tuple[dict[str, dic
                     continue
                 scale = scales.get(names[index].partition(".")[0])
                 if axis is None or scale is None or scale.size != shape[axis]:
-                    kept.append("^" + ";".join(re.escape(names[one]) for one in operator.outputs))
+                    kept.append("^" + "".join(f"{re.escape(names[one])};" for one in operator.outputs))
                     continue
                 bound = LARGEST * scale.reshape([-1 if one == axis else 1 for one in range(len(shape))])
                 ranges[names[index]] = {"min": -bound, "max": bound}

@@ -59,6 +59,35 @@ class Linear(nn.Module):
         return logits
 
 
+class OneValue(nn.Module):
+    """Called twice on the same value, of which one result is changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 4)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        x = self.twice(x).relu_() + self.twice(x).sigmoid()
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class FloatBetween(nn.Module):
+    """With a sine, which no target computes in int8, between two calls, and a number that one of them reads times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 4)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.twice(torch.sin(self.twice(self.first(x).relu() * 3)))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "convolution": Convolution,
     "without a bias": lambda: Convolution(bias=False),
@@ -66,12 +95,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: Linear(sequences=False),
     "of sequences": lambda: Linear(sequences=True),
 }
+APART: dict[str, Callable[[], nn.Module]] = {"one value": OneValue, "float between": FloatBetween}
 
 
 def made(name: str, kept: float = 1.0) -> tuple[nn.Module, nn.Module]:
     """A network of which that share of `twice` survives, and what is written of it."""
     torch.manual_seed(0)
-    network = NETWORKS[name]().eval().requires_grad_(False)
+    network = (NETWORKS | APART)[name]().eval().requires_grad_(False)
     weight = network.get_parameter("twice.weight")
     weight.mul_(weight.abs() >= weight.abs().quantile(1 - kept))
     return network, deployable(network, (SAMPLES[0][:1],))
@@ -91,6 +121,24 @@ def test_files_hold_what_was_calibrated(name: str, target: str, tmp_path: Path) 
     int8.write(shipped, (SAMPLES[0][:1],), path, pack=True)
     parity = check(int8, path, network, shipped, SAMPLES)
     assert parity.weights_equal >= len([one for one in shipped.parameters() if one.dim() > 1])
+    assert parity.relative is not None
+    assert parity.tolerance is not None
+    assert parity.relative <= parity.tolerance < 0.1
+
+
+TARGETS = ("onnx", "executorch", "coreml", pytest.param("litert", marks=pytest.mark.needs("litert")))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("name", "kept"), [*((name, ()) for name in APART), ("convolution", ("twice",))])
+def test_calls_of_one_value_or_of_which_some_are_float_are_what_was_calibrated(
+    name: str, kept: tuple[str, ...], target: str, tmp_path: Path
+) -> None:
+    network, shipped = made(name)
+    int8 = load(target, "w8a8").calibrated(SAMPLES).keeping(kept)
+    path = tmp_path / f"net{int8.suffix}"
+    int8.write(shipped, (SAMPLES[0][:1],), path, pack=True)
+    parity = check(int8, path, network, shipped, SAMPLES)
     assert parity.relative is not None
     assert parity.tolerance is not None
     assert parity.relative <= parity.tolerance < 0.1
