@@ -58,14 +58,15 @@ PHOTO_RECIPES = ("photo", "finetune-photo")
 RECIPES = {
     "paper": Recipe("magnitude", {"schedule": "step", "warmup": 0.0}),
     "photo": Recipe("magnitude", PHOTO, recalibrate=True),
-    "finetune-photo": Recipe("magnitude", FINETUNE_PHOTO, recalibrate=True),
+    "finetune-photo": Recipe("lamp", FINETUNE_PHOTO, recalibrate=True),
     "best": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1, "lr": 0.2, "augment": 0.5}, recalibrate=True),
 }
 """`paper` is Renda et al. 2020, §3: global magnitude, and the dense training's schedule again, which on CIFAR divides
 by ten at one half and three quarters. `best` was ahead of it in `studies/rewinding` on every network: for its cosine on
 two ResNets, more for ending each training on samples as they are, and by tens of points where little is left of a
 MobileNetV2, for recalibration; what else was tried was not. `photo` and `finetune-photo` are for photographs, and taken
-without being asked for where a folder holds them.
+without being asked for where a folder holds them. The weights of a fresh head are small beside those that come trained:
+by magnitude over the whole network all of them go first (`studies/real/finetune.md`), which `lamp` cannot do.
 """
 
 

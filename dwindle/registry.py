@@ -7,6 +7,10 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from dwindle.errors import UsageError
+from dwindle.quantities import format_names
+
+MOST = 40
+"""How many names are listed: all options of a command, and not all of timm's thousand networks."""
 
 
 def names(group: str) -> list[str]:
@@ -31,10 +35,10 @@ def unknown_name(what: str, name: str, known: list[str], *, option: str | None =
 
 
 def unknown(what: str, name: str, known: list[str]) -> str:
-    """One sentence for a name that isn't known, naming the nearest one that is."""
+    """One sentence for a name that isn't known, naming the nearest one that is, or else MOST at most."""
     folded = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), folded, n=1)
-    hint = f"did you mean {folded[near[0]]!r}?" if near else f"there are {', '.join(sorted(known))}"
+    hint = f"did you mean {folded[near[0]]!r}?" if near else f"there are {format_names(sorted(known), MOST)}"
     return f"unknown {what} {name!r}: {hint}"
 
 

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
+from dwindle.compress.blocks import Blocks
+from dwindle.compress.network import Network
 from dwindle.compress.recipes import RECIPES, recipe
 from dwindle.compress.request import Request
 from dwindle.compress.resolve import resolve
+from dwindle.compress.scores import load
 from dwindle.errors import UsageError
 from dwindle.models.classify import TaskSpec
 
@@ -38,6 +43,17 @@ def test_a_users_own_task_has_its_own_schedule() -> None:
 def test_an_agent_allocates_by_magnitude_whatever_the_recipe() -> None:
     asked = resolve(Request("zoo:resnet8", "digits", recipe="best", method="amc", **BUDGET))
     assert asked.request.score == "magnitude"
+
+
+def test_no_recipe_for_trained_weights_empties_a_fresh_head() -> None:
+    net = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+    with torch.no_grad():
+        net[2].weight *= 1e-3
+    network = Network(net, (torch.rand(1, 16),))
+    Blocks(score=load(RECIPES["finetune-photo"].score)).shrink(network, 0.2)
+    assert not network.emptied
+    Blocks().shrink(network, 0.1)  # as by magnitude
+    assert network.emptied == ["2.weight"]
 
 
 def test_an_unknown_recipe_is_named_with_the_nearest() -> None:

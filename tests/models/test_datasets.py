@@ -217,3 +217,5 @@ def test_unknown_data(data: str, sentence: str) -> None:
 def test_an_image_size_for_data_that_has_its_own() -> None:
     with pytest.raises(UsageError, match="an image size is for a folder of images"):
         load("digits", image_size=32)
+    with pytest.raises(UsageError, match="there is no folder /no/such/folder"):
+        load("/no/such/folder", image_size=32)
