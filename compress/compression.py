@@ -119,6 +119,7 @@ def _compress(
     watcher.note(resolved.choice)
     if missed := _out_of_reach(network, ready.solvers):
         watcher.note(missed)
+    plain = targets.load(request.target, request.precision).mixing(network.widths)
     settings = PruningSettings(
         resolved.method,
         request.prune_per_round,
@@ -127,7 +128,7 @@ def _compress(
         request.gradual,
         request.calib_samples,
         qat=request.qat,
-        precision=targets.load(request.target, request.precision).precision,
+        target=plain,
         update=request.update is not None,
         save_every=60 * request.save_every,
         pretrained=_came_trained(ready, run, watcher),
@@ -135,7 +136,6 @@ def _compress(
     if ranks.rank() == 0:
         trackers = [JsonLines(run.path / store.HISTORY), *trackers]
     with tracked(watcher, trackers, run.path.stem, origin) as watching:
-        plain = targets.load(request.target, request.precision).mixing(network.widths)
         by_samples = request.rounding == targets.CALIBRATED
         count = request.calib_samples if by_samples else None
         target = calibrated(plain, task, count, say=watching.note)

@@ -12,6 +12,7 @@ from dwindle.compress.methods import Method
 if TYPE_CHECKING:
     from dwindle.compress.budget import Solver
     from dwindle.compress.network import Network
+    from dwindle.export.target import Target
     from dwindle.record import Round
 
 
@@ -31,9 +32,9 @@ class PruningSettings:
     calib_samples: int | None = None
     """The number of samples that surviving weights are solved on, instead of being retrained; None: retrained."""
     qat: float = 0.0
-    """The share of a retraining's steps that train through the rounding of `precision`, its last ones."""
-    precision: str = ""
-    """What the target stores weights in, where `qat` is not 0."""
+    """The share of a retraining's steps that train through the rounding of `target`, its last ones."""
+    target: Target | None = None
+    """What the network is trained for; None where `qat` is 0."""
     update: bool = False
     """Whether the survivors of each round are solved by least squares before they are retrained."""
     save_every: float = 300.0

@@ -10,7 +10,6 @@ range that it has: nothing about ranges has to be saved.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,14 @@ from torch import nn
 from dwindle.compress.qat_palette import by_palette
 from dwindle.errors import UsageError
 from dwindle.export.fold import Pair, fold, foldable
-from dwindle.export.quantize import LARGEST, LARGEST_INT4, MIXED, PALETTES, SCALES, stored
+from dwindle.export.quantize import LARGEST, LARGEST_INT4, MIXED, PALETTES, SCALES
 from dwindle.export.sums import Sum
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
+
+    from dwindle.export.target import Target
 
 PRECISIONS = ("int8", "int4", *PALETTES, MIXED, "w8a8")
 """What can be trained through; at w8a8 activations too, whose ranges are calibrated at export."""
@@ -65,17 +66,17 @@ class _Weight:
 class Rounding:
     """Rounds a network's weights between optimizer steps. `round` and `absorb` take turns."""
 
-    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...], precision: str | Mapping[str, str]) -> None:
+    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...], target: Target) -> None:
         """model: the network that is trained. inputs: what it takes, one sample as a batch of one.
 
-        precision: one of PRECISIONS, or at mixed that of each tensor by name; which weights have how many bits is
-        decided as for a file (`quantize.stored`).
+        target: at one of PRECISIONS; it says which weights have how many bits, as for a file
+        (`Target.trained_through`).
         """
         self._model = model
         folds = foldable(model, inputs)
         norms = {pair.layer: pair.norm for pair in folds if isinstance(pair, Pair)}
         added = {path for one in folds if isinstance(one, Sum) for path in one.replaced}
-        held = stored(fold(model, folds), "int8" if precision == "w8a8" else precision)
+        held = target.trained_through(fold(model, folds), inputs)
         self._weights: list[_Weight] = []
         self._layers: list[nn.Module] = []
         self._norms = [model.get_submodule(path) for path in norms.values()]
@@ -87,7 +88,7 @@ class Rounding:
             if form is None or path in added:
                 continue  # a branch that is merged into another, or others into it
             layer = model.get_submodule(path)
-            computes = precision == "w8a8" and isinstance(layer, _COMPUTING) and name.endswith(".weight")
+            computes = target.calibrates and isinstance(layer, _COMPUTING) and name.endswith(".weight")
             if form.scale is None and form.palette is None and not computes:
                 continue
             norm = model.get_submodule(norms[path]) if path in norms and name.endswith(".weight") else None
@@ -95,9 +96,10 @@ class Rounding:
             if computes:
                 self._layers.append(layer)
             largest = LARGEST_INT4 if form.kind == "int4" else LARGEST
-            blocks = 1 if computes or form.scale is None else form.scale.shape[1]
+            blocks = 1 if computes or form.scale is None or form.axis is not None else form.scale.shape[1]
+            rows = axis if computes else form.axis or 0
             palette = 0 if form.palette is None else form.bits
-            self._weights.append(_Weight(parameter, largest, blocks, norm, axis, axis if computes else 0, palette))
+            self._weights.append(_Weight(parameter, largest, blocks, norm, axis, rows, palette))
 
     @torch.no_grad()
     def round(self) -> None:

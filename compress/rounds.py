@@ -286,10 +286,9 @@ class IterativePruning:
         return self._finish(history, progress.loss, training.began, training.rewind)
 
     def _rounding(self) -> Rounding | None:
-        if not self.settings.qat:
+        if not self.settings.qat or self.settings.target is None:
             return None
-        precision = self.network.widths or self.settings.precision
-        return Rounding(self.network.model, self.task.example_inputs(), precision)
+        return Rounding(self.network.model, self.task.example_inputs(), self.settings.target)
 
     def _saves_within_rounds(self) -> bool:
         """Whether this process saves training under way: the first rank does, if the task can go on from there."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from dwindle.export.quantize import stored
 from dwindle.export.target import Target
 from dwindle.export.w8a8 import FORM, KEEP_AUTO, Calibration, Form
 from dwindle.export.w8a8_samples import check_samples
@@ -13,6 +15,7 @@ from dwindle.export.w8a8_samples import check_samples
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dwindle.export.quantize import Stored
     from dwindle.export.target import Rounding
     from dwindle.export.w8a8 import Quantized
 
@@ -62,6 +65,9 @@ class Int8Target(Target):
         changed, made = copy.copy(self), self.quantized(network, inputs)
         changed.fp32 = (*made.kept, *(made.without if self._by_program else ()))
         return changed
+
+    def trained_through(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Mapping[str, Stored]:
+        return stored(network, "int8") if self.calibrates else super().trained_through(network, inputs)
 
     @property
     def _counted(self) -> Form:

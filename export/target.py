@@ -181,6 +181,13 @@ class Target(ABC):
         nearest = stored(network, self.storing)
         return self.rounding(network, nearest) if self.rounding else nearest
 
+    def trained_through(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Mapping[str, Stored]:
+        """How training rounds tensors (`compress.qat`), by name: those with a scale or a palette, as they are stored.
+
+        network: what `fold.deployable` returns. inputs: what it takes, one sample as a batch of one.
+        """
+        return self.stored(network)
+
     @property
     def storing(self) -> str | Mapping[str, str]:
         """The precision that `stored` is asked for: one for all tensors, or `widths`."""

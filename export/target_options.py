@@ -61,7 +61,9 @@ def require_used(
     """Raises UsageError for an option of `export` that none of these targets has a use for."""
     if keep_float and not any(target.calibrates for target in targets):
         raise UsageError(
-            "`keep_float` says which layers stay float where all others compute in int8: give `precision` w8a8",
+            "`keep_float` says which layers stay float where all others compute in int8 over calibrated ranges: give "
+            "`precision` w8a8, or leave it out; at int8 ExecuTorch's layers round each input over its own range, and "
+            "none can be kept",
             code="unused-option",
             option="keep_float",
         )

@@ -101,8 +101,12 @@ def _copy(model: nn.Module, change: Change, keep: Keep | None = None) -> nn.Modu
             for name, value in values.items():
                 old = getattr(result.get_submodule(path), name)
                 setattr(result.get_submodule(path), name, type(old)(value))
-        for module in result.modules():  # a module comes before what is inside it, as `slim` needs it
+        modes = [(module, module.training) for module in result.modules()]
+        result.eval()  # a spectral norm in training changes whenever its weight is looked at
+        for module, _ in modes:  # a module comes before what is inside it, as `slim` needs it
             _fit_attributes(module)
+        for module, training in modes:
+            module.training = training
     return result
 
 

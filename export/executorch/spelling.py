@@ -1,6 +1,7 @@
 """Operators that XNNPACK's delegate computes otherwise or refuses, spelled out in others that it has.
 
 Its GELU is the exact form for the tanh form too, 4.7e-4 off. Its PReLU takes images alone, tensors of four dimensions.
+`var_mean` is none of the operators that ExecuTorch lowers; `var` and `mean` are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _IMAGE = 4
 
 
 def spell_out(program: ExportedProgram) -> None:
-    """Replaces, in place, each `gelu(x, approximate="tanh")` and each PReLU of anything but images."""
+    """Replaces, in place, each `gelu(x, approximate="tanh")`, PReLU of anything but images, and `var_mean`."""
     import torch
 
     graph = program.graph
@@ -27,6 +28,9 @@ def spell_out(program: ExportedProgram) -> None:
                 spelled = _gelu(node)
             elif node.target is torch.ops.aten.prelu.default and node.meta["val"].dim() != _IMAGE:
                 spelled = _prelu(node)
+            elif getattr(node.target, "overloadpacket", None) is torch.ops.aten.var_mean:
+                _var_mean(node)
+                continue
             else:
                 continue
         node.replace_all_uses_with(spelled)
@@ -59,6 +63,25 @@ def _prelu(prelu: Node) -> Node:
         weight = shaped
     below = _call(prelu, aten.mul.Tensor, _call(prelu, aten.relu.default, _call(prelu, aten.neg.default, x)), weight)
     return _call(prelu, aten.sub.Tensor, _call(prelu, aten.relu.default, x), below)
+
+
+def _var_mean(both: Node) -> None:
+    """Variance and mean one by one."""
+    import torch
+
+    aten, form = torch.ops.aten, both.target._overloadname  # type: ignore[union-attr]
+    x, *rest = both.args
+    over = None if form == "default" or not rest else rest[0]
+    keep = both.kwargs.get("keepdim", rest[2] if form == "dim" and len(rest) > 2 else False)
+    for part in list(both.users):  # each takes one of the two
+        if part.args[1] == 0:
+            spelled = _call(part, getattr(aten.var, form), *both.args)
+            spelled.kwargs = both.kwargs
+        else:
+            spelled = _call(part, aten.mean.dim, x, over, keep)
+        part.replace_all_uses_with(spelled)
+        both.graph.erase_node(part)
+    both.graph.erase_node(both)
 
 
 def _call(like: Node, operator: Any, *operands: Any) -> Node:

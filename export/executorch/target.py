@@ -7,7 +7,7 @@ The format has no sparse weights: a zero takes as many bytes as any other weight
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from dwindle.export.quantize import Stored
     from dwindle.export.target import Rounding
     from dwindle.manifest import Breakdown
 
@@ -90,6 +91,11 @@ class ExecuTorch(Int8Target):
         (made,) = self._last
         made = self._with_int8(network, made.inputs)
         return made.reference if activations else made.weights_only
+
+    def trained_through(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Mapping[str, Stored]:
+        if self.precision != "int8":
+            return super().trained_through(network, inputs)
+        return int8_weights(network, inputs).weights
 
     def _with_int8(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Int8Weights:
         """The network at int8. The last result is cached."""

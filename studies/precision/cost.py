@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from dwindle.compress.qat import Rounding
+from dwindle.export.target import load
 from dwindle.models.build import ModelSpec, build
 from studies import journal
 from studies.calibrate.networks import task
@@ -43,7 +44,7 @@ median of the ratios, and between which nine in ten of them lie. Printed by `pyt
 def stepper(network: nn.Module, precision: str | None, example: tuple[torch.Tensor, ...]) -> Callable[..., float]:
     """A function that makes a step on images and labels, and returns the seconds of CPU that it took."""
     optimizer = torch.optim.SGD(network.train().parameters(), lr=0.01, momentum=0.9)
-    rounding = Rounding(network, example, precision) if precision else None
+    rounding = Rounding(network, example, load("onnx", precision)) if precision else None
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> float:
         began = time.thread_time()

@@ -55,7 +55,7 @@ def trained(name: str, seed: int, training: str, precision: str) -> nn.Module:
     network = copy.deepcopy(dense(name, seed, its))
     if training == "none":
         return network
-    rounding = Rounding(network, its.example_inputs(), precision) if training == "qat" else None
+    rounding = Rounding(network, its.example_inputs(), load("onnx", precision)) if training == "qat" else None
 
     def on_step(_: float) -> None:
         if rounding:

@@ -104,7 +104,7 @@ def test_training_rounds_each_tensor_as_its_own_precision_does() -> None:
     widths = {"0.weight": "int8", "5.weight": "palette2"}
     folded = deployable(model, INPUTS)
     shipped = tensors(quantized(folded, stored(folded, widths)))
-    rounding = Rounding(model, INPUTS, widths)
+    rounding = Rounding(model, INPUTS, targets.load("onnx", "mixed").mixing(widths))
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     rounding.round()
     assert torch.allclose(tensors(deployable(model, INPUTS))["0.weight"], shipped["0.weight"], rtol=1e-5, atol=1e-7)

@@ -13,8 +13,10 @@ from dwindle.compress.qat_palette import by_palette
 from dwindle.compress.request import Request
 from dwindle.errors import UsageError
 from dwindle.export.codes.palette import levels
+from dwindle.export.executorch.int8 import int8_weights
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.quantize import quantized, store, stored
+from dwindle.export.target import load
 from dwindle.export.w8a8 import Form, quantize
 
 INPUTS = (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
@@ -41,7 +43,7 @@ def test_between_steps_a_network_has_the_weights_of_its_file(precision: str) -> 
     folded = deployable(model, INPUTS)
     shipped = tensors(quantized(folded, stored(folded, precision)))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    rounding = Rounding(model, INPUTS, precision)
+    rounding = Rounding(model, INPUTS, load("onnx", precision))
     rounding.round()
     held, changed = tensors(deployable(model, INPUTS)), 0
     for name, tensor in held.items():
@@ -53,6 +55,32 @@ def test_between_steps_a_network_has_the_weights_of_its_file(precision: str) -> 
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     rounding.absorb()  # a second time there is nothing to take in
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_stays_float_in_executorchs_int8_files_is_not_rounded_in_training() -> None:
+    class Transposed(nn.Module):
+        """A linear layer as GPT-2 has it, with a scale for each column of its weight."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(12, 20)), nn.Parameter(torch.zeros(20))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addmm(self.bias, x, self.weight)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3, bias=False), nn.BatchNorm2d(12), nn.Conv2d(12, 12, 3, groups=12), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), Transposed(), nn.ReLU(), nn.Linear(20, 5),
+    ).eval()  # fmt: skip
+    file = tensors(int8_weights(deployable(model, INPUTS), INPUTS).weights_only)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    Rounding(model, INPUTS, load("executorch", "int8")).round()
+    changed = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
+    assert changed == {"0.weight", "6.weight", "8.weight"}
+    for name, tensor in tensors(deployable(model, INPUTS)).items():
+        if tensor.dim() > 1:
+            assert torch.allclose(tensor, file[name], rtol=1e-5, atol=1e-7), name
 
 
 class Adds(nn.Module):
@@ -72,7 +100,7 @@ class Adds(nn.Module):
 def test_branches_that_a_file_holds_as_one_are_not_rounded_one_by_one() -> None:
     model = Adds().eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    Rounding(model, INPUTS, "int8").round()
+    Rounding(model, INPUTS, load("onnx", "int8")).round()
     assert {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])} == {
         "first.weight"
     }
@@ -80,7 +108,7 @@ def test_branches_that_a_file_holds_as_one_are_not_rounded_one_by_one() -> None:
 
 def test_exact_weights_take_what_a_step_changes_of_rounded_ones() -> None:
     model = network()
-    rounding, weight = Rounding(model, INPUTS, "int8"), model.get_parameter("0.weight")
+    rounding, weight = Rounding(model, INPUTS, load("onnx", "int8")), model.get_parameter("0.weight")
     before = weight.detach().clone()
     rounding.round()
     with torch.no_grad():
@@ -94,7 +122,7 @@ def test_pruned_weights_stay_zero_while_rounded() -> None:
     masks = {name: torch.rand_like(weight) < 0.3 for name, weight in prunable(model).items()}
     masks["0.weight"][2] = False  # a row without survivors
     mask_applier(model, masks)()
-    Rounding(model, INPUTS, "int4").round()
+    Rounding(model, INPUTS, load("onnx", "int4")).round()
     for name, mask in masks.items():
         weight = model.get_parameter(name)
         assert weight.isfinite().all()
@@ -131,7 +159,7 @@ def test_at_w8a8_layers_read_what_they_will_read_in_the_file() -> None:
     exact = model.eval()(samples)
     made = quantize(deployable(model, INPUTS), (samples,), Form(whole=True))
     file = torch.cat([made.program(sample) for sample in samples.split(1)])
-    rounding = Rounding(model, INPUTS, "w8a8")
+    rounding = Rounding(model, INPUTS, load("onnx", "w8a8"))
     rounding.round()
     trained_through = model(samples)
     rounding.close()
@@ -146,7 +174,7 @@ def test_at_w8a8_layers_read_what_they_will_read_in_the_file() -> None:
 
 def test_gradients_pass_straight_through_rounded_activations() -> None:
     model = plain().train()
-    rounding = Rounding(model, INPUTS, "w8a8")
+    rounding = Rounding(model, INPUTS, load("onnx", "w8a8"))
     rounding.round()
     model(torch.randn(4, 3, 8, 8)).square().sum().backward()
     assert all(one.grad is not None and one.grad.abs().sum() > 0 for one in model.parameters())
@@ -155,7 +183,7 @@ def test_gradients_pass_straight_through_rounded_activations() -> None:
 def test_batch_norm_is_frozen_while_its_scale_is_rounded_and_free_afterwards() -> None:
     model = plain().train()
     norm = model.get_submodule("1")
-    rounding = Rounding(model, INPUTS, "int8")
+    rounding = Rounding(model, INPUTS, load("onnx", "int8"))
     rounding.round()
     before = {name: tensor.clone() for name, tensor in norm.named_buffers()}
     model.train()  # as a task does at the start of an epoch
@@ -217,7 +245,7 @@ def test_training_through_a_palette_wins_back_what_rounding_loses() -> None:
 
     train(200, 5e-3, None)
     before = loss_of_file()
-    rounding = Rounding(model, (x[:1],), "palette1")
+    rounding = Rounding(model, (x[:1],), load("onnx", "palette1"))
     train(100, 2e-3, rounding)
     rounding.close()
     assert loss_of_file() < before / 4
@@ -227,7 +255,7 @@ def test_activations_that_are_not_all_finite_are_rounded_over_those_that_are() -
     model, x = plain(), torch.rand(2, 3, 8, 8)
     x[0, 0, 0, 0], x[1, 2, 3, 3] = torch.inf, -torch.inf
     seen: list[torch.Tensor] = []
-    rounding = Rounding(model, (x[:1].nan_to_num(0, 0, 0),), "w8a8")
+    rounding = Rounding(model, (x[:1].nan_to_num(0, 0, 0),), load("onnx", "w8a8"))
     rounding.round()
     model[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     model(x)
@@ -255,7 +283,7 @@ def test_a_layer_of_zeros_and_one_that_is_never_called_stay_as_they_are(precisio
     torch.manual_seed(0)
     model, x = Branching(), torch.randn(4, 80)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    rounding = Rounding(model, (x[:1],), precision)
+    rounding = Rounding(model, (x[:1],), load("onnx", precision))
     rounding.round()
     assert not model.dead.weight.any()
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
@@ -266,7 +294,7 @@ def test_a_layer_of_zeros_and_one_that_is_never_called_stay_as_they_are(precisio
 
 def test_a_task_that_trains_another_model_than_it_is_given_is_refused() -> None:
     model = plain()
-    rounding, other = Rounding(model, INPUTS, "int8"), plain()
+    rounding, other = Rounding(model, INPUTS, load("onnx", "int8")), plain()
     optimizer = torch.optim.SGD(other.parameters(), 0.1)
 
     def fit() -> None:
@@ -284,7 +312,7 @@ def test_a_task_that_trains_another_model_than_it_is_given_is_refused() -> None:
 
 def test_a_learning_rate_of_nought_for_a_step_is_no_other_model() -> None:
     model = plain()
-    rounding, optimizer = Rounding(model, INPUTS, "int8"), torch.optim.SGD(model.parameters(), 0.1)
+    rounding, optimizer = Rounding(model, INPUTS, load("onnx", "int8")), torch.optim.SGD(model.parameters(), 0.1)
     for step in range(20):
         rounding.round()
         optimizer.param_groups[0]["lr"] = 0.1 if step == 2 else 0.0

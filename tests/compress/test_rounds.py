@@ -22,6 +22,7 @@ from dwindle.compress.pruning_settings import PruningSettings
 from dwindle.compress.rounds import IterativePruning
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
+from dwindle.export.target import load
 from dwindle.models.checked_task import CheckedTask
 from dwindle.record import Round
 
@@ -259,7 +260,9 @@ def digits_pruning(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Dropout(), nn.Linear(32, 10))
     )
     solver = Solver(Budget(density=0.3), Blocks(), nonzero_bytes, "onnx")
-    settings = PruningSettings(method(name), 0.2, rounds=2, save_every=0.0, gradual=gradual, qat=qat, precision="w8a8")
+    settings = PruningSettings(
+        method(name), 0.2, rounds=2, save_every=0.0, gradual=gradual, qat=qat, target=load("onnx", "w8a8")
+    )
     return IterativePruning(
         folder,
         network,

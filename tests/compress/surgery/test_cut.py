@@ -94,3 +94,13 @@ def test_training_goes_on_with_the_momentum_that_was_left() -> None:
     step(whole, reference)
     torch.testing.assert_close(small[2].bias, whole[2].bias)
     torch.testing.assert_close(small[0].weight, whole[0].weight[kept])
+
+
+def test_a_cut_leaves_a_spectral_norm_in_training_and_its_vectors_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.utils.parametrizations.spectral_norm(nn.Linear(6, 3)), nn.Linear(3, 5))
+    before = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    keep = Keep({"2.weight": (keeping(5, [0, 2]),)})
+    small = cut(model.train(), keep)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in small.named_buffers())
+    assert all(module.training for module in small.modules())

@@ -153,6 +153,19 @@ class Block(nn.Module):
         return x + self.down(nn.functional.gelu(self.up(self.norm(x)), approximate="tanh"))
 
 
+def test_variance_and_mean_in_one_call_are_written(tmp_path: Path) -> None:
+    class Normal(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            variance, mean = torch.var_mean(x, dim=(2, 3), keepdim=True)
+            across, middle = torch.var_mean(x, 1, correction=0)
+            return (x - mean) / variance + across[:, None], middle, torch.var_mean(x)[0].reshape(1)
+
+    inputs = (torch.randn(1, 4, 5, 6, generator=torch.Generator().manual_seed(0)),)
+    ExecuTorch().write(Normal().eval(), inputs, tmp_path / "net.pte", pack=True)
+    for found, expected in zip(ExecuTorch().run(tmp_path / "net.pte", inputs), Normal()(*inputs), strict=True):
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_the_tanh_form_of_gelu_is_not_taken_for_the_exact_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
