@@ -54,7 +54,7 @@ def _show(arguments: argparse.Namespace) -> int:
         return 0
     page: list[RenderableType] = [rounds_table(found.history, found.origin["target"], metric=found.metric)]
     if left := layers(found):
-        page.append(layers_table(left))
+        page += ["", layers_table(left), ""]
     if (found.path / "amc").exists():
         from dwindle.compress.amc.allocate import allocation
         from dwindle.compress.amc.view import result_view
@@ -66,7 +66,7 @@ def _show(arguments: argparse.Namespace) -> int:
     for uncut in found.uncut:
         page.append(f"kept whole: {uncut.channels} of {uncut.of} channels of {uncut.layer}, {uncut.reason}")
     if exports:
-        page.append(shipped_table(exports))
+        page += ["", shipped_table(exports), ""]
     for export in exports:
         if export.unproven:
             page.append(f"unproven: {export.path.parent.name}/{export.path.name}: {export.unproven}")

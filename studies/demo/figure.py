@@ -43,7 +43,7 @@ def draw(path: Path) -> None:
     axes.annotate(f" budget: {BUDGET:.0f} KB", (BUDGET, 90.5))
     dense, last = (sizes[0], validations[0]), (sizes[-1], validations[-1])
     axes.annotate(f"dense: {dense[0]:.0f} KB", dense, (-4, -14), textcoords="offset points", ha="right")
-    axes.annotate(f"round {len(sizes) - 1}: {last[0]} KB", last, (6, -2), textcoords="offset points")
+    axes.annotate(f"round {len(sizes) - 1}: {last[0]} KB", last, (6, -42), textcoords="offset points")
     axes.set_xscale("log")
     axes.set_xticks([25, 50, 100, 200, 300], ["25", "50", "100", "200", "300"])
     axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
