@@ -100,7 +100,8 @@ def _compress(arguments: argparse.Namespace) -> int:
         done = compress(request, arguments.out, watching, trackers)
     print_result(arguments, summary(done))
     if loss := loss_line(done.metrics, done.metric):
-        stderr_console(always=True).print(loss, soft_wrap=True)
+        page = stderr_console(always=True)
+        page.print(loss, soft_wrap=not page.is_terminal)
     if arguments.json:
         print_json(facts(done))
     return 0

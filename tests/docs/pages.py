@@ -37,9 +37,9 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     return [block for block in found if not languages or block.language in languages]
 
 
-def command_lines(page: Path) -> list[list[str]]:
-    """The command lines of a page's shell blocks, as words; those that are marked as not run are left out."""
-    code = "".join(block.code for block in blocks(page, "sh") if block.not_run is None)
+def command_lines(page: Path, *, not_run: bool = False) -> list[list[str]]:
+    """A page's command lines, as words; those of blocks that are marked as not run only with `not_run`."""
+    code = "".join(block.code for block in blocks(page, "sh") if not_run or block.not_run is None)
     lines = code.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 

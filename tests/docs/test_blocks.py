@@ -1,4 +1,7 @@
-"""Each block of code in the README and in docs/ runs, or a comment says why not; each command line parses."""
+"""Each block of code in the README and in docs/ runs, or a comment says why not; each command line parses.
+
+`test_commands.py` runs the command lines.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,19 @@ def test_every_command_line_parses(page: Path, tmp_path: Path, monkeypatch: pyte
     for block in blocks(page, "toml"):
         (tmp_path / "net.toml").write_text(block.code)  # what --config reads
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for words in command_lines(page):
+    run = command_lines(page)
+    for words in command_lines(page, not_run=True):
         if (ours := of_dwindle(words)) is not None:
             Grammar().parse(ours)
-        else:
+        elif words in run:
             assert words[:2] == ["pip", "install"], words
             named = re.findall(r"\[(.*)\]", words[2])
             assert {extra for one in named for extra in one.split(",")} <= extras.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_that_is_named_exists(page: Path) -> None:
+    assert set(re.findall(r"`dwindle ([a-z]+)", page.read_text("utf-8"))) <= Grammar().commands.keys()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
