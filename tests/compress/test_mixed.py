@@ -68,7 +68,7 @@ def test_candidates_are_worth_their_bytes_and_their_losses_are_those_of_the_netw
     assert trial.loss({}) == 0
 
 
-@pytest.mark.parametrize("target", ["onnx", "coreml"])
+@pytest.mark.parametrize("target", ["onnx", pytest.param("coreml", marks=pytest.mark.slow)])
 def test_what_is_chosen_fits_and_more_room_loses_less(target: str) -> None:
     whole = network()
     count = Sizer(targets.load(target, "mixed").mixing(whole.widths), INPUTS)
@@ -145,6 +145,7 @@ def test_a_run_that_was_interrupted_goes_on_with_what_it_chose(trained: str, tmp
     assert coreml.parity.weights_equal
 
 
+@pytest.mark.slow
 def test_a_run_meets_the_size_and_export_takes_what_was_chosen(trained: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"calib_samples": 100, "precision": "mixed", "size": "20KB", "rehearsal": False}
     heard = Heard()

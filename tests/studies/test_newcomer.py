@@ -13,6 +13,7 @@ from dwindle.models.checked_task import CheckedTask
 from studies.real.newcomer import trained_on
 
 
+@pytest.mark.slow
 def test_a_training_on_that_was_stopped_goes_on_to_the_same_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
