@@ -66,7 +66,12 @@ WAYS: dict[str, tuple[Callable[[], nn.Module], Samples, int]] = {
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param("tokens", marks=pytest.mark.needs("transformers")), "scales", "stream"]
+    scope="module",
+    params=[
+        pytest.param("tokens", marks=pytest.mark.needs("transformers")),
+        pytest.param("scales", marks=pytest.mark.slow),
+        "stream",
+    ],
 )
 def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, int]:
     """A network that lost channels without training, and how many outputs it has."""

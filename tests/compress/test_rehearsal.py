@@ -118,6 +118,7 @@ def test_a_cut_network_is_what_is_written_and_the_run_is_as_before() -> None:
     assert not ready.network.kept
 
 
+@pytest.mark.slow
 def test_outputs_that_are_all_alike_are_said_to_prove_little() -> None:
     rehearsal = prepare(request("own:zeros")).rehearse()
     manifest = rehearsal.outcomes["pytorch"]

@@ -83,7 +83,13 @@ def test_onnx_codes_of_few_bits_are_values(bits: int, masked: Changed, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("precision", "min_os"), [("fp16", "iOS16"), ("fp16", "iOS17"), ("fp16", "iOS18"), ("palette4", "iOS18")]
+    ("precision", "min_os"),
+    [
+        ("fp16", "iOS16"),
+        pytest.param("fp16", "iOS17", marks=pytest.mark.slow),
+        pytest.param("fp16", "iOS18", marks=pytest.mark.slow),
+        ("palette4", "iOS18"),
+    ],
 )
 def test_a_core_ml_package_has_a_bit_for_each_packed_weight(
     precision: str, min_os: str, pruned: nn.Module, tmp_path: Path

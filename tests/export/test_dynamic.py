@@ -193,6 +193,7 @@ def test_a_file_that_is_wrong_at_one_size_is_refused(tmp_path: Path, monkeypatch
     assert "image:2=64" in str(failed.value)
 
 
+@pytest.mark.slow
 def test_what_compress_is_told_is_in_checkpoint_and_files(tmp_path: Path) -> None:
     request = Request(
         "tests.networks:Reader",

@@ -38,7 +38,7 @@ class ChannelsLast(PlainTask):
 
 
 @pytest.mark.parametrize("name", ["onnx", "executorch"])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_file_of_a_channels_last_task_takes_what_an_app_feeds(name: str, channels: int, tmp_path: Path) -> None:
     task, network, target = CheckedTask(ChannelsLast(channels)), small(channels), targets.load(name)
     path = tmp_path / f"net{target.suffix}"

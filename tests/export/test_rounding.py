@@ -65,7 +65,7 @@ def noise(network: nn.Module, exact: nn.Module) -> float:
         return float((network(held_out) - exact(held_out)).square().sum())
 
 
-@pytest.mark.parametrize("kept", [1.0, 0.3])
+@pytest.mark.parametrize("kept", [pytest.param(1.0, marks=pytest.mark.slow), 0.3])
 @pytest.mark.parametrize("precision", CODED)
 def test_outputs_come_nearer_than_by_the_nearest_codes(precision: str, kept: float) -> None:
     network = shipped(kept)
@@ -216,7 +216,7 @@ def test_a_file_that_computes_in_int8_holds_codes_that_samples_chose(name: str, 
         assert not held[network.get_parameter(weight) == 0].any()
 
 
-@pytest.mark.parametrize("keep", [("down",), ("auto",)])
+@pytest.mark.parametrize("keep", [("down",), pytest.param("auto", marks=pytest.mark.slow)])
 def test_what_stays_float_has_no_codes_to_choose(keep: tuple[str, ...]) -> None:
     network = shipped()
     target = load("onnx", "w8a8").calibrated(samples()).rounded_by(Calibrated(samples())).keeping(keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -107,11 +108,16 @@ def made(name: str, kept: float = 1.0) -> tuple[nn.Module, nn.Module]:
     return network, deployable(network, (SAMPLES[0][:1],))
 
 
+FAST = [("convolution", "onnx"), ("linear", "executorch")]
+OTHERS = [pair for pair in product(NETWORKS, ("onnx", "executorch")) if pair not in FAST]
+
+
 @pytest.mark.parametrize(
     ("name", "target"),
     [
-        *((name, target) for name in NETWORKS for target in ("onnx", "executorch")),
-        pytest.param("linear", "litert", marks=pytest.mark.needs("litert")),
+        *FAST,
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS),
+        pytest.param("linear", "litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")]),
     ],
 )
 def test_files_hold_what_was_calibrated(name: str, target: str, tmp_path: Path) -> None:
@@ -126,7 +132,12 @@ def test_files_hold_what_was_calibrated(name: str, target: str, tmp_path: Path) 
     assert parity.relative <= parity.tolerance < 0.1
 
 
-TARGETS = ("onnx", "executorch", "coreml", pytest.param("litert", marks=pytest.mark.needs("litert")))
+TARGETS = (
+    "onnx",
+    pytest.param("executorch", marks=pytest.mark.slow),
+    pytest.param("coreml", marks=pytest.mark.slow),
+    pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")]),
+)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -144,7 +155,14 @@ def test_calls_of_one_value_or_of_which_some_are_float_are_what_was_calibrated(
     assert parity.relative <= parity.tolerance < 0.1
 
 
-@pytest.mark.parametrize("name", ["convolution", "linear", "of sequences"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convolution",
+        pytest.param("linear", marks=pytest.mark.slow),
+        pytest.param("of sequences", marks=pytest.mark.slow),
+    ],
+)
 def test_files_are_packed_by_codes_that_samples_chose_and_as_large_as_was_counted(name: str, tmp_path: Path) -> None:
     network, shipped = made(name, 0.1)
     int8 = load("onnx", "w8a8").calibrated(SAMPLES).rounded_by(Calibrated(SAMPLES))

@@ -29,7 +29,7 @@ def test_any_channels_and_size(name: str, shape: tuple[int, int, int]) -> None:
     assert network(torch.rand(3, *shape)).shape == (3, 7)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["resnet8", pytest.param("mobilenetv2", marks=pytest.mark.slow)])
 def test_export_traces_it(name: str) -> None:
     network, batch = ZOO[name](in_channels=1).eval(), torch.rand(2, 1, 28, 28)
     exported = torch.export.export(network, (batch,)).module()

@@ -58,7 +58,7 @@ def _note(heard: list[tuple[int, int]], done: int, total: int, layer: Layer) -> 
     heard.append((done, total))
 
 
-@pytest.mark.parametrize("granularity", [NofM(2, 4), Channels(align=8)])
+@pytest.mark.parametrize("granularity", [NofM(2, 4), pytest.param(Channels(align=8), marks=pytest.mark.slow)])
 def test_steps_that_prune_nothing_are_passed_over(dense: nn.Module, granularity: Granularity) -> None:
     network = Network(copy.deepcopy(dense), (INPUTS[0][:1],))
     found = prune(network, dense, granularity, 0.5, INPUTS, steps=5)
@@ -74,7 +74,13 @@ def test_everything_may_go(dense: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "late"), [("resnet8", False), ("resnet8", True), ("transformer", False), ("recurrent", False)]
+    ("name", "late"),
+    [
+        ("resnet8", False),
+        pytest.param("resnet8", True, marks=pytest.mark.slow),
+        ("transformer", False),
+        pytest.param("recurrent", False, marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_saved_after_any_layer_is_enough_to_go_on_from(
     monkeypatch: pytest.MonkeyPatch, name: str, late: bool

@@ -48,7 +48,7 @@ def exported(network: nn.Module, real: tuple[Tensor, ...], target: Onnx, folder:
         ("fp16", "auto"),
         pytest.param("fp16", "none", marks=pytest.mark.slow),
         pytest.param("int8", "auto", marks=pytest.mark.slow),
-        ("int4", "auto"),
+        pytest.param("int4", "auto", marks=pytest.mark.slow),
         pytest.param("palette4", "auto", marks=pytest.mark.slow),
         pytest.param("palette3", "auto", marks=pytest.mark.slow),
     ],

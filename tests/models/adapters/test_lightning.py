@@ -138,7 +138,9 @@ def test_momentum_goes_on_from_one_training_to_the_next() -> None:
     assert seen[0] == STEPS + 1
 
 
-@pytest.mark.parametrize("at", [2, PER_EPOCH, 8])
+@pytest.mark.parametrize(
+    "at", [2, pytest.param(PER_EPOCH, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_training_ends_as_an_undisturbed_one(at: int) -> None:
     network, own, saved = made(), task(), {}
 

@@ -112,7 +112,9 @@ def test_the_learning_rate_is_rewound_by_the_trainers_own_schedule(tmp_path: Pat
     assert rates(0.0) == pytest.approx(whole)
 
 
-@pytest.mark.parametrize("at", [2, PER_EPOCH, 8])
+@pytest.mark.parametrize(
+    "at", [2, pytest.param(PER_EPOCH, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, at: int) -> None:
     own, saved = task(tmp_path), {}
     network = own.given.network
