@@ -44,7 +44,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Change:
-    """A layer's shape, or an option, that isn't the same in both; None where one has no such layer or option."""
+    """A layer's shape, an option, or how a target's file stores weights, that isn't the same in both; None where one
+    has no such layer or option."""
 
     name: str
     before: Any
@@ -67,6 +68,8 @@ class Diff:
     figures: tuple[Figure, ...]
     layers: tuple[Change, ...]
     options: tuple[Change, ...]
+    stored: tuple[Change, ...] = ()
+    """How the file of a target stores its weights, by the target, of those that both were exported to."""
 
 
 def diff(before: Checkpoint | Path | str, after: Checkpoint | Path | str) -> Diff:
@@ -79,6 +82,7 @@ def diff(before: Checkpoint | Path | str, after: Checkpoint | Path | str) -> Dif
     """
     a, b = (given if isinstance(given, Checkpoint) else Checkpoint.load(given) for given in (before, after))
     figures_a, figures_b = dict(_figures(a)), dict(_figures(b))
+    stored = [{manifest.target: manifest.encoding for _, manifest in manifests(each.exports)} for each in (a, b)]
     keys = sorted(figures_a.keys() | figures_b.keys(), key=_rank)
     return Diff(
         before=str(a.path),
@@ -87,6 +91,7 @@ def diff(before: Checkpoint | Path | str, after: Checkpoint | Path | str) -> Dif
         figures=tuple(Figure(*key, figures_a.get(key), figures_b.get(key)) for key in keys),
         layers=_changes(*({layer.name: layer.after for layer in layers(each)} for each in (a, b))),
         options=_changes(*(flattened(each.origin) for each in (a, b))),
+        stored=tuple(each for each in _changes(*stored) if each.before and each.after),
     )
 
 

@@ -29,7 +29,7 @@ _NAMES = {
 
 
 def diff_table(found: Diff) -> RenderableType:
-    """A row per figure, layer and option that differ, and per figure that doesn't."""
+    """A row per figure, and per file, layer and option that differ."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
     short = Path(found.before).name, Path(found.after).name
@@ -39,7 +39,8 @@ def diff_table(found: Diff) -> RenderableType:
         table.add_row(
             Text(_title(figure)), _value(figure, figure.before), _value(figure, figure.after), _change(figure)
         )
-    for heading, changes in (("layers", found.layers), ("options", found.options)):
+    of_files = ("files store their weights otherwise", found.stored)
+    for heading, changes in (of_files, ("layers", found.layers), ("options", found.options)):
         if changes:
             table.add_row(Text(heading, style="bold"))
         for change in changes:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +69,18 @@ def test_each_figure_stands_beside_the_others_or_beside_nothing(before: Checkpoi
     assert (in_file.before, in_file.after) == (Value(96.3, (93.8, 97.8)), None)
     assert figures["ratio", "onnx", "onnxruntime"].before == Value(0.8, (0.78, 0.82))
     assert figures["cost", "onnx", "onnxruntime"].before == Value(1_200_000)
+    assert found.stored == ()
     size = (before.exports / "onnx" / "net.onnx").stat().st_size
     assert figures["size", "onnx", None].before == Value(size)
+
+
+def test_files_that_store_weights_otherwise_are_told_apart(before: Checkpoint, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(before.path, tmp_path / "int4.dwindle"))
+    ((folder, manifest),) = manifests(other / "exports")
+    replace(manifest, encoding="bitmask + int4 survivors").write(folder)
+    found = diff(before, other)
+    assert found.stored == (Change("onnx", "bitmask + fp32 survivors", "bitmask + int4 survivors"),)
+    assert main(["diff", str(before.path), str(other)]) == 0
 
 
 def test_layers_and_options_are_those_that_differ(before: Checkpoint, after: Checkpoint) -> None:
