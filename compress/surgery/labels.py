@@ -181,9 +181,11 @@ class Labels:
     def cost(self, each: float, *factors: Tensor) -> None:
         self.costs.append(Cost(self.module, each, tuple(factor.abs() for factor in factors)))
 
-    def literal(self, *labels: Tensor, rule: str = "") -> None:
-        """The extent of these labels may be a number in the code at hand."""
-        self.literals += [Literal((core(x).abs(),), self.module, self.owner, rule) for x in labels if varying(x)]
+    def literal(self, *labels: Tensor, rule: str = "", code: tuple[str, str] | None = None) -> None:
+        """The extent of these labels may be a number in the code at hand, or in that of another module: its path and
+        class."""
+        module, owner = code or (self.module, self.owner)
+        self.literals += [Literal((core(x).abs(),), module, owner, rule) for x in labels if varying(x)]
 
     def literals_of(self, pieces: Sequence[Tensor]) -> None:
         """The extents of these pieces may be a list of numbers in the code at hand."""

@@ -28,7 +28,8 @@ def rule_of(node: Node) -> Rule:
     if own := own_rule(str(packet)):
         return own
     if packet in RULES and target._overloadname != "other":  # max.other is the pointwise one
-        return RULES[packet]
+        # An attention layer averages its map over the heads even where nobody reads that.
+        return RULES[packet] if node.users or RULES[packet] is not arithmetic.statistic else movement.constant
     return arithmetic.pointwise if torch.Tag.pointwise in target.tags else unknown
 
 

@@ -135,7 +135,7 @@ def recurrent(labels: Labels, call: Call) -> Any:
             labels.bind(rest[-1], 1, hidden, writes=False)
             labels.cost(positions, hidden, outputs)
     for state, width in zip(states, (outputs, hidden), strict=False):
-        _starts(labels, width, state)
+        _starts(labels, call, width, state)
     labels.literal(hidden, outputs)
     last = outputs.repeat(2) if call["bidirectional"] else outputs
     results = zip(call.values, (last, outputs, hidden), strict=False)
@@ -153,7 +153,7 @@ def cell(labels: Labels, call: Call) -> Any:
     rows = hidden.repeat(back.shape[0] // back.shape[1])
     _gates(labels, columns, biases, rows, x.numel() // x.shape[-1])
     for state in [call["hx"]] if isinstance(call["hx"], Tensor) else call["hx"]:
-        _starts(labels, hidden, state)
+        _starts(labels, call, hidden, state)
     labels.literal(hidden)
     return [along(hidden, value.shape, -1) for value in call.values]
 
@@ -171,8 +171,9 @@ def _gates(
         labels.bind(bias, 0, rows, writes=True)
 
 
-def _starts(labels: Labels, hidden: Tensor, state: Tensor) -> None:
-    """The state that a recurrent layer starts with has its units."""
+def _starts(labels: Labels, call: Call, hidden: Tensor, state: Tensor) -> None:
+    """The state that a recurrent layer starts with has its units, as many as the code around it may say of zeros."""
+    labels.literal(hidden, code=call.around)
     given = labels.channels(labels.of(state), -1)
     labels.pin_spoiled(given)
     labels.tie(hidden, given)

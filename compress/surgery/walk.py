@@ -34,6 +34,8 @@ class Call:
     """Path of the innermost module whose forward makes the call."""
     owner: str
     """Class of that module."""
+    around: tuple[str, str] = ("", "")
+    """Path and class of the module that calls that module."""
     macs: Callable[[], int] = lambda: 0
     """Counts the multiply-accumulates of the op."""
 
@@ -235,7 +237,7 @@ def _call(node: Node, known: dict[Node, Any]) -> Call:
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     unset = {a.name: a.default_value for a in formal if a.has_default_value() and a.name not in given}
     value = node.meta.get("val")
-    module, owner = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1]
+    stack = [_named(*entry) for entry in (node.meta.get("nn_module_stack") or {"": ("", "")}).values()]
     return Call(
         target=node.target,
         arguments=each(lambda v: known.get(v) if isinstance(v, Node) else v, given) | unset,
@@ -245,10 +247,16 @@ def _call(node: Node, known: dict[Node, Any]) -> Call:
             for name, argument in given.items()
             if isinstance(argument, Node) and isinstance(argument.meta.get("val"), Tensor)
         },
-        module=module.partition("@")[0],
-        owner=owner if isinstance(owner, str) else f"{owner.__module__}.{owner.__qualname__}",
+        module=stack[-1][0],
+        owner=stack[-1][1],
+        around=stack[-2] if len(stack) > 1 else ("", ""),
         macs=lambda: _macs(node),
     )
+
+
+def _named(module: str, owner: Any) -> tuple[str, str]:
+    """A module's path, and the name of its class."""
+    return module.partition("@")[0], owner if isinstance(owner, str) else f"{owner.__module__}.{owner.__qualname__}"
 
 
 def _macs(node: Node) -> int:

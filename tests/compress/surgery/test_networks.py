@@ -93,6 +93,27 @@ def test_cells_of_recurrent_layers() -> None:
     assert (small.lstm.hidden_size, small.gru.input_size) == (small.gru.input_size, small.lstm.hidden_size)
 
 
+def test_a_state_of_zeros_as_wide_as_an_attribute_says() -> None:
+    class Starting(nn.Module):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.width, self.layer, self.last = 8, layer, nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x.new_zeros(len(x), self.width)
+            if isinstance(self.layer, nn.GRU):
+                return self.last(self.layer(x, h[None])[0])
+            c = h
+            for step in x.unbind(1):
+                h, c = self.layer(step, (h, c))
+            return self.last(h)
+
+    for layer in (nn.LSTMCell(6, 8), nn.GRU(6, 8, batch_first=True)):
+        found, small = cut_twice(Starting(layer), STEPS)
+        assert list(found.units) == [8]
+        assert small.width == small.layer.hidden_size < 8
+
+
 def test_a_state_from_outside_keeps_its_width() -> None:
     class Streaming(Recurrent):
         def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
@@ -405,3 +426,17 @@ def test_one_attribute_for_the_widths_of_several_layers_ties_them() -> None:
     found, small = cut_twice(Cascade(), IMAGE)
     assert units(found) == {"first": 5, "heads.0": 9}
     assert {head.out_channels for head in small.heads} == {2 * small.width}
+
+
+def test_heads_whose_averaged_map_nobody_reads() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.last = nn.MultiheadAttention(8, 4, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.attention(x, x, x)[0])  # which computes the map too, as it does by default
+
+    found, small = cut_twice(Attends(), (torch.randn(1, 5, 8),))
+    assert found.groups[0].units == 4
+    assert small.attention.num_heads < 4
