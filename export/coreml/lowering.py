@@ -160,6 +160,16 @@ def _nearest(x: Tensor, output_size: list[int] | None, scale_factors: list[float
     return x
 
 
+def _antialiased(
+    x: Tensor, output_size: list[int] | None, align_corners: bool, scale_factors: list[float] | None
+) -> Any:
+    """coremltools takes it for the one that reads two pixels along each axis, as it does where it makes no fewer."""
+    sizes = output_size or [math.floor(n * by) for n, by in zip(x.shape[2:], scale_factors or (), strict=True)]
+    if all(made >= had for made, had in zip(sizes, x.shape[2:], strict=True)):
+        return NotImplemented
+    raise NotImplementedError("Core ML has no anti-aliased resizing to fewer pixels: resize by average pooling")
+
+
 def _prelu(x: Tensor, weight: Tensor) -> Any:
     """coremltools takes one slope for each channel of images alone."""
     if x.dim() == 4:
@@ -192,4 +202,5 @@ _OWN: dict[Any, Callable[..., Any]] = {
     aten.prelu.default: _prelu,
     aten.constant_pad_nd.default: lambda x, pad, value=0: _pad(x, pad, value=value),
     aten.upsample_nearest2d.vec: _nearest,
+    aten._upsample_bilinear2d_aa.vec: _antialiased,
 }

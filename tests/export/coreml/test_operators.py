@@ -26,7 +26,7 @@ NOT: dict[str, tuple[type[DwindleError], str]] = {
     "topk of equal values, places": (ParityFailed, "unproven"),
     "random": (ParityFailed, "unproven"),
     "nan_to_num": (ParityFailed, "unproven"),
-    "antialias": (ParityFailed, "outputs-differ"),
+    "antialias": (UsageError, "not-convertible"),
     "erfinv": (UsageError, "not-convertible"),
     "index_add": (UsageError, "not-convertible"),
     "median": (UsageError, "not-convertible"),
