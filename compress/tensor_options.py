@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from dwindle.compress.knapsack import Option
-from dwindle.errors import DwindleError
 from dwindle.export.fold import deployable
 from dwindle.export.quantize import PALETTES, Stored, store, stored
 from dwindle.models.copies import copied
@@ -196,14 +195,7 @@ def _layers(folded: nn.Module, coded: list[str], samples: tuple[Tensor, ...]) ->
     layers = {name: folded.get_submodule(name) for name in found.layers}
     with lockstep(folded, taken.tensors, layers, "inputs", taken.present) as given:
         for seed, (layer, module) in enumerate(layers.items()):
-            shown = given.advance()
-            if shown is None or shown.name != layer:
-                raise DwindleError(
-                    f"the network doesn't come to {layer} where it did for other samples: what its layers lose can't "
-                    "be measured one after the other",
-                    code="data-dependent",
-                    name=layer,
-                )
+            shown = given.advance_to(layer)
             matrix, weight = product(module), module.get_parameter("weight").detach()
             assert matrix is not None
             outputs = (type(module).forward(module, one) for one in shown.tensors)

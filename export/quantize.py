@@ -25,7 +25,7 @@ from dwindle.export.fold import tensors
 from dwindle.models.copies import copied
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Precision = Literal["fp32", "fp16", "int8", "int4", "palette4", "palette3", "palette2", "palette1", "mixed", "w8a8"]
 FOUR_BITS = ("int4", "palette4")
@@ -149,10 +149,18 @@ def int8_along(array: NDArray[np.float32], axis: int) -> Stored:
     return Stored(np.rint(array / steps).clip(-LARGEST, LARGEST).astype(np.int8), scale, axis=axis)
 
 
-def quantized(network: nn.Module, weights: dict[str, Stored]) -> nn.Module:
+def quantized(network: nn.Module, weights: Mapping[str, Stored]) -> nn.Module:
     """A copy of the network in fp32, with the tensors that a file stores in place of its own.
 
-    weights: what `stored` returns for the same network.
+    weights: what `stored` returns for the same network. Raises as `with_tensors` does.
+    """
+    import torch
+
+    return with_tensors(network, {name: torch.from_numpy(np.array(held.decoded())) for name, held in weights.items()})
+
+
+def with_tensors(network: nn.Module, rounded: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the network, with these tensors in place of its own of the same names.
 
     Raises AssertionError should a pruned weight have come back to life.
     """
@@ -161,10 +169,10 @@ def quantized(network: nn.Module, weights: dict[str, Stored]) -> nn.Module:
     made = copied(network)
     with torch.no_grad():
         for name, tensor in tensors(made).items():
-            decoded = torch.from_numpy(np.array(weights[name].decoded()))
-            if tensor.dim() > 1:  # a bias may take up what its layer's rounding changed
-                assert not ((tensor == 0) & (decoded != 0)).any(), f"{name} was pruned, and is no longer"
-            tensor.copy_(decoded)
+            if name in rounded:
+                if tensor.dim() > 1:  # a bias may take up what its layer's rounding changed
+                    assert not ((tensor == 0) & (rounded[name] != 0)).any(), f"{name} was pruned, and is no longer"
+                tensor.copy_(rounded[name])
     return made
 
 

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.export.blame import refusal
 from dwindle.export.fold import tensors, trace
-from dwindle.export.quantize import Stored
+from dwindle.export.quantize import Stored, with_tensors
 from dwindle.export.quiet import quiet
 from dwindle.export.w8a8_codes import Layer, places_of
 from dwindle.export.w8a8_convert import converted, is_call, join_equal_calls, value_of
 from dwindle.export.w8a8_samples import check_samples
-from dwindle.models.copies import copied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -160,7 +159,7 @@ def _quantized(
         rounded |= {name: tensor.half().float() for name, tensor in left.items() if tensor.dtype == _float32()}
         _set(program, rounded)
     decoding = tuple((one.weight, one.decoded) for one in found)
-    return Quantized(program, _with(network, rounded), layers, kept, layer_of, without, decoding)
+    return Quantized(program, with_tensors(network, rounded), layers, kept, layer_of, without, decoding)
 
 
 class Calibration:
@@ -231,7 +230,7 @@ def _recoded(network: nn.Module, found: list[_Found], program: GraphModule, roun
     others = {name: tensor for name, tensor in chosen.items() if tensor.scale is None and tensor is not nearest[name]}
     biases = {name: torch.from_numpy(tensor.values) for name, tensor in others.items()}
     _set(program, biases)
-    return _with(network, biases)
+    return with_tensors(network, biases)
 
 
 def _rounded(found: list[_Found], converted: GraphModule, form: Form) -> dict[str, Tensor]:
@@ -281,20 +280,6 @@ def _float32() -> Any:
     import torch
 
     return torch.float32
-
-
-def _with(network: nn.Module, rounded: dict[str, Tensor]) -> nn.Module:
-    """A copy of the network with these tensors. Raises AssertionError should a pruned weight have come back to life."""
-    import torch
-
-    made = copied(network)
-    with torch.no_grad():
-        for name, tensor in tensors(made).items():
-            if name in rounded:
-                if tensor.dim() > 1:
-                    assert not ((tensor == 0) & (rounded[name] != 0)).any(), f"{name} was pruned, and is no longer"
-                tensor.copy_(rounded[name])
-    return made
 
 
 def _value(argument: Any, module: GraphModule) -> Any:

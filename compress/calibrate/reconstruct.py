@@ -209,13 +209,7 @@ def _outputs(
     wanted: Lockstep, name: str, weight: str, kept: Mapping[str, Tensor], module: nn.Module
 ) -> Iterable[Tensor]:
     """The dense layer's outputs, of the channels that cuts left."""
-    stop = wanted.advance()
-    if stop is None or stop.name != name:
-        raise DwindleError(
-            f"the pruned network comes to {name} where the dense one comes to {stop.name if stop else 'its end'}: its "
-            "layers can't be calibrated one after the other",
-            code="data-dependent",
-        )
+    stop = wanted.advance_to(name)
     dim = 1 if isinstance(module, _ConvTransposeNd) else 0
     channels = kept.get(f"{weight}:{dim}")
     if channels is None:

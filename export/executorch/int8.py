@@ -46,7 +46,7 @@ class Int8Weights:
     @property
     def weights_only(self) -> nn.Module:
         """The network with weights as the file stores them, its activations in fp32."""
-        return quantized(self.network, dict(self.weights))
+        return quantized(self.network, self.weights)
 
     @property
     def program(self) -> GraphModule:

@@ -18,8 +18,8 @@ from dwindle.models.layerwise.products import Product
 from dwindle.models.layerwise.samples import spread
 from dwindle.models.layerwise.survey import Survey
 
-BATCH = 2**23
-"""Numbers in a batch's largest input and output of a layer, at most: 32 MB in float32."""
+BATCH = 2**25
+"""Bytes that the forward pass of one batch holds on to, at most: 32 MB."""
 CHUNK = 2**22
 """Numbers of a layer's inputs that are multiplied at a time, at most."""
 POSITIONS, FEWEST = 64, 2**14
@@ -71,7 +71,8 @@ def batched(inputs: tuple[Tensor, ...], found: Survey) -> Batches:
         note = f"{fit:,} of {samples:,} calibration samples are used: more would not fit in memory"
         inputs, samples = spread(inputs, fit), fit
     fewest = min(fitting.values(), default=samples)
-    count = min(max(math.ceil(samples * found.largest / BATCH), math.ceil(samples / fewest)), samples // 2)
+    most_held = max(found.held.values(), default=0)
+    count = min(max(1, math.ceil(samples * most_held / BATCH), math.ceil(samples / fewest)), samples // 2)
     if fewest < samples:  # each batch is spread over all samples, as the first are all that the first layers see
         batches = [tuple(tensor[first::count] for tensor in inputs) for first in range(count)]
     else:

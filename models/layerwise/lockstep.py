@@ -60,6 +60,21 @@ class Lockstep:
         self._at = [tensor for _, tensor in reached]
         return Stop(name, self._at)
 
+    def advance_to(self, name: str) -> Stop:
+        """On to the next layer, which is to be this one.
+
+        Raises DwindleError with its name where it is another one, or where the batches don't reach the same.
+        """
+        stop = self.advance()
+        if stop is None or stop.name != name:
+            raise DwindleError(
+                f"the network comes to {stop.name if stop else 'its end'} where {name} was to be next, as it was for "
+                "other samples or before it was pruned: its layers can't be calibrated one after the other",
+                code="data-dependent",
+                name=name,
+            )
+        return stop
+
     def _caught_up(self, late: greenlet) -> tuple[str | None, Tensor]:
         """What a batch that joins reaches, once it has passed the layers that the others have."""
         for passed in self._passed:

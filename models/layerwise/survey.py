@@ -42,8 +42,6 @@ class Survey:
     """The weights that can't, by parameter name, and why."""
     before_norm: frozenset[str]
     """The layers whose output goes straight into a batch norm, which takes away its mean and scale."""
-    largest: int
-    """Numbers per sample in the largest input and output of any module, together."""
     held: dict[str, int]
     """By layer of `layers`: the most bytes per sample that the forward pass holds on to at it or at a later one. Never
     more than at one before it."""
@@ -102,7 +100,7 @@ def survey(model: nn.Module, inputs: tuple[Tensor, ...], matrices: Mapping[str, 
             del left[parameter]
     before_norm = frozenset(modules[module] for module in seen.before_norm)
     held = seen.most_held_from({module: name for module, name in modules.items() if name in layers}, len(batch[0]))
-    return Survey(layers, left, before_norm, seen.largest, held, tuple(seen.notes(modules)))
+    return Survey(layers, left, before_norm, held, tuple(seen.notes(modules)))
 
 
 @dataclass
@@ -111,7 +109,6 @@ class _Seen:
 
     calls: Counter[nn.Module] = field(default_factory=Counter)
     before_norm: set[nn.Module] = field(default_factory=set)
-    largest: int = 0
     far: list[nn.Module] = field(default_factory=list)
     otherwise: set[nn.Module] = field(default_factory=set)
     """Layers that compute something else than the matrix product that their class suggests."""
@@ -140,8 +137,6 @@ class _Seen:
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.calls[module] += 1
-        numbers = sum(tensor.numel() // max(1, len(tensor)) for tensor in (*args, output) if _is_batch(tensor))
-        self.largest = max(self.largest, numbers)
         matrix = product(module)
         whole = bool(args) and _is_batch(args[0]) and _is_batch(output)
         if matrix is not None:

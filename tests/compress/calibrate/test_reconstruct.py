@@ -153,7 +153,7 @@ def test_batches_give_what_one_batch_gives(monkeypatch: pytest.MonkeyPatch) -> N
     dense, inputs = fitted(resnet8(num_classes=5, in_channels=1)), samples()
     whole, parts = pruned(dense, Blocks(), 0.3), pruned(dense, Blocks(), 0.3)
     reconstruct(whole, dense, inputs)
-    monkeypatch.setattr(module, "BATCH", 40_000)
+    monkeypatch.setattr(module, "BATCH", 160_000)
     monkeypatch.setattr(module, "CHUNK", 5_000)
     reconstruct(parts, dense, inputs)
     for name, tensor in parts.model.state_dict().items():
@@ -246,12 +246,12 @@ def test_samples_that_join_late_are_nearly_as_good(monkeypatch: pytest.MonkeyPat
 def test_nothing_changes_where_all_samples_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     dense = fitted(resnet8(num_classes=5, in_channels=1))
-    monkeypatch.setattr(module, "BATCH", 2**14)
+    monkeypatch.setattr(module, "BATCH", 2**16)
     found, other = pruned(dense, Blocks(), 0.5), pruned(dense, Blocks(), 0.5)
     reconstruct(found, dense, samples())
 
     def all_at_once(inputs: tuple[Tensor, ...], found: Survey) -> Batches:
-        count = math.ceil(len(inputs[0]) * found.largest / module.BATCH)
+        count = math.ceil(len(inputs[0]) * max(found.held.values()) / module.BATCH)
         assert 1 < count < len(inputs[0]) / 2
         return Batches([(part,) for part in inputs[0].tensor_split(count)], len(inputs[0]), {}, None)
 
