@@ -24,8 +24,6 @@ class Int8Target(Target):
     """A target that rounds activations too at w8a8, to the ranges that they take on samples."""
 
     _form: ClassVar[Form] = FORM
-    _by_program: ClassVar[bool] = True
-    """Whether its files compute in int8 what `Quantized.program` does, and nothing else."""
 
     def __init__(
         self, precision: str | None = None, min_os: str | None = None, samples: tuple[Tensor, ...] | None = None
@@ -63,11 +61,15 @@ class Int8Target(Target):
         if not self.calibrates:
             return super().holding(network, inputs, real)
         changed, made = copy.copy(self), self.quantized(network, inputs)
-        changed.fp32 = (*made.kept, *(made.without if self._by_program else ()))
+        changed.fp32 = (*made.kept, *self._without(network, inputs, made))
         return changed
 
     def trained_through(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Mapping[str, Stored]:
         return stored(network, "int8") if self.calibrates else super().trained_through(network, inputs)
+
+    def _without(self, network: nn.Module, inputs: tuple[Tensor, ...], quantized: Quantized) -> tuple[str, ...]:
+        """The kinds of operators that stay float in a network's file, as they have no int8 form there."""
+        return quantized.without
 
     @property
     def _counted(self) -> Form:

@@ -47,7 +47,6 @@ class LiteRT(Int8Target, FilledTarget):
     fastest = "unstructured"
     holds_metadata = True
     _form = Form(whole=True)
-    _by_program = False
     effects = Effects(
         weights=Effect(
             True,
@@ -94,6 +93,7 @@ class LiteRT(Int8Target, FilledTarget):
                 name="litert",
             )
         super().__init__(precision, min_os, samples)
+        self._last: list[tuple[Quantized, bytes]] = []
         if self.calibrates:
             require_packages()
 
@@ -108,32 +108,48 @@ class LiteRT(Int8Target, FilledTarget):
         return graph
 
     def write(self, module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pack: bool) -> str:
+        from dwindle.export.litert.file import described
+
         if self.calibrates:
-            path.write_bytes(self._int8(module, inputs, self.samples or inputs, self.quantized(module, inputs)))
+            content = self._int8(module, inputs, self.samples or inputs, self.quantized(module, inputs))
+            path.write_bytes(described(content, self.metadata))
             return "dense int8"
         content, packed = self.filled(module, inputs, pack=pack)
         path.write_bytes(content)
         return f"compressed sparse rows + {self.precision} survivors" if packed else f"dense {self.precision}"
 
+    def _without(self, network: nn.Module, inputs: tuple[Tensor, ...], quantized: Quantized) -> tuple[str, ...]:
+        from dwindle.export.litert import w8a8
+
+        content, short = self._int8(network, inputs, self.samples or inputs, quantized), short_names(network)
+        return w8a8.in_float(content, [own for name, own in short.items() if name.rpartition(".")[0] in quantized.kept])
+
     def _int8(
         self, module: nn.Module, inputs: tuple[Tensor, ...], samples: tuple[Tensor, ...], quantized: Quantized
     ) -> bytes:
+        """The file, without metadata. The last one is kept: `holding` looks into what is then written."""
         from dwindle.export.litert import w8a8
-        from dwindle.export.litert.file import described
 
+        if self._last and self._last[0][0] is quantized:
+            return self._last[0][1]
         # On their grid already, so that the quantizer finds the same codes again.
         content, _ = self.filled(quantized.weights_only, inputs, pack=False)
         short = short_names(module)
         scales = {short[layer.weight]: layer.scale for layer in quantized.layers}
         names = input_names(module, len(inputs))
-        return described(w8a8.quantized(content, names, samples, scales, type(module).__name__), self.metadata)
+        made = w8a8.quantized(content, names, samples, scales, type(module).__name__)
+        self._last[:] = [(quantized, made)]
+        return made
 
     def packer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[nn.Module], int]:
         if not self.calibrates:
             return super().packer(module, inputs)
+        from dwindle.export.litert.file import described
+
         # Every int8 weight takes a byte, and neither ranges nor values change what a file takes.
         network, noise = distinct(deployable(module, inputs)), noise_like(inputs)
-        size = len(self._int8(network, inputs, noise, quantize(network, noise, self._counted)))
+        content = self._int8(network, inputs, noise, quantize(network, noise, self._counted))
+        size = len(described(content, self.metadata))
         return lambda candidate: size
 
     def _filled(

@@ -6,7 +6,7 @@ Inputs and outputs stay float: the file rounds and widens them itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 OWN = "_"
 """How the names of the network's own tensors begin (`fold.short_names`)."""
-_INT8 = 9
+_FLOAT32, _INT8 = 0, 9
 """The schema's TensorType."""
+_MOVING = ("quantize", "dequantize", "reshape", "transpose", "squeeze", "expand_dims", "slice", "strided_slice", "pad")
+"""The kinds of operators that compute nothing of values."""
 
 
 def quantized(
@@ -72,6 +74,33 @@ def quantized(
     return _without_names(rounded)
 
 
+def in_float(content: bytes, layers: Collection[str]) -> tuple[str, ...]:
+    """The kinds of a file's operators that compute in float, as they have no int8 form, such as `sin`.
+
+    layers: the short names of tensors whose operators are not meant, as they could be in int8.
+    """
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    kinds = {code: name.lower() for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
+    model = file.parse(content)
+    found = []
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            kind = kinds[_code(model, operator)]
+            read = [graph.tensors[index] for index in operator.inputs if index >= 0]
+            made = [graph.tensors[index] for index in operator.outputs]
+            meant = _own(read).isdisjoint(layers) and kind not in _MOVING
+            if meant and any(one.type == _FLOAT32 for one in made) and any(one.type == _FLOAT32 for one in read):
+                found.append(kind)
+    return tuple(dict.fromkeys(found))
+
+
+def _own(read: Sequence[Any]) -> set[str]:
+    """The short names of the network's own tensors among some of a file's."""
+    labels = [(tensor.name or b"").decode() for tensor in read]
+    return {label.partition(".")[0] for label in labels if label.startswith(OWN)}
+
+
 def _ranges(model: Any, scales: Mapping[str, np.ndarray]) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
     """The range of each weight that is rounded, and the scopes, in the quantizer's words, of operators that stay float.
 
@@ -99,10 +128,15 @@ def _axis(model: Any, operator: Any) -> int | None:
     """The dimension of an operator's weight along which the quantizer has scales; None where it has no weight."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
-    code = model.operatorCodes[operator.opcodeIndex]
     axes = dict.fromkeys((BuiltinOperator.CONV_2D, BuiltinOperator.FULLY_CONNECTED, BuiltinOperator.TRANSPOSE_CONV), 0)
     axes[BuiltinOperator.DEPTHWISE_CONV_2D] = 3
-    return axes.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+    return axes.get(_code(model, operator))
+
+
+def _code(model: Any, operator: Any) -> int:
+    """What an operator is, by the schema's BuiltinOperator."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
 def _name_tensors(model: Any) -> None:

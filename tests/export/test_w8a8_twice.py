@@ -148,8 +148,11 @@ def test_calls_of_one_value_or_of_which_some_are_float_are_what_was_calibrated(
     network, shipped = made(name)
     int8 = load(target, "w8a8").calibrated(SAMPLES).keeping(kept)
     path = tmp_path / f"net{int8.suffix}"
-    int8.write(shipped, (SAMPLES[0][:1],), path, pack=True)
-    parity = check(int8, path, network, shipped, SAMPLES)
+    named = int8.holding(shipped, (SAMPLES[0][:1],), SAMPLES)
+    assert ("sin" in named.fp32) == (name == "float between")
+    assert ("twice" in named.fp32) == bool(kept)
+    named.write(shipped, (SAMPLES[0][:1],), path, pack=True)
+    parity = check(named, path, network, shipped, SAMPLES)
     assert parity.relative is not None
     assert parity.tolerance is not None
     assert parity.relative <= parity.tolerance < 0.1
