@@ -50,7 +50,7 @@ HEADER = (
 def measure(spec: str, shape: tuple[int, ...], target: str) -> dict[str, Any]:
     """One network in one runtime."""
     torch.manual_seed(0)
-    network = _calibrated(build(ModelSpec(spec, 10, shape)), shape)
+    network = normalized(build(ModelSpec(spec, 10, shape)), shape)
     inputs = (torch.randn(1, *shape),)
     exporter = load(target)
     with tempfile.TemporaryDirectory() as name:
@@ -80,7 +80,7 @@ def measure(spec: str, shape: tuple[int, ...], target: str) -> dict[str, Any]:
     }
 
 
-def _calibrated(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+def normalized(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Normalized by what it sees, or nothing of the input would reach an untrained network's outputs."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from studies.precision import mixed
+from studies.precision import arm64, mixed
 from studies.precision.run import cases, table
 
 
@@ -39,3 +39,19 @@ def test_files_of_one_size_stand_in_one_line() -> None:
     ]  # fmt: skip
     line = "| resnet8 | 20.0 (30%) | 88.00 (-2.00) |  |  |  | 89.50 (-0.50, -1.00 to +0.00) (over the size) | 2 |"
     assert line in mixed.table(rows)
+
+
+def test_instructions_are_over_those_of_the_float_file_of_the_same_runtime() -> None:
+    rows = [
+        {
+            "network": "zoo:resnet20", "shape": [3, 32, 32], "target": target, "precision": precision,
+            "runtime": target, "instructions": {"all": count}, "relative": 0.0,
+        }
+        for target, precision, count in (
+            ("onnx", "fp32", 40_000_000), ("executorch", "w8a8", 5_000_000), ("onnx", "w8a8", 10_000_000)
+        )
+    ]  # fmt: skip
+    printed = arm64.table(rows)
+    assert "| zoo:resnet20 3×32×32 | w8a8 | onnx | 10.00 | 0.250 | 0e+00 |" in printed
+    assert "| zoo:resnet20 3×32×32 | w8a8 | executorch | 5.00 |  | 0e+00 |" in printed  # whose float file is not there
+    assert "Not counted yet: zoo:mobilenetv2" in printed
