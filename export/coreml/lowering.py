@@ -75,6 +75,17 @@ def _var_mean(
     return aten.var.correction(x, axes, correction=correction, keepdim=keepdim), x.mean(axes, keepdim)
 
 
+def _trilinear(*given: Any) -> Tensor:
+    """What `nn.Bilinear` computes: three tensors, each with dimensions of size 1 put in, multiplied and added up."""
+    spread = []
+    for x, dims in zip(given[:3], given[3:6], strict=True):
+        for dim in sorted(dims):
+            x = x.unsqueeze(dim)
+        spread.append(x)
+    product: Tensor = (spread[0] * spread[1] * spread[2]).sum(given[6])
+    return product
+
+
 def _max_pool(of: Callable[..., Tensor]) -> Callable[..., Any]:
     def pool(
         x: Tensor,
@@ -192,6 +203,7 @@ _OWN: dict[Any, Callable[..., Any]] = {
     aten.lerp.Scalar: lambda x, end, weight: x + (end - x) * weight,
     aten.lerp.Tensor: lambda x, end, weight: x + (end - x) * weight,
     aten.trunc.default: lambda x: x.sign() * x.abs().floor(),
+    aten._trilinear.default: _trilinear,
     aten.var_mean.correction: _var_mean,
     aten.max_pool1d_with_indices.default: _max_pool(aten.max_pool1d_with_indices.default),
     aten.max_pool2d_with_indices.default: _max_pool(aten.max_pool2d_with_indices.default),

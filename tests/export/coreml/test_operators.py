@@ -63,6 +63,22 @@ def test_what_is_not_right_is_not_kept(name: str, tmp_path: Path) -> None:
     assert raised.value.code == code
 
 
+def test_a_bilinear_layer_of_two_branches_is_written(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.both = nn.Linear(6, 5), nn.Linear(6, 4), nn.Bilinear(5, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            answer: Tensor = self.both(self.first(x), self.second(x))
+            return answer
+
+    torch.manual_seed(0)
+    found = compared(Two(), torch.randn(1, 6), tmp_path)
+    assert found.relative is not None
+    assert found.relative < CLOSE
+
+
 def test_the_table_has_many() -> None:
     assert len(CASES) >= 116
     assert CASES.keys() >= NOT.keys()
