@@ -66,7 +66,7 @@ by ten at one half and three quarters. `best` was ahead of it in `studies/rewind
 two ResNets, more for ending each training on samples as they are, and by tens of points where little is left of a
 MobileNetV2, for recalibration; what else was tried was not. `photo` and `finetune-photo` are for photographs, and taken
 without being asked for where a folder holds them. The weights of a fresh head are small beside those that come trained:
-by magnitude over the whole network all of them go first (`studies/real/finetune.md`), which `lamp` cannot do.
+by magnitude over the whole network all of them go first, which `lamp` cannot do (Lee et al. 2021).
 """
 
 
