@@ -26,8 +26,10 @@ def test_the_row_of_the_plain_way_has_the_ratio_of_each_turn() -> None:
 
 def test_the_row_of_a_fine_tuned_network_has_its_bytes_and_both_accuracies() -> None:
     row = {
-        "photographs": 1500, "epochs": 5, "rounds": 3, "density": 0.2, "dense_bytes": 14_000_000, "bytes": 5_000_000,
-        "dense_test": 81.25, "test": 80.0,
+        "photographs": 1500, "across": 128, "epochs": 5, "rounds": 3, "score": "lamp", "density": 0.2,
+        "dense_bytes": 14_000_000, "bytes": 5_000_000, "parity": 2e-5, "tolerance": 1e-4, "dense_test": 81.25,
+        "test": 80.0,
     }  # fmt: skip
     last = finetune.table([row]).splitlines()[-1]
-    assert last == "| 1,500 | 5 | 3 | 20% | 14,000,000 | 5,000,000 | 81.25 | 80.00 |"
+    figures = "| 20% | 14,000,000 | 5,000,000 | 2.0e-05 | 1.0e-04 | 81.25 | 80.00 |"
+    assert last == f"| 1,500 | 128 | 5 | 3 | lamp {figures}"
