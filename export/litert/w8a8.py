@@ -68,7 +68,8 @@ def quantized(
                 qsv_update_func=min_max_update,
             )
             observer.calibrate({signature.signatureKey.decode(): data}, manager)
-            rounded = made.quantize({**observer.get_model_qsvs(), **ranges}).quantized_model
+            found = {**observer.get_model_qsvs(), **ranges}
+            rounded = made.quantize(found, enable_progress_bar=False, enable_progress_report=False).quantized_model
     except Exception as error:
         raise refusal(error, network, "quantised for LiteRT") from error
     return _without_names(rounded)

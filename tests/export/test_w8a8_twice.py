@@ -143,7 +143,7 @@ TARGETS = (
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("name", "kept"), [*((name, ()) for name in APART), ("convolution", ("twice",))])
 def test_calls_of_one_value_or_of_which_some_are_float_are_what_was_calibrated(
-    name: str, kept: tuple[str, ...], target: str, tmp_path: Path
+    name: str, kept: tuple[str, ...], target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network, shipped = made(name)
     int8 = load(target, "w8a8").calibrated(SAMPLES).keeping(kept)
@@ -152,6 +152,7 @@ def test_calls_of_one_value_or_of_which_some_are_float_are_what_was_calibrated(
     assert ("sin" in named.fp32) == (name == "float between")
     assert ("twice" in named.fp32) == bool(kept)
     named.write(shipped, (SAMPLES[0][:1],), path, pack=True)
+    assert not capsys.readouterr().out  # which is for documents
     parity = check(named, path, network, shipped, SAMPLES)
     assert parity.relative is not None
     assert parity.tolerance is not None
