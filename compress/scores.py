@@ -37,9 +37,11 @@ def lamp(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load(name: str) -> Score:
-    """Returns the score of that name; raises UsageError for an unknown name."""
+    """Returns the score of that name, which is computed without gradients; raises UsageError for an unknown name."""
+    import torch
+
     score: Score = registry.resolve(GROUP, name, "score")
-    return score
+    return torch.no_grad()(score)
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -39,6 +39,14 @@ def test_magnitude_is_absolute() -> None:
 
 
 def test_an_unknown_score_names_the_nearest() -> None:
-    assert load("lamp") is lamp
+    weights = {"w": torch.tensor([[1.0, -2.0]])}
+    assert torch.equal(load("lamp")(weights)["w"], lamp(weights)["w"])
     with pytest.raises(UsageError, match="did you mean 'magnitude'"):
         load("magnitud")
+
+
+def test_a_score_of_a_package_may_be_plain_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are parameters, whose absolute values have a gradient wherever that isn't turned off."""
+    monkeypatch.setattr("dwindle.registry.resolve", lambda *name: lambda weights: {"w": weights["w"].abs() * 2})
+    (score,) = load("doubled")({"w": torch.nn.Parameter(torch.ones(2, 2))}).values()
+    assert not score.requires_grad
