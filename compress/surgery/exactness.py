@@ -64,7 +64,7 @@ def agrees(model: nn.Module, keep: Keep, example_inputs: Sample) -> bool:
     """Whether the cut network computes the right thing: a quick look in the model's own precision, and a second one in
     float64 where that is too coarse to tell."""
     found = difference(model, keep, example_inputs, (None,))
-    if found.layer and found.error < float("inf"):
+    if (found.layer and found.error < float("inf")) or found.dtype not in _ROUNDING:
         found = difference(model, keep, example_inputs, (torch.float64, None))
     return not found.layer
 

@@ -440,3 +440,22 @@ def test_heads_whose_averaged_map_nobody_reads() -> None:
     found, small = cut_twice(Attends(), (torch.randn(1, 5, 8),))
     assert found.groups[0].units == 4
     assert small.attention.num_heads < 4
+
+
+def test_heads_counted_by_an_attribute_under_autocast() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.out = 4, nn.Linear(32, 32)
+            self.q, self.k, self.v = (nn.Linear(32, 32) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                q, k, v = (one(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for one in (self.q, self.k, self.v))
+                given = nn.functional.scaled_dot_product_attention(q, k, v)  # too near to tell heads by in 16 bits
+                return self.out(given.transpose(1, 2).flatten(2)).float()
+
+    torch.manual_seed(0)
+    found, small = cut_twice(Attends(), (0.1 * torch.randn(1, 12, 32),))
+    assert list(found.units) == [4]
+    assert small.heads == len(small.q.weight) // 8 < 4
