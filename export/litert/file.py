@@ -37,12 +37,20 @@ class Place(NamedTuple):
 
 
 def parse(content: bytes) -> Model:
-    """A file's tables, as the schema has them; raises ValueError for what is not a LiteRT file."""
+    """A file's tables, as the schema has them, with the data of buffers that lie behind the tables, as in files of a
+    megabyte or more; raises ValueError for what is not a LiteRT file."""
     from ai_edge_litert import schema_py_generated as schema
 
     if content[4:8] != _IDENTIFIER:
         raise ValueError("it is not a LiteRT file")
-    return schema.ModelT.InitFromPackedBuf(content, 0)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for buffer in model.buffers or []:
+        if buffer.data is None and buffer.offset > 1:  # 1 stands for a place that is not known yet
+            if buffer.offset + buffer.size > len(content):
+                raise ValueError("a buffer reaches past its end")
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def serialize(model: Model) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import flatbuffers
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,19 @@ def test_one_code_that_differs_is_found(written: Written, tmp_path: Path) -> Non
 def test_the_packer_says_what_write_wrote(written: Written, masked: Changed, trained: Changed, example: Inputs) -> None:
     other = masked(trained(resnet8(in_channels=1), seed=5), 0.7, seed=5)
     assert LiteRT("w8a8").packer(other, example)(written.network) == written.path.stat().st_size
+
+
+def test_data_behind_the_tables_is_read(written: Written) -> None:
+    model = file.parse(written.path.read_bytes())
+    largest = max(model.buffers, key=lambda one: 0 if one.data is None else len(one.data))
+    data = bytes(largest.data)
+    largest.data, largest.size, largest.offset = None, len(data), 2**20
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    content = bytes(builder.Output()).ljust(2**20, b"\0") + data
+    assert data in {bytes(one.data) for one in file.parse(content).buffers if one.data is not None}
+    with pytest.raises(ValueError, match="past its end"):
+        file.parse(content[:-1])
 
 
 class Mixed(nn.Module):
