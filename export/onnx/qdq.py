@@ -42,13 +42,15 @@ def skeleton(network: nn.Module, quantized: Quantized, inputs: tuple[Tensor, ...
     dequantizing: list[NodeProto] = []
     for layer in {one.weight: one for one in quantized.layers}.values():
         weight = names[layer.weight]
-        codes = f"{weight}{CODES}"
+        codes = last = f"{weight}{CODES}"
         for index, reader in enumerate(readers[weight]):
             again = f"c{index}" if index else ""  # a layer that is called more than once
             scaled = [f"{codes}{again}", f"{codes}q"]
             if again:  # onnxruntime on x86 makes uint8 of the codes and zero points of each, by one name for one tensor
+                # It makes one of equal copies of one tensor, so that each is a copy of the one before it.
                 model.graph.initializer.append(from_array(np.array(layer.codes.shape), f"{codes}s{again}"))
-                dequantizing.append(make_node("Reshape", [codes, f"{codes}s{again}"], [f"{codes}{again}"]))
+                dequantizing.append(make_node("Reshape", [last, f"{codes}s{again}"], [f"{codes}{again}"]))
+                last = f"{codes}{again}"
             if reader.op_type != "Conv":  # onnxruntime adds zero points to convolutions alone
                 scaled.append(f"{codes}z{again}")
                 model.graph.initializer.append(from_array(np.zeros(layer.scale.size, np.int8), scaled[-1]))

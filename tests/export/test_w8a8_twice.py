@@ -55,7 +55,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x[:, 0] if self.sequences else x[:, 0].mean(1)).relu()
-        x = self.twice(self.twice(x).relu() + x) + 4 * self.twice(x)
+        x = self.twice(self.twice(x).relu() + x) + 4 * self.twice(x.flip(-1))
         logits: Tensor = self.head(x.mean(1) if self.sequences else x)
         return logits
 
