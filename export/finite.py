@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def require_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Raises UsageError where a network's own outputs are not finite, naming the first module that makes them so.
+    """Raises UsageError where a network's own outputs are not finite, naming the first module that makes them so, or
+    where the samples are what is not finite.
 
     module: in eval mode, on the CPU. inputs: real samples, of which the first SAMPLES are run one at a time.
     """
@@ -25,6 +26,12 @@ def require_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     samples = tuple(as_fed(tensor[:SAMPLES]) for tensor in inputs)
     if all(np.isfinite(output).all() for output in outputs_of(module, samples)):
         return
+    if not all(tensor.isfinite().all() for tensor in samples):
+        raise UsageError(
+            "the samples of the task's `inputs` are not all finite: mend or remove those with NaN or infinite numbers",
+            code="not-finite",
+            name="inputs",
+        )
     first: list[str] = []
 
     def look(path: str, layer: nn.Module) -> Callable[..., None]:

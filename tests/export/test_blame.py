@@ -154,3 +154,12 @@ class Edge:
 
     def __str__(self) -> str:
         return f"<EdgeOpOverload: {self.name}>: schema = aten::relu(Tensor self) -> Tensor"
+
+
+def test_samples_that_are_no_numbers_are_refused_and_not_the_network(tmp_path: Path) -> None:
+    network, inputs = nn.Linear(4, 4).eval(), (torch.full((3, 4), torch.nan),)
+    example = (torch.rand(1, 4),)
+    networks = {role: (network, deployable(network, example)) for role in ("net", "dense")}
+    with pytest.raises(UsageError) as refused:
+        export_networks(networks, example, inputs, tmp_path / "out", targets.load("onnx"))
+    assert (refused.value.code, refused.value.name) == ("not-finite", "inputs")
