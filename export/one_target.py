@@ -87,6 +87,9 @@ def export_one(
     targets.require_inputs(targets.load(name), signature)
     net, dense = flat(net, signature), flat(dense, signature)
     example = task.example_inputs()
+    known = labels(task, options.classes) if targets.load(name).holds_metadata else ()
+    about = {key: getattr(options, key) for key in ("author", "license", "model_version", "description")}
+    said = facts(task.preprocessing, known, about)
 
     def at(precision: str | None, say: Callable[[str], None]) -> Target:
         plain = targets.load(name, precision, options.min_os).mixing(checkpoint.widths)
@@ -95,9 +98,9 @@ def export_one(
             plain = plain.for_runtime(runtime, oldest) if runtime in plain.runtimes else plain
         computing = plain if options.compute is None else plain.computing(options.compute)
         ranged = calibrated(computing, task, options.calib_samples, say).keeping(options.keep_float)
-        if options.rounding != targets.CALIBRATED:
-            return ranged
-        return rounded(ranged, task, options.calib_samples, say)
+        by_samples = options.rounding == targets.CALIBRATED
+        chosen = rounded(ranged, task, options.calib_samples, say) if by_samples else ranged
+        return chosen.described(said)
 
     precision = options.precision
     if options.max_drop is not None:
@@ -122,11 +125,8 @@ def export_one(
     target = at(precision, lambda line: say(f"{name}: {line}"))
     target = with_interface(target, task, options.image_input, options.classes, lambda line: say(f"{name}: {line}"))
     real = task.inputs("validation")
-    known = labels(task, options.classes) if target.holds_metadata else ()
-    about = {key: getattr(options, key) for key in ("author", "license", "model_version", "description")}
     if any(about.values()) and not target.holds_metadata:
         say(f"{name}: its files have no place for metadata, which was left out")
-    target = target.described(facts(task.preprocessing, known, about))
     few = tuple(as_fed(tensor[:_FEW]) for tensor in real)
     classifies = options.classes is not None and target.takes_interface
     softmax = classifies and not are_probabilities(outputs_of(dense.eval(), few)[0])
