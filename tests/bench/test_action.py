@@ -235,7 +235,10 @@ def test_a_pull_request_is_measured_and_held_against_what_main_has(tmp_path: Pat
     (repository / "budget.toml").write_text('[gate.onnx]\nmax_size = "12KB"\nmin_accuracy = 20\n')
     compress(repository, "9KB")
     publish(repository)
-    inputs = {"checkpoint": "net.dwindle/", "limits": "budget.toml", "targets": "onnx", "max_growth": "2%"}
+    inputs = {
+        **{"checkpoint": "net.dwindle/", "limits": "budget.toml", "targets": "onnx", "max_growth": "2%"},
+        **{"code": "--model mine:net"},
+    }
     first = Runner(repository, tmp_path / "first", base_ref="main")
     assert first.run(**inputs) == 0, first.log
     assert "Every limit holds" in first.summary.read_text()

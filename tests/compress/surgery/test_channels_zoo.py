@@ -53,9 +53,9 @@ def test_a_third_of_the_macs_can_go_and_a_third_of_those_that_are_left(name: str
 
 @pytest.mark.slow
 def test_the_23_networks_of_the_study_are_cut_to_half_and_exact(tmp_path: Path) -> None:
-    script = Path(__file__).parents[3] / "studies" / "channels" / "run.py"
     results = tmp_path / "results.jsonl"
-    subprocess.run([sys.executable, script, "--columns", "ours", "--results", results], check=True, capture_output=True)
+    command = [sys.executable, "-m", "studies.channels.run", "--columns", "ours", "--results", str(results)]
+    subprocess.run(command, cwd=Path(__file__).parents[3], check=True, capture_output=True)
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert len(rows) == 23
     for row in rows:

@@ -165,6 +165,8 @@ JUMPING = {
     *("round", "sign", "remainder", "fmod", "hardshrink", "threshold", "grid_sample nearest", "gather"),
 }
 """Functions that jump, where rounding may fall on either side."""
+STEEP = {"sin": 1e-2}
+"""How far off those are that make more of the rounding of what they read: a sine of 20 reads steps of 1/64."""
 
 
 @pytest.mark.slow
@@ -174,4 +176,4 @@ def test_an_operator_is_right(name: str, tmp_path: Path) -> None:
     made, x = CASES[name]
     manifest = exported(made(), (x,), half(), tmp_path / "out", "auto")
     assert manifest.parity.relative is not None
-    assert manifest.parity.relative < 2e-3
+    assert manifest.parity.relative < STEEP.get(name, 2e-3)
