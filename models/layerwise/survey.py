@@ -73,7 +73,8 @@ def survey(model: nn.Module, inputs: tuple[Tensor, ...], matrices: Mapping[str, 
         if parameter is not None and not isinstance(module, Part)
     )
     layers: dict[str, str] = {}
-    left = dict.fromkeys(weights.values(), "the forward pass doesn't call its layer: either nothing computes with it, or a function does")
+    uncalled = "the forward pass doesn't call its layer: either nothing computes with it, or a function does"
+    left = dict.fromkeys(weights.values(), uncalled)
     modules = {module: name for name, module in model.named_modules()}
     for module, calls in seen.calls.items():
         for own, value in module._parameters.items():

@@ -139,6 +139,7 @@ def test_a_crash_costs_its_own_figures_only(
     assert all(row.latency is None for row in bench(checkpoint).rows)
 
 
+@pytest.mark.slow
 def test_a_hang_costs_its_own_figures_only(
     checkpoint: Checkpoint, export: Export, odd_runtimes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

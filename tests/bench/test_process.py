@@ -104,6 +104,7 @@ child.wait()
 """
 
 
+@pytest.mark.slow
 def test_a_hung_program_ends_with_what_it_started(tmp_path: Path) -> None:
     command = [sys.executable, "-c", STARTS]
     with (

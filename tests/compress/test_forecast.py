@@ -71,6 +71,7 @@ def test_the_precision_is_part_of_what_made_a_checkpoint() -> None:
     assert (refused.value.code, refused.value.option) == ("unknown-precision", "precision")
 
 
+@pytest.mark.slow
 def test_of_auto_every_precision_is_forecast_with_what_it_would_lose_untrained(
     trained: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

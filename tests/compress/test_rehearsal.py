@@ -72,6 +72,7 @@ def request(model: str, **options: object) -> Request:
 
 
 @pytest.mark.usefixtures("rehearsed")
+@pytest.mark.slow
 def test_a_plan_says_it_in_its_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,6 +168,7 @@ def test_compress_then_show(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (here / "net.dwindle/weights.safetensors").stat().st_mtime_ns == weights
 
 
+@pytest.mark.slow
 def test_the_command_that_is_shown_makes_the_same_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--recipe", "best", "--precision", "int8", "--layer-floor", "10%", "--granularity", "channel"]
     training = ["--data", "digits", "--epochs", "1", "--momentum", "0.8", "--no-record", "--save-every", "9"]

@@ -208,6 +208,7 @@ def test_fewer_samples_than_a_batch_are_one_batch() -> None:
     assert len(fitted(task, network())) == 2
 
 
+@pytest.mark.slow
 def test_data_sets_are_compressed_as_objects_and_by_a_factory(tmp_path: Path) -> None:
     how: dict[str, Any] = {**QUICK, "density": 0.5, "rounds": 1, "granularity": "unstructured", "target": "pytorch"}
     net = compress(network(), tmp_path / "net.dwindle", Watcher(), data=splits(), **how)

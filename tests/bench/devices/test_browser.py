@@ -45,6 +45,7 @@ def worker(file: Path, target: str = "onnx") -> Worker:
 
 @needs_browser
 @pytest.mark.usefixtures("short_slices")
+@pytest.mark.slow
 def test_files_are_measured_in_a_page(
     checkpoint: Checkpoint,
     export: Export,

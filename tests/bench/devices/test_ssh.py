@@ -117,6 +117,7 @@ def one(found: Bench, target: str, role: str, device: str | None) -> Row:
 @needs_sshd
 @needs_compiler
 @pytest.mark.usefixtures("short_slices")
+@pytest.mark.slow
 def test_files_are_measured_on_the_other_machine(
     server: Server,
     checkpoint: Checkpoint,

@@ -37,6 +37,7 @@ def test_one_that_computes_in_int8_is_calibrated(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, module(LAYERS[0])(torch.from_numpy(sample[0])).numpy(), atol=0.1)
 
 
+@pytest.mark.slow
 def test_processes_write_each_file_once_at_each_precision(tmp_path: Path) -> None:
     found = written_aside([LAYERS[0], LAYERS[3]], [("zoo:resnet8", 32)], "onnx", ["fp32", "w8a8"], tmp_path)
     assert {precision: len(files) for precision, files in found.items()} == {"fp32": 3, "w8a8": 3}
@@ -49,6 +50,7 @@ def test_processes_write_each_file_once_at_each_precision(tmp_path: Path) -> Non
         assert (images.shape, outputs.shape) == ((1, 3, 32, 32), (1, 10))
 
 
+@pytest.mark.slow
 def test_what_a_process_refuses_is_refused_here(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         written_aside([LAYERS[0]], [("resnet7", 32)], "onnx", ["fp32"], tmp_path)

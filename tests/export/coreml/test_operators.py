@@ -63,6 +63,7 @@ def test_what_is_not_right_is_not_kept(name: str, tmp_path: Path) -> None:
     assert raised.value.code == code
 
 
+@pytest.mark.slow
 def test_a_bilinear_layer_of_two_branches_is_written(tmp_path: Path) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

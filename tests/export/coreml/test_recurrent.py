@@ -52,7 +52,8 @@ def test_weights_of_recurrent_layers_are_packed(kind: type[nn.LSTM | nn.GRU], pr
     assert bytes_of(network) == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-@pytest.mark.parametrize("kind", [pytest.param(nn.LSTM, marks=pytest.mark.slow), nn.GRU])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.slow
 def test_what_the_converter_takes_from_a_bias_is_filled_in(kind: type[nn.LSTM | nn.GRU]) -> None:
     """The first step starts from zeros, so that only the bias, or parts of it, is left of what its weights compute."""
     inputs = (torch.randn(1, 2, 16),)

@@ -234,6 +234,7 @@ class Scaled(nn.Module):
         return self.conv(x) * 0.5
 
 
+@pytest.mark.slow
 def test_a_weight_that_coremltools_changes_is_packed_all_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
     inputs = (torch.ones(1, 4, 8, 8),)
