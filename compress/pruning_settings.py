@@ -34,7 +34,7 @@ class PruningSettings:
     qat: float = 0.0
     """The share of a retraining's steps that train through the rounding of `target`, its last ones."""
     target: Target | None = None
-    """What the network is trained for; None where `qat` is 0."""
+    """What the network is trained for; may be None where `qat` is 0."""
     update: bool = False
     """Whether the survivors of each round are solved by least squares before they are retrained."""
     save_every: float = 300.0

@@ -156,7 +156,8 @@ def quantized(network: nn.Module, weights: Mapping[str, Stored]) -> nn.Module:
     """
     import torch
 
-    return with_tensors(network, {name: torch.from_numpy(np.array(held.decoded())) for name, held in weights.items()})
+    decoded = {name: torch.from_numpy(np.array(weights[name].decoded())) for name in tensors(network)}
+    return with_tensors(network, decoded)
 
 
 def with_tensors(network: nn.Module, rounded: Mapping[str, Tensor]) -> nn.Module:
