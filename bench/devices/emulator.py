@@ -236,7 +236,7 @@ def _watch(
     report(done)
     while True:
         try:
-            process.wait(timeout=0.2)
+            process.wait(timeout=min(0.2, max(deadline - time.monotonic(), 0)))
         except subprocess.TimeoutExpired:
             answered = min(len(_readings(counts)), requests)
             if answered > done:
