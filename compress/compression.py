@@ -28,9 +28,10 @@ from dwindle.compress.resolve import Resolved
 from dwindle.compress.rounds import IterativePruning
 from dwindle.compress.state import capture, cuts_of
 from dwindle.compress.watcher import Watcher, tracked
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.quantize import MIXED
 from dwindle.export.shipping import calibrated, rounded, shipper
+from dwindle.export.target import CALIBRATED
 from dwindle.foreign import console
 from dwindle.lock import locked
 from dwindle.models import numerics, ranks
@@ -136,7 +137,7 @@ def _compress(
     if ranks.rank() == 0:
         trackers = [JsonLines(run.path / store.HISTORY), *trackers]
     with tracked(watcher, trackers, run.path.stem, origin) as watching:
-        by_samples = request.rounding == targets.CALIBRATED
+        by_samples = request.rounding == CALIBRATED
         count = request.calib_samples if by_samples else None
         target = calibrated(plain, task, count, say=watching.note)
         if by_samples:

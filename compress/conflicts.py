@@ -10,7 +10,7 @@ from dwindle.compress.calibrate.update import LEAST_SQUARES
 from dwindle.compress.methods import Method
 from dwindle.compress.request import Request
 from dwindle.errors import UsageError
-from dwindle.export import target as targets
+from dwindle.export.target import CALIBRATED, ROUNDINGS
 from dwindle.models.spec import TRAINING, TaskSpec
 from dwindle.models.trust import is_code
 from dwindle.options import options
@@ -68,13 +68,13 @@ def check_method(request: Request, retraining: Method, task: Mapping[str, Any]) 
         other = "`gradual` prunes while it retrains" if request.gradual else f"`method` {name} changes them afterwards"
         other = other if retraining.retrains else f"`method` {name} does not retrain"
         raise conflict("update", f"`update` solves survivors before a retraining, and {other}: leave out `update`")
-    if request.rounding is not None and request.rounding not in targets.ROUNDINGS:
+    if request.rounding is not None and request.rounding not in ROUNDINGS:
         raise UsageError(
-            f"`rounding` {request.rounding!r} is unknown: give {' or '.join(targets.ROUNDINGS)}",
+            f"`rounding` {request.rounding!r} is unknown: give {' or '.join(ROUNDINGS)}",
             code="unknown-name",
             option="rounding",
         )
-    if request.rounding == targets.CALIBRATED and retraining.samples is None:
+    if request.rounding == CALIBRATED and retraining.samples is None:
         raise conflict(
             "rounding",
             f"`method` {name} sees no calibration samples: leave out `rounding`, and give it to export afterwards",

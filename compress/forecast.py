@@ -18,7 +18,7 @@ from dwindle.compress.prepared import Prepared, prepare
 from dwindle.compress.request import Request, request_for
 from dwindle.compress.size import Sizer
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.auto import AUTO
 from dwindle.export.facts import facts
 from dwindle.export.quantize import MIXED

@@ -18,7 +18,7 @@ from dwindle.compress.blocks import Blocks
 from dwindle.compress.knapsack import choose
 from dwindle.compress.masks import mask_applier
 from dwindle.compress.tensor_options import WIDTHS, Candidate, Trial, measured
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.quantize import MIXED, PALETTES
 from dwindle.record import Choice
 

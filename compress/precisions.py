@@ -10,7 +10,7 @@ from dwindle.compress.calibrate.reconstruct import reconstruct
 from dwindle.compress.recalibrate import can_recalibrate
 from dwindle.compress.size import Sizer
 from dwindle.errors import BudgetMissed
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.facts import facts
 from dwindle.export.shipping import as_file, calibrated
 from dwindle.models import ranks

@@ -25,9 +25,10 @@ from dwindle.compress.size import Sizer
 from dwindle.compress.surgery.find import find_groups
 from dwindle.compress.task_checks import check_order, check_task
 from dwindle.errors import UsageError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.facts import facts
 from dwindle.export.quantize import MIXED
+from dwindle.export.target import CALIBRATED
 from dwindle.models import ranks
 from dwindle.models.build import ModelSpec, build, check_logits, check_rebuilds, source_of
 from dwindle.models.checked_task import CheckedTask
@@ -236,7 +237,7 @@ def _by_metric(budget: Budget, task: CheckedTask) -> Budget:
 
 def _for_codes(budget: Budget, rounding: str | None) -> Budget:
     """The budget, with room for what codes that samples choose take beyond the nearest ones, which are counted."""
-    if budget.size is None or rounding != targets.CALIBRATED:
+    if budget.size is None or rounding != CALIBRATED:
         return budget
     return replace(budget, size=math.floor(budget.size * (1 - CODES)))
 

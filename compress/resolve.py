@@ -24,10 +24,10 @@ from dwindle.compress.recipes import PHOTO_RECIPES, PLAIN, Recipe, default_score
 from dwindle.compress.request import Request
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
-from dwindle.export import target as targets
-from dwindle.export import target_options
+from dwindle.export import target_options, targets
 from dwindle.export.auto import AUTO
 from dwindle.export.quantize import MIXED
+from dwindle.export.target import CALIBRATED
 from dwindle.files import sha256
 from dwindle.models.objects import recorded
 from dwindle.models.photos.rule import ACROSS, photographs_in
@@ -100,7 +100,7 @@ def resolve(request: Request) -> Resolved:
             option="precision",
         )
     target = targets.load(request.target, request.precision)
-    if request.rounding == targets.CALIBRATED:
+    if request.rounding == CALIBRATED:
         target_options.require_codes([target])
     if request.qat and target.precision not in PRECISIONS:
         raise conflict(
@@ -108,7 +108,7 @@ def resolve(request: Request) -> Resolved:
             f"`qat` trains through the rounding of weights to {', '.join(PRECISIONS)}, and `precision` is "
             f"{target.precision}: give one of these that {request.target} has, or leave out `qat`",
         )
-    if request.qat and request.rounding == targets.CALIBRATED:
+    if request.qat and request.rounding == CALIBRATED:
         raise conflict(
             "qat",
             "`qat` trains through rounding to the nearest code, and `rounding` calibrated ships another: leave out one",

@@ -146,7 +146,7 @@ def _first_paragraph(of: object) -> str:
 def zeros() -> str:
     """What single pruned weights bring on each target."""
     from dwindle import registry
-    from dwindle.export import target as targets
+    from dwindle.export import targets
 
     rows = []
     for name in registry.names(targets.GROUP):
@@ -169,7 +169,7 @@ def _covered(speed: Speed) -> str:
 def gains() -> str:
     """What pruning brings on each target's units, in a few words: the table of the README."""
     from dwindle import registry
-    from dwindle.export import target as targets
+    from dwindle.export import targets
     from dwindle.export.zeros import Kind
 
     cases: tuple[tuple[str, Kind, float, int], ...] = (

@@ -116,11 +116,15 @@ def warn(sentence: str) -> None:
 def tell(sentence: str) -> None:
     """Prints what `--quiet` keeps."""
     if FIRST_RANK:
-        fail(sentence)
+        _print(sentence)
 
 
 def fail(sentence: str) -> None:
     """Prints why a command ends, in each of several processes."""
+    _print(sentence)
+
+
+def _print(sentence: str) -> None:
     said = printable(sentence)
     if sys.stderr.isatty():
         said = wrapped(said, os.get_terminal_size(streams.STDERR).columns)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import DwindleError, UsageError
-from dwindle.export import side_by_side, target_options
-from dwindle.export import target as targets
+from dwindle.export import side_by_side, target_options, targets
 from dwindle.export.auto import AUTO
 from dwindle.export.one_target import NO_PACKING, PACKINGS, export_one
 from dwindle.export.options import ExportOptions
 from dwindle.export.quantize import MIXED
+from dwindle.export.target import CALIBRATED, ROUNDINGS
 from dwindle.files import refuse_link, sweep
 from dwindle.manifest import Manifest
 from dwindle.notebook import Tables
@@ -111,7 +111,7 @@ def attempt(
         for name, own in each.items()
         for kind in ([own.precision] if own.max_drop is None else targets.possible(name, own.min_os))
     ]
-    by_samples = options.rounding == targets.CALIBRATED
+    by_samples = options.rounding == CALIBRATED
     calib_samples = None if by_samples else options.calib_samples
     target_options.require_used(wanted, options.min_os, calib_samples, options.min_runtime, options.keep_float)
     if by_samples:
@@ -172,9 +172,9 @@ def _check(options: ExportOptions) -> None:
             code="out-of-range",
             option="tolerance",
         )
-    if options.rounding is not None and options.rounding not in targets.ROUNDINGS:
+    if options.rounding is not None and options.rounding not in ROUNDINGS:
         raise UsageError(
-            f"`rounding` {options.rounding!r} is unknown: give {' or '.join(targets.ROUNDINGS)}",
+            f"`rounding` {options.rounding!r} is unknown: give {' or '.join(ROUNDINGS)}",
             code="unknown-name",
             option="rounding",
         )

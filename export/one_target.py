@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import dwindle
 from dwindle.checkpoint import Checkpoint
 from dwindle.errors import ParityFailed, UsageError
-from dwindle.export import target as targets
-from dwindle.export import target_options
+from dwindle.export import target_options, targets
 from dwindle.export.answers import outputs_of
 from dwindle.export.architecture import one_model
 from dwindle.export.auto import smallest
@@ -30,7 +29,7 @@ from dwindle.export.patch import without_autocast
 from dwindle.export.quality import quality, sentence
 from dwindle.export.shipping import as_file, calibrated, labels, rounded, with_interface
 from dwindle.export.steps import begin
-from dwindle.export.target import Target
+from dwindle.export.target import CALIBRATED, ROUNDINGS, Target
 from dwindle.export.zeros import Kind, block_rows
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest, written
@@ -98,7 +97,7 @@ def export_one(
             plain = plain.for_runtime(runtime, oldest) if runtime in plain.runtimes else plain
         computing = plain if options.compute is None else plain.computing(options.compute)
         ranged = calibrated(computing, task, options.calib_samples, say).keeping(options.keep_float)
-        by_samples = options.rounding == targets.CALIBRATED
+        by_samples = options.rounding == CALIBRATED
         chosen = rounded(ranged, task, options.calib_samples, say) if by_samples else ranged
         return chosen.described(said)
 
@@ -246,7 +245,7 @@ def export_networks(
             packing=packing,
             compute=target.compute,
             fp32=roles["net"].fp32,
-            rounding=targets.ROUNDINGS[target.rounding is not None],
+            rounding=ROUNDINGS[target.rounding is not None],
             calibration_samples=len(target.samples[0]) if target.samples is not None else None,
             preprocessing=preprocessing,
             signature=signature,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from dwindle import registry
 from dwindle.errors import UsageError
-from dwindle.export.target import GROUP, Target, kind_of
+from dwindle.export.target import Target
+from dwindle.export.targets import GROUP, kind_of
 
 DELEGATES = {"xnnpack": "executorch", "coreml": "executorch-coreml"}
 """What an ExecuTorch file can delegate its work to, and the target that writes such files."""

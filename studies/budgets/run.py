@@ -23,7 +23,7 @@ import torch
 
 from dwindle.compress import Request
 from dwindle.compress.prepared import prepare
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.fold import deployable
 from dwindle.files import raw_bytes
 

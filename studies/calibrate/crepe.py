@@ -26,7 +26,7 @@ from dwindle.compress.network import Network
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.export.fold import deployable
 from dwindle.export.rounding import Calibrated
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.task import Split
 from studies import journal
 from studies.real.networks import Inputs, Labelled, crepe

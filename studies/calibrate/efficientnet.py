@@ -29,7 +29,7 @@ from dwindle.compress.recalibrate import recalibrate
 from dwindle.errors import one_line
 from dwindle.export.fold import deployable
 from dwindle.export.rounding import Calibrated
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from studies import journal
 from studies.calibrate.others import CHANNELS, LAYERWISE, OTHERS
 from studies.calibrate.photos import photographs

@@ -27,7 +27,8 @@ from dwindle.export.fold import deployable
 from dwindle.export.quality import sqnr
 from dwindle.export.quantize import CODED
 from dwindle.export.rounding import Calibrated
-from dwindle.export.target import ROUNDINGS, load
+from dwindle.export.target import ROUNDINGS
+from dwindle.export.targets import load
 from studies import journal
 from studies.calibrate.networks import dense, task
 from studies.calibrate.run import SAMPLES, samples

@@ -27,7 +27,7 @@ from dwindle.compress.channels import Channels
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.export.shipping import as_file
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.models.classify import ImageClassification
 from studies import journal
 from studies.calibrate.networks import dense, task

@@ -118,7 +118,7 @@ def torch_pruning(name: str) -> Row:
 
 def shipped(target: str, name: str) -> Row:
     """The cut network as that target's file, compared with the network over two random images."""
-    from dwindle.export import target as targets
+    from dwindle.export import targets
     from dwindle.export.fold import deployable
     from dwindle.export.parity import check
 

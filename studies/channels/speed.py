@@ -26,7 +26,7 @@ from dwindle.bench.runtimes import runtime as runtimes
 from dwindle.bench.stats import noise, paired_ratio
 from dwindle.compress.macs import macs
 from dwindle.compress.surgery.choice import choose, cut, find_groups, score
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.fold import deployable
 from studies import journal
 from studies.channels.networks import build

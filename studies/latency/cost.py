@@ -27,7 +27,7 @@ from torch import nn
 from dwindle.bench.devices import emulator
 from dwindle.compress.macs import macs
 from dwindle.export.fold import deployable
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.models.build import ModelSpec, build
 
 NETWORKS = (

@@ -27,7 +27,7 @@ from dwindle.compress.channels import Channels
 from dwindle.compress.meter import Meter
 from dwindle.compress.network import Network
 from dwindle.compress.surgery.find import find_groups
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.models.build import ModelSpec, build
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task

@@ -45,7 +45,7 @@ from dwindle.compress.meter import Meter
 from dwindle.compress.network import Network
 from dwindle.compress.surgery.find import find_groups
 from dwindle.export.fold import deployable
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.models.build import ModelSpec, build
 from dwindle.models.layerwise.shapes import calls
 from dwindle.price import load as load_price

@@ -38,7 +38,7 @@ from dwindle.bench.measure import measure
 from dwindle.bench.process import Worker
 from dwindle.bench.runtimes.runtime import load
 from dwindle.bench.stats import BETWEEN_RUNS, milliseconds, noise, paired_ratio
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.fold import deployable
 from studies import journal
 

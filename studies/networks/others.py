@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dwindle.compress.macs import macs
 from dwindle.difference import furthest
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.answers import outputs_of
 from dwindle.models.copies import copied
 from studies.networks.sample import batch

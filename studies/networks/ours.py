@@ -18,7 +18,7 @@ from dwindle.compress.surgery.choice import choose, cut, find_groups, least, pro
 from dwindle.compress.surgery.cut import Keep
 from dwindle.compress.surgery.groups import Found, explain
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.first_off import named
 from dwindle.export.fold import deployable
 from dwindle.export.parity import UNPROVEN, compare

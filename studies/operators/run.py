@@ -28,7 +28,7 @@ from torch import Tensor
 
 from dwindle.difference import furthest
 from dwindle.errors import DwindleError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.answers import outputs_of
 from dwindle.export.first_off import named
 from dwindle.export.fold import deployable

@@ -33,7 +33,7 @@ import torchvision
 import zstandard
 from torch import nn
 
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.quality import sqnr

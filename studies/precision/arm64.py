@@ -20,7 +20,7 @@ import torch
 
 from dwindle.bench.devices import emulator
 from dwindle.export.fold import deployable
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.models.build import ModelSpec, build
 from studies import journal
 from studies.latency.cost import normalized

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from dwindle.compress.qat import Rounding
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.models.build import ModelSpec, build
 from studies import journal
 from studies.calibrate.networks import task

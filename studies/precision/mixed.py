@@ -27,7 +27,7 @@ from dwindle.compress.calibrate.prune import prune
 from dwindle.compress.network import Network
 from dwindle.compress.size import Sizer
 from dwindle.export.shipping import as_file
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from studies import journal
 from studies.calibrate.networks import dense, task
 from studies.calibrate.run import samples

@@ -24,7 +24,7 @@ from torch import nn
 
 from dwindle.compress.qat import Rounding
 from dwindle.export.shipping import as_file
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from studies import journal
 from studies.calibrate.networks import dense, task
 from studies.calibrate.run import samples

@@ -31,8 +31,7 @@ from torch import Tensor
 from dwindle.compress import compress
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import ParityFailed
-from dwindle.export import export
-from dwindle.export import target as targets
+from dwindle.export import export, targets
 from dwindle.files import raw_bytes
 from dwindle.metrics import WITHOUT_LABELS, value_of
 from dwindle.models.checked_task import CheckedTask

@@ -18,7 +18,8 @@ from torch import nn
 from dwindle.export.fold import deployable
 from dwindle.export.quiet import quiet
 from dwindle.export.shipping import as_file, calibrated, running
-from dwindle.export.target import Target, load
+from dwindle.export.target import Target
+from dwindle.export.targets import load
 from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification

@@ -26,7 +26,7 @@ from dwindle.checkpoint import Checkpoint
 from dwindle.compress import Request, compress
 from dwindle.errors import BudgetMissed
 from dwindle.export.exporter import export
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.models.build import ModelSpec, build
 from dwindle.models.classify import ImageClassification

@@ -16,7 +16,7 @@ from dwindle.bench.process import Worker
 from dwindle.bench.result import Noise
 from dwindle.bench.stats import milliseconds, noise
 from dwindle.export.fold import deployable
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.models.build import ModelSpec, build
 from studies.latency.repeats import IDLE, neighbours, others_work, settled
 

@@ -6,7 +6,8 @@ from dwindle import registry
 from dwindle.compress.benefit import choose
 from dwindle.compress.request import Request
 from dwindle.compress.resolve import resolve
-from dwindle.export import target as targets
+from dwindle.export import targets
+from dwindle.export.target import Target
 
 
 def test_a_verdict_says_on_what_grounds() -> None:
@@ -26,7 +27,7 @@ def test_fast_is_what_the_targets_kernels_gain_from() -> None:
     (phase,) = resolve(Request("zoo:resnet8", "digits", granularity="fast", density=0.1)).phases
     assert phase[0].kind == "channel"
     for name, expected in {"onnx": "channel", "mnn": "4x1", "litert": "unstructured"}.items():
-        kind: type[targets.Target] = registry.resolve(targets.GROUP, name, "target")
+        kind: type[Target] = registry.resolve(targets.GROUP, name, "target")
         assert kind.fastest == expected
 
 

@@ -23,7 +23,7 @@ from dwindle.compress.watcher import Watcher
 from dwindle.errors import CheckpointError, UsageError
 from dwindle.export import export
 from dwindle.export.shipping import as_file, running
-from dwindle.export.target import load as load_target
+from dwindle.export.targets import load as load_target
 from dwindle.files import sha256
 from dwindle.models.build import restore, restore_dense
 from dwindle.models.tasks import make_task

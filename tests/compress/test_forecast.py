@@ -12,7 +12,7 @@ from dwindle.compress import Request, compress, curve, plan
 from dwindle.compress.forecast import SHARES
 from dwindle.compress.resolve import resolve
 from dwindle.errors import BudgetMissed, UsageError
-from dwindle.export import target as targets
+from dwindle.export import targets
 
 pytestmark = pytest.mark.usefixtures("one_model")
 

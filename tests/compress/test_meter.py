@@ -21,7 +21,7 @@ from dwindle.compress.network import Network
 from dwindle.compress.resolve import resolve
 from dwindle.compress.surgery.find import find_groups
 from dwindle.errors import BudgetMissed, UsageError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.models.layerwise.shapes import calls
 from dwindle.models.zoo import mobilenetv2, resnet8, resnet20
 from dwindle.price import Price, Shape

@@ -21,8 +21,7 @@ from dwindle.compress.size import Sizer
 from dwindle.compress.tensor_options import WIDTHS, Trial, measured
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
-from dwindle.export import export
-from dwindle.export import target as targets
+from dwindle.export import export, targets
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.quantize import quantized, stored
 from dwindle.models.build import restore

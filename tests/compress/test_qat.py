@@ -16,7 +16,7 @@ from dwindle.export.codes.palette import levels
 from dwindle.export.executorch.int8 import int8_weights
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.quantize import quantized, store, stored
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.export.w8a8 import Form, quantize
 
 INPUTS = (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)

@@ -22,7 +22,7 @@ from dwindle.compress.pruning_settings import PruningSettings
 from dwindle.compress.rounds import IterativePruning
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.models.checked_task import CheckedTask
 from dwindle.record import Round
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dwindle import errors, registry
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.grammar import Grammar
 from tests.docs.pages import ROOT
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.models.signature import flat, signature_of
 from examples.apps import FILES, FLOWERS, HERE, code
 from tests.export.test_snippet import parses

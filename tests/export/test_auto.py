@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dwindle.errors import BudgetMissed
 from dwindle.export.auto import smallest
 from dwindle.export.shipping import as_file
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.models.checked_task import CheckedTask
 from tests.tasks import PlainTask
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.blame import called
 from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.fold import deployable
@@ -19,6 +19,7 @@ from dwindle.export.one_target import export_networks
 from dwindle.export.onnx.target import Onnx
 from dwindle.export.quality import sqnr
 from dwindle.export.quantize import store
+from dwindle.export.target import Target
 
 HERE = Path(__file__).name
 
@@ -101,7 +102,7 @@ class Causal(nn.Module):
     ],
     ids=lambda target: f"{target.name}-{target.precision}",
 )
-def test_an_infinite_buffer_is_stored_as_it_is(target: targets.Target, tmp_path: Path) -> None:
+def test_an_infinite_buffer_is_stored_as_it_is(target: Target, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, inputs = Causal().eval().requires_grad_(False), (torch.randn(16, 1, 8, 8),)
     example = (inputs[0][:1],)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import DwindleError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable
 from dwindle.export.onnx.target import Onnx

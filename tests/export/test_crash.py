@@ -20,8 +20,7 @@ from torch import nn
 
 from dwindle import checkpoint as checkpoints
 from dwindle.errors import DwindleError
-from dwindle.export import export, exporter, one_target, side_by_side
-from dwindle.export import target as targets
+from dwindle.export import export, exporter, one_target, side_by_side, targets
 from dwindle.export.fold import deployable
 from dwindle.export.options import ExportOptions
 from dwindle.models.zoo import resnet8

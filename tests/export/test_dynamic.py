@@ -18,7 +18,8 @@ from dwindle.export.one_target import export_one
 from dwindle.export.options import ExportOptions
 from dwindle.export.parity import compare
 from dwindle.export.sizes import resized
-from dwindle.export.target import Outputs, Target, load
+from dwindle.export.target import Outputs, Target
+from dwindle.export.targets import load
 from dwindle.models.signature import flat, signature_of
 from dwindle.signature import Varying, varying
 from tests.networks import Listener, Reader, sentences

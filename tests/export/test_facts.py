@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.facts import facts
 from dwindle.export.fold import deployable
 from dwindle.files import raw_bytes

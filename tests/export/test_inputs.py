@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.fold import deployable
 from dwindle.export.one_target import export_networks
 from dwindle.export.parity import check

@@ -14,7 +14,8 @@ from dwindle.export.fold import deployable, tensors
 from dwindle.export.parity import check
 from dwindle.export.quantize import CODED, LARGEST_INT4, SCALES, quantized, spread, stored
 from dwindle.export.rounding import Calibrated, calibrated
-from dwindle.export.target import Target, load
+from dwindle.export.target import Target
+from dwindle.export.targets import load
 
 
 class Mixed(nn.Module):

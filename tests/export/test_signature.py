@@ -18,7 +18,8 @@ from dwindle.export import export
 from dwindle.export.coreml.read import read
 from dwindle.export.fold import deployable
 from dwindle.export.parity import compare
-from dwindle.export.target import Outputs, load
+from dwindle.export.target import Outputs
+from dwindle.export.targets import load
 from dwindle.manifest import Manifest
 from dwindle.models.build import restore
 from dwindle.models.signature import flat, input_names, output_names, signature_of

@@ -14,7 +14,7 @@ from PIL import Image
 from dwindle.errors import UsageError
 from dwindle.export.one_target import export_networks
 from dwindle.export.snippet import LANGUAGES, require_language, snippet
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.manifest import File, Manifest, Parity
 from dwindle.models.signature import flat, signature_of
 from dwindle.preprocessing import Colours, Preprocessing, Resize

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from dwindle import registry
 from dwindle.errors import UsageError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.coreml.interface import Interface
 from dwindle.export.fold import deployable
 from dwindle.export.one_target import export_networks
 from dwindle.export.parity import check
-from dwindle.export.target import Outputs, Target, load, require_inputs
+from dwindle.export.target import Outputs, Target
+from dwindle.export.targets import load, require_inputs
 from dwindle.manifest import Manifest
 from dwindle.signature import Input, Signature
 

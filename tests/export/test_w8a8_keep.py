@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError
-from dwindle.export import target as targets
-from dwindle.export import target_options
+from dwindle.export import target_options, targets
 from dwindle.export.fold import deployable
 from dwindle.export.parity import compare
 from dwindle.export.w8a8 import KEEP_AUTO, Form, quantize

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dwindle.export.fold import deployable
 from dwindle.export.parity import check
 from dwindle.export.rounding import Calibrated
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.export.w8a8 import quantize
 
 SAMPLES = (torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(3)),)

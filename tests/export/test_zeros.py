@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dwindle import registry
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.zeros import Effect, Effects, Kind, Speed, Unit, block_rows
 
 ROOT = Path(__file__).parents[2]

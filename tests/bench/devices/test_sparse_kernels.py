@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dwindle.bench.devices import emulator
 from dwindle.bench.devices.emulator import Count
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.fold import deployable
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("arm64")]

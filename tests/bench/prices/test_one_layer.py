@@ -11,7 +11,7 @@ import torch
 from dwindle.bench.prices.one_layer import module, written
 from dwindle.bench.prices.writing import written_aside
 from dwindle.errors import UsageError
-from dwindle.export.target import load
+from dwindle.export.targets import load
 from dwindle.price import Shape
 
 LAYERS = (

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.architecture import one_model
 from dwindle.export.coreml.package import package
 from dwindle.export.coreml.read import MODEL, WEIGHTS, constants

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import UsageError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.coreml.views import RANK, without_what_core_ml_lacks
 from dwindle.export.fold import trace
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed, UsageError
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.coreml.read import RECORD, WEIGHTS, main_block, read
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable

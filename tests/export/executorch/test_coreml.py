@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed, RuntimeUnavailable, UsageError
-from dwindle.export import target, target_options
+from dwindle.export import target_options, targets
 from dwindle.export.coreml.read import MODEL, read
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.executorch import coreml as executorch_coreml
@@ -100,7 +100,7 @@ def test_in_fewer_bits_too(written: Written, example: Inputs, samples: Inputs, t
     assert words.startswith("bitmask + int8 survivors")
     assert (tmp_path / "net.pte").stat().st_size < written.net.stat().st_size
     assert check(int8, tmp_path / "net.pte", written.network, written.shipped, samples).weights_equal == 20
-    older = target.load("executorch-coreml", "int8", "iOS16")
+    older = targets.load("executorch-coreml", "int8", "iOS16")
     assert str(older.note).startswith("iOS16 has no sparse form of int8")
 
 
@@ -164,7 +164,7 @@ def test_what_a_file_delegates_to_is_said_by_name() -> None:
 def test_without_the_delegate_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executorch_coreml, "find_spec", lambda name: None)
     with pytest.raises(RuntimeUnavailable) as unavailable:
-        target.load("executorch-coreml")
+        targets.load("executorch-coreml")
     assert (unavailable.value.code, unavailable.value.name) == ("not-installed", "executorch")
 
 

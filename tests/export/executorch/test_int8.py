@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwindle.errors import ParityFailed
-from dwindle.export import target as targets
+from dwindle.export import targets
 from dwindle.export.answers import outputs_of
 from dwindle.export.executorch.int8_graph import by_image
 from dwindle.export.executorch.target import ExecuTorch

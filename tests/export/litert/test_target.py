@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed, RuntimeUnavailable
-from dwindle.export import parity, target
+from dwindle.export import parity, targets
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.litert import target as litert
 from dwindle.export.litert.target import LiteRT
@@ -67,7 +67,7 @@ def written(
 def test_without_the_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(litert, "find_spec", lambda name: None)
     with pytest.raises(RuntimeUnavailable) as unavailable:
-        target.load("litert")
+        targets.load("litert")
     assert (unavailable.value.code, unavailable.value.name) == ("not-installed", "litert")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed, RuntimeUnavailable
-from dwindle.export import architecture, parity, target
+from dwindle.export import architecture, parity, targets
 from dwindle.export.fold import deployable, tensors
 from dwindle.export.mnn import file
 from dwindle.export.mnn import target as mnn
@@ -90,7 +90,7 @@ def written(
 def test_without_the_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnn, "find_spec", lambda name: None)
     with pytest.raises(RuntimeUnavailable) as unavailable:
-        target.load("mnn")
+        targets.load("mnn")
     assert (unavailable.value.code, unavailable.value.name) == ("not-installed", "mnn")
 
 

@@ -11,8 +11,7 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from torch import nn
 
 from dwindle.errors import UsageError
-from dwindle.export import target as targets
-from dwindle.export import target_options
+from dwindle.export import target_options, targets
 from dwindle.export.fold import deployable
 from dwindle.export.onnx.consumers import OLDEST, consumers, lower, newest_opset, require
 from dwindle.export.onnx.target import Onnx
