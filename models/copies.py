@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import CellType, FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,7 +22,9 @@ def copied(module: nn.Module, change: Change | None = None) -> nn.Module:
     """Returns a deep copy that shares no tensor with `module`: what is tied stays tied, gradients are left behind.
 
     `copy.deepcopy` refuses a module that keeps what it computed (an attention map, a hook's feature, the weight of an
-    old `spectral_norm`), as such a tensor hangs on its graph. Here it is copied without the graph.
+    old `spectral_norm`), as such a tensor hangs on its graph. Here it is copied without the graph. It also leaves
+    functions as they are: here those that a module holds, its hooks among them, speak of the copy where their closures
+    or defaults speak of the module (`lambda module, args, output: setattr(self, "features", output)`).
 
     change: makes every tensor of the copy, for a copy of other sizes, types or devices; it may return the tensor it
     is given, which is then shared. Raises UsageError for a module that holds what can't be copied, such as a lock.
@@ -47,7 +50,37 @@ def copied(module: nn.Module, change: Change | None = None) -> nn.Module:
     for path, part in module.named_modules():
         if path in parts:  # a graph module's own way to copy itself forgets the modes
             parts[path].training = part.training
+    for part in parts.values():
+        for held in (vars(part), *(value for value in vars(part).values() if isinstance(value, dict))):
+            for name, value in held.items():
+                if isinstance(value, FunctionType):
+                    held[name] = _speaking_of(value, memo)
     return result
+
+
+def _speaking_of(function: FunctionType, copies: Mapping[int, Any]) -> FunctionType:
+    """The same function, about the copies, by `id`, of what its closure and its defaults hold."""
+
+    def of(value: Any) -> Any:
+        return copies.get(id(value), value)
+
+    def cell_of(cell: CellType) -> CellType:
+        try:
+            held = cell.cell_contents
+        except ValueError:  # empty: a name that its outer function has not set yet
+            return cell
+        return CellType(of(held)) if id(held) in copies else cell
+
+    made = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        tuple(map(of, function.__defaults__ or ())),
+        tuple(map(cell_of, function.__closure__ or ())),
+    )
+    made.__kwdefaults__ = {name: of(value) for name, value in (function.__kwdefaults__ or {}).items()}
+    vars(made).update(vars(function))
+    return made
 
 
 class _Unregistered(TorchFunctionMode):
@@ -60,8 +93,7 @@ class _Unregistered(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__ and isinstance(args[0], FakeTensor):
-            # A hook's closure names the module that it was written for: when a copy is traced, it keeps in that module
-            # what the trace computes, which has no data to copy.
+            # What a trace left in a module, such as through a hook that writes to a global: it has no data to copy.
             return args[0]
         if func is not Tensor.__deepcopy__ or (args[0].is_leaf and self.change is None):
             return func(*args, **(kwargs or {}))

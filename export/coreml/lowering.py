@@ -22,6 +22,7 @@ aten = torch.ops.aten
 _TORCHS_OWN = (
     aten.avg_pool1d,
     aten._fused_rms_norm,
+    aten.affine_grid_generator,
     aten.channel_shuffle,
     aten.cosine_similarity,
     aten.gru,
@@ -33,8 +34,11 @@ _TORCHS_OWN = (
     aten.rms_norm,
     aten.rnn_relu,
     aten.rnn_tanh,
+    aten.tril,
+    aten.triu,
 )
-"""What coremltools has, and not for all of PyTorch's arguments: PyTorch expresses it in other operators."""
+"""What coremltools has, and not for all of PyTorch's arguments or values (it multiplies a triangle of infinities by 0):
+PyTorch expresses it in other operators."""
 
 
 def lowered(program: ExportedProgram) -> ExportedProgram:

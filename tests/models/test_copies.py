@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -53,6 +54,43 @@ def test_every_tensor_of_the_copy_can_be_changed() -> None:
     double = copied(module, lambda name, tensor: tensor.detach().double())
     assert double.table.dtype == double.last.dtype == double.tied.dtype == torch.float64
     torch.testing.assert_close(double.eval()(x.double()).float(), module.eval()(x))
+
+
+class Hooked(nn.Module):
+    """Reads what three hooks keep: in `self`, by a closure and by a default, and in a dict that `self` has too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.kept = kept = dict[str, Tensor]()
+        self.one, self.two = torch.zeros(()), torch.zeros(())
+
+        def by_default(_: nn.Module, args: tuple[Tensor], output: Tensor, *, to: nn.Module = self) -> None:
+            to.two = output
+
+        self.first.register_forward_hook(lambda _, args, output: setattr(self, "one", output))
+        self.second.register_forward_hook(by_default)
+        self.third.register_forward_hook(lambda _, args, output: kept.update(three=output))
+        self.scaled: Callable[[Tensor], Tensor] = lambda x: x * self.first.weight[0, 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        last: Tensor = self.third(self.second(self.first(x)))
+        return self.scaled(last) + self.one + self.two + self.kept["three"]
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_hooks_of_the_copy_speak_of_the_copy(ran: bool) -> None:
+    module, x = Hooked(), torch.randn(2, 4)
+    if ran:
+        module(torch.randn(3, 4))
+    before = module.one, module.two, module.kept.get("three")
+    copy = copied(copied(module))
+    answer = copy(x)
+    assert all(a is b for a, b in zip(before, (module.one, module.two, module.kept.get("three")), strict=True))
+    torch.testing.assert_close(answer, module(x))
+    with torch.no_grad():
+        module.first.weight.zero_()
+    torch.testing.assert_close(copy(x), answer)
 
 
 def test_what_cannot_be_copied_is_refused_in_a_sentence() -> None:

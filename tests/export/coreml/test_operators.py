@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dwindle.errors import DwindleError, ParityFailed, UsageError
@@ -78,6 +79,35 @@ def test_a_bilinear_layer_of_two_branches_is_written(tmp_path: Path) -> None:
     found = compared(Two(), torch.randn(1, 6), tmp_path)
     assert found.relative is not None
     assert found.relative < CLOSE
+
+
+class Subsequent(nn.Module):
+    """Adds torch's own causal mask to scores: a triangle of a matrix of infinities."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + nn.Transformer.generate_square_subsequent_mask(x.shape[-1])).softmax(-1)
+
+
+class Turned(nn.Module):
+    """A spatial transformer's two operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Linear(36, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        matrix = self.place(x.flatten(1)[:, :36]).view(-1, 2, 3)
+        grid = F.affine_grid(matrix, [len(x), x.shape[1], 5, 4], align_corners=False)
+        return F.grid_sample(x, grid, align_corners=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [Subsequent, Turned])
+def test_what_the_converter_has_another_way_is_written_pytorchs(module: type[nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    found = compared(module(), torch.randn(1, 2, 6, 6), tmp_path)
+    assert found.relative is not None
+    assert found.relative < 5e-3  # between pixels the answer is as steep as they differ
 
 
 def test_the_table_has_many() -> None:
