@@ -31,8 +31,9 @@ _WITH_STAND_INS = {
 _ADAPTED = ("torch.nn.modules.channelshuffle.ChannelShuffle",)
 """Modules of torch whose attributes are sizes for certain, which a trial could miss by luck."""
 
-_WEIGHTS = re.compile(r"weight(_v|_orig|\.original\d?)?$")
-"""How the names of weights end, those that torch.nn.utils computes a weight from included."""
+_WEIGHTS = re.compile(r"weight(_ih(_l0)?|_v|_orig|\.original\d?)?$")
+"""How the names of weights end by whose rows a layer's channels are told: of a recurrent one the first from its input,
+and those that torch.nn.utils computes a weight from."""
 
 _SPARED = ("", "its channels can only go all together", "no layer that runs would cost less without them")
 
@@ -224,10 +225,11 @@ class _Solved:
                 if not any(tensor == name for tensor, _ in self.bound):
                     yield Uncut(layer, len(weight), len(weight), "the trace does not reach it")
                 continue
-            classes = self.classes(made[name])
+            channels = made[name].unique()  # each gate of a recurrent layer has a row of its units
+            classes = self.classes(channels)
             stays = (classes == 0) | (self.spared[classes] > 0)
             if stays.any():
-                why = self.why[made[name].long()][stays].long()
+                why = self.why[channels.long()][stays].long()
                 reasons = [self.labels.pinned[i].reason for i in why.tolist() if i >= 0]
                 reasons += [_SPARED[i] for i in self.spared[classes].tolist() if i]
                 reason, _ = Counter(reasons or ["tied to channels that stay"]).most_common(1)[0]

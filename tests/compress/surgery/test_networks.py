@@ -124,6 +124,23 @@ def test_a_state_from_outside_keeps_its_width() -> None:
     assert units(found) == {"first": 9}
 
 
+@pytest.mark.parametrize("layer", [nn.LSTMCell, nn.GRUCell, nn.RNNCell, nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_that_stays_is_named_with_its_units(layer: type[nn.Module]) -> None:
+    class Ending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.recurrent = nn.Linear(6, 16), layer(16, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            answer = self.recurrent(self.first(x).relu())
+            last: Tensor = answer[0] if isinstance(answer, tuple) else answer
+            return last
+
+    found = find_groups(Ending(), (torch.randn(5, 6),))
+    assert units(found) == {"first": 16}
+    assert [(one.layer, one.channels, one.of) for one in found.uncut] == [("recurrent", 8, 8)]
+
+
 def test_a_channel_shuffle_of_torch_s_own() -> None:
     for groups in (2, 4):
         model = nn.Sequential(
