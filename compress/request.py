@@ -163,9 +163,9 @@ class Request:
         metavar="NAME",
         group=PRUNING,
         help="What is removed as one: channel, unstructured (single weights), a block such as 4x1 (4 output by 1 input "
-        "channels), a pattern such as 2:4, or channel+unstructured, which removes channels down to `macs` and then "
-        "weights down to `size` or `density`; auto is what makes the file smaller on the target, and fast what "
-        "makes its inference faster.",
+        "channels), a pattern such as 2:4, or channel+unstructured: channels down to `macs`, then weights down to "
+        "`size` or `density`, or both within `max_drop`; auto is what makes the file smaller on the target, and fast "
+        "what makes its inference faster.",
     )
     align: int = option(
         8,

@@ -155,6 +155,8 @@ def resolve(request: Request) -> Resolved:
     )
     priced = phases[0][1].price
     price = load_price(priced, request.target, target.precision, request.on) if priced else None
+    if len(phases) > 1 and phases[0][1].allowance:
+        why += "; channels may lose half of what is allowed, and weights the rest"
     return Resolved(full, phases, retraining, preset, search, f"granularity {name}: {why}{said}", task, price)
 
 
@@ -208,17 +210,16 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
     assert not isinstance(macs, str)
     assert not isinstance(cost, str)
     assert not isinstance(latency, str)
+    density, allowance = request.density, _allowance(request)
+    if allowance and parts[-1].floor is not None:
+        option = allowance.option
+        raise conflict(option, f"`granularity` {name} implies its own density: leave out `{option}`")
     if len(parts) == 1:
-        density = request.density
-        allowance = _allowance(request)
         if (size, density, priced, allowance) == (None, None, None, None):
             density = parts[0].floor  # a pattern such as 2:4 implies its own density
         if priced is not None and parts[0].kind != "channel":
             why = "which computes with zeros" if priced == "macs" else "as layers are priced by their widths"
             raise conflict(priced, f"`{priced}` cannot be met by {name} pruning, {why}: use `granularity` channel")
-        if allowance and parts[0].floor is not None:
-            option = allowance.option
-            raise conflict(option, f"`granularity` {name} implies its own density: leave out `{option}`")
         return ((parts[0], Budget(size, density, macs, cost, latency, allowance)),)
     if [part.kind for part in parts[:-1]] != ["channel"] or parts[-1].kind == "channel":
         raise UsageError(
@@ -226,13 +227,16 @@ def _phases(request: Request, name: str) -> tuple[Phase, ...]:
             code="invalid-value",
             option="granularity",
         )
-    if priced is None or (size is None and request.density is None) or request.rounds or _allowance(request):
+    if allowance:
+        whole = Budget(size, density, macs, cost, latency, allowance)  # refused beside a limit
+        return (parts[0], Budget(allowance=allowance.half)), (parts[1], whole)
+    if priced is None or (size is None and density is None) or request.rounds:
         raise conflict(
             "granularity",
-            f"`granularity` {name} needs `macs`, `cost` or `latency` for channels, `size` or `density` else, and "
-            "neither `rounds` nor `max_drop` nor `max_change`",
+            f"`granularity` {name} needs `macs`, `cost` or `latency` for channels and `size` or `density` else, or "
+            "`max_drop` or `max_change` alone, and no `rounds`",
         )
-    return (parts[0], Budget(macs=macs, cost=cost, latency=latency)), (parts[1], Budget(size, request.density))
+    return (parts[0], Budget(macs=macs, cost=cost, latency=latency)), (parts[1], Budget(size, density))
 
 
 def _computing(request: Request) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from dwindle.compress import state
-from dwindle.compress.allowance import Allowance
+from dwindle.compress.allowance import Allowance, searched
 from dwindle.compress.budget import Solver
 from dwindle.compress.calibrate.prune import Position, prune
 from dwindle.compress.calibrate.update import solve_survivors
@@ -112,33 +112,34 @@ class IterativePruning:
                 history = after
             if allowance := solver.budget.allowance:
                 history = self._shrink_within(allowance, solver, history)
+        if allowance := self.solvers[-1].budget.allowance:
+            history = allowance.held(self._searched(self.solvers[-1], history))
+            self._back_to(history[-1])
         return history
 
     def _shrink_within(self, allowance: Allowance, solver: Solver, history: tuple[Round, ...]) -> tuple[Round, ...]:
-        """Shrinks as far as validation allows; leaves the smallest network that held, and returns the rounds
-        that did."""
-        while (rate := allowance.rate(history, self.settings.prune_per_round)) is not None:
-            if (best := allowance.best(history)) != history[-1]:
+        """Shrinks until validation allows no more; returns all rounds."""
+        while own := self._searched(solver, history):
+            best, rate = allowance.best(own), allowance.rate(own, self.settings.prune_per_round)
+            if rate is None:
+                break
+            if best != history[-1]:
                 self._back_to(best)
             after = self._round(solver, solver.granularity.share(self.network) * (1 - rate), history)
             if after is None:
                 break
             history = after
             if not allowance.holds(history[-1], history):
-                best = allowance.best(history)
                 self.watcher.note(
                     f"round {history[-1].index} {allowance.missed(history[-1], history)}: going back "
                     + (f"to round {best.index}" if best.index else "to the dense network")
                 )
-        self._back_to(best := allowance.best(history))
-        if not best.index:
-            raise BudgetMissed(
-                f"no round keeps to `{allowance.option}` (the last one {allowance.missed(history[-1], history)}): "
-                "allow more",
-                code="out-of-reach",
-                option=allowance.option,
-            )
-        return tuple(record for record in history if allowance.holds(record, history))
+        return history
+
+    def _searched(self, solver: Solver, history: tuple[Round, ...]) -> tuple[Round, ...]:
+        """The rounds that the search within a solver's allowance goes by: see `searched`."""
+        allowances = [each.budget.allowance for each in self.solvers if each.budget.allowance]
+        return searched(history, allowances)[self.solvers.index(solver)]
 
     def _round(self, solver: Solver, to: float, history: tuple[Round, ...]) -> tuple[Round, ...] | None:
         """Prunes to the share `to` and retrains; returns None where nothing more can be pruned."""
@@ -320,7 +321,7 @@ class IterativePruning:
         tensors = {**state.capture(self.network, self.task), **rewind}
         cuts = state.cuts_of(self.network, self.build_dense)
         allowance = self.solvers[-1].budget.allowance
-        best = allowance.best((*history, record)).index if allowance else None
+        best = allowance.best(self._searched(self.solvers[-1], (*history, record))).index if allowance else None
         ranks.broadcast_from_first(lambda: save_round(self.folder, record, history, cuts, tensors, keep=best))
         return record
 

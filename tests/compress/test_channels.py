@@ -105,6 +105,28 @@ def test_channels_first_then_weights_inside_what_is_left(tmp_path: Path) -> None
     assert all(not weights[name][~mask].any() for name, mask in done.masks.items())
 
 
+@pytest.mark.slow
+def test_the_smallest_file_within_a_drop_has_fewer_channels_and_zeros_in_few_bits(tmp_path: Path) -> None:
+    request = Request(
+        "zoo:resnet8",
+        {**DIGITS, "epochs": 4},
+        target="coreml",
+        granularity="channel+unstructured",
+        precision="palette3",
+        max_drop=40.0,
+        prune_per_round=0.5,
+        qat=0.3,
+    )
+    done = compress(request, tmp_path / "net.dwindle")
+    first, last = done.history[0], done.history[-1]
+    assert first.validation - last.validation <= 40
+    assert (last.macs or 0) < (first.macs or 0)
+    network = restore(done)
+    assert done.masks
+    assert any((weight == 0).any() for name, weight in network.named_parameters() if name in done.masks)
+    assert (last.bytes or 0) < (first.bytes or 0) / 2
+
+
 def test_momentum_is_cut_by_the_indices_of_its_parameter() -> None:
     torch.manual_seed(0)
     network = Network(resnet8(10, 1), (torch.zeros(1, 1, 8, 8),))

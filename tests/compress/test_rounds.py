@@ -15,6 +15,7 @@ from dwindle import checkpoint, saved_rounds
 from dwindle.compress.allowance import Allowance
 from dwindle.compress.blocks import Blocks
 from dwindle.compress.budget import Budget, Solver
+from dwindle.compress.channels import Channels
 from dwindle.compress.masks import masks_hold
 from dwindle.compress.methods import METHODS, Method, method
 from dwindle.compress.network import Network
@@ -470,3 +471,54 @@ def test_a_drop_that_no_step_keeps_is_a_missed_budget(tmp_path: Path) -> None:
     with pytest.raises(BudgetMissed) as raised:
         pruning(tmp_path / "net", Wavering(), Budget(allowance=Allowance(0.01))).run()
     assert (raised.value.code, raised.value.option) == ("out-of-reach", "max_drop")
+
+
+class Counting(Resumable):
+    """Validation falls by 10 points as the weights go, pruned or cut away."""
+
+    def evaluate(self, model: nn.Module, split: str) -> float:
+        return 90 + 10 * sum(int((p != 0).sum()) for p in model.parameters() if p.dim() > 1) / 256
+
+
+def small_network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 8)).eval()
+
+
+def channels_then_weights(folder: Path, watcher: Watcher | None = None, align: int = 1) -> IterativePruning:
+    allowance = Allowance(5.2)
+    run = pruning(folder, Counting(steps=8), watcher=watcher)
+    torch.manual_seed(0)
+    channels = Channels(align, counts="parameters")
+    solvers = [
+        Solver(Budget(allowance=allowance.half), channels, nonzero_bytes, "onnx"),
+        Solver(Budget(allowance=allowance), Blocks(), nonzero_bytes, "onnx"),
+    ]
+    network = Network(small_network(), (torch.zeros(1, 8),))
+    return replace(run, network=network, solvers=tuple(solvers), build_dense=small_network)
+
+
+def test_channels_may_lose_half_of_an_allowed_drop_and_weights_the_rest(tmp_path: Path) -> None:
+    run = channels_then_weights(tmp_path / "net")
+    history = run.run()
+    assert run.network.model.state_dict()["0.weight"].shape == (12, 8)  # 11 of 16 channels lose over 2.6 points
+    assert history[-1].density == run.network.density == pytest.approx(0.49, abs=0.01)
+    assert history[-1].validation >= 100 - 5.2
+    assert masks_hold(run.network.model, run.network.masks)
+    macs = [record.macs or 0 for record in history]
+    assert macs == sorted(macs, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("align", [1, 16])
+def test_a_killed_search_over_channels_and_weights_ends_as_an_undisturbed_one(tmp_path: Path, align: int) -> None:
+    whole = channels_then_weights(tmp_path / "whole", align=align)
+    expected = whole.run()
+    assert (whole.network.kept == {}) == (align == 16)  # no width below 16 is a multiple of it
+    last = max(int(folder.name) for folder in (tmp_path / "whole/rounds").iterdir())
+    for index in range(1, last + 1):
+        with pytest.raises(KeyboardInterrupt):
+            channels_then_weights(tmp_path / "cut", Interrupt(index), align).run()
+    again = channels_then_weights(tmp_path / "cut", align=align)
+    assert [(r.index, r.validation) for r in again.run()] == [(r.index, r.validation) for r in expected]
+    for name, tensor in whole.network.model.state_dict().items():
+        assert torch.equal(again.network.model.state_dict()[name], tensor), name
