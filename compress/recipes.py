@@ -65,8 +65,7 @@ RECIPES = {
 by ten at one half and three quarters. `best` was ahead of it in `studies/rewinding` on every network: for its cosine on
 two ResNets, more for ending each training on samples as they are, and by tens of points where little is left of a
 MobileNetV2, for recalibration; what else was tried was not. `photo` and `finetune-photo` are for photographs, and taken
-without being asked for where a folder holds them. The weights of a fresh head are small beside those that come trained:
-by magnitude over the whole network all of them go first, which `lamp` cannot do (Lee et al. 2021).
+without being asked for where a folder holds them.
 """
 
 
@@ -77,9 +76,16 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def default_score(recipe: Recipe, method: Method) -> str:
-    """The score where none is given. AMC's agent chooses shares of the weights of largest magnitude."""
-    return "magnitude" if method.search else recipe.score
+def default_score(recipe: Recipe, method: Method, *, begun: bool) -> str:
+    """The score where none is given. AMC's agent chooses shares of the weights of largest magnitude.
+
+    begun: whether the network begins with weights that were trained elsewhere and may have a fresh head. The weights of
+    such a head are small beside the others: by magnitude over the whole network all of them go first, whatever the
+    recipe, which `lamp` cannot do (Lee et al. 2021).
+    """
+    if method.search:
+        return "magnitude"
+    return "lamp" if begun and method.retrains else recipe.score
 
 
 def photo_epochs(name: str, images: int) -> int:

@@ -208,7 +208,7 @@ class Request:
         metavar="NAME",
         group=PRUNING,
         help="How weights are ranked for pruning: magnitude, layerwise, lamp, or a score of another package.",
-        unset="the recipe's, else magnitude",
+        unset="lamp where `pretrained` or `new_head` is given, else the recipe's, else magnitude",
     )
     include: tuple[str, ...] = option(
         ("*",),

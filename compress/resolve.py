@@ -184,10 +184,11 @@ def _preset(request: Request, retraining: Method, own: dict[str, Any]) -> tuple[
 
 
 def _score(request: Request, preset: Recipe, retraining: Method) -> str:
-    """The score as asked for, or the recipe's; magnitude where each layer's density is chosen otherwise."""
+    """The score as asked for, or the default; magnitude where each layer's density is chosen otherwise."""
     if request.score is not None:
         return request.score
-    return "magnitude" if request.precision == MIXED else default_score(preset, retraining)
+    begun = request.pretrained or request.new_head
+    return "magnitude" if request.precision == MIXED else default_score(preset, retraining, begun=begun)
 
 
 def _phases(request: Request, name: str) -> tuple[Phase, ...]:

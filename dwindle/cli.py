@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return RUN[arguments.command](arguments)
     except DwindleError as error:
-        sentence = single_line(as_flags(str(error), grammar.flags(arguments.command)))
+        # What to do may be an option of compress, such as to keep samples so that export needs no data.
+        flags = grammar.flags("compress") | grammar.flags(arguments.command)
+        sentence = single_line(as_flags(str(error), flags))
         fail(f"dwindle: {sentence}" if FIRST_RANK else f"dwindle: rank {RANK}: {sentence}")
         return error.exit_code
     except ModuleNotFoundError as error:

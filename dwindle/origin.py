@@ -42,7 +42,7 @@ def requested(origin: Mapping[str, Any]) -> Request:
     method = METHODS.get(str(values.get("method")), METHODS["lr-rewind"])
     values["recalibrate"] = bool(origin.get("recalibrate"))
     implied = {
-        "score": default_score(recipe, method),
+        "score": default_score(recipe, method, begun=bool(values.get("pretrained") or values.get("new_head"))),
         "recalibrate": recipe.recalibrate,
         "rewind_to": method.start,
         "calib_samples": method.samples,

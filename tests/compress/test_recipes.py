@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,7 @@ from dwindle.compress.resolve import resolve
 from dwindle.compress.scores import load
 from dwindle.errors import UsageError
 from dwindle.models.classify import TaskSpec
+from dwindle.origin import command_line
 
 BUDGET = {"density": 0.5}
 
@@ -42,6 +46,27 @@ def test_a_users_own_task_has_its_own_schedule() -> None:
 
 def test_an_agent_allocates_by_magnitude_whatever_the_recipe() -> None:
     asked = resolve(Request("zoo:resnet8", "digits", recipe="best", method="amc", **BUDGET))
+    assert asked.request.score == "magnitude"
+
+
+@pytest.mark.parametrize("begun", [{"pretrained": True}, {"weights": "w.pt", "new_head": True}])
+@pytest.mark.parametrize("name", [None, "best"])
+def test_a_network_that_begins_with_trained_weights_keeps_its_fresh_head(
+    begun: dict[str, Any], name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.pt").write_bytes(b"weights")
+    own: dict[str, Any] = {"task": "my.module:task"}
+    asked = resolve(Request("timm:resnet18", own, recipe=name, **begun, **BUDGET))
+    assert asked.request.score == "lamp"
+    words = command_line({**asked.origin, "model": {"spec": "timm:resnet18"}, "task": own}, "net.dwindle")
+    assert not any("--score" in word for word in words)
+    kept = resolve(Request("timm:resnet18", own, score="magnitude", **begun, **BUDGET))
+    assert kept.request.score == "magnitude"
+
+
+def test_weights_that_are_not_trained_on_are_ranked_by_magnitude() -> None:
+    asked = resolve(Request("timm:resnet18", "digits", pretrained=True, method="calibrate", **BUDGET))
     assert asked.request.score == "magnitude"
 
 
