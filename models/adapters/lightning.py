@@ -15,7 +15,7 @@ from torch import nn
 
 from dwindle.errors import UsageError
 from dwindle.models import optimizers
-from dwindle.models.adapters.lightning_parts import Called, check, one_loader, several
+from dwindle.models.adapters.lightning_parts import Called, check, one_loader, one_optimizer
 from dwindle.models.adapters.position import Position, stepped
 from dwindle.models.adapters.replay import Replay, generators_kept
 
@@ -107,7 +107,7 @@ class LightningTask(Position):
             one_loader(given()), (self._seed, self._fits), batches, self._per_epoch
         )
         try:
-            with self._trainer(callback) as trainer, generators_kept():
+            with self._trainer(callback) as trainer, generators_kept(), one_optimizer(module):
                 trainer.fit(module, datamodule=self._data)
         except SystemExit:  # Lightning's own answer to Ctrl-C
             if callback.interrupted:
@@ -229,8 +229,6 @@ def _callback() -> Any:
             self.interrupted = False
 
         def on_train_start(self, trainer: Any, module: Any) -> None:
-            if len(trainer.optimizers) != 1:
-                raise several(module)
             optimizers.take_over(trainer.optimizers[0], self.task.optimizer, self.model)
             self.task.optimizer = trainer.optimizers[0]
             for config in trainer.lr_scheduler_configs:

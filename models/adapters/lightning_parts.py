@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -46,10 +47,10 @@ def check(module: LightningModule, network: str | None, callbacks: Iterable[Any]
         )
     try:
         made: Any = module.configure_optimizers()
-    except Exception:  # one that asks its trainer for something: looked at again once there is one
-        made = None
-    if len(_optimizers(made)) > 1:
-        raise several(module)
+    except Exception:  # one that asks its trainer for something: `one_optimizer` looks once there is one
+        pass
+    else:
+        _require_one(module, made)
     if network is not None:
         inside = dict(module.named_children()).get(network)
         if inside is None:
@@ -82,12 +83,35 @@ def _optimizers(made: Any) -> list[Any]:
     return [one for one in made if not isinstance(one, dict) or "optimizer" in one]
 
 
-def several(module: LightningModule) -> UsageError:
-    return UsageError(
-        f"{type(module).__name__} has several optimizers: LR rewinding knows one schedule, so give it one optimizer",
+def _require_one(module: LightningModule, made: Any) -> None:
+    if made is not None and len(_optimizers(made)) == 1:
+        return
+    has = "no optimizer" if made is None else "several optimizers"
+    raise UsageError(
+        f"{type(module).__name__} has {has}: LR rewinding knows one schedule, so let `configure_optimizers` return one "
+        "optimizer",
         code="unsupported",
         name="configure_optimizers",
     )
+
+
+@contextmanager
+def one_optimizer(module: LightningModule) -> Iterator[None]:
+    """Within it, a training of a module whose `configure_optimizers` doesn't return one optimizer raises UsageError."""
+    own, before = module.configure_optimizers, dict(vars(module))
+
+    def checked() -> Any:
+        made: Any = own()
+        _require_one(module, made)
+        return made
+
+    module.configure_optimizers = checked
+    try:
+        yield
+    finally:
+        del module.configure_optimizers
+        if "configure_optimizers" in before:
+            module.configure_optimizers = own
 
 
 def one_loader(loader: Any) -> Any:

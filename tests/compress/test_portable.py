@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dwindle.checkpoint import Checkpoint
+from dwindle.cli import main
 from dwindle.compress import Request, compress
 from dwindle.errors import UsageError
 from dwindle.export import ExportOptions
@@ -76,6 +77,12 @@ def test_kept_samples_prove_a_file_without_data(moved: Path) -> None:
     with pytest.raises(UsageError) as refused:
         export_one(net, "onnx", ExportOptions(precision="auto", max_drop=1.0))
     assert refused.value.code == "data-missing"
+
+
+def test_export_names_what_to_give_compress_as_a_flag(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(moved / "photos")
+    assert main(["export", str(moved / "net.dwindle"), "--precision", "auto", "--max-drop", "1"]) == 2
+    assert "--keep-samples" in capsys.readouterr().err
 
 
 def test_kept_samples_are_the_tasks_inputs(project: Path) -> None:

@@ -221,6 +221,23 @@ def test_what_cannot_be_trained_is_refused_early(
     assert raised.value.name == name
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_optimizers_that_ask_the_trainer_are_looked_at_when_there_is_one(several: bool) -> None:
+    from dwindle.errors import UsageError
+
+    def configure() -> Any:
+        assert module.trainer.max_epochs
+        one = torch.optim.SGD(module.parameters(), 0.1)
+        return [one, torch.optim.SGD(module.parameters(), 0.1)] if several else None
+
+    module = made(configure_optimizers=configure)
+    own = task(module)
+    with pytest.raises(UsageError) as raised:
+        own.fit(module, start=0.0, on_step=lambda loss: None)
+    assert (raised.value.code, raised.value.name) == ("unsupported", "configure_optimizers")
+    assert module.configure_optimizers is configure
+
+
 @pytest.mark.parametrize("by_callback", [True, False])
 def test_a_module_with_masks_of_its_own_is_refused(by_callback: bool) -> None:
     from lightning.pytorch.callbacks import ModelPruning
