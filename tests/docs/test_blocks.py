@@ -15,13 +15,13 @@ import yaml
 
 from dwindle.bench.limits import read_limits
 from dwindle.grammar import Grammar
-from tests.docs.pages import PAGES, README, ROOT, blocks, command_lines, name, of_dwindle
+from tests.docs.pages import CONTRIBUTING, PAGES, README, ROOT, blocks, command_lines, name, of_dwindle
 
 LANGUAGES = {"sh", "python", "toml", "yaml", "text"}
 """Those of blocks: `text` is what is printed or lies on a disk, and is no code."""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=name)
 def test_every_block_says_its_language(page: Path) -> None:
     assert {block.language for block in blocks(page)} <= LANGUAGES
     assert page.read_text("utf-8").count("```") == 2 * len(blocks(page))  # none is overlooked
@@ -46,6 +46,15 @@ def test_every_command_line_parses(page: Path, tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_command_that_is_named_exists(page: Path) -> None:
     assert set(re.findall(r"`dwindle ([a-z]+)", page.read_text("utf-8"))) <= Grammar().commands.keys()
+
+
+@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING, ROOT / "ARCHITECTURE.md"], ids=name)
+def test_what_make_is_asked_for_is_in_the_makefile(page: Path) -> None:
+    rules = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    in_lines = [words[1:] for words in command_lines(page, not_run=True) if words[0] == "make"]
+    in_text = [words.split() for words in re.findall(r"`make ([^`]+)`", page.read_text("utf-8"))]
+    named = {word for words in [*in_lines, *in_text] for word in words if "=" not in word}
+    assert named <= rules, named - rules
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

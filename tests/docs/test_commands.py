@@ -22,7 +22,7 @@ from dwindle.cli import main
 from dwindle.compress import Request, compress
 from dwindle.export import export
 from dwindle.models.build import ModelSpec, build, restore
-from tests.docs.pages import PAGES, ROOT, blocks, command_lines, name, of_dwindle
+from tests.docs.pages import CONTRIBUTING, PAGES, ROOT, blocks, command_lines, name, of_dwindle
 from tests.texts import films, tiny_bert
 
 DOCS = ROOT / "docs"
@@ -37,7 +37,7 @@ def runs(page: str) -> Callable[[Test], Test]:
     return lambda test: test
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=name)
 def test_every_command_line_is_run_or_its_block_says_why_not(page: Path) -> None:
     run = {" ".join(words) for each in RUN for words in command_lines(DOCS / each)}
     ours = {" ".join(words) for words in command_lines(page) if of_dwindle(words) is not None}
