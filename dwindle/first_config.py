@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
+from dwindle import registry
 from dwindle.compress.request import Request
 from dwindle.errors import UsageError
 from dwindle.files import staged
 from dwindle.models.spec import TaskSpec
 from dwindle.options import as_flags, flags, options
+from dwindle.quantities import parse_bytes
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,20 @@ class Question:
     """The field of Request or TaskSpec."""
     asks: str
     default: str
+    check: Callable[[str], object] = str
+    """Raises UsageError for an answer that can't be right."""
+
+
+def _known_target(name: str) -> None:
+    if name not in (known := registry.names("dwindle.targets")):
+        raise registry.unknown_name("target", name, known, option="target")
 
 
 QUESTIONS = (
     Question("model", "Which network? zoo:NAME, torchvision:NAME, timm:NAME, hf:REPO or package.module:function", ""),
     Question("data", "Which data? A folder with a folder of images per class, or a data set such as digits", ""),
-    Question("target", "For which runtime? onnx, coreml, executorch, litert or mnn", "onnx"),
-    Question("size", "How many bytes may the installed file have? 500KB, 2MB", "500KB"),
+    Question("target", "For which runtime? onnx, coreml, executorch, litert or mnn", "onnx", _known_target),
+    Question("size", "How many bytes may the installed file have? 500KB, 2MB", "500KB", parse_bytes),
 )
 _OFTEN = ("method", "granularity", "precision", "recipe", "rounds", "epochs")
 """Options that are often set next: the file has them with their help, commented out."""
@@ -40,17 +49,19 @@ def answers(given: Mapping[str, str | None], ask: Callable[[Question], str] | No
     """The answer to each question, by its option: what is given, else what `ask` returns.
 
     ask: asks a person; None where nobody is there, and then the question's default is taken. Raises UsageError for a
-    question without an answer.
+    question without an answer, and for an answer that can't be right.
     """
     found: dict[str, str] = {}
     for question in QUESTIONS:
         answer = given.get(question.option) or (ask(question) if ask else question.default)
         if not answer:
+            name = "MODEL" if question.option == "model" else f"`{question.option}`"
             raise UsageError(
-                f"{question.asks}: nobody can be asked here, so give it on the command line",
+                f"{question.asks}: nobody can be asked here, so give {name}",
                 code="missing-option",
                 option=question.option,
             )
+        question.check(answer)
         found[question.option] = answer
     return found
 

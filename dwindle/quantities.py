@@ -120,6 +120,11 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def format_left(spent: float, done: int, total: int) -> str:
+    """Formats the seconds that are left at the pace so far: `; about 3 min 05 s left`. Empty where nothing is done."""
+    return f"; about {format_seconds(spent / done * (total - done))} left" if done else ""
+
+
 def format_names(names: Collection[str], most: int = 4) -> str:
     """Joins the first few names, in their order: `conv1, conv2 and 7 more`."""
     listed = ", ".join(islice(names, most))

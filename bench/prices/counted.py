@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from dwindle.bench.prices.one_layer import written
 from dwindle.errors import UsageError
 from dwindle.files import user_cache, write_json
 from dwindle.price import Price, Shape
+from dwindle.quantities import format_left
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,10 +53,11 @@ class Counted(Price):
     def layers(self, shapes: Sequence[Shape], progress: Callable[[str], None]) -> list[float]:
         known = self._known()
         missing = [shape for shape in dict.fromkeys((_NOTHING, *shapes)) if _key(shape) not in known]
+        began = time.monotonic()
         for start in range(0, len(missing), TOGETHER):
             some = missing[start : start + TOGETHER]
-
-            progress(f"counting {self.unit} of layers at several widths: {start} of {len(missing)}")
+            left = format_left(time.monotonic() - began, start, len(missing))
+            progress(f"counting {self.unit} of layers at several widths: {start} of {len(missing)}{left}")
             with tempfile.TemporaryDirectory() as folder:
                 files = written(some, self.target, self.precision, Path(folder))
                 counts = emulator.count_each(files, self.target, time_limit=60.0 * len(some))

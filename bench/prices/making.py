@@ -57,7 +57,7 @@ def profile_device(
     with device, tempfile.TemporaryDirectory() as name:
         launcher = _launcher(device, target)
         progress(f"writing {len(shapes)} layers and {len(NETWORKS)} networks as {target} in {' and '.join(wanted)}")
-        files = written_aside([REFERENCE, *shapes], NETWORKS, target, wanted, Path(name))
+        files = written_aside([REFERENCE, *shapes], NETWORKS, target, wanted, Path(name), progress)
         inside = [_inside(*one) for one in NETWORKS]
         for precision in wanted:
             reference, *others = files[precision]

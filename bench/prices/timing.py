@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dwindle.bench.prices.profile import CPU_TIME, WALL_TIME
 from dwindle.bench.process import PATIENCE, Slice, Worker
 from dwindle.bench.runtimes.runtime import Launcher
 from dwindle.errors import RuntimeUnavailable
+from dwindle.quantities import format_left
 
 TOGETHER = 3
 """Files that take turns beside the reference: few, as a device changes its speed from one second to the next."""
@@ -23,6 +25,8 @@ SLICE_SECONDS = 0.01
 MOST_DRIFT, PARTS = 0.25, 3
 """A device on which the reference takes so much longer in one of so many parts of the run than in another is not
 profiled: what changes within a turn or two cancels out, a device that becomes hot does not."""
+SAYS = 20.0
+"""Seconds between two sentences about how far it is."""
 File = tuple[Path, list[np.ndarray]]
 
 
@@ -54,9 +58,12 @@ def times(
     """
     beside: list[float] = []
     over: list[float] = []
+    began, next_said = time.monotonic(), 0.0
     with _started([reference], launcher, threads) as ([worker], version):
         for start in range(0, len(files), TOGETHER):
-            progress(f"{where}: {start} of {len(files)} files timed")
+            if (spent := time.monotonic() - began) >= next_said:
+                progress(f"{where}: {start} of {len(files)} files timed{format_left(spent, start, len(files))}")
+                next_said = spent + SAYS
             with _started(files[start : start + TOGETHER], launcher, threads) as (own, _):
                 turns, clock = _turns([worker, *own])
             beside += list(turns[:, 0])

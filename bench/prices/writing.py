@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +21,11 @@ from dwindle import errors, registry
 from dwindle.bench.launch import python_module
 from dwindle.bench.prices.designed import network
 from dwindle.bench.prices.one_layer import example, module, put
-from dwindle.bench.prices.timing import File
+from dwindle.bench.prices.timing import SAYS, File
 from dwindle.bench.process import ends_with_us
 from dwindle.errors import DwindleError
 from dwindle.price import Shape
+from dwindle.quantities import format_left
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,14 +37,23 @@ Pixels = tuple[str, int]
 
 
 def written_aside(
-    layers: Sequence[Shape], networks: Sequence[Pixels], target: str, precisions: Sequence[str], folder: Path
+    layers: Sequence[Shape],
+    networks: Sequence[Pixels],
+    target: str,
+    precisions: Sequence[str],
+    folder: Path,
+    progress: Callable[[str], None],
 ) -> dict[str, list[File]]:
     """By precision, a file for each layer and then for each network, with a sample of what it takes.
 
-    Raises what the target raises for a layer that it can't take, and DwindleError where a process dies.
+    `progress` is called with a sentence now and then. Raises what the target raises for a layer that it can't take, and
+    DwindleError where a process dies.
     """
     every: list[str | Pixels] = [*map(str, layers), *networks]
     jobs = [(precision, index, what) for precision in precisions for index, what in enumerate(every)]
+    kind = registry.resolve("dwindle.targets", target, "target")
+    paths = [_path(folder, precision, index, kind.suffix) for precision, index, _ in jobs]
+    began = time.monotonic()
     count = min(PROCESSES, os.cpu_count() or 1)
     # The user's own targets must be found there as they are here.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -63,16 +74,26 @@ def written_aside(
             stack.callback(process.kill)  # before it is waited for, where another has failed
             running.append((process, said))
         for process, said in running:
-            out, _ = process.communicate()
+            while (out := _ended(process)) is None:
+                done = sum(path.exists() for path in paths)
+                left = format_left(time.monotonic() - began, done, len(paths))
+                progress(f"{done} of {len(paths)} files written{left}")
             if process.returncode:
                 said.seek(0)
                 raise _failure(out, said.read(), process.returncode)
-    kind = registry.resolve("dwindle.targets", target, "target")
     samples = [[_inputs(what, index).numpy()] for index, what in enumerate(every)]
     return {
         precision: [(_path(folder, precision, index, kind.suffix), sample) for index, sample in enumerate(samples)]
         for precision in precisions
     }
+
+
+def _ended(process: subprocess.Popen[str]) -> str | None:
+    """What a process has printed, once it has ended; None where it goes on for some seconds more."""
+    try:
+        return process.communicate(timeout=SAYS)[0]
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _failure(out: str, said: str, code: int) -> DwindleError:

@@ -13,7 +13,7 @@ from dwindle.compress.request import Request
 from dwindle.errors import BudgetMissed, UsageError
 from dwindle.models.spec import TaskSpec
 from dwindle.options import add_options, as_flags, flags
-from dwindle.output import facts, print_json, print_result, say, stderr_console, summary, warn, working
+from dwindle.output import facts, print_json, print_result, say, stderr_console, summary, tell, warn, working
 
 
 def _request_options(to: argparse.ArgumentParser) -> None:
@@ -56,7 +56,15 @@ def _init(arguments: argparse.Namespace) -> int:
     def ask(question: Question) -> str:
         from rich.prompt import Prompt
 
-        return Prompt.ask(question.asks, console=stderr_console(always=True), default=question.default or None) or ""
+        page = stderr_console(always=True)
+        while True:
+            answer = Prompt.ask(question.asks, console=page, default=question.default or None) or ""
+            try:
+                question.check(answer)
+            except UsageError as error:
+                tell(str(error))
+            else:
+                return answer
 
     asked = {question.option: getattr(arguments, question.option) for question in QUESTIONS}
     found = answers(asked, ask if sys.stdin.isatty() else None)

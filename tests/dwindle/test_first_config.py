@@ -30,17 +30,24 @@ def test_only_what_is_not_given_is_asked() -> None:
 
     def ask(question: Question) -> str:
         asked.append(question.option)
-        return f"my {question.option}"
+        return question.default or f"my {question.option}"
 
     found = answers({"data": "digits"}, ask)
     assert asked == [question.option for question in QUESTIONS if question.option != "data"]
-    assert found == {"model": "my model", "data": "digits", "target": "my target", "size": "my size"}
+    assert found == {"model": "my model", "data": "digits", "target": "onnx", "size": "500KB"}
 
 
 def test_where_nobody_can_be_asked_the_missing_answer_is_named() -> None:
     with pytest.raises(UsageError) as refused:
         answers({"model": "zoo:resnet8"}, None)
     assert (refused.value.code, refused.value.option) == ("missing-option", "data")
+
+
+@pytest.mark.parametrize(("option", "answer"), [("target", "coremll"), ("size", "plenty")])
+def test_an_answer_that_cannot_be_right_is_refused(option: str, answer: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        answers({**GIVEN, option: answer}, None)
+    assert refused.value.code in ("unknown-name", "invalid-value")
 
 
 def test_no_file_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

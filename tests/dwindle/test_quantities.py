@@ -5,6 +5,7 @@ import pytest
 from dwindle.errors import UsageError
 from dwindle.quantities import (
     format_bytes,
+    format_left,
     format_macs,
     format_names,
     format_seconds,
@@ -71,6 +72,8 @@ def test_three_digits_are_shown() -> None:
 
 def test_times() -> None:
     assert [format_seconds(s) for s in (3.4, 185, 7800)] == ["3 s", "3 min 05 s", "2 h 10 min"]
+    assert format_left(0.5, 0, 90) == ""
+    assert format_left(10, 20, 90) == "; about 35 s left"
 
 
 @pytest.mark.parametrize(

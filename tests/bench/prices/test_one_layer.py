@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dwindle.bench.prices import writing
 from dwindle.bench.prices.one_layer import module, written
 from dwindle.bench.prices.writing import written_aside
 from dwindle.errors import UsageError
@@ -38,9 +39,14 @@ def test_one_that_computes_in_int8_is_calibrated(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_write_each_file_once_at_each_precision(tmp_path: Path) -> None:
-    found = written_aside([LAYERS[0], LAYERS[3]], [("zoo:resnet8", 32)], "onnx", ["fp32", "w8a8"], tmp_path)
+def test_processes_write_each_file_once_at_each_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "SAYS", 0.05)
+    said: list[str] = []
+    found = written_aside(
+        [LAYERS[0], LAYERS[3]], [("zoo:resnet8", 32)], "onnx", ["fp32", "w8a8"], tmp_path, said.append
+    )
     assert {precision: len(files) for precision, files in found.items()} == {"fp32": 3, "w8a8": 3}
+    assert any(line.startswith("0 of 6 files") for line in said)
     for precision, atol in (("fp32", 1e-5), ("w8a8", 0.1)):
         for shape, (path, sample) in zip((LAYERS[0], LAYERS[3]), found[precision], strict=False):
             (outputs,) = load("onnx").run(path, tuple(map(torch.from_numpy, sample)))
@@ -53,6 +59,6 @@ def test_processes_write_each_file_once_at_each_precision(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_what_a_process_refuses_is_refused_here(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
-        written_aside([LAYERS[0]], [("resnet7", 32)], "onnx", ["fp32"], tmp_path)
+        written_aside([LAYERS[0]], [("resnet7", 32)], "onnx", ["fp32"], tmp_path, print)
     assert refused.value.code == "unknown-name"
     assert "resnet7" in str(refused.value)
