@@ -5,7 +5,9 @@ The emulated ARM64 machine reads this file alone: it imports nothing of dwindle.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,10 +40,22 @@ def session(
     settings.log_severity_level = 3
     for name, value in (options or {}).items():
         setattr(settings, name, value)
-    # x86 without VNNI adds products of uint8 and int8 in 16 bits, which overflow, unless it is told not to.
-    for name, text in {"session.x64quantprecision": "1", **(config or {})}.items():
+    exact = {"session.x64quantprecision": "1"} if _overflows() else {}
+    for name, text in {**exact, **(config or {})}.items():
         settings.add_session_config_entry(name, text)
     return onnxruntime.InferenceSession(model, settings, providers=list(providers))
+
+
+def _overflows() -> bool:
+    """Whether onnxruntime adds products of uint8 and int8 in 16 bits here, which overflow, unless it is told not to:
+    on x86 without VNNI. Told where there is VNNI, it computes the same at half the speed."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # no Linux
+        return True
+    return not ("avx512_vnni" in flags or "avx_vnni" in flags)
 
 
 def infer(session: InferenceSession) -> Infer:

@@ -65,6 +65,7 @@ def converted(
 
         def annotate(self, model: GraphModule) -> GraphModule:
             annotated: GraphModule = super().annotate(model)
+            _round_after_clamps(annotated)
             kept = {node for node in annotated.graph.nodes if floating(node)}
             for node in annotated.graph.nodes:
                 if kept.intersection(_shared_with(node.meta.get(Q_ANNOTATION_KEY))):
@@ -148,6 +149,27 @@ def _own_reads(module: GraphModule) -> None:
                 own = module.graph.get_attr(node.target)
             own.meta = dict(node.meta)
             user.replace_input_with(node, own)
+
+
+def _round_after_clamps(module: GraphModule) -> None:
+    """Has a layer that a ReLU6 or another clamp follows be rounded after it, in place, as the quantizer does with ReLU.
+
+    Rounded before it too, half of the codes would stand for values that the clamp takes away, and onnxruntime would
+    decode and clamp them in float.
+    """
+    import torch
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    clamps = (torch.ops.aten.hardtanh.default, torch.ops.aten.hardtanh_.default)
+    for clamp in module.graph.nodes:
+        if clamp.target not in clamps:
+            continue
+        layer = clamp.args[0]
+        annotation = layer.meta.get(Q_ANNOTATION_KEY)
+        if annotation and len(layer.users) == 1 and isinstance(annotation.output_qspec, QuantizationSpec):
+            clamp.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(output_qspec=annotation.output_qspec, _annotated=True)
+            layer.meta[Q_ANNOTATION_KEY] = replace(annotation, output_qspec=None)
 
 
 def _share_input_ranges(module: GraphModule) -> None:

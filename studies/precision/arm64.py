@@ -19,11 +19,8 @@ import numpy as np
 import torch
 
 from dwindle.bench.devices import emulator
-from dwindle.export.fold import deployable
-from dwindle.export.targets import load
-from dwindle.models.build import ModelSpec, build
 from studies import journal
-from studies.latency.cost import normalized
+from studies.precision.int8_files import FILES, written
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "arm64.jsonl"
@@ -32,10 +29,7 @@ NETWORKS = {
     "zoo:mobilenetv2": (3, 32, 32),
     "torchvision:mobilenet_v3_small": (3, 96, 96),
 }
-FILES = {"executorch": ("fp32", "w8a8", "int8"), "litert": ("fp32", "w8a8"), "onnx": ("fp32", "w8a8")}
-"""By target the float file, and those that compute in int8. Core ML runs on no ARM64 machine but Apple's."""
 GOAL = 0.45
-CALIBRATED = 16
 KEYS = ("network", "target", "precision")
 INTRODUCTION = f"""# ARM64 instructions of files in int8
 
@@ -51,17 +45,10 @@ systems runs them. Printed by `python -m studies.precision.arm64`.
 
 def row(name: str, target: str, precision: str) -> dict[str, Any]:
     shape = NETWORKS[name]
-    torch.manual_seed(0)
-    network = normalized(build(ModelSpec(name, 10, shape)), shape)
-    real = (torch.randn(CALIBRATED, *shape),)
-    one = (real[0][:1],)
-    written = load(target, precision)
-    written = written.calibrated(real) if written.calibrates else written
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"net{written.suffix}"
-        written.write(deployable(network, one), one, path, pack=False)
-        counted = emulator.count(path, target, [one[0].numpy()])
-        (here,) = written.run(path, one)
+        made, path, x = written(name, shape, target, precision, Path(folder))
+        counted = emulator.count(path, target, [x.numpy()])
+        (here,) = made.run(path, (x,))
     return {
         **dict(zip(KEYS, (name, target, precision), strict=True)),
         "shape": shape,

@@ -142,6 +142,23 @@ def test_operators_without_an_int8_form_stay_float_among_those_that_have_one(tmp
     assert kinds["ConvTranspose"] == 1
 
 
+def test_a_layer_and_the_relu6_after_it_are_one_kernel_whose_codes_begin_at_zero(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    real = (torch.randn(12, 3, 8, 8),)
+    one = (real[0][:1],)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Conv2d(8, 4, 3), nn.ReLU6(inplace=True), nn.Flatten())
+    shipped, target, path = deployable(network.eval(), one), Onnx("w8a8").calibrated(real), tmp_path / "net.onnx"
+    target.write(shipped, one, path, pack=False)
+    assert compare(target, path, network, shipped, real).parity.weights_equal == 4
+    kinds = computed_by(path, tmp_path)
+    assert kinds["QLinearConv"] == 2
+    assert not kinds["Conv"] + kinds["Clip"]
+    graph = onnx.load(path).graph
+    constants = {tensor.name: to_array(tensor) for tensor in graph.initializer}
+    rounded = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert [int(constants[node.input[2]]) for node in rounded[1:3]] == [0, 0]
+
+
 class Branching(nn.Module):
     """With operators that have no int8 form, and a layer that is never called."""
 
