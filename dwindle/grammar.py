@@ -127,4 +127,9 @@ def _is_long(flag: str) -> bool:
 
 
 def _completion(to: argparse.ArgumentParser) -> None:
-    to.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="The shell: bash or zsh.")
+    to.add_argument(
+        "shell",
+        metavar="SHELL",
+        choices=("bash", "zsh"),
+        help="The shell: bash or zsh. For example: source <(dwindle completion bash)",
+    )

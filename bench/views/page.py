@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from contextlib import suppress
 from dataclasses import asdict
@@ -215,10 +216,14 @@ def _spent(exported: list[tuple[Path, Manifest]]) -> list[tuple[str, list[tuple[
     return found
 
 
+_FLAG, _WHOLE = re.compile(r"(?<!\S)--[\w-]+"), r'<span class="flag">\g<0></span>'
+
+
 def _code(said: str) -> Markup:
-    """A sentence whose `commands` are shown as such."""
-    pieces = (escape(piece) for piece in said.split("`"))
-    return Markup("".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces)))
+    """A sentence whose `commands` are shown as such, each flag of theirs on one line."""
+    pieces = (str(escape(piece)) for piece in said.split("`"))
+    shown = (f"<code>{_FLAG.sub(_WHOLE, piece)}</code>" if index % 2 else piece for index, piece in enumerate(pieces))
+    return Markup("".join(shown))
 
 
 def _shape(sizes: tuple[int, ...]) -> str:

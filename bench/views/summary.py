@@ -10,12 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dwindle.bench.result import COMPRESSED, Row, drop
-from dwindle.bench.views.wording import ABSENT, cells, interval, signed
-from dwindle.metrics import ACCURACY, NOTABLE_LOSS, SQNR, change
+from dwindle.bench.views.wording import ABSENT, EVEN, cells, interval, signed
+from dwindle.metrics import NOTABLE_LOSS, SQNR, change
 from dwindle.quantities import format_bytes
-
-EVEN = 0.05
-"""A file whose time differs by less than this share from the dense file's is called neither faster nor slower."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +103,15 @@ def summary_table(rows: Sequence[Row], goal: Goal) -> Table:
     compressed = sorted((row for row in rows if row.role == COMPRESSED), key=lambda row: row.target != goal.target)
     several = {row.target for row in compressed if [one.target for one in compressed].count(row.target) > 1}
     for row in compressed:
-        shown, lost = cells(row, rows), drop(row, rows)
-        metric = row.accuracy.metric if row.accuracy else ACCURACY
-        worse = lost is not None and change(0, metric) is None and lost > NOTABLE_LOSS
-        slower = row.compare is not None and row.compare.ci95[0] > 1 + EVEN
+        shown = cells(row, rows)
         table.add_row(
             Text.assemble((row.target, "bold"), f" in {row.runtime.place}" if row.target in several else ""),
             shown.bytes,
             shown.smaller,
             shown.accuracy,
-            Text(shown.change, style="red" if worse else ""),
+            Text(shown.change, style="red" if shown.worse else ""),
             shown.time,
-            Text(shown.ratio, style="red" if slower else ""),
+            Text(shown.ratio, style="red" if shown.slower else ""),
             shown.load,
             shown.memory,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from dwindle.bench.files.contents import Contents
 from dwindle.bench.result import DENSE, Picture, Row, RuntimeUsed, drop, smaller
+from dwindle.metrics import ACCURACY, NOTABLE_LOSS, change
 from dwindle.quantities import format_bytes, format_ms, format_names
 
 ABSENT = "–"
@@ -24,6 +25,9 @@ _NAMES = {
 }
 _UNSHOWN = ("latency.median", "latency.p95", "latency.cpu_min")
 """In bench.json only, as figures and as reasons; a noisy run's reasons say the same."""
+
+EVEN = 0.05
+"""A file whose time differs by less than this share from the dense file's is called neither faster nor slower."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,16 @@ class Cells:
     """The time to load the file."""
     memory: str
     noise: str
+    worse: bool
+    """Whether it loses NOTABLE_LOSS against the dense file."""
+    slower: bool
+    """Whether it takes longer than the dense file, by more than EVEN for certain."""
 
 
 def cells(row: Row, rows: Iterable[Row]) -> Cells:
     """A row's figures in words; its drop is against the dense file's row among `rows`."""
-    accuracy, compare, noise = row.accuracy, row.compare, row.noise
+    accuracy, compare, noise, lost = row.accuracy, row.compare, row.noise, drop(row, rows)
+    comparable = change(0, accuracy.metric if accuracy else ACCURACY) is None
     return Cells(
         bytes=format_bytes(row.artifact.bytes),
         download=format_bytes(row.artifact.download_bytes),
@@ -59,13 +68,15 @@ def cells(row: Row, rows: Iterable[Row]) -> Cells:
         smaller=f"{ratio:.1f}×" if (ratio := smaller(row, rows)) else ABSENT,
         accuracy=f"{accuracy.value:.2f}" if accuracy else ABSENT,
         interval=interval(accuracy.interval, 1) if accuracy and accuracy.interval else "",
-        change=ABSENT if (lost := drop(row, rows)) is None else signed(-lost),
+        change=ABSENT if lost is None else signed(-lost),
         time=format_ms(typical) if row.latency and (typical := row.latency.typical) is not None else ABSENT,
         ratio=f"{compare.ratio:.3f}" if compare else ABSENT,
         ci95=interval(compare.ci95, 3) if compare else "",
         load=format_ms(row.latency.load) if row.latency else ABSENT,
         memory=format_bytes(row.memory_bytes) if row.memory_bytes is not None else ABSENT,
         noise=("quiet" if noise.quiet else "noisy") if noise else ABSENT,
+        worse=lost is not None and comparable and lost > NOTABLE_LOSS,
+        slower=compare is not None and compare.ci95[0] > 1 + EVEN,
     )
 
 

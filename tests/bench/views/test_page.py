@@ -130,6 +130,19 @@ def test_the_page_says_what_is_known_and_what_is_not(
     assert "cut to" not in text
 
 
+def test_what_was_lost_is_red(page: Path, checkpoint: Checkpoint) -> None:
+    red = re.compile('<(td data-label="([^"]+)"|li) class="lost">')
+    assert [each[2] for each in red.finditer(page.read_text())] == [None]  # of the size, which is more than was asked
+    found = Bench.load(checkpoint.bench_path)
+    lost = Accuracy("accuracy", 95.0, 360, (93.0, 97.0), "test")
+    slow = Compare("exports/onnx/dense.onnx", 1.2, (1.1, 1.3), "median")
+    compressed = found.find("onnx", COMPRESSED)[0]
+    others = [row for row in found.rows if row is not compressed]
+    replace(found, rows=(*others, replace(compressed, accuracy=lost, compare=slow))).save(checkpoint.bench_path)
+    found_red = [each[2] for each in red.finditer(report(checkpoint).read_text())]
+    assert found_red == [None, None, None, "change, points", "time / dense"]
+
+
 def test_arm64_cost_is_shown_as_what_it_is(page: Path, checkpoint: Checkpoint) -> None:
     assert "ARM64 cost" not in read(page)
     found = Bench.load(checkpoint.bench_path)
