@@ -23,7 +23,7 @@ from dwindle.models.fed import as_example
 from dwindle.models.likeness import Likeness
 from dwindle.models.signature import flat, nested, signature_of
 from dwindle.models.task_members import LABELLED, LAST_LR, OPTIONAL, REQUIRED
-from dwindle.models.task_values import as_batch, as_loss, as_number, as_tensors, bad, users_code
+from dwindle.models.task_values import as_batch, as_loss, as_number, as_tensors, bad, require_names, users_code
 from dwindle.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -104,13 +104,24 @@ class CheckedTask:
         """Trains `model` as `dwindle.task.Task.fit` does; `on_step` gets the loss as a float.
 
         context: what the message adds should `fit` raise, such as ` in round 2; round 1 is saved`. Raises UsageError
-        where `fit` gives the model other inputs than `example_inputs`.
+        where `fit` gives the model other inputs than `example_inputs`, and, after the first step or the last, where it
+        leaves other parameters in it.
         """
         # Only fine-tuning asks a task for more than the protocol's two arguments.
         options = {LAST_LR: True} if last_lr else {}
         trained = nested(model)
+        names, first = list(dict(model.named_parameters())), True
+
+        def stepped(loss: object) -> None:
+            nonlocal first
+            if first:
+                require_names(model, names)
+            first = False
+            on_step(as_loss(loss))
+
         with as_example(trained, self.example_inputs(), self.keywords), users_code("fit", context):
-            self.given.fit(trained, start=start, on_step=lambda loss: on_step(as_loss(loss)), **options)
+            self.given.fit(trained, start=start, on_step=stepped, **options)
+        require_names(model, names)
 
     def evaluate(self, model: nn.Module, split: Split) -> float:
         """The task's metric, the same on every rank; raises UsageError for anything but one finite number.

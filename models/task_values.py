@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dwindle.errors import DwindleError, UsageError, one_line
 from dwindle.models.inputs import row_major
@@ -33,6 +33,19 @@ def users_code(member: str, context: str = "") -> Iterator[None]:
 
 def bad(member: str, sentence: str) -> UsageError:
     return UsageError(f"the task's `{member}` {sentence}", code="bad-member", name=member)
+
+
+def require_names(model: nn.Module, names: Sequence[str]) -> None:
+    """Raises UsageError where the parameters of a model that `fit` trains are no longer those of `names`."""
+    now = dict(model.named_parameters())
+    if gone := [name for name in names if name not in now]:
+        raise bad(
+            "fit",
+            f"took the parameter {gone[0]} out of the network, as masks of torch.nn.utils.prune and parametrizations "
+            "do: leave pruning to dwindle, and what else changes the network to the model's factory",
+        )
+    if new := [name for name in now if name not in names]:
+        raise bad("fit", f"added the parameter {new[0]} to the network: let the model's factory do that")
 
 
 def as_number(value: object) -> float | None:

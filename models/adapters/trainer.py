@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -65,8 +66,8 @@ class TrainerTask(Position):
         with self._own(trainer):
             values = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
             self._steps_per_epoch, self._per_epoch, self.steps = values[1], values[5], int(values[6] or 0)
+            self._names = inputs or self._taken()
         """`steps` is the number of optimizer steps of the whole schedule."""
-        self._names = inputs or self._taken()
 
     @property
     def network(self) -> nn.Module:
@@ -137,7 +138,7 @@ class TrainerTask(Position):
     def inputs(self, split: Split) -> dict[str, Tensor]:
         """Returns up to 256 samples of a split, batched, by the names of the inputs that ship."""
         found: list[dict[str, Tensor]] = []
-        with generators_kept():
+        with generators_kept(), _unwarned():
             for batch in self._trainer.get_eval_dataloader(self._data(split)):
                 found.append(batch)
                 if sum(len(each[self._names[0]]) for each in found) >= SAMPLES:
@@ -175,18 +176,32 @@ class TrainerTask(Position):
 
     @contextmanager
     def _own(self, trainer: Trainer) -> Iterator[None]:
-        """Gives the Trainer its own model back at the end of the block, and keeps it quiet in it."""
+        """Gives the Trainer its own model back at the end of the block; in it, it is quiet, and saves nothing unless it
+        loads its best checkpoint in the end."""
         from transformers import PrinterCallback, ProgressCallback
+        from transformers.trainer_utils import SaveStrategy
 
-        kept = trainer.model, trainer.model_wrapped
+        kept, saves = (trainer.model, trainer.model_wrapped), trainer.args.save_strategy
         shown = [trainer.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback)]
+        if not trainer.args.load_best_model_at_end:
+            trainer.args.save_strategy = SaveStrategy.NO
         try:
-            yield
+            with _unwarned():
+                yield
         finally:
+            trainer.args.save_strategy = saves
             trainer.model, trainer.model_wrapped = kept
             trainer.callback_handler.model = kept[0]
             for callback in filter(None, shown):
                 trainer.add_callback(callback)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Within it, torch doesn't warn for each loader that there is no GPU to pin memory for, as the Trainer asks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'pin_memory' argument is set")
+        yield
 
 
 def _check(trainer: Trainer) -> None:

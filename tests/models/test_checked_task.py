@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import dwindle
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
@@ -46,6 +47,24 @@ def test_what_is_no_metric(value: Any) -> None:
     with pytest.raises(UsageError, match="on the validation split") as raised:
         task(evaluate=lambda model, split: value).evaluate(nn.Identity(), "validation")
     assert (raised.value.code, raised.value.name) == ("bad-member", "evaluate")
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("added", [False, True])
+def test_a_fit_that_leaves_other_parameters_is_told_after_its_first_step(steps: int, added: bool) -> None:
+    seen: list[float] = []
+
+    def fit(model: nn.Module, start: float, on_step: Callable[[float], None]) -> None:
+        if added:
+            model.scale = nn.Parameter(torch.ones(1))
+        else:
+            prune.l1_unstructured(model, "weight", 0.5)
+        for _ in range(steps):
+            on_step(1.0)
+
+    with pytest.raises(UsageError, match="scale" if added else "the parameter weight ") as raised:
+        task(fit=fit).fit(nn.Linear(2, 2), start=0.0, on_step=seen.append)
+    assert (raised.value.code, raised.value.name, seen) == ("bad-member", "fit", [])
 
 
 def test_what_is_no_loss() -> None:

@@ -159,6 +159,13 @@ def test_a_trainer_whose_model_has_masks_of_its_own_is_refused(tmp_path: Path) -
     assert raised.value.name == "pruning"
 
 
+def test_a_trainer_saves_nothing_and_goes_on_as_it_was(tmp_path: Path) -> None:
+    own = task(tmp_path / "out", save_strategy="epoch", max_steps=2)
+    own.fit(own.given.network, start=0.0, on_step=lambda loss: None)
+    assert not list(tmp_path.rglob("checkpoint-*"))
+    assert own.given._trainer.args.save_strategy == "epoch"
+
+
 @pytest.mark.slow
 def test_a_trainer_goes_the_whole_way(tmp_path: Path) -> None:
     from dwindle.compress import Request, compress
