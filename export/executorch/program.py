@@ -1,7 +1,9 @@
 """A network as an ExecuTorch program in fp32: lowered once for XNNPACK, then filled with any weights of its shapes.
 
 Lowering takes most of the time and does not depend on the weights: it writes each with its dimensions in the order that
-XNNPACK wants, under the SHA-256 of those bytes (`backends/xnnpack/operators/node_visitor.py` in ExecuTorch).
+XNNPACK wants, under the SHA-256 of those bytes (`backends/xnnpack/operators/node_visitor.py` in ExecuTorch). All 64 of
+its digits, twice for each tensor, are a tenth of a small network's file; runtimes take any name, and share tensors of
+one name between the programs of a process, so that names still have to follow from the bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 from dwindle.export.architecture import once
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
-_KEY = re.compile(rb"[0-9a-f]{64}")
+_DIGITS = 24
+"""How many digits of its SHA-256 a tensor is written under: 96 bits, which no two tensors share."""
+_KEY = re.compile(rb"[0-9a-f]{%d}" % _DIGITS)
 _NUMBER = 8
 """The largest constant, in bytes, that may be a number of the program's own and not a tensor of the network."""
 
@@ -38,7 +43,21 @@ class Place(NamedTuple):
     """The order of its dimensions in the file."""
     start: int
     keys: tuple[int, ...]
-    """The offsets of the SHA-256 of its bytes, in hexadecimal digits."""
+    """The offsets of what it is written under: see `key_of`."""
+
+
+class _Digest(NamedTuple):
+    """In the place of what `hashlib.sha256` returns."""
+
+    data: bytes
+
+    def hexdigest(self) -> str:
+        return key_of(self.data)
+
+
+def key_of(data: bytes) -> str:
+    """What a tensor of these bytes is written under: the first digits of their SHA-256."""
+    return sha256(data).hexdigest()[:_DIGITS]
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,7 @@ class Program:
         for name, axes, start, keys in self.places:
             data = _bytes(values[name], axes)
             content[start : start + len(data)] = data
-            key = sha256(data).hexdigest().encode()
+            key = key_of(data).encode()
             for place in keys:
                 content[place : place + len(key)] = key
         return bytes(content)
@@ -75,10 +94,12 @@ def lowered(program: ExportedProgram, name: str) -> bytes:
     spell_out(program)
     try:
         with quiet(), _without_idle_patterns(program):
+            from executorch.backends.xnnpack.operators import node_visitor
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            with replaced(node_visitor, "hashlib", SimpleNamespace(sha256=_Digest)):
+                edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             return bytes(edge.to_executorch().buffer)
     except Exception as error:
         raise refusal(error, name, "written as ExecuTorch") from error
@@ -107,9 +128,7 @@ def _found(content: bytes, named: dict[str, Tensor]) -> tuple[tuple[Place, ...],
     named: tensors of which no two are equal, by name.
     """
     by_digest = {
-        sha256(_bytes(tensor, axes)).hexdigest(): (name, axes)
-        for name, tensor in named.items()
-        for axes in _orders(tensor.shape)
+        key_of(_bytes(tensor, axes)): (name, axes) for name, tensor in named.items() for axes in _orders(tensor.shape)
     }
     keys: dict[str, list[int]] = {}
     for match in _KEY.finditer(content):
@@ -117,7 +136,7 @@ def _found(content: bytes, named: dict[str, Tensor]) -> tuple[tuple[Place, ...],
     numbers = any(tensor.is_floating_point() and tensor.numel() == 1 for tensor in named.values())
     places, start, complete = [], 0, True
     for constant in _constants(content):
-        key = sha256(constant).hexdigest()
+        key = key_of(constant)
         if key in by_digest and (at := content.find(constant, start)) >= 0:
             places.append(Place(*by_digest[key], at, tuple(keys.get(key, []))))
             start = at

@@ -7,8 +7,8 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto
-from onnx.helper import make_node, make_opsetid
+from onnx import GraphProto, ModelProto, TensorProto
+from onnx.helper import make_node, make_opsetid, make_tensor
 from onnx.numpy_helper import from_array
 
 from dwindle.export.codes import fields, rice, two_of_four
@@ -20,8 +20,8 @@ from dwindle.export.quantize import CODED, FEW_BITS, PALETTES, SCALES, Stored
 
 _LOWEST = -8
 """The code of int4 that four zero bits stand for."""
-_CALL = 110
-"""About how many bytes of a graph unpack one string."""
+_CALL, _LOOK = 180, 140
+"""About how many bytes of a graph unpack one string, and how many more where its values are of palettes."""
 _AT_ONCE = 1 << 21
 """Weights in one string, well within int32 positions. Of 2¹⁸ to 2²¹ it made sessions fastest: what that takes is the
 memory of all that a session computes on the way, which onnxruntime keeps to its end, and time for each node."""
@@ -49,8 +49,9 @@ def fill(
     def overhead(codes: frozenset[Code]) -> int:
         functions = {name for code in codes for name in _functions(code)}
         calls = sum(code.kind != "plain" for code in codes)
+        looks = sum(code.values in PALETTES for code in codes)
         definitions: int = sum(function(name, opset).ByteSize() for name in functions)
-        return _CALL * calls + definitions
+        return _CALL * calls + _LOOK * looks + definitions
 
     def model(pack: bool) -> tuple[ModelProto, str]:
         plan = choose({name: forms(tensor, pack=pack, half=half) for name, tensor in stored.items()}, overhead)
@@ -219,11 +220,10 @@ def _scales(graph: GraphProto, stored: Mapping[str, Stored], *, pack: bool) -> d
     }
     if not codes:
         return names
-    lowest = min(int(code.min()) for code in codes.values())
-    highest = max(int(code.max()) for code in codes.values())
-    graph.initializer.append(from_array(SCALES[lowest : highest + 1], "_t"))
+    used = np.unique(np.concatenate([code.reshape(-1) for code in codes.values()]))
+    graph.initializer.append(from_array(SCALES[used], "_t"))
     for rank in sorted({code.ndim for code in codes.values()}):
-        own = {name: code - np.uint8(lowest) for name, code in codes.items() if code.ndim == rank}
+        own = {name: np.searchsorted(used, code).astype(np.uint8) for name, code in codes.items() if code.ndim == rank}
         graph.initializer.append(from_array(np.concatenate(list(own.values())), f"_c{rank}"))
         graph.node.append(call("Scales", [f"_c{rank}", "_t"], f"_s{rank}"))
         _split(graph, f"_s{rank}", [names[name] for name in own], [len(code) for code in own.values()])
@@ -238,7 +238,7 @@ def _split(graph: GraphProto, whole: str, parts: Sequence[str], sizes: Sequence[
         else:
             graph.initializer[-1].name = parts[0]
         return
-    graph.initializer.append(from_array(np.array(sizes, np.int64), f"{whole}z"))
+    graph.initializer.append(make_tensor(f"{whole}z", TensorProto.INT64, [len(sizes)], sizes))  # a byte or two each
     graph.node.append(make_node("Split", [whole, f"{whole}z"], list(parts)))
 
 

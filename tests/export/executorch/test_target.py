@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.errors import ParityFailed
-from dwindle.export.executorch.program import lower, lowered
+from dwindle.export.executorch.program import key_of, lower, lowered
 from dwindle.export.executorch.target import ExecuTorch
 from dwindle.export.fold import deployable, trace
 from dwindle.export.parity import check
@@ -67,6 +68,13 @@ def test_the_packer_says_what_write_wrote_whatever_the_zeros(written: Written, m
 def test_every_weight_is_read_back(written: Written, samples: Inputs) -> None:
     parity = check(ExecuTorch(), written.net, written.network, written.shipped, samples)
     assert parity.weights_equal == len(list(written.shipped.parameters())) == 20
+
+
+def test_tensors_have_short_names_that_follow_from_their_bytes(written: Written) -> None:
+    content = written.net.read_bytes()
+    bias = written.shipped.stage2[0].conv2.bias.detach().numpy().tobytes()  # type: ignore[union-attr, operator, index]
+    assert content.count(key_of(bias).encode()) == 2  # where the tensor is named, and where it is read
+    assert not re.search(rb"[0-9a-f]{25}", content)
 
 
 def test_one_weight_that_differs_is_found(written: Written, samples: Inputs, tmp_path: Path) -> None:

@@ -197,6 +197,15 @@ def test_many_weights_are_unpacked_in_several_strings(monkeypatch: pytest.Monkey
     assert_holds(model, weights, "int8", by_reference)
 
 
+def test_no_scale_is_written_that_no_row_has(by_reference: Evaluate) -> None:
+    rows = np.random.default_rng(0).standard_normal((4, 200)).astype(np.float32)
+    weights = [rows * np.float32([[1e-2], [1e-2], [1e2], [1e2]]) / np.abs(rows).max(1, keepdims=True)]
+    model, _ = packed(weights, "int8")
+    (table,) = [tensor for tensor in model.graph.initializer if tensor.name == "_t"]
+    assert list(table.dims) == [2]
+    assert_holds(model, weights, "int8", by_reference)
+
+
 def test_a_mask_that_is_not_the_survivors_is_refused() -> None:
     model, _ = packed([sparse((60, 50), 0.1, np.random.default_rng(0))], "fp32")
     unary = next(tensor for tensor in model.graph.initializer if tensor.name == "w0u")
