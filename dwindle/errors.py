@@ -6,6 +6,8 @@ The message of each is one sentence: what was wrong, where, and what to do about
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from pathlib import Path
 from typing import ClassVar
 
@@ -72,12 +74,31 @@ class CheckpointError(DwindleError):
     """A checkpoint is damaged, incomplete, or of a schema that this version does not read. Exit code 1."""
 
 
-def one_line(error: BaseException, *, root_cause: bool = False) -> str:
+def one_line(error: BaseException, *, root_cause: bool = False, placed: bool = False) -> str:
     """An exception in one line: `ValueError: the first line of its message`.
 
     root_cause: of the exception that was raised first, where others were raised from it, as libraries do.
+    placed: with the line of the user's own code where it began, if it began there:
+    `ValueError: no weights; net.py, line 3`.
     """
     while root_cause and error.__cause__:
         error = error.__cause__
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".:")
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    said = f"{type(error).__name__}: {line}" if line else type(error).__name__
+    place = _place(error) if placed else None
+    return f"{said}; {place}" if place else said
+
+
+def _place(error: BaseException) -> str | None:
+    """The innermost line that belongs neither to dwindle nor to Python or an installed package."""
+    if isinstance(error, SyntaxError):
+        return None  # its message has it
+    theirs = (sysconfig.get_path("stdlib"), "<")
+    own = [
+        f"{frame.f_code.co_filename}, line {line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith(theirs)
+        and "site-packages" not in frame.f_code.co_filename
+        and frame.f_globals.get("__name__", "").partition(".")[0] != "dwindle"
+    ]
+    return own[-1] if own else None

@@ -29,7 +29,10 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever the user's own module does at import
         raise UsageError(
-            f"the {what} {spec!r} can't be imported: {one_line(error)}", code="bad-factory", option=what, name=spec
+            f"the {what} {spec!r} can't be imported: {one_line(error, placed=True)}",
+            code="bad-factory",
+            option=what,
+            name=spec,
         ) from error
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -84,5 +87,8 @@ def call_factory(spec: str, what: str, through: str | None = None, **offered: An
         raise
     except (Exception, SystemExit) as error:  # the user's code: its error is theirs to read, in one line
         raise UsageError(
-            f"the {what} {spec!r} failed when called: {one_line(error)}", code="bad-factory", option=what, name=spec
+            f"the {what} {spec!r} failed when called: {one_line(error, placed=True)}",
+            code="bad-factory",
+            option=what,
+            name=spec,
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -23,11 +22,9 @@ def users_code(member: str, context: str = "") -> Iterator[None]:
     except DwindleError:
         raise
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if "site-packages" not in frame.filename]
-        where = f"{own[-1].filename}, line {own[-1].lineno}"
+        said = one_line(error, placed=True)
         raise DwindleError(
-            f"the task's `{member}` failed ({one_line(error)}; {where}){context}", code="task-failed", name=member
+            f"the task's `{member}` failed ({said}){context}", code="task-failed", name=member
         ) from error
 
 
