@@ -139,7 +139,8 @@ class Request:
         metavar="WHERE",
         group=BUDGET,
         help="What `latency` is predicted for: a file that dwindle profile wrote, cortex-a76 (LiteRT on a phone) or "
-        "x86 (ONNX on a Xeon), which come with dwindle, or a device to profile first, such as host or ssh://pi@board.",
+        "x86 (ONNX on a Xeon), which come with dwindle, or a device to profile first: host or ssh://pi@board.",
+        unset="none",
     )
     max_drop: float | None = option(
         None,
@@ -220,7 +221,7 @@ class Request:
         (),
         kind=PATTERNS,
         group=PRUNING,
-        help="Shell patterns of the names of the layers that may not be pruned.",
+        help="Shell patterns of names of layers that may not be pruned.",
     )
     method: str = option(
         "lr-rewind",

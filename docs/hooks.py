@@ -87,7 +87,10 @@ def commands() -> str:
     shared = {_identity(action) for action in listed["compress"]._actions}
     parts = []
     for name, parser in listed.items():
-        parts += [f"## dwindle {name}", parser.description or "", f"```text\n{_usage(parser)}\n```"]
+        summary, _, examples = (parser.description or "").partition("\n")
+        parts += [f"## dwindle {name}", summary, f"```text\n{_usage(parser)}\n```"]
+        if examples:
+            parts.append(f"```sh\n{textwrap.dedent(examples)}\n```")
         if name == "plan":
             parts.append("It takes the options of [compress](#dwindle-compress) but `--out` and `--track`, and:")
         for group in parser._action_groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dwindle import __version__
@@ -88,12 +89,13 @@ class Grammar:
         self._commands = self.top.add_subparsers(metavar="COMMAND", required=True)
         self.commands: dict[str, argparse.ArgumentParser] = {}
         for command in COMMANDS:
-            command.options(self._add(command.name, command.summary))
+            command.options(self._add(command.name, command.summary, command.examples))
         self._add("schema", "Print the JSON Schema of configuration files, by which editors complete and check them.")
         _completion(self._add("completion", "Print a script that lets a shell complete commands and options."))
 
-    def _add(self, name: str, summary: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = self._commands.add_parser(name, help=summary, description=summary)
+    def _add(self, name: str, summary: str, examples: Sequence[str] = ()) -> argparse.ArgumentParser:
+        described = "\n".join([summary, *(f"  {line}" for line in examples)])
+        made: argparse.ArgumentParser = self._commands.add_parser(name, help=summary, description=described)
         made.set_defaults(command=name)
         made.add_argument("-q", "--quiet", action="store_true", help="Print no progress and no notes. Default: off.")
         self.commands[name] = made
@@ -131,5 +133,5 @@ def _completion(to: argparse.ArgumentParser) -> None:
         "shell",
         metavar="SHELL",
         choices=("bash", "zsh"),
-        help="The shell: bash or zsh. For example: source <(dwindle completion bash)",
+        help="The shell, bash or zsh. It reads the script by: source <(dwindle completion bash).",
     )

@@ -71,7 +71,7 @@ class TaskSpec:
     """SHA-256 of the data, once it has been seen: other data under the same name is refused."""
     tokenizer: str | None = option(
         None,
-        help="The folder or repository with the tokenizer for texts.",
+        help="The folder or repository of the texts' tokenizer.",
         metavar="NAME",
         group=DATA,
         unset="that of an hf: model",
@@ -93,21 +93,21 @@ class TaskSpec:
     batch_size: int = option(
         128,
         kind=INTEGER,
-        help="The number of samples in an optimizer step.",
+        help="Samples in an optimizer step.",
         group=TRAINING,
         unset="the data set's own, else 128",
     )
     lr: float = option(
         0.1,
         kind=NUMBER,
-        help="The highest learning rate of the schedule.",
+        help="The schedule's highest learning rate.",
         metavar="RATE",
         group=TRAINING,
         unset="the recipe's, else 0.1",
     )
     optimizer: Optimizer = option(  # noqa: RUF009  # it makes a field
         "sgd",
-        help="The optimizer, by torch's name: sgd, adamw or rmsprop.",
+        help="The optimizer: sgd, adamw or rmsprop.",
         metavar="NAME",
         group=TRAINING,
         unset="the recipe's, else sgd",
@@ -181,7 +181,7 @@ class TaskSpec:
     class_weights: bool = option(
         False,
         kind=SWITCH,
-        help="Weight the loss of each class by the inverse of its share of the samples.",
+        help="Weight each class's loss by the inverse of its share of samples.",
         group=TRAINING,
     )
     label_smoothing: float = 0.0

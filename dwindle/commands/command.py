@@ -18,6 +18,8 @@ class Command:
     """Adds its options to its parser. Imports nothing heavy, so that help is quick."""
     run: Callable[[argparse.Namespace], int]
     """Does it, and returns the exit code; what it needs is imported in it."""
+    examples: tuple[str, ...] = ()
+    """Command lines that its help begins with."""
 
 
 def checkpoint_option(to: argparse.ArgumentParser) -> None:

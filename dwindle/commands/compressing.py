@@ -181,11 +181,19 @@ COMMANDS = (
         "Train, prune and retrain a network until it meets its budget.",
         _compress_options,
         _compress,
+        (
+            "dwindle compress zoo:resnet20 --data cifar10 --size 60KB -o net.dwindle",
+            "dwindle compress my_code:net --task my_code:Loop --max-drop 1 -o net.dwindle",
+        ),
     ),
     Command(
         "plan",
         "Forecast a compression: rounds, time, bytes per target, and whether it pays.",
         _plan_options,
         _plan,
+        (
+            "dwindle plan zoo:resnet20 --data cifar10",
+            "dwindle plan zoo:resnet20 --data cifar10 --size 60KB --for coreml",
+        ),
     ),
 )

@@ -71,5 +71,9 @@ COMMANDS = (
         "Write the packed files, each proven equal to the checkpoint.",
         _export_options,
         _export,
+        (
+            "dwindle export net.dwindle --target coreml,onnx",
+            "dwindle export net.dwindle --target coreml --snippet swift",
+        ),
     ),
 )

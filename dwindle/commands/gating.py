@@ -204,5 +204,9 @@ COMMANDS = (
         "Check measured files, or any model files, against limits; exit with 3 where one is missed.",
         _gate_options,
         _gate,
+        (
+            "dwindle gate net.dwindle --max-size 2MB --max-drop 1",
+            "dwindle gate model.onnx --baseline main/model.onnx --max-growth 2%",
+        ),
     ),
 )

@@ -229,18 +229,24 @@ COMMANDS = (
         "Measure size, accuracy and latency of the exported files.",
         _bench_options,
         _bench,
+        (
+            "dwindle bench net.dwindle",
+            "dwindle bench net.dwindle --device arm64",
+        ),
     ),
     Command(
         "profile",
         "Measure how long layers take on a device, to predict and budget the latency of networks there.",
         _profile_options,
         _profile,
+        ("dwindle profile host -o host.json",),
     ),
     Command(
         "report",
         "Write one self-contained HTML page about a checkpoint, or about several.",
         _report_options,
         _report,
+        ("dwindle report net.dwindle -o report.html",),
     ),
     Command(
         "diff",
@@ -253,6 +259,7 @@ COMMANDS = (
         "List what is installed to work with, and the command that adds what isn't.",
         _doctor_options,
         _doctor,
+        ("dwindle doctor --setup arm64",),
     ),
     Command(
         "demo",

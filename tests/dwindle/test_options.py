@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from dwindle.compress import Request
 from dwindle.compress.request import request_of, request_words
 from dwindle.export import ExportOptions
+from dwindle.grammar import COMMANDS as DECLARED
 from dwindle.grammar import Grammar
 from dwindle.models import TaskSpec
 from dwindle.options import (
@@ -155,6 +156,17 @@ def test_no_option_lacks_a_help_sentence(command: str) -> None:
 def test_help_can_be_read_in_one_sitting(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     assert len(GRAMMAR.commands[command].format_help().splitlines()) <= 220
+
+
+EXAMPLES = [line for command in DECLARED for line in command.examples]
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_the_examples_in_help_parse_and_fit_a_terminal(line: str) -> None:
+    program, *words = line.split()
+    assert program == "dwindle"
+    GRAMMAR.parse(words)
+    assert len(line) <= 78
 
 
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "executorch", "sklearn", "numpy", "scipy", "rich", "jinja2")
