@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -23,9 +24,11 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
         f"accumulates, {sum(_halved(row) and not row['inexact'] for row in cuts)} of them exactly"
     ]
     reached = [row for row in theirs if _halved(row)]
+    beside = [row for row in cuts if (row["network"], "torch-pruning", "channels") in by]
     lines.append(
-        f"- torch-pruning, run on {len(theirs)} of them: {len(reached)} to half, {sum(map(_exact, reached))} of them "
-        "exactly"
+        f"- torch-pruning, run on {_families(names, by, 'torch-pruning')}: {len(reached)} to half, "
+        f"{sum(map(_exact, reached))} of them exactly; {sum(map(_halved, beside))} of the same by dwindle. It is told "
+        "which layers are last, and not which are an attention's heads"
         if theirs
         else "- not run yet: torch-pruning"
     )
@@ -36,8 +39,8 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
         ours, plain = [all(map(_good, rows[:2])) for rows in several], [_good(rows[2]) for rows in several]
         lost = sum(theirs and not mine for mine, theirs in zip(ours, plain, strict=True))
         lines.append(
-            f"- {target}, written of {len(several)} of them: {sum(ours)} as right files, both with half their channels'"
-            " work and with a fifth of their weights; the plain converter makes "
+            f"- {target}, written of {_families(names, by, target)}: {sum(ours)} as right files, both with half their "
+            "channels' work and with a fifth of their weights; the plain converter makes "
             f"{sum(plain)} of the dense networks, {lost} of which are missing among ours"
         )
     if absent := [target for target in TARGETS if target not in written]:
@@ -67,6 +70,16 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     ]
     lines += [f"- {row['network']}, {row['part']}, {row['column']}: {row['said']}" for row in rows if _tells(row)]
     return "\n".join(lines) + "\n"
+
+
+def _families(names: Sequence[str], by: Mapping[tuple[str, str, str], Row], part: str) -> str:
+    """How many networks have all columns of a part, and where they come from: `5 of 95 networks (timm 5 of 40)`."""
+    columns = ("channels",) if part == "torch-pruning" else ("channels", "sparse", "plain")
+    done = [name for name in names if all((name, part, column) in by for column in columns)]
+    every, some = (Counter(name.partition(":")[0] for name in which) for which in (names, done))
+    told = ", ".join(f"{family} {some[family]} of {count}" for family, count in every.items() if some[family])
+    none = ", ".join(family for family in every if not some[family])
+    return f"{len(done)} of {len(names)} networks ({told}{f'; none of {none}' if none else ''})"
 
 
 def _halved(row: Row) -> bool:

@@ -20,30 +20,34 @@ def cut(network: str, left: float, *, inexact: bool = False, align: int = 8) -> 
 
 def test_the_table_counts_what_is_half_what_is_exact_and_what_only_others_write() -> None:
     rows = [
-        cut("a", 0.49),
-        cut("b", 0.5, inexact=True, align=1),
-        cut("c", 0.8),
-        row("a", "torch-pruning", "channels", half=True, macs_left=0.48, error=0.6),
-        row("b", "torch-pruning", "channels", outcome="failed", said="RuntimeError: no"),
-        *(row("a", "onnx", column, outcome="right", said=None) for column in ("channels", "sparse", "plain")),
-        row("b", "onnx", "channels", outcome="refused", said="the operator x"),
-        row("b", "onnx", "sparse", outcome="right", said=None),
-        row("b", "onnx", "plain", outcome="right"),
+        cut("plain:a", 0.49),
+        cut("plain:b", 0.5, inexact=True, align=1),
+        cut("plain:c", 0.8),
+        row("plain:a", "torch-pruning", "channels", half=True, macs_left=0.48, error=0.6),
+        row("plain:b", "torch-pruning", "channels", outcome="failed", said="RuntimeError: no"),
+        *(row("plain:a", "onnx", column, outcome="right", said=None) for column in ("channels", "sparse", "plain")),
+        row("plain:b", "onnx", "channels", outcome="refused", said="the operator x"),
+        row("plain:b", "onnx", "sparse", outcome="right", said=None),
+        row("plain:b", "onnx", "plain", outcome="right"),
     ]
-    lines = table(rows, ["a", "b", "c", "d"]).splitlines()
+    lines = table(rows, ["plain:a", "plain:b", "plain:c", "other:d"]).splitlines()
     counts = {line.split(" ")[1].strip(",:"): line for line in lines if line.startswith("- ")}
     assert counts["3"].endswith("3 of 4 networks were cut: 2 to half of their multiply-accumulates, 1 of them exactly")
-    assert counts["torch-pruning"].endswith("run on 2 of them: 1 to half, 0 of them exactly")
-    assert counts["onnx"].startswith("- onnx, written of 2 of them: 1 as right files")
+    ran = counts["torch-pruning"].split(": ")
+    assert ran[0] == "- torch-pruning, run on 2 of 4 networks (plain 2 of 3; none of other)"
+    assert ran[1].startswith("1 to half, 0 of them exactly; 2 of the same by dwindle")
+    assert counts["onnx"].startswith(
+        "- onnx, written of 2 of 4 networks (plain 2 of 3; none of other): 1 as right files"
+    )
     assert counts["onnx"].endswith("1 of which are missing among ours")
     assert counts["not"] == "- not run yet: files of coreml, executorch, litert"
     cells = {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
-    assert "| a | 49% | 2, 800 | 48%, inexact | ✓ ✓ ✓ |" in cells["a"]
-    assert "| ~50% (align 1) |" in cells["b"]
-    assert "| refused ✓ ✓ |" in cells["b"]
-    assert "| fails |" in cells["b"]
-    assert "d" not in cells
-    assert "- b, onnx, channels: the operator x" in lines
+    assert "| plain:a | 49% | 2, 800 | 48%, inexact | ✓ ✓ ✓ |" in cells["plain:a"]
+    assert "| ~50% (align 1) |" in cells["plain:b"]
+    assert "| refused ✓ ✓ |" in cells["plain:b"]
+    assert "| fails |" in cells["plain:b"]
+    assert "other:d" not in cells
+    assert "- plain:b, onnx, channels: the operator x" in lines
 
 
 def test_the_table_has_no_column_of_what_was_not_run() -> None:
