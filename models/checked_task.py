@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dwindle.errors import UsageError
 from dwindle.models import ranks
-from dwindle.models.fed import as_example
+from dwindle.models.fed import as_example, check_alike
 from dwindle.models.likeness import Likeness
 from dwindle.models.signature import flat, nested, signature_of
 from dwindle.models.task_members import LABELLED, LAST_LR, OPTIONAL, REQUIRED
@@ -220,7 +220,12 @@ class CheckedTask:
             return self.example_inputs()
         with users_code("inputs", f" on the {split} split"):
             found = self._member("inputs")(split)
-        return as_batch("inputs", found, self.keywords, f" on the {split} split")
+        return self._batch("inputs", found, f" on the {split} split")
+
+    def _batch(self, member: str, found: object, context: str = "") -> tuple[Tensor, ...]:
+        batch = as_batch(member, found, self.keywords, context)
+        check_alike(member, batch, self.example_inputs(), context)
+        return batch
 
     def training_inputs(self) -> tuple[Tensor, ...]:
         """A thousand or two inputs as `fit` shows them at its end, batched; else the training split's `inputs`."""
@@ -228,7 +233,7 @@ class CheckedTask:
             return self.inputs("train")
         with users_code("training_inputs"):
             found = self._member("training_inputs")()
-        return as_batch("training_inputs", found, self.keywords)
+        return self._batch("training_inputs", found)
 
     def labels(self, split: Split) -> Tensor | None:
         """The class of each sample, (N,), in `evaluate`'s order; None where the task has no labels."""

@@ -1,4 +1,4 @@
-"""Whether a task's `fit` gives the model what its `example_inputs` are, which is what exported files will be given."""
+"""Whether a task gives the model what its `example_inputs` are, which is what exported files will be given."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dwindle.errors import UsageError
 from dwindle.models.signature import input_names
+from dwindle.models.task_values import bad
 
 
 @contextmanager
@@ -29,6 +30,21 @@ def as_example(model: nn.Module, example: tuple[Tensor, ...], keywords: tuple[st
         yield
     finally:
         hook.remove()
+
+
+def check_alike(member: str, given: tuple[Tensor, ...], example: tuple[Tensor, ...], context: str = "") -> None:
+    """Raises UsageError where what a `member` of the task returned is not, but for its sizes, what the example is.
+
+    context: what the message adds, beginning with a space.
+    """
+    returned, expected = ([_Form.of(tensor) for tensor in tensors] for tensors in (given, example))
+    if len(returned) != len(expected) or not all(map(_Form.fits, returned, expected)):
+        theirs, wanted = (", ".join(map(str, forms)) for forms in (returned, expected))
+        raise bad(
+            member,
+            f"returned {theirs}{context}, and its `example_inputs`, which exported files will take, are {wanted}: let "
+            "them be alike",
+        )
 
 
 @dataclass(frozen=True)

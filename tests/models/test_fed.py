@@ -84,6 +84,24 @@ def test_what_files_will_not_be_given_is_refused(call: Callable[[nn.Module], Any
     assert (refused.value.code, refused.value.name) == ("bad-member", "example_inputs")
 
 
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (torch.rand(8, 5, 3), torch.rand(8, 4)),
+        (torch.rand(8, 3), torch.ones(8, 4, dtype=torch.int64)),
+        (torch.rand(8, 3),),
+    ],
+    ids=["more dimensions", "integers", "fewer tensors"],
+)
+@pytest.mark.parametrize("member", ["inputs", "training_inputs"])
+def test_inputs_that_are_not_like_the_example_are_refused(member: str, batch: tuple[Tensor, ...]) -> None:
+    checked = task(lambda model: None)
+    setattr(checked.given, member, lambda *split: batch)
+    with pytest.raises(UsageError) as refused:
+        checked.inputs("validation") if member == "inputs" else checked.training_inputs()
+    assert (refused.value.code, refused.value.name) == ("bad-member", member)
+
+
 def test_a_compiled_model_is_trained_as_it_was() -> None:
     model = Model()
     with as_example(model, EXAMPLE, None):

@@ -34,7 +34,7 @@ def test_only_floats_are_fed_as_float32(given: torch.dtype, fed: torch.dtype) ->
 def test_whatever_a_task_gives_is_row_major() -> None:
     class ChannelsLast(PlainTask):
         def example_inputs(self) -> tuple[Tensor, ...]:
-            return (IMAGES[:1].to(memory_format=torch.channels_last),)
+            return (IMAGES[:1].to(memory_format=torch.channels_last), IMAGES[:1].transpose(1, 2))
 
         def inputs(self, split: str) -> tuple[Tensor, ...]:
             return (IMAGES.to(memory_format=torch.channels_last), IMAGES.transpose(1, 2))
