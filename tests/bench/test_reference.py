@@ -42,6 +42,9 @@ def test_samples_keep_the_kind_of_each_input() -> None:
         def inputs(self, split: str) -> tuple[torch.Tensor, ...]:
             return torch.arange(6).reshape(2, 3), torch.ones(2, 1, dtype=torch.float64)
 
+        def example_inputs(self) -> tuple[torch.Tensor, ...]:
+            return tuple(tensor[:1] for tensor in self.inputs("train"))
+
     assert [[array.dtype.name for array in sample] for sample in samples(CheckedTask(Words()), 2)] == [
         ["int64", "float32"]
     ] * 2
