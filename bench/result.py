@@ -394,13 +394,13 @@ class Bench:
         write_json(path, sealed_json(asdict(self)))
 
     @classmethod
-    def load(cls, path: Path) -> Bench:
+    def load(cls, path: Path | str) -> Bench:
         """Reads bench.json.
 
         Raises CheckpointError if it is missing, damaged, altered since it was written, of another schema, or holds a
         figure that nothing can have measured.
         """
-        again = "run `dwindle bench` again"
+        path, again = Path(path), "run `dwindle bench` again"
         document = read_sealed_json(path, again)
         if (schema := document.get("schema")) != SCHEMA:
             message = f"{path} has schema {schema!r:.20}, not {SCHEMA}: {again}"

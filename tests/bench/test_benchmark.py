@@ -71,7 +71,7 @@ def test_a_real_file_is_measured_through_its_runtime(
     low, high = compressed.compare.ci95
     assert low <= compressed.compare.ratio <= high
     assert any("latency" in line for line in said)
-    assert Bench.load(checkpoint.bench_path) == found
+    assert Bench.load(str(checkpoint.bench_path)) == found
 
 
 def test_executorch_files_are_run_natively_or_it_is_said_why_not(
