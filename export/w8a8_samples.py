@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from dwindle.errors import UsageError
+from dwindle.export.fold import distinct, tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 def noise_like(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -16,6 +18,21 @@ def noise_like(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.rand(one.shape, generator=generator) if one.is_floating_point() else one for one in inputs)
+
+
+def untrained(network: nn.Module) -> nn.Module:
+    """A copy whose floating-point values all differ, its weights of the size that networks are initialised with (He et
+    al. 2015): however deep it is, what it makes of noise stays finite, so that ranges follow."""
+    import torch
+
+    made = distinct(network)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in tensors(made).values():
+            if tensor.is_floating_point() and tensor.dim() > 1:
+                bound = math.sqrt(6 / tensor[0].numel())
+                tensor.uniform_(-bound, bound, generator=generator)
+    return made
 
 
 def check_samples(samples: tuple[Tensor, ...]) -> None:

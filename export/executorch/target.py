@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Self
 from dwindle.export.executorch.errors import translated
 from dwindle.export.executorch.int8 import Int8Weights, counted, int8_weights
 from dwindle.export.executorch.program import lower, lowered
-from dwindle.export.fold import deployable, distinct, trace
+from dwindle.export.fold import deployable, trace
 from dwindle.export.int8_target import Int8Target
 from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import quantize
-from dwindle.export.w8a8_samples import noise_like
+from dwindle.export.w8a8_samples import noise_like, untrained
 from dwindle.export.zeros import Effects, Speed, removed, stored_like_any
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class ExecuTorch(Int8Target):
         network = deployable(module, inputs)
         if self.calibrates:
             size = len(
-                _lowered(quantize(distinct(network), noise_like(inputs), self._counted).program, inputs, network)
+                _lowered(quantize(untrained(network), noise_like(inputs), self._counted).program, inputs, network)
             )
         elif self.precision == "int8":
             size = len(_lowered(counted(network, inputs).program, inputs, network))

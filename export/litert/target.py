@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from dwindle.errors import RuntimeUnavailable
 from dwindle.export.filled import Converter, FilledTarget, Graph
-from dwindle.export.fold import deployable, distinct, short_names
+from dwindle.export.fold import deployable, short_names
 from dwindle.export.int8_target import Int8Target
 from dwindle.export.quiet import silent
 from dwindle.export.target import Outputs, one_by_one
 from dwindle.export.w8a8 import Form, Quantized, quantize, require_packages
-from dwindle.export.w8a8_samples import noise_like
+from dwindle.export.w8a8_samples import noise_like, untrained
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.litert import loaded
 from dwindle.models.signature import input_names
@@ -147,7 +147,7 @@ class LiteRT(Int8Target, FilledTarget):
         from dwindle.export.litert.file import described
 
         # Every int8 weight takes a byte, and neither ranges nor values change what a file takes.
-        network, noise = distinct(deployable(module, inputs)), noise_like(inputs)
+        network, noise = untrained(deployable(module, inputs)), noise_like(inputs)
         content = self._int8(network, inputs, noise, quantize(network, noise, self._counted))
         size = len(described(content, self.metadata))
         return lambda candidate: size

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from dwindle.difference import furthest
 from dwindle.errors import UsageError
-from dwindle.export.fold import distinct, fold, foldable, short_names, tensors
+from dwindle.export.fold import fold, foldable, short_names, tensors
 from dwindle.export.int8_target import Int8Target
 from dwindle.export.onnx.consumers import NEWEST, OLDEST, consumers, newest_opset, require
 from dwindle.export.quantize import CODED, Stored, stored
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import Form, quantize, require_packages
 from dwindle.export.w8a8_codes import recoded
-from dwindle.export.w8a8_samples import noise_like
+from dwindle.export.w8a8_samples import noise_like, untrained
 from dwindle.export.zeros import Effect, Effects, Speed, removed
 from dwindle.models.inputs import as_fed
 from dwindle.onnx_session import infer, session
@@ -197,7 +197,7 @@ class Onnx(Int8Target):
 
         pairs = foldable(module, inputs)
         network = fold(module, pairs)
-        made = quantize(distinct(network), noise_like(inputs), self._counted)
+        made = quantize(untrained(network), noise_like(inputs), self._counted)
         graph = self._in_range(qdq.skeleton(network, made, inputs, self._opset))
 
         def size(candidate: nn.Module) -> int:
