@@ -80,7 +80,8 @@ def _kinds(opened: Sequence[Checkpoint]) -> list[str]:
         rivals = [other for other in origins if other.get("method") == origin.get("method")]
         names = sorted({name for other in rivals for name in other} - {*_ALIKE, "method"})
         differ = [name for name in names if len({str(other.get(name)) for other in rivals}) > 1]
-        said = ", ".join(f"{name.removeprefix('task.').replace('_', ' ')} {origin.get(name)}" for name in differ[:2])
+        given = [name for name in differ if origin.get(name) is not None][:2]
+        said = ", ".join(f"{name.removeprefix('task.').replace('_', ' ')} {origin[name]}" for name in given)
         kinds.append(f"{method}, {said}" if said else str(method))
     return kinds
 

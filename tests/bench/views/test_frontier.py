@@ -153,14 +153,14 @@ def test_runs_of_one_method_are_told_apart_by_what_differs_but_not_by_seed_or_bu
 ) -> None:
     weights = {"weights": {}, "dense": {}, "masks": {}}
     options = [
-        {"granularity": "channel", "seed": 0, "size": 9},
-        {"granularity": "channel", "seed": 1, "size": 7},
-        {"granularity": "unstructured", "seed": 0, "size": 9},
+        {"granularity": "channel", "seed": 0, "size": 9, "gradual": 0.3},
+        {"granularity": "channel", "seed": 1, "size": 7, "gradual": 0.3},
+        {"granularity": "unstructured", "seed": 0, "size": 9, "gradual": None},
     ]
     paths = []
     for at, option in enumerate(options):
         fresh = start(tmp_path / f"{at}.dwindle", {**checkpoint.origin, "method": "lr-rewind", **option})
         paths.append(finish(replace(fresh, done=True, history=checkpoint.history), weights, {}))
     html = frontier_report(paths, tmp_path / "page.html").read_text()
-    assert "lr-rewind, granularity channel: 0, 1" in html
+    assert "lr-rewind, gradual 0.3, granularity channel: 0, 1" in html
     assert "lr-rewind, granularity unstructured: 2" in html
