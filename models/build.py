@@ -52,13 +52,19 @@ class ModelSpec:
     """SHA-256 of those weights, or of an object's, by name and value; None where the network began fresh."""
 
 
-def source_of(spec: str | nn.Module) -> tuple[ModelSource, str]:
-    """The source that makes the network `spec`, and what the network is called there.
+def source_of(spec: object) -> tuple[ModelSource, str]:
+    """The source that makes the network `spec`, a name or a module, and what the network is called there.
 
-    Raises UsageError where there is no such source, or its packages aren't installed.
+    Raises UsageError where there is no such source, or its packages aren't installed, and for any other object.
     """
     if isinstance(spec, nn.Module):
         return Given(spec), type(spec).__name__
+    if not isinstance(spec, str):  # a class or a function that makes the network, from Python
+        called = getattr(spec, "__name__", type(spec).__name__)
+        raise _bad_model(
+            f"the `model` {called} is no torch.nn.Module: give the network itself, not what makes it, or the name of "
+            "its factory, as package.module:factory"
+        )
     if found := registered(spec):
         return found
     if ":" not in spec:

@@ -41,6 +41,13 @@ def test_another_packages_source(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (refused.value.code, refused.value.option) == ("no-weights", "pretrained")
 
 
+@pytest.mark.parametrize("given", [nn.Identity, lambda: nn.Identity(), None])
+def test_what_makes_a_network_is_no_network(given: Any) -> None:
+    with pytest.raises(UsageError) as refused:
+        source_of(given)
+    assert (refused.value.code, refused.value.option) == ("bad-model", "model")
+
+
 def test_a_source_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'dwindle\[timm\]'") as refused:
