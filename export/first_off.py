@@ -18,9 +18,10 @@ from dwindle.export.answers import outputs_of
 from dwindle.export.blame import called, described, operator
 from dwindle.export.dynamic import fixed
 from dwindle.export.fold import trace
-from dwindle.export.parity import SAMPLES, TOLERANCE
+from dwindle.export.parity import SAMPLES, TOLERANCE, Allowed
+from dwindle.export.roundoff import carried
 from dwindle.export.steps import begin
-from dwindle.export.target import Target
+from dwindle.export.target import Outputs, Target
 from dwindle.models.inputs import as_fed
 
 if TYPE_CHECKING:
@@ -88,8 +89,14 @@ def first_off(
                 return True
         if not _tells(target):
             return False
-        (expected,) = outputs_of(target.as_stored(beginning, activations=False), samples)
-        return _differ(found, expected, sizes, TOLERANCE[target.arithmetic])
+        stored = target.as_stored(beginning, activations=False)
+        (expected,) = outputs_of(stored, samples)
+        ours, theirs = _apart(found, sizes), _apart(expected, sizes)
+        limit = Allowed(TOLERANCE[target.arithmetic])
+        if not _differ(ours, theirs, [limit.most] * len(sizes)):
+            return False
+        shares = carried(_answering_apart(stored, sizes), ours, theirs, samples)
+        return _differ(ours, theirs, [limit.carrying(share).most for share in shares])
 
     return _first(shipped, example, off)
 
@@ -168,16 +175,38 @@ def _beginning(whole: GraphModule, last: Node) -> tuple[nn.Module, list[int]] | 
     return fx.GraphModule(whole, graph).eval(), [node.meta["val"].numel() for node in read]
 
 
-def _differ(found: np.ndarray, expected: np.ndarray, sizes: list[int], tolerance: float) -> bool:
-    """Whether any of the values joined in rows is off by more than `tolerance`, over the largest of that value."""
+def _answering_apart(beginning: nn.Module, sizes: list[int]) -> nn.Module:
+    """A network's beginning that answers with its values one by one."""
+    from torch import nn
+
+    class Apart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.beginning = beginning
+
+        def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+            values: tuple[Tensor, ...] = self.beginning(*inputs).split(sizes, 1)
+            return values
+
+    return Apart()
+
+
+def _apart(joined: np.ndarray, sizes: list[int]) -> Outputs:
+    """The values that are joined in rows."""
     import numpy as np
 
-    starts = np.cumsum(sizes)[:-1]
-    for one, other in zip(np.split(found, starts, 1), np.split(expected, starts, 1), strict=True):
+    return tuple(np.split(joined, np.cumsum(sizes)[:-1], 1))
+
+
+def _differ(found: Outputs, expected: Outputs, limits: list[float]) -> bool:
+    """Whether any of the values is off by more than its limit, over the largest of that value."""
+    import numpy as np
+
+    for one, other, limit in zip(found, expected, limits, strict=True):
         finite = np.isfinite(other)
         if not np.array_equal(one[~finite], other[~finite], equal_nan=True):
             return True
-        if finite.any() and difference(one[finite], other[finite]).relative > tolerance:
+        if finite.any() and difference(one[finite], other[finite]).relative > limit:
             return True
     return False
 

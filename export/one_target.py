@@ -33,7 +33,7 @@ from dwindle.export.target import CALIBRATED, ROUNDINGS, Target
 from dwindle.export.zeros import Kind, block_rows
 from dwindle.files import staged
 from dwindle.manifest import File, Manifest, written
-from dwindle.models.inputs import as_fed
+from dwindle.models.inputs import as_fed, taken
 from dwindle.models.layerwise.shapes import calls
 from dwindle.price import tally
 from dwindle.quantities import format_bytes
@@ -127,6 +127,8 @@ def export_one(
     if any(about.values()) and not target.holds_metadata:
         say(f"{name}: its files have no place for metadata, which was left out")
     few = tuple(as_fed(tensor[:_FEW]) for tensor in real)
+    with taken(few, "validation"):
+        outputs_of(dense.eval(), few)
     classifies = options.classes is not None and target.takes_interface
     softmax = classifies and not are_probabilities(outputs_of(dense.eval(), few)[0])
     if softmax:

@@ -72,9 +72,10 @@ def require_used(
         name, version = runtime_version(min_runtime)
         if not (takers := [target for target in targets if name in target.runtimes]):
             known = {name: kind for kind in registry.names(GROUP) for name in kind_of(kind).runtimes}
+            those = f"{' or '.join(known)} with {' or '.join(dict.fromkeys(known.values()))} as `target`"
             raise UsageError(
                 f"`min_runtime` names {name}, which loads the files of none of these targets: "
-                + (f"add {known[name]} to `target`" if name in known else f"give a version of {' or '.join(known)}"),
+                + (f"add {known[name]} to `target`" if name in known else f"leave it out, or give {those}"),
                 code="unused-option",
                 option="min_runtime",
                 name=name,

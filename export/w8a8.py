@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwindle.errors import RuntimeUnavailable, UsageError
+from dwindle.export.answers import outputs_of
 from dwindle.export.blame import refusal
 from dwindle.export.fold import tensors, trace
 from dwindle.export.quantize import Stored, with_tensors
@@ -23,6 +24,7 @@ from dwindle.export.quiet import quiet
 from dwindle.export.w8a8_codes import Layer, places_of
 from dwindle.export.w8a8_convert import converted, is_call, join_equal_calls, value_of
 from dwindle.export.w8a8_samples import check_samples
+from dwindle.models.inputs import taken
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,6 +111,8 @@ def quantize(
     follows from, and for a network that cannot be traced or quantised.
     """
     check_samples(samples)
+    with taken(samples, "train"):
+        outputs_of(network, tuple(tensor[:1] for tensor in samples))
     if form.keep != KEEP_AUTO:
         return _quantized(network, samples, form, rounding)
     kept = _least_noise(network, samples, form)

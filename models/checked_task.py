@@ -20,6 +20,7 @@ from torch import Tensor
 from dwindle.errors import UsageError
 from dwindle.models import ranks
 from dwindle.models.fed import as_example, check_alike
+from dwindle.models.inputs import taken
 from dwindle.models.likeness import Likeness
 from dwindle.models.signature import flat, nested, signature_of
 from dwindle.models.task_members import LABELLED, LAST_LR, OPTIONAL, REQUIRED
@@ -129,7 +130,9 @@ class CheckedTask:
         Of a task without labels, how like the dense network's the answers to `inputs` of the split are.
         """
         if not self.labelled:
-            return self._compared.of(model, self.inputs(split))
+            given = self.inputs(split)
+            with taken(given, split):
+                return self._compared.of(model, given)
         with users_code("evaluate", f" on the {split} split"):
             own = self.given.evaluate(nested(model), split)
         value: object = ranks.broadcast_from_first(lambda: own)  # a task may judge on each rank's own shard

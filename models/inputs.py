@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from dwindle.errors import DwindleError, UsageError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,3 +32,20 @@ def as_fed(tensor: Tensor) -> Tensor:
     """
     plain = tensor.detach().cpu()
     return row_major(plain.float() if plain.is_floating_point() else plain)
+
+
+@contextmanager
+def taken(samples: tuple[Tensor, ...], split: str) -> Iterator[None]:
+    """Within it a network runs on samples of the task's `inputs` of a split; UsageError says where it can't."""
+    try:
+        yield
+    except DwindleError:
+        raise
+    except Exception as error:  # whatever a model makes of inputs that it can't take
+        shapes = ", ".join(str((1, *tensor.shape[1:])) for tensor in samples)
+        raise UsageError(
+            f"the model can't take the task's `inputs` of the {split} split, {shapes} ({one_line(error)}): return "
+            "samples such as `example_inputs` has",
+            code="doesnt-fit",
+            name="inputs",
+        ) from error

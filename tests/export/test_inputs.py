@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dwindle.compress import compress
+from dwindle.errors import UsageError
 from dwindle.export import targets
 from dwindle.export.fold import deployable
 from dwindle.export.one_target import export_networks
 from dwindle.export.parity import check
 from dwindle.export.target import Target
+from dwindle.export.w8a8 import quantize
 from dwindle.models.checked_task import CheckedTask
 from tests.tasks import PlainTask
 
@@ -93,3 +96,29 @@ def test_token_ids_stay_integers(target: Target, tmp_path: Path) -> None:
     assert manifest.parity.samples == 6
     (found,) = target.run(tmp_path / "out" / f"net{target.suffix}", inputs)
     np.testing.assert_allclose(found, network(*inputs).numpy(), atol=0.1 if "8" in target.precision else 1e-5)
+
+
+class OfAnotherShape(ChannelsLast):
+    """Without labels."""
+
+    fit = evaluate = None  # type: ignore[assignment]
+
+    def inputs(self, split: str) -> tuple[Tensor, ...]:
+        return (self.images[..., :6],)
+
+
+def flat_linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval()
+
+
+def test_samples_that_the_network_cannot_take_set_no_ranges() -> None:
+    with pytest.raises(UsageError) as refused:
+        quantize(flat_linear().requires_grad_(False), (IMAGES[..., :6],))
+    assert (refused.value.code, refused.value.name) == ("doesnt-fit", "inputs")
+
+
+@pytest.mark.slow
+def test_inputs_that_the_network_cannot_take_are_refused_before_anything_is_solved(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        compress(flat_linear(), tmp_path / "net", task=OfAnotherShape(3), density=0.5, method="calibrate")
+    assert (refused.value.code, refused.value.name) == ("doesnt-fit", "inputs")

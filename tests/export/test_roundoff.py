@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.errors import ParityFailed
 from dwindle.export.answers import outputs_of
+from dwindle.export.first_off import first_off
 from dwindle.export.fold import deployable
 from dwindle.export.onnx.target import Onnx
 from dwindle.export.parity import TOLERANCE, check
@@ -74,6 +75,16 @@ def test_a_file_is_allowed_what_its_network_carries_and_no_more(
     with pytest.raises(ParityFailed) as failed:
         check(target, path, network, shipped, images)
     assert failed.value.code == "outputs-differ"
+
+
+def test_what_a_network_carries_is_no_operator_that_differs(network: nn.Module, images: tuple[Tensor]) -> None:
+    target, example = Off(), (images[0][:1],)
+    shipped = deployable(network, example)
+    share = noise(shipped, images)
+    target.share = share / 2
+    assert first_off(target, shipped, example, images, pack=False) is None
+    target.share = 2 * share
+    assert first_off(target, shipped, example, images, pack=False) is not None
 
 
 def test_no_network_carries_further_than_fp16(network: nn.Module, images: tuple[Tensor], tmp_path: Path) -> None:
