@@ -142,7 +142,7 @@ def check_mixed(request: Request, retraining: Method) -> None:
     """What `precision` mixed, which chooses bits and density of each layer for a size, can't be combined with."""
     if request.size is None:
         raise UsageError(
-            "`precision` mixed chooses each layer's bits for the bytes of a file: give its `size`",
+            "`precision` mixed chooses each layer's bits for the bytes of a file: give its `size`, and no other budget",
             code="missing-option",
             option="size",
         )
