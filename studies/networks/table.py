@@ -32,7 +32,7 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
         if theirs
         else "- not run yet: torch-pruning"
     )
-    written = [target for target in TARGETS if any(part == target for _, part, _ in by)]
+    written = [target for target in TARGETS if _done(names, by, target)]
     for target in written:
         made = [tuple(by.get((name, target, column)) for column in ("channels", "sparse", "plain")) for name in names]
         several = [rows for rows in made if all(rows)]
@@ -72,10 +72,15 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _done(names: Sequence[str], by: Mapping[tuple[str, str, str], Row], part: str) -> list[str]:
+    """The networks that have all columns of a part."""
+    columns = ("channels",) if part == "torch-pruning" else ("channels", "sparse", "plain")
+    return [name for name in names if all((name, part, column) in by for column in columns)]
+
+
 def _families(names: Sequence[str], by: Mapping[tuple[str, str, str], Row], part: str) -> str:
     """How many networks have all columns of a part, and where they come from: `5 of 95 networks (timm 5 of 40)`."""
-    columns = ("channels",) if part == "torch-pruning" else ("channels", "sparse", "plain")
-    done = [name for name in names if all((name, part, column) in by for column in columns)]
+    done = _done(names, by, part)
     every, some = (Counter(name.partition(":")[0] for name in which) for which in (names, done))
     told = ", ".join(f"{family} {some[family]} of {count}" for family, count in every.items() if some[family])
     none = ", ".join(family for family in every if not some[family])
