@@ -29,8 +29,8 @@ CLOSE = 1e-2
 def torch_pruning(model: nn.Module, inputs: Inputs) -> Row:
     """Group magnitude, the same share of every layer, in twenty steps until half the MACs are left: its usual loop.
 
-    The layers that make the network's outputs are told to it. Exact is what computes the network with the removed
-    channels silenced.
+    The last layer is told to it as one to keep, and neither other outputs nor an attention's heads. Exact is what
+    computes the network with the removed channels silenced.
     """
     import torch_pruning as tp
 

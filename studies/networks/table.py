@@ -28,7 +28,7 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     lines.append(
         f"- torch-pruning, run on {_families(names, by, 'torch-pruning')}: {len(reached)} to half, "
         f"{sum(map(_exact, reached))} of them exactly; {sum(map(_halved, beside))} of the same by dwindle. It is told "
-        "which layers are last, and not which are an attention's heads"
+        "the last layer, and not an attention's heads"
         if theirs
         else "- not run yet: torch-pruning"
     )
