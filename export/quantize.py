@@ -205,6 +205,11 @@ def worth_scales(rows: int, alive: int) -> bool:
     return 8 * rows <= alive
 
 
+def scales_gain(rows: int, alive: int) -> float:
+    """How many times as large the noise has to be without scales for each row, for these to be worth their bytes."""
+    return float(10 ** (_DECIBELS * 8 * rows / alive / 10))
+
+
 def _palette(array: NDArray[np.float32], kind: str) -> Stored:
     """With scales where they lower the noise by more than the bits that they take would, spent on the weights."""
     bits = int(kind[-1])
@@ -214,7 +219,6 @@ def _palette(array: NDArray[np.float32], kind: str) -> Stored:
     alive = np.count_nonzero(rows, 1)
     if not worth_scales(len(rows), int(alive.sum())):
         return plain
-    worth = _DECIBELS * 8 * len(rows) / alive.sum()
     size = np.sqrt(np.square(rows, dtype=np.float64).sum(1) / np.maximum(alive, 1))
     scale = _scales(np.where(alive, size, size.max())).reshape(-1, *[1] * (array.ndim - 1))
     codes, palette = palettize(array / SCALES.astype(np.float32)[scale], bits)
@@ -222,7 +226,7 @@ def _palette(array: NDArray[np.float32], kind: str) -> Stored:
     if not (levels.size and levels.min() * steps.min() >= SCALES[0] and levels.max() * steps.max() < 2**15):
         return plain  # a product might leave what fp16 holds
     scaled = Stored(codes, scale, palette, kind)
-    return scaled if _noise(array, plain) > 10 ** (worth / 10) * _noise(array, scaled) else plain
+    return scaled if _noise(array, plain) > scales_gain(len(rows), alive.sum()) * _noise(array, scaled) else plain
 
 
 def _noise(array: NDArray[np.float32], tensor: Stored) -> float:

@@ -1,20 +1,22 @@
 """palette4: each weight one of sixteen values that the whole tensor shares, the first of them zero.
 
-The other fifteen are the centres of k-means over the weights that survive: Lloyd's algorithm, started at their
-quantiles, so that equal weights always give equal palettes. With three bits and fewer zero is outside the palette:
-every code stands for a survivor's value, and zeros are known by the mask.
+The other fifteen are the centres of k-means over the weights that survive: Lloyd's algorithm, started at places that
+follow from them, so that equal weights always give equal palettes. With three bits and fewer zero is outside the
+palette: every code stands for a survivor's value, and zeros are known by the mask.
 """
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ENTRIES = 16
-_ITERATIONS = 100
+_ITERATIONS, _QUANTILES = 12, 1024
 
 
 def levels(bits: int) -> int:
@@ -33,7 +35,7 @@ def palettize(weights: NDArray[np.floating[Any]], bits: int = 4) -> tuple[NDArra
     fewer it takes the nearest of the others. weights: of any shape, within fp16.
     """
     most = levels(bits)
-    found = np.unique(_centres(weights, most).astype(np.float16))
+    found = np.unique(_values(weights, most).astype(np.float16))
     found = found[found != 0]
     codes = nearest(weights, found, zero=bits == 4)
     return codes, np.pad(np.append(np.float16(0), found), (0, most - found.size))
@@ -54,23 +56,41 @@ def nearest(weights: NDArray[np.floating[Any]], values: NDArray[np.float16], *, 
     return np.asarray(codes[places])
 
 
-def _centres(weights: NDArray[np.floating[Any]], most: int) -> NDArray[np.float64]:
-    """Of the survivors, which fp16 makes so few values that clustering millions of weights is no work."""
-    counts = np.bincount(weights.reshape(-1).astype(np.float16).view(np.uint16), minlength=1 << 16)
-    bits = np.flatnonzero(counts)
-    values, counts = bits.astype(np.uint16).view(np.float16).astype(np.float64), counts[bits]
-    order = np.argsort(values)
-    values, counts = values[order][values[order] != 0], counts[order][values[order] != 0]
-    if values.size <= most:
-        return np.asarray(values)
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+def _values(weights: NDArray[np.floating[Any]], most: int) -> NDArray[np.floating[Any]]:
+    """The values of the survivors, or the centres of so many of them."""
+    import torch
 
-    quantiles = (np.arange(most) + 0.5) / most
-    start = np.unique(values[np.searchsorted(np.cumsum(counts) / counts.sum(), quantiles)])
-    means = KMeans(start.size, init=start[:, None], n_init=1, max_iter=_ITERATIONS, tol=1e-6)
-    # one thread: several add up in an order of their own each time
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        means.fit(values[:, None], sample_weight=counts)
-    return np.asarray(means.cluster_centers_[:, 0])
+    survivors = np.asarray(weights[weights != 0])
+    few = np.unique(survivors)
+    return few if few.size <= most else np.asarray(centres(torch.from_numpy(survivors), most).numpy())
+
+
+def centres(values: Tensor, count: int) -> Tensor:
+    """The centres of k-means of numbers, ascending, (count,): Lloyd's algorithm, begun where many levels would lie.
+
+    These are as dense as the cube root of the numbers' own density (Panter & Dite 1951), and _ITERATIONS from there
+    come within hundredths of a decibel of the end. Sorted numbers of one cluster follow each other, so that a step
+    takes sums between `count` - 1 bounds: quick enough for every step of training through a palette, which has to
+    round as the file will.
+    """
+    import torch
+
+    def places(parts: int) -> Tensor:
+        return (torch.arange(parts, device=values.device) + 0.5) / parts
+
+    # numpy sorts several times as fast as PyTorch on a CPU
+    ascending = torch.from_numpy(np.sort(values.numpy())) if values.device.type == "cpu" else values.sort().values
+    ordered = ascending.double()
+    sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
+    most = min(len(ordered), _QUANTILES)
+    quantiles = ordered[(places(most) * len(ordered)).long()]
+    levels_below = torch.cat([ordered.new_zeros(1), quantiles.diff().pow(2 / 3).cumsum(0)])
+    found = quantiles[torch.searchsorted(levels_below, places(count) * levels_below[-1]).clamp(max=most - 1)]
+    ends = torch.tensor([0, len(ordered)], device=values.device)
+    for _ in range(_ITERATIONS):
+        bounds = torch.searchsorted(ordered, (found[1:] + found[:-1]) / 2)
+        edges = torch.cat([ends[:1], bounds, ends[1:]])
+        members = edges.diff()
+        means = sums[edges].diff() / members.clamp(min=1)
+        found = torch.where(members > 0, means, found)
+    return found.float()

@@ -44,13 +44,13 @@ COSINE = {"schedule": "cosine", "warmup": 0.1}
 DENSE_EPOCHS, EPOCHS = 12, 3
 TARGETS = ("onnx", "coreml", "executorch")
 SEEDS = (0, 1, 2)
-_THROUGH = {"max_drop": POINTS, "qat": 0.5, "recalibrate": True, "update": "least-squares"}
-_BOTH = {"granularity": "channel+unstructured", "qat": 0.5, "recalibrate": True}
+_THROUGH = {"max_drop": POINTS, "qat": 0.3, "recalibrate": True, "update": "least-squares"}
+_BOTH = {"granularity": "channel+unstructured", "qat": 0.3, "recalibrate": True}
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "int8": {"target": "onnx", "precision": "int8", "max_drop": POINTS},
     "3 bits": {"target": "onnx", "precision": "palette3", **_THROUGH},
     "2 bits": {"target": "onnx", "precision": "palette2", **_THROUGH},
-    "mixed bits": {"target": "onnx", "precision": "mixed", "size": "9KB", "qat": 0.5, "recalibrate": True},
+    "mixed bits": {"target": "onnx", "precision": "mixed", "size": "9KB", "qat": 0.3, "recalibrate": True},
     "fewer channels, 2 bits": {"target": "coreml", "precision": "palette2", "macs": "35%", "size": "20KB", **_BOTH},
     "channels": {"target": "executorch", "precision": "int8", "max_drop": POINTS},
     "channels trained through": {"target": "executorch", "precision": "int8", "align": 4, **_THROUGH},
