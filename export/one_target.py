@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -36,7 +37,7 @@ from dwindle.manifest import File, Manifest, written
 from dwindle.models.inputs import as_fed, taken
 from dwindle.models.layerwise.shapes import calls
 from dwindle.price import tally
-from dwindle.quantities import format_bytes
+from dwindle.quantities import format_bytes, format_left
 from dwindle.signature import Signature, varying
 
 if TYPE_CHECKING:
@@ -205,9 +206,11 @@ def export_networks(
         require_finite(module, real)
     with staged(folder, written(folder)) as scratch, ThreadPoolExecutor(1) as background:
         scratch.mkdir()
-        for name, (module, shipped) in networks.items():
+        began = time.monotonic()
+        for done, (name, (module, shipped)) in enumerate(networks.items()):
             path = scratch / f"{name}{target.suffix}"
-            say(f"{target.name}: writing {path.name}")
+            left = format_left(time.monotonic() - began, done, len(networks))
+            say(f"{target.name}: writing {path.name}{left}")
             blamed = partial(named, target=roles[name], shipped=shipped, example=example, real=real, pack=packs[name])
             try:
                 begin(f"looking at the values that {path.name} has to hold")
