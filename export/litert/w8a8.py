@@ -5,6 +5,7 @@ Inputs and outputs stay float: the file rounds and widens them itself.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,12 +50,17 @@ def quantized(
             from ai_edge_quantizer.algorithm_manager import AlgorithmName
             from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
-            floats = file.serialize(model)
-            made = quantizer.Quantizer(floats, recipe.static_wi8_ai8())
             names = qtyping.TFLOperationName
             outside = [(".*", names.INPUT), (".*", names.OUTPUT)]
-            for scope, kind in [*outside, *((scope, names.ALL_SUPPORTED) for scope in kept)]:
-                made.update_quantization_recipe(scope, kind, algorithm_key=AlgorithmName.NO_QUANTIZE)
+
+            def prepared(floats: bytes) -> Any:
+                made = quantizer.Quantizer(floats, recipe.static_wi8_ai8())
+                for scope, kind in [*outside, *((scope, names.ALL_SUPPORTED) for scope in kept)]:
+                    made.update_quantization_recipe(scope, kind, algorithm_key=AlgorithmName.NO_QUANTIZE)
+                return made
+
+            floats = file.serialize(model)
+            made = prepared(floats)
             (signature,) = model.signatureDefs
             each = zip(*(tensor.split(1) for tensor in samples), strict=True)
             data = [dict(zip(inputs, (one.numpy() for one in sample), strict=True)) for sample in each]
@@ -68,7 +74,10 @@ def quantized(
                 qsv_update_func=min_max_update,
             )
             observer.calibrate({signature.signatureKey.decode(): data}, manager)
-            found = {**observer.get_model_qsvs(), **ranges}
+            found = observer.get_model_qsvs()
+            if _pad_with_least(model, found):
+                made = prepared(file.serialize(model))
+            found = {**found, **ranges}
             rounded = made.quantize(found, enable_progress_bar=False, enable_progress_report=False).quantized_model
     except Exception as error:
         raise refusal(error, network, "quantised for LiteRT") from error
@@ -132,6 +141,39 @@ def _axis(model: Any, operator: Any) -> int | None:
     axes = dict.fromkeys((BuiltinOperator.CONV_2D, BuiltinOperator.FULLY_CONNECTED, BuiltinOperator.TRANSPOSE_CONV), 0)
     axes[BuiltinOperator.DEPTHWISE_CONV_2D] = 3
     return axes.get(_code(model, operator))
+
+
+def _pad_with_least(model: Any, ranges: dict[str, Any]) -> bool:
+    """Has values that are padded by -inf, as before a max-pooling, padded by their least one, in place, in the file and
+    in the ranges: of infinity no scale follows. Returns whether there are any."""
+    from ai_edge_litert.schema_py_generated import BufferT, BuiltinOperator
+
+    found = False
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if _code(model, operator) != BuiltinOperator.PADV2:
+                continue
+            read, _, constant = (graph.tensors[index] for index in operator.inputs)
+            made = graph.tensors[operator.outputs[0]]
+            data = model.buffers[constant.buffer].data
+            if (
+                data is None
+                or constant.type != _FLOAT32
+                or not np.isneginf(np.frombuffer(bytes(data), np.float32)).all()
+            ):
+                continue
+            range_ = ranges[read.name.decode()]
+            own, buffer = copy.copy(constant), BufferT()
+            own.name = made.name + b"p"
+            buffer.data = np.frombuffer(np.float32(np.min(range_["min"])).tobytes(), np.uint8)
+            own.buffer = len(model.buffers)
+            model.buffers.append(buffer)
+            operator.inputs = np.array([*operator.inputs[:2], len(graph.tensors)], np.int32)
+            graph.tensors.append(own)
+            ranges[made.name.decode()] = dict(range_)
+            ranges[own.name.decode()] = {"min": range_["min"], "max": range_["min"]}
+            found = True
+    return found
 
 
 def _code(model: Any, operator: Any) -> int:

@@ -107,6 +107,19 @@ def test_data_behind_the_tables_is_read(written: Written) -> None:
         file.parse(content[:-1])
 
 
+def test_max_pooling_that_pads_is_in_int8(tmp_path: Path) -> None:
+    """It is converted to padding by -inf, of which no scale follows."""
+    torch.manual_seed(0)
+    real = (torch.randn(12, 3, 9, 9) - 1,)
+    pool = nn.MaxPool2d(3, 2, padding=1)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), pool, nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), pool, nn.Flatten())
+    one, path = (real[0][:1],), tmp_path / "net.tflite"
+    shipped, target = deployable(network.eval(), one), LiteRT("w8a8").calibrated(real)
+    target.write(shipped, one, path, pack=True)
+    assert compare(target, path, network, shipped, real).parity.weights_equal == 2
+    assert target.holding(shipped, one, real).fp32 == ()
+
+
 class Mixed(nn.Module):
     """A concatenation, hard-swish, squeeze and excitation, a depthwise and a transposed convolution, an embedding of
     places, which is a weight of no layer."""
