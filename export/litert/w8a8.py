@@ -195,11 +195,15 @@ def shape_of(tensor: Any) -> list[int]:
 
 
 def _without_names(content: Any) -> bytes:
-    """The file without the names that `_name_tensors` gave, which no runtime reads."""
+    """The file without the names that `_name_tensors` gave, which no runtime reads, and without the data of tensors
+    that no operator reads: the quantizer leaves them floats, and the one byte of their codes."""
     model = file.parse(bytes(content))
     for graph in model.subgraphs:
         outside = {*graph.inputs, *graph.outputs}
+        read = {index for operator in graph.operators for index in operator.inputs}
         for index, tensor in enumerate(graph.tensors):
+            if index not in read | outside:
+                tensor.buffer = 0
             if index not in outside and not (tensor.name or b"").startswith(OWN.encode()):
                 tensor.name = None
     model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]

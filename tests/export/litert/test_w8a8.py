@@ -120,6 +120,28 @@ def test_max_pooling_that_pads_is_in_int8(tmp_path: Path) -> None:
     assert target.holding(shipped, one, real).fp32 == ()
 
 
+class Squeezed(nn.Module):
+    """Hard-swish, and squeeze and excitation with a hard-sigmoid, as in MobileNetV3, with constants that are shared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.squeeze, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.hardswish(self.a(x))
+        y = y * nn.functional.hardsigmoid(self.squeeze(y.mean((2, 3), keepdim=True)))
+        return nn.functional.hardswish(self.b(y)).flatten(1)
+
+
+def test_what_the_quantizer_leaves_unread_has_no_data(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    real = (torch.randn(12, 3, 9, 9),)
+    network, one, path = Squeezed().eval(), (real[0][:1],), tmp_path / "net.tflite"
+    shipped, target = deployable(network, one), LiteRT("w8a8").calibrated(real)
+    target.write(shipped, one, path, pack=True)
+    assert compare(target, path, network, shipped, real).parity.weights_equal == 3
+
+
 class Mixed(nn.Module):
     """A concatenation, hard-swish, squeeze and excitation, a depthwise and a transposed convolution, an embedding of
     places, which is a weight of no layer."""
