@@ -21,7 +21,7 @@ import torch
 
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measure import measure
-from dwindle.bench.process import Worker
+from dwindle.bench.process import Worker, WorkerFailed
 from dwindle.bench.runtimes import runtime as runtimes
 from dwindle.bench.stats import noise, paired_ratio
 from studies import journal
@@ -55,7 +55,10 @@ def rows(name: str, target: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         made = {one: written(name, shape, target, one, Path(folder)) for one in (dense, *others)}
         start = {one: partial(Worker, RUNTIMES[target], path) for one, (_, path, _) in made.items()}
-        samples, around = measure(start, [made[dense][2].numpy()], seed=0)
+        try:
+            samples, around = measure(start, [made[dense][2].numpy()], seed=0)
+        except WorkerFailed as error:
+            return [{"network": name, "target": target, "precision": "", "shape": shape, "failed": str(error)}]
     found = []
     for one in others:
         ratio, (low, high) = paired_ratio(samples[one], samples[dense], seed=0)
@@ -81,14 +84,18 @@ def table(found: list[dict[str, Any]]) -> str:
     last = {(one["network"], one["target"], one["precision"]): one for one in found}
     lines = []
     for one in last.values():
+        if "failed" in one:
+            continue
         low, high = one["ci95"]
         lines.append(
             f"| {one['network']} {'×'.join(map(str, one['shape']))} | {one['runtime']} | {one['precision']} "
             f"| {one['milliseconds']:.2f} | {one['speed_up']:.2f} ({low:.2f}–{high:.2f}) "
             f"| {('noisy', 'quiet')[one['quiet']]} |"
         )
-    cpus = ", ".join(dict.fromkeys(one["cpu"] for one in last.values()))
-    return INTRODUCTION + "\n".join(lines) + (f"\n\nMeasured on {cpus}.\n" if cpus else "\n")
+    cpus = ", ".join(dict.fromkeys(one["cpu"] for one in last.values() if "cpu" in one))
+    failed = [f"- {one['network']}: {one['failed']}" for one in last.values() if "failed" in one]
+    ends = [f"\nMeasured on {cpus}." if cpus else "", *(["\nWhat does not run:\n", *failed] if failed else [])]
+    return INTRODUCTION + "\n".join([*lines, *ends]) + "\n"
 
 
 def main() -> None:
@@ -101,7 +108,7 @@ def main() -> None:
         for target in FILES:
             for found in rows(name, target):
                 journal.add(RESULTS, found)
-                print(name, target, found["precision"], f"{found['speed_up']:.2f}", flush=True)
+                print(name, target, found["precision"], found.get("failed") or f"{found['speed_up']:.2f}", flush=True)
     text = table(journal.read(RESULTS))
     RESULTS.with_suffix(".md").write_text(text)
     print(text)
