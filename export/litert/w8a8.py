@@ -146,34 +146,33 @@ def _axis(model: Any, operator: Any) -> int | None:
 def _pad_with_least(model: Any, ranges: dict[str, Any]) -> bool:
     """Has values that are padded by -inf, as before a max-pooling, padded by their least one, in place, in the file and
     in the ranges: of infinity no scale follows. Returns whether there are any."""
-    from ai_edge_litert.schema_py_generated import BufferT, BuiltinOperator
+    from ai_edge_litert.schema_py_generated import BufferT
 
-    found = False
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            if _code(model, operator) != BuiltinOperator.PADV2:
-                continue
-            read, _, constant = (graph.tensors[index] for index in operator.inputs)
-            made = graph.tensors[operator.outputs[0]]
-            data = model.buffers[constant.buffer].data
-            if (
-                data is None
-                or constant.type != _FLOAT32
-                or not np.isneginf(np.frombuffer(bytes(data), np.float32)).all()
-            ):
-                continue
-            range_ = ranges[read.name.decode()]
-            own, buffer = copy.copy(constant), BufferT()
-            own.name = made.name + b"p"
-            buffer.data = np.frombuffer(np.float32(np.min(range_["min"])).tobytes(), np.uint8)
-            own.buffer = len(model.buffers)
-            model.buffers.append(buffer)
-            operator.inputs = np.array([*operator.inputs[:2], len(graph.tensors)], np.int32)
-            graph.tensors.append(own)
-            ranges[made.name.decode()] = dict(range_)
-            ranges[own.name.decode()] = {"min": range_["min"], "max": range_["min"]}
-            found = True
-    return found
+    padding = [
+        (graph, one) for graph in model.subgraphs for one in graph.operators if _pads_by_infinity(model, graph, one)
+    ]
+    for graph, operator in padding:
+        read, _, constant = (graph.tensors[index] for index in operator.inputs)
+        made, range_ = graph.tensors[operator.outputs[0]], ranges[read.name.decode()]
+        own, buffer = copy.copy(constant), BufferT()
+        own.name, own.buffer = made.name + b"p", len(model.buffers)
+        buffer.data = np.frombuffer(np.float32(np.min(range_["min"])).tobytes(), np.uint8)
+        model.buffers.append(buffer)
+        operator.inputs = np.array([*operator.inputs[:2], len(graph.tensors)], np.int32)
+        graph.tensors.append(own)
+        ranges[made.name.decode()] = dict(range_)
+        ranges[own.name.decode()] = {"min": range_["min"], "max": range_["min"]}
+    return bool(padding)
+
+
+def _pads_by_infinity(model: Any, graph: Any, operator: Any) -> bool:
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    if _code(model, operator) != BuiltinOperator.PADV2:
+        return False
+    constant = graph.tensors[operator.inputs[2]]
+    data = model.buffers[constant.buffer].data
+    return data is not None and constant.type == _FLOAT32 and bool(np.isneginf(np.frombuffer(data, np.float32)).all())
 
 
 def _code(model: Any, operator: Any) -> int:
@@ -200,9 +199,9 @@ def _without_names(content: Any) -> bytes:
     model = file.parse(bytes(content))
     for graph in model.subgraphs:
         outside = {*graph.inputs, *graph.outputs}
-        read = {index for operator in graph.operators for index in operator.inputs}
+        needed = outside.union(*(operator.inputs for operator in graph.operators))
         for index, tensor in enumerate(graph.tensors):
-            if index not in read | outside:
+            if index not in needed:
                 tensor.buffer = 0
             if index not in outside and not (tensor.name or b"").startswith(OWN.encode()):
                 tensor.name = None

@@ -15,6 +15,7 @@ from dwindle.export.fold import deployable
 from dwindle.export.litert import file
 from dwindle.export.litert.target import LiteRT
 from dwindle.export.parity import Compared, compare
+from dwindle.manifest import Parity
 from dwindle.models.zoo import resnet8
 
 Inputs = tuple[Tensor, ...]
@@ -107,17 +108,23 @@ def test_data_behind_the_tables_is_read(written: Written) -> None:
         file.parse(content[:-1])
 
 
+def compared(network: nn.Module, real: tuple[Tensor, ...], path: Path) -> Parity:
+    """How a network's file compares with it, calibrated and compared on the same samples."""
+    one = tuple(tensor[:1] for tensor in real)
+    shipped, target = deployable(network.eval(), one), LiteRT("w8a8").calibrated(real)
+    target.write(shipped, one, path, pack=True)
+    return compare(target, path, network, shipped, real).parity
+
+
 def test_max_pooling_that_pads_is_in_int8(tmp_path: Path) -> None:
     """It is converted to padding by -inf, of which no scale follows."""
     torch.manual_seed(0)
     real = (torch.randn(12, 3, 9, 9) - 1,)
     pool = nn.MaxPool2d(3, 2, padding=1)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), pool, nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), pool, nn.Flatten())
-    one, path = (real[0][:1],), tmp_path / "net.tflite"
-    shipped, target = deployable(network.eval(), one), LiteRT("w8a8").calibrated(real)
-    target.write(shipped, one, path, pack=True)
-    assert compare(target, path, network, shipped, real).parity.weights_equal == 2
-    assert target.holding(shipped, one, real).fp32 == ()
+    assert compared(network, real, tmp_path / "net.tflite").weights_equal == 2
+    shipped = deployable(network, (real[0][:1],))
+    assert LiteRT("w8a8").calibrated(real).holding(shipped, (real[0][:1],), real).fp32 == ()
 
 
 class Squeezed(nn.Module):
@@ -136,10 +143,7 @@ class Squeezed(nn.Module):
 def test_what_the_quantizer_leaves_unread_has_no_data(tmp_path: Path) -> None:
     torch.manual_seed(0)
     real = (torch.randn(12, 3, 9, 9),)
-    network, one, path = Squeezed().eval(), (real[0][:1],), tmp_path / "net.tflite"
-    shipped, target = deployable(network, one), LiteRT("w8a8").calibrated(real)
-    target.write(shipped, one, path, pack=True)
-    assert compare(target, path, network, shipped, real).parity.weights_equal == 3
+    assert compared(Squeezed(), real, tmp_path / "net.tflite").weights_equal == 3
 
 
 class Mixed(nn.Module):
@@ -164,10 +168,7 @@ class Mixed(nn.Module):
 def test_operators_that_read_other_weights_stay_float(tmp_path: Path) -> None:
     torch.manual_seed(0)
     real = (torch.randn(12, 3, 12, 12),)
-    network, one, path = Mixed().eval(), (real[0][:1],), tmp_path / "net.tflite"
-    shipped, target = deployable(network, one), LiteRT("w8a8").calibrated(real)
-    target.write(shipped, one, path, pack=True)
-    parity = compare(target, path, network, shipped, real).parity
+    parity = compared(Mixed(), real, tmp_path / "net.tflite")
     assert (parity.weights_equal or 0) >= 5
     assert parity.relative is not None
     assert parity.relative < 0.1
