@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ Row = dict[str, Any]
 Inputs = tuple[Tensor, ...]
 STEPS = 20
 _PRUNED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+_ATTENTION = re.compile(r"(^|\.)((to_)?(qkvs?|q|k|v|kv|query|key|value)|(q|k|v|qkv)_(proj|lin))(\.|$)")
 CLOSE = 1e-2
 """A file of a plain converter is right where its outputs are within this of the network's, over the largest."""
 
@@ -29,8 +31,8 @@ CLOSE = 1e-2
 def torch_pruning(model: nn.Module, inputs: Inputs) -> Row:
     """Group magnitude, the same share of every layer, in twenty steps until half the MACs are left: its usual loop.
 
-    The last layer is told to it as one to keep, and neither other outputs nor an attention's heads. Exact is what
-    computes the network with the removed channels silenced.
+    It is told to keep the layers that make the outputs, and an attention's queries, keys and values, whose heads the
+    network's own code counts. Exact is what computes the network with the removed channels silenced.
     """
     import torch_pruning as tp
 
@@ -40,7 +42,6 @@ def torch_pruning(model: nn.Module, inputs: Inputs) -> Row:
         module: name for name, module in layers.items() if next(module.parameters(recurse=False), None) is not None
     }
     left = {name: list(range(_outputs(module))) for module, name in names.items()}
-    last = [module for module in names if not _is_norm(module)][-1:]
     pruner = tp.pruner.BasePruner(
         small,
         inputs,
@@ -48,7 +49,10 @@ def torch_pruning(model: nn.Module, inputs: Inputs) -> Row:
         pruning_ratio=0.9,
         iterative_steps=STEPS,
         round_to=8,
-        ignored_layers=last,
+        ignored_layers=[
+            *_last(small, inputs),
+            *(module for module, name in names.items() if _ATTENTION.search(name)),
+        ],
     )
     for _ in range(STEPS):
         for group in pruner.step(interactive=True):
@@ -58,6 +62,7 @@ def torch_pruning(model: nn.Module, inputs: Inputs) -> Row:
                     gone = set(channels)
                     left[layer] = [c for i, c in enumerate(left[layer]) if i not in gone]
             group.prune()
+        _run(small, inputs)  # raises what it does as torch says it
         share = sum(macs(small, inputs).values()) / dense
         if share <= 0.5:
             break
@@ -68,8 +73,25 @@ def torch_pruning(model: nn.Module, inputs: Inputs) -> Row:
     return {**row, "error": _error(model, small, left, inputs)}
 
 
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm)
+def _last(model: nn.Module, inputs: Inputs) -> list[nn.Module]:
+    """The layers that make the outputs: on each way back from these, the first convolution or linear layer."""
+    layers: dict[Any, nn.Module] = {
+        module.weight: module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+    }
+    given = model(*inputs)
+    ahead: list[Any] = [x.grad_fn for x in ((given,) if isinstance(given, Tensor) else given)]
+    seen, last = set(), []
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        before = [one for one, _ in node.next_functions if one is not None]
+        leaves = [one.next_functions[0][0] if one.name() == "TBackward0" else one for one in before]
+        makers = [layers[leaf.variable] for leaf in leaves if getattr(leaf, "variable", None) in layers]
+        last += makers
+        ahead += [] if makers else before
+    return last
 
 
 def _outputs(module: Any) -> int:

@@ -28,7 +28,8 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     lines.append(
         f"- torch-pruning, run on {_families(names, by, 'torch-pruning')}: {len(reached)} to half, "
         f"{sum(map(_exact, reached))} of them exactly; {sum(map(_halved, beside))} of the same by dwindle. It is told "
-        "the last layer, and not an attention's heads"
+        "to keep the layers that make the outputs and an attention's queries, keys and values, and of each of the "
+        "others to remove the same share"
         if theirs
         else "- not run yet: torch-pruning"
     )
