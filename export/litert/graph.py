@@ -7,8 +7,9 @@ last, so most weights have their dimensions in another order than the network's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from dwindle.export.blame import refusal
 from dwindle.export.fold import distinct, short_names, tensors
 from dwindle.export.litert import file, w8a8
 from dwindle.export.litert.file import Place
-from dwindle.export.litert.rules import suit_sparse_kernels
+from dwindle.export.litert.rules import RANK, suit_sparse_kernels
 from dwindle.export.matching import Floats, Source
 from dwindle.export.quantize import Stored
 from dwindle.export.quiet import silent
@@ -105,15 +106,29 @@ def _converted(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     try:
         with silent():
             import litert_torch
+            import torch
+            from litert_torch.fx_infra import decomp
 
-            before = litert_torch.config.show_progress
+            prelu = torch.ops.aten._prelu_kernel.default
+            before = litert_torch.config.show_progress, decomp.pre_convert_decomp()[prelu]
             litert_torch.config.show_progress = False
+            decomp.add_pre_convert_decomp(prelu, partial(_prelu, before[1]))
             try:
                 return bytes(litert_torch.convert(network, inputs).model_content())
             finally:
-                litert_torch.config.show_progress = before
+                litert_torch.config.show_progress = before[0]
+                decomp.add_pre_convert_decomp(prelu, before[1])
     except Exception as error:
         raise refusal(error, type(network).__name__, "written as LiteRT") from error
+
+
+def _prelu(spelled: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> Tensor:
+    """max(x, 0) + weight · min(x, 0). litert-torch takes max(-x, 0) for the latter: the converter would carry the minus
+    into the weights of a linear layer before it, which the file then holds twice."""
+    if x.dim() == RANK:
+        return spelled(x, weight)
+    above = x.relu()
+    return above + weight * (x - above)
 
 
 def _name_outside(model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:

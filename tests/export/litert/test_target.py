@@ -137,6 +137,17 @@ def test_what_the_converter_computes_from_weights_is_written_and_counted_too(
     assert LiteRT().packer(trained(Gate(), seed=3), example)(network) == path.stat().st_size
 
 
+@needs_extra
+def test_a_linear_layer_before_a_prelu_is_in_the_file_once(trained: Changed, tmp_path: Path) -> None:
+    network = trained(nn.Sequential(nn.Linear(64, 96), nn.PReLU(96), nn.Linear(96, 2))).eval()
+    example, path = (torch.randn(1, 64),), tmp_path / "net.tflite"
+    shipped = deployable(network, example)
+    LiteRT().write(shipped, example, path, pack=True)
+    found = parity.check(LiteRT(), path, network, shipped, (torch.randn(3, 64),))
+    assert found.weights_equal == len(tensors(shipped))
+    assert path.stat().st_size < 1.3 * sum(4 * tensor.numel() for tensor in tensors(shipped).values())
+
+
 @pytest.mark.needs("litert", "arm64")
 @pytest.mark.slow
 def test_zeros_are_skipped_on_arm(trained: Changed, masked: Changed, tmp_path: Path) -> None:
