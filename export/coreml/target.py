@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dwindle.difference import furthest
 from dwindle.errors import UsageError
 from dwindle.export.coreml.compute import FP32, Compute
 from dwindle.export.coreml.interface import ARRAYS_ONLY, Interface, described, pixels
@@ -175,7 +174,7 @@ class CoreML(Int8Target):
         from dwindle.export.answers import outputs_of
         from dwindle.export.coreml.mil_torch import Interpreter
         from dwindle.export.coreml.program import convert
-        from dwindle.export.holding import MOST, SAMPLES, beyond_fp16
+        from dwindle.export.holding import SAMPLES, beyond_fp16, samples_off
 
         if self.calibrates:
             return super().holding(network, inputs, real)
@@ -187,18 +186,19 @@ class CoreML(Int8Target):
             try:
                 self.write(network, inputs, path, pack=False)
                 expected = outputs_of(self.as_stored(network, activations=False), samples)
-                if furthest(self.run(path, samples), expected) <= MOST:
+                wrong = samples_off(samples, self.run(path, samples), expected)
+                if not wrong:
                     return self
                 whole = CoreML(self.precision, self.min_os, self.interface, "fp32").mixing(self.widths)
                 path = Path(folder, "whole.mlpackage")
                 whole.write(network, inputs, path, pack=False)
-                beyond = beyond_fp16(
-                    Interpreter(path).steps, list(zip(*(one.split(1) for one in samples), strict=True))
-                )
+                beyond = beyond_fp16(Interpreter(path).steps, wrong)
             except UsageError:
                 raise
             except Exception:  # parity says what does not run, and why
                 return self
+        if not beyond:
+            return self
         names = convert(network, inputs, self.min_os, self.interface, FP32).names
         return self._but(fp32={names.get(name, name): kind for name, kind in beyond.items()})
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwindle.difference import furthest
 from dwindle.errors import UsageError
 from dwindle.export.fold import fold, foldable, short_names, tensors
 from dwindle.export.int8_target import Int8Target
@@ -133,7 +132,7 @@ class Onnx(Int8Target):
         It is `self` where a file in fp16 throughout is right, and where it does not run: parity says why.
         """
         from dwindle.export.answers import outputs_of
-        from dwindle.export.holding import MOST, SAMPLES, beyond_fp16
+        from dwindle.export.holding import SAMPLES, beyond_fp16, samples_off
         from dwindle.export.onnx.half import spelled_out
         from dwindle.export.onnx.values import Values
 
@@ -148,11 +147,12 @@ class Onnx(Int8Target):
         try:
             expected = outputs_of(self.as_stored(network, activations=False), samples)
             found = one_by_one(infer(session(rounding(()).SerializeToString())), samples)
-            if furthest(found, expected) <= MOST:
+            wrong = samples_off(samples, found, expected)
+            if not wrong:
                 return self
             exact = _filled(plain, network, weights, pack=False)[0]
             values = Values(plain, exact, rounding)
-            beyond = beyond_fp16(values.steps, list(zip(*(one.split(1) for one in samples), strict=True)))
+            beyond = beyond_fp16(values.steps, wrong)
         except UsageError:
             raise
         except Exception:  # whatever a runtime makes of a file it can't run
