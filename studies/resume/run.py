@@ -82,7 +82,8 @@ def saved(out: Path) -> list[str]:
 
 
 def trial(options: str, out: Path, whole: Path, after: float) -> dict[str, object]:
-    """What became of a run that is killed, with all that it started, so many seconds after its first save."""
+    """What became of a run that is killed, with all that it started, so many seconds after its first save; where it is
+    not bit-equal, also the exit code of the run that went on, and the last line that it said."""
     process = subprocess.Popen(
         command(options, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -98,7 +99,10 @@ def trial(options: str, out: Path, whole: Path, after: float) -> dict[str, objec
         whole / "masks.safetensors"
     ).exists()
     equal = again.returncode == 0 and all(same(out / name, whole / name) for name in files)
-    return {"killed": code == -signal.SIGKILL, "after_s": round(after, 2), "saved_by_then": found, "bit_equal": equal}
+    row = {"killed": code == -signal.SIGKILL, "after_s": round(after, 2), "saved_by_then": found, "bit_equal": equal}
+    if not equal:
+        row |= {"code": again.returncode, "said": (again.stderr.strip().splitlines() or [""])[-1]}
+    return row
 
 
 def same(one: Path, other: Path) -> bool:
