@@ -26,7 +26,7 @@ class PruningSettings:
     rounds: int | None
     """A fixed number of rounds, which all remove the same share; None: as many as `prune_per_round` needs."""
     recalibrate: bool = False
-    """Whether each training ends by recalibrating batch norm (`dwindle.compress.recalibrate`)."""
+    """Whether each training recalibrates batch norm (`Training.recalibrate`)."""
     gradual: float = 0.0
     """The share of a retraining's steps over which its weights are pruned; 0: all at once, before the first step."""
     calib_samples: int | None = None

@@ -243,7 +243,7 @@ class Request:
         None,
         kind=SWITCH,
         group=PRUNING,
-        help="Compute the statistics of batch norm anew after each training, from inputs as training shows them.",
+        help="Compute batch norm's statistics anew at the end of each training, from inputs as training shows them.",
         unset="the recipe's, else off",
     )
     gradual: float = option(

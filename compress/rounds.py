@@ -280,10 +280,9 @@ class IterativePruning:
             save_every=self.settings.save_every if self._saves_within_rounds() else math.inf,
             rounding=self._rounding() if index else None,
             rounded_share=self.settings.qat,
+            recalibrate=self.settings.recalibrate,
         )
         training.run()
-        if self.settings.recalibrate:
-            recalibrate_by(self.task, self.network.model)
         return self._finish(history, progress.loss, training.began, training.rewind)
 
     def _rounding(self) -> Rounding | None:

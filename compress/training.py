@@ -14,7 +14,8 @@ from dwindle.compress.gradual import Ramp
 from dwindle.compress.masks import mask_applier, masks_hold
 from dwindle.compress.methods import Method
 from dwindle.compress.network import Network
-from dwindle.compress.qat import Rounding, first_step
+from dwindle.compress.qat import STILL_SHARE, Rounding, first_step
+from dwindle.compress.recalibrate import recalibrate_by
 from dwindle.errors import DwindleError, UsageError
 from dwindle.models.ranks import tensor_digest
 
@@ -72,6 +73,9 @@ class Training:
     rounding: Rounding | None = None
     """Rounds weights as the target will, over the last `rounded_share` of the steps."""
     rounded_share: float = 0.0
+    recalibrate: bool = False
+    """Whether batch norm is recalibrated: when the training ends; with `rounding` before batch norm stands still, as
+    what was trained through wouldn't be what ships if it were changed afterwards."""
 
     def __post_init__(self) -> None:
         self.began = self.saved = time.monotonic() - self.progress.seconds
@@ -79,7 +83,9 @@ class Training:
         self.apply_masks = mask_applier(self.network.model, self.network.masks)
         steps = self.task.steps
         self.total = math.ceil(steps * (1 - self.method.start)) if steps else None
-        self.rounds_from = first_step(self.rounded_share, self.total) if self.rounding and self.total else math.inf
+        total = self.total if self.rounding else None
+        self.rounds_from = first_step(self.rounded_share, total) if total else math.inf
+        self.still_from = first_step(min(self.rounded_share, STILL_SHARE), total) if total else math.inf
 
     def run(self) -> None:
         """Trains to the end of the schedule.
@@ -114,6 +120,10 @@ class Training:
                 "new ones after channels were removed; make the optimizer in `fit`, or keep it as the task's "
                 "`optimizer`"
             )
+        if any(bool(parameter.isnan().any()) for parameter in self.network.model.parameters()):
+            raise self._diverged("weights are no numbers after")
+        if self.recalibrate and self.progress.steps < self.still_from:
+            recalibrate_by(self.task, self.network.model)
 
     def on_step(self, loss: float) -> None:
         """Checks a step, and puts the masks back on; `fit` calls it after every step of its optimizer."""
@@ -136,8 +146,14 @@ class Training:
         self.watcher.step(self.index, self.progress.steps, self.total, loss)
 
     def _round(self) -> None:
-        if self.rounding and self.progress.steps >= self.rounds_from:
-            self.rounding.round()
+        steps = self.progress.steps
+        if not self.rounding or steps < self.rounds_from:
+            return
+        if self.recalibrate and steps == self.still_from:
+            self.rounding.round(frozen=False)
+            recalibrate_by(self.task, self.network.model)
+            self.rounding.absorb()
+        self.rounding.round(frozen=steps >= self.still_from)
 
     def _look_whether_it_trains(self) -> None:
         """Notes that the weights have moved. They may be back where they were when `fit` ends, as it may load the best
@@ -147,12 +163,16 @@ class Training:
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
-            saved = f"round {self.index - 1} is saved" if self.index else "nothing was saved"
-            raise DwindleError(
-                f"the loss became {loss} in round {self.index} at step {self.progress.steps}; {saved}: train with a "
-                "smaller learning rate, into another folder",
-                code="diverged",
-            )
+            raise self._diverged(f"the loss became {loss} at")
+
+    def _diverged(self, what: str) -> DwindleError:
+        saved = f"round {self.index - 1} is saved" if self.index else "nothing was saved"
+        through = ", or through the rounding for less of it (`qat`)" if self.progress.steps > self.rounds_from else ""
+        return DwindleError(
+            f"{what} step {self.progress.steps} of round {self.index}; {saved}: train with a smaller learning "
+            f"rate{through}, into another folder",
+            code="diverged",
+        )
 
     def _prune_gradually(self) -> None:
         ramp = self.progress.ramp

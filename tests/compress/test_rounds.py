@@ -20,6 +20,7 @@ from dwindle.compress.masks import masks_hold
 from dwindle.compress.methods import METHODS, Method, method
 from dwindle.compress.network import Network
 from dwindle.compress.pruning_settings import PruningSettings
+from dwindle.compress.recalibrate import recalibrate_by
 from dwindle.compress.rounds import IterativePruning
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import BudgetMissed, DwindleError, UsageError
@@ -262,7 +263,14 @@ def digits_pruning(
     )
     solver = Solver(Budget(density=0.3), Blocks(), nonzero_bytes, "onnx")
     settings = PruningSettings(
-        method(name), 0.2, rounds=2, save_every=0.0, gradual=gradual, qat=qat, target=load("onnx", "w8a8")
+        method(name),
+        0.2,
+        rounds=2,
+        recalibrate=qat > 0,
+        save_every=0.0,
+        gradual=gradual,
+        qat=qat,
+        target=load("onnx", "w8a8"),
     )
     return IterativePruning(
         folder,
@@ -306,11 +314,44 @@ def test_a_round_cut_off_in_the_middle_goes_on_to_the_same_weights(
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_rounds_before(tmp_path: Path) -> None:
-    with pytest.raises(DwindleError, match="nan in round 2 at step 6; round 1 is saved") as raised:
+    with pytest.raises(DwindleError, match="nan at step 6 of round 2; round 1 is saved") as raised:
         pruning(tmp_path / "net", Regression(fail_at=2)).run()
     assert raised.value.code == "diverged"
     history, _, _ = saved_rounds.last_round(tmp_path / "net") or ((), {}, None)
     assert [record.index for record in history] == [0, 1]
+
+
+def test_weights_that_are_not_numbers_after_the_last_step_are_no_network(tmp_path: Path) -> None:
+    class Diverging(Regression):
+        def fit(self, model: nn.Module, *, start: float, on_step: Callable[[float], None]) -> None:
+            super().fit(model, start=start, on_step=on_step)
+            with torch.no_grad():
+                next(model.parameters())[0, 0] = torch.nan
+
+    with pytest.raises(DwindleError) as raised:
+        pruning(tmp_path / "net", Diverging()).run()
+    assert raised.value.code == "diverged"
+    assert saved_rounds.last_round(tmp_path / "net") is None
+
+
+@pytest.mark.parametrize("qat", [0.0, 0.5])
+def test_batch_norm_is_recalibrated_before_what_trains_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qat: float
+) -> None:
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def recalibrated(task: CheckedTask, model: nn.Module) -> None:
+        recalibrate_by(task, model)
+        found.append((model.get_buffer("2.running_mean").clone(), model.get_parameter("1.weight").detach().clone()))
+
+    monkeypatch.setattr("dwindle.compress.training.recalibrate_by", recalibrated)
+    run = digits_pruning(tmp_path / "net", "lr-rewind", qat=qat)
+    run = replace(run, settings=replace(run.settings, recalibrate=True))
+    history = run.run()
+    assert len(found) == len(history)  # once in each training
+    mean, weight = found[-1]
+    assert torch.equal(run.network.model.get_buffer("2.running_mean"), mean)
+    assert torch.equal(run.network.model.get_parameter("1.weight"), weight) == (not qat)
 
 
 def test_a_task_that_forgets_on_step_is_caught(tmp_path: Path) -> None:
