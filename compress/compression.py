@@ -212,7 +212,7 @@ def _came_trained(ready: Prepared, run: Checkpoint, watcher: Watcher) -> bool:
     start = judged(task, model)
     if own:
         with torch.random.fork_rng(devices=[]):
-            task.evaluate(copied(model), "test")
+            task.tried(copied(model), "test")
     if ready.trained:
         chosen = ready.resolved.task_options.get("normalize") is not None
         watcher.note(check_weights(task, model, start, request.expect_accuracy, chosen))

@@ -50,7 +50,7 @@ def judged(task: CheckedTask, model: nn.Module) -> Start:
     """Judges a network on validation, on a copy."""
     chance = 100 / task.classes if task.classes and task.classes > 1 and task.metric == "accuracy" else None
     with torch.random.fork_rng(devices=[]):
-        return Start(task.metric, task.evaluate(copied(model), "validation"), chance)
+        return Start(task.metric, task.tried(copied(model), "validation"), chance)
 
 
 def check_weights(task: CheckedTask, model: nn.Module, start: Start, expected: float | None, chosen: bool) -> str:

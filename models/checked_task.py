@@ -124,6 +124,12 @@ class CheckedTask:
             self.given.fit(trained, start=start, on_step=stepped, **options)
         require_names(model, names)
 
+    def tried(self, model: nn.Module, split: Split) -> float:
+        """As `evaluate`, of a network before its first training: raises UsageError too where it is given other inputs
+        than `example_inputs`, which is known so before anything that takes long."""
+        with as_example(nested(model), self.example_inputs(), self.keywords, "evaluate"):
+            return self.evaluate(model, split)
+
     def evaluate(self, model: nn.Module, split: Split) -> float:
         """The task's metric, the same on every rank; raises UsageError for anything but one finite number.
 

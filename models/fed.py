@@ -17,15 +17,19 @@ from dwindle.models.task_values import bad
 
 
 @contextmanager
-def as_example(model: nn.Module, example: tuple[Tensor, ...], keywords: tuple[str, ...] | None) -> Iterator[None]:
+def as_example(
+    model: nn.Module, example: tuple[Tensor, ...], keywords: tuple[str, ...] | None, member: str = "fit"
+) -> Iterator[None]:
     """Within it, calls of `model` raise UsageError for an input of another kind or rank than the example's.
+
+    member: of the task, which makes the calls.
 
     Sizes may differ, as sequences and crops do, an input may be left out, as a first state is, and others may be
     added, such as labels.
     """
     names = keywords if keywords is not None else input_names(model, len(example))
     expected = {name: _Form.of(tensor) for name, tensor in zip(names, example, strict=True)}
-    hook = model.register_forward_pre_hook(_Check(expected, keywords is not None), with_kwargs=True)
+    hook = model.register_forward_pre_hook(_Check(expected, keywords is not None, member), with_kwargs=True)
     try:
         yield
     finally:
@@ -71,6 +75,7 @@ class _Check:
 
     expected: Mapping[str, _Form]
     by_name: bool
+    member: str
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
@@ -80,8 +85,8 @@ class _Check:
             form = self.expected.get(name)
             if form is not None and isinstance(value, Tensor) and not form.fits(_Form.of(value)):
                 raise UsageError(
-                    f"the task's `fit` gives the model {_Form.of(value)} as {name!r}, and its `example_inputs`, which "
-                    f"exported files will take, {form}: let them be alike",
+                    f"the task's `{self.member}` gives the model {_Form.of(value)} as {name!r}, and its "
+                    f"`example_inputs`, which exported files will take, {form}: let them be alike",
                     code="bad-member",
                     name="example_inputs",
                 )

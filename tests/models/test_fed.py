@@ -37,6 +37,7 @@ def task(call: Callable[[nn.Module], Any], example: Any = EXAMPLE) -> CheckedTas
             on_step(1.0)
 
         def evaluate(self, model: nn.Module, split: str) -> float:
+            call(model)
             return 1.0
 
         def example_inputs(self) -> Any:
@@ -79,9 +80,11 @@ def test_what_is_alike_is_taken(call: Callable[[nn.Module], Any], example: Any) 
 )
 @pytest.mark.parametrize("example", [EXAMPLE, {"x": EXAMPLE[0], "state": EXAMPLE[1]}], ids=["in order", "by name"])
 def test_what_files_will_not_be_given_is_refused(call: Callable[[nn.Module], Any], example: Any) -> None:
-    with pytest.raises(UsageError) as refused:
-        fit(task(call, example))
-    assert (refused.value.code, refused.value.name) == ("bad-member", "example_inputs")
+    checked = task(call, example)
+    for feeds in (fit, lambda checked: checked.tried(Model(), "validation")):
+        with pytest.raises(UsageError) as refused:
+            feeds(checked)
+        assert (refused.value.code, refused.value.name) == ("bad-member", "example_inputs")
 
 
 @pytest.mark.parametrize(
