@@ -128,6 +128,7 @@ def _compress(
         bool(request.recalibrate),
         request.gradual,
         request.calib_samples,
+        distill=request.distill,
         qat=request.qat,
         target=plain,
         update=request.update is not None,

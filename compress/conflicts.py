@@ -36,6 +36,7 @@ def check_ranges(request: Request) -> None:
     require(request.align >= 1, "align", "give 1 or more; 8 suits most kernels, and 1 allows any width")
     count = request.calib_samples
     require(count is None or count >= 2, "calib_samples", "give 2 or more, better hundreds")
+    require(request.distill >= 0, "distill", "give passes over the samples, such as 20, or 0 for none")
     require(0 <= request.gradual <= 1, "gradual", "give a share from 0 to 1; 0.5 prunes over half of each retraining")
     require(0 <= request.qat <= 1, "qat", "give a share from 0 to 1; 0.3 rounds weights in a retraining's last 30%")
     if drop is not None and share is not None:
@@ -60,6 +61,8 @@ def check_method(request: Request, retraining: Method, task: Mapping[str, Any]) 
         )
     if request.calib_samples is not None and retraining.samples is None:
         raise conflict("calib_samples", f"`method` {name} solves no weights on samples: leave out `calib_samples`")
+    if request.distill and retraining.samples is None:
+        raise conflict("distill", f"`method` {name} has no samples without labels to be taught by: leave out `distill`")
     if request.update is not None and request.update != LEAST_SQUARES:
         raise UsageError(
             f"`update` {request.update!r} is unknown: give {LEAST_SQUARES}", code="unknown-name", option="update"
@@ -112,7 +115,9 @@ def _check_untrained(request: Request, retraining: Method) -> None:
             option="weights",
         )
     defaults = {each.name: each.default for each in options(Request)}
-    trained = ["recipe", "gradual", "qat", "rounds", "recalibrate", "new_head", "train_dense"]
+    trained = ["recipe", "gradual", "rounds", "recalibrate", "new_head", "train_dense"]
+    if not request.distill:
+        trained.append("qat")
     if retraining.keep:
         trained += [
             "layer_share",

@@ -10,7 +10,7 @@ Renda et al. 2020, §3. After pruning a network that was trained for the whole s
 - *AMC* (He et al. 2018) is about what to prune, not how to retrain: an agent chooses each layer's share, and
   retraining is LR rewinding;
 - *calibration* does not retrain: `dwindle.compress.calibrate` solves the surviving weights by least squares, for a few
-  hundred samples without labels, and trains nothing;
+  hundred samples without labels, and trains nothing but, with `distill`, by the dense network's answers to them;
 - *keep* takes a network that comes with zeros as it is: they become its masks, and nothing is pruned or trained.
 """
 

@@ -31,6 +31,8 @@ class PruningSettings:
     """The share of a retraining's steps over which its weights are pruned; 0: all at once, before the first step."""
     calib_samples: int | None = None
     """The number of samples that surviving weights are solved on, instead of being retrained; None: retrained."""
+    distill: int = 0
+    """How often each of these samples is shown afterwards, to teach the network the dense one's answers."""
     qat: float = 0.0
     """The share of a retraining's steps that train through the rounding of `target`, its last ones."""
     target: Target | None = None

@@ -286,6 +286,15 @@ class Request:
         help="The number of samples, without labels, that `method` calibrate uses.",
         unset="1024",
     )
+    distill: int = option(
+        0,
+        kind=INTEGER,
+        metavar="PASSES",
+        group=PRUNING,
+        help="How many passes over these samples teach the pruned network the dense one's answers, after its weights "
+        "are solved; 20 win back a good part of what is lost.",
+        unset="none",
+    )
     update: str | None = option(
         None,
         metavar="HOW",

@@ -75,7 +75,7 @@ class Resolved:
         later = (
             "calib_samples", "rounding", "update", "max_change", "pretrained", "new_head", "train_dense",
             "inexact_cuts", "dynamic", "qat", "layer_share", "cost",
-            "latency", "on",
+            "latency", "on", "distill",
         )  # fmt: skip
         unset = {name for name in later if not recorded[name]}
         return {name: value for name, value in recorded.items() if name not in unset}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +15,8 @@ import torch
 from dwindle.compress import state
 from dwindle.compress.allowance import Allowance, searched
 from dwindle.compress.budget import Solver
-from dwindle.compress.calibrate.prune import Position, prune
+from dwindle.compress.calibrate.calibration import Calibration, teaching
+from dwindle.compress.calibrate.prune import Position
 from dwindle.compress.calibrate.update import solve_survivors
 from dwindle.compress.channels import carry
 from dwindle.compress.gradual import Ramp
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
 
     from dwindle.models.checked_task import CheckedTask
 
-LAYERS_EVERY = 30.0
-"""Seconds between two saves of a calibration, or fewer where `save_every` is."""
 P = TypeVar("P", Progress, Position)
 SHARP_FALL = 5.0
 """After a round that loses this many points of validation, it is checked whether batch norm is to blame."""
@@ -162,48 +161,32 @@ class IterativePruning:
     def _calibrate(
         self, solver: Solver, to: float, history: tuple[Round, ...], samples: int
     ) -> tuple[Round, ...] | None:
-        """Prunes to the share `to` and solves the surviving weights, without training; returns None where nothing more
-        can be pruned."""
-        index = len(history)
+        """Prunes to the share `to` without labels (`dwindle.compress.calibrate`); returns None where nothing more can
+        be pruned."""
         if solver.granularity.share(solver.shrunk(self.network, to)) >= solver.granularity.share(self.network):
             return None
         with torch.random.fork_rng(devices=[]):
             folder = dense_round(self.folder)
             dense = loaded(self.build_dense(), read_tensors(folder, "weights"), folder)
         inputs = spread(self.task.training_inputs(), samples)
-        resumed = self._interrupted(index, Position)
-        began = time.monotonic() - (resumed.seconds if resumed else 0.0)
-        small = solver.budget.allowance is not None  # each round is a small step itself
-        found = prune(
+        taught = replace(self, task=teaching(dense, inputs, self.settings.distill, self.task.keywords))
+        resumed = taught._interrupted(len(history), Position)
+        began = time.monotonic() - (resumed.spent if resumed else 0.0)
+        calibration = Calibration(
+            self.folder,
+            len(history),
             self.network,
+            self.build_dense,
             dense,
-            solver.granularity,
-            to,
             inputs,
-            final=None if small else solver.largest_share,
-            steps=1 if small else None,
-            resumed=resumed,
-            on_layer=lambda done, total, layer: self.watcher.step(index, done, total, layer.after),
-            save=self._saves_layers(index),
+            taught.task,
+            solver,
+            self.settings,
+            self.watcher,
+            self._rounding,
         )
-        self.watcher.note(f"the surviving weights were solved on {found.samples:,} samples, without their labels")
-        for sentence in found.notes:
-            self.watcher.note(sentence)
-        return self._report((*history, self._finish(history, None, began, {})))
-
-    def _saves_layers(self, index: int) -> Callable[[Position], None]:
-        """What saves round `index` between the layers of a calibration, now and then."""
-        last, step, cuts = time.monotonic(), 0, Cuts()
-
-        def save(position: Position) -> None:
-            nonlocal last, step, cuts
-            if position.step != step:  # only here are the layers those of the network as it is built
-                step, cuts = position.step, state.cuts_of(self.network, self.build_dense)
-            if time.monotonic() - last >= min(LAYERS_EVERY, self.settings.save_every):
-                save_partial(self.folder, index, asdict(position), cuts, state.capture(self.network, self.task))
-                last = time.monotonic()
-
-        return save
+        loss = calibration.run(to, resumed)
+        return self._report((*history, self._finish(history, loss, began, {})))
 
     def _keep(self, history: tuple[Round, ...]) -> Round:
         """Returns the round of a network that comes pruned: its zeros become its masks."""

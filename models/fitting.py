@@ -34,6 +34,8 @@ class Fitting(ABC):
     spec: TaskSpec
     samples: int
     """How many samples there are to train on."""
+    training = True
+    """Whether `fit` puts the network into training mode."""
     optimizer: torch.optim.Optimizer | None = None
     """The optimizer that `fit` uses, kept between its calls: LR rewinding continues with its momentum."""
     _fits, _position = 0, -1
@@ -85,7 +87,7 @@ class Fitting(ABC):
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         try:
             with (
-                in_mode(model, training=True),
+                in_mode(model, training=self.training),
                 optimizers.placed(model, self.optimizer, device),
                 ranks.global_batch_norm(model),
                 forked,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,12 +38,8 @@ class Likeness:
     def metric(self) -> str:
         """AGREEMENT where the dense network gives one tensor of scores, (N, 2 or more), for its classes; else SQNR."""
         with torch.no_grad():
-            given = self._answers(self._dense, self._example)
-        scores = len(given) == 1 and given[0].dim() == 2 and given[0].shape[1] > 1 and given[0].is_floating_point()
-        return AGREEMENT if scores else SQNR
-
-    def _answers(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        return [tensor for _, tensor in leaves_of(call(model, inputs, self._keywords))]
+            given = answers_of(self._dense, self._example, self._keywords)
+        return AGREEMENT if are_scores(given) else SQNR
 
     @torch.no_grad()
     def of(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> float:
@@ -57,7 +53,7 @@ class Likeness:
         with in_mode(model, training=False), on_device(device, model), on_device(device, self._dense):
             for batch in zip(*(tensor.split(BATCH) for tensor in inputs), strict=True):
                 given = tuple(part.to(device) for part in batch)
-                pairs = _comparable(self._answers(self._dense, given), self._answers(model, given))
+                pairs = _comparable(*(answers_of(each, given, self._keywords) for each in (self._dense, model)))
                 energies = energies or [(0.0, 0.0)] * len(pairs)
                 for place, (wanted, found) in enumerate(pairs):
                     if not wanted.isfinite().all():
@@ -73,6 +69,16 @@ class Likeness:
                     noise += float((wanted - found).square().sum())
                     energies[place] = signal + float(wanted.square().sum()), noise
         return 100 * same / len(inputs[0]) if metric == AGREEMENT else min(decibels(*each) for each in energies)
+
+
+def answers_of(model: Any, inputs: tuple[Tensor, ...], keywords: Sequence[str] | None) -> list[Tensor]:
+    """All tensors in what a network, or anything called as one, answers to a batch."""
+    return [tensor for _, tensor in leaves_of(call(model, inputs, keywords))]
+
+
+def are_scores(answers: Sequence[Tensor]) -> bool:
+    """Whether the answers are one tensor of scores, (N, 2 or more), of classes."""
+    return len(answers) == 1 and answers[0].dim() == 2 and answers[0].shape[1] > 1 and answers[0].is_floating_point()
 
 
 def _comparable(wanted: list[Tensor], found: list[Tensor]) -> list[tuple[Tensor, Tensor]]:

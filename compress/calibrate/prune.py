@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from dwindle.compress.calibrate.reconstruct import Layer, Reconstruction, reconstruct
+from dwindle.compress.training import Progress
 from dwindle.documents import Count, Share
 from dwindle.models.layerwise.samples import spread
 
@@ -36,7 +37,14 @@ class Position:
     layers: tuple[Layer, ...] = ()
     """What came of those that are solved in this step."""
     seconds: float = 0.0
-    """How long it took to come here."""
+    """How long solving took to come here."""
+    taught: Progress | None = None
+    """How far the distillation after the last step has come; None while weights are solved."""
+
+    @property
+    def spent(self) -> float:
+        """Seconds that solving and distilling took to come here."""
+        return self.seconds + (self.taught.seconds if self.taught else 0.0)
 
 
 def prune(

@@ -13,13 +13,14 @@ from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
 
 CACHE = Path(__file__).parents[2] / "build" / "studies" / "calibrate"
-EPOCHS = 5
+EPOCHS, RATE = 5, 0.1
 
 
-def task(seed: int) -> ImageClassification:
-    """Fashion-MNIST at 14x14, with a schedule of five epochs."""
+def task(seed: int, rate: float = RATE) -> ImageClassification:
+    """Fashion-MNIST at 14x14, with a schedule of five epochs. rate: its peak learning rate."""
     data = "studies.rewinding.data:fashion_mnist_14"
-    made = make_task({"data": data, "crop": 1, "epochs": EPOCHS, "schedule": "cosine", "warmup": 0.1, "seed": seed})
+    schedule = {"epochs": EPOCHS, "schedule": "cosine", "warmup": 0.1, "lr": rate}
+    made = make_task({"data": data, "crop": 1, **schedule, "seed": seed})
     assert isinstance(made.given, ImageClassification)
     return made.given
 
@@ -31,7 +32,8 @@ def dense(name: str, seed: int, its: ImageClassification) -> nn.Module:
     """
     torch.manual_seed(seed)
     network = build(ModelSpec(name, its.classes, its.splits.shape))
-    kept = CACHE / f"{name.replace(':', '-')}-seed{seed}-epochs{EPOCHS}.safetensors"
+    rate = "" if its.spec.lr == RATE else f"-rate{its.spec.lr:g}"
+    kept = CACHE / f"{name.replace(':', '-')}-seed{seed}-epochs{EPOCHS}{rate}.safetensors"
     if kept.exists():
         network.load_state_dict(load_file(kept))
     else:

@@ -60,6 +60,8 @@ class Trial:
     macs: float | None = None
     """Channels are pruned, to this share of the dense MACs; None: weights are, to `density`."""
     recipe: str = "paper"
+    update: str | None = None
+    """`least-squares`: the survivors of each round are solved before they are retrained."""
 
     @property
     def key(self) -> str:

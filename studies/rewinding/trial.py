@@ -98,6 +98,7 @@ def _compressed(trial: Trial) -> list[dict[str, float]]:
         method=trial.method,
         prune_per_round=trial.prune_per_round,
         rounds=trial.rounds,
+        update=trial.update,
         seed=trial.seed,
         rehearsal=False,
     )

@@ -84,6 +84,35 @@ def test_as_far_as_validation_allows(trained: str, tmp_path: Path) -> None:
     assert done.history[-1].validation >= done.history[0].validation - 2
 
 
+@pytest.mark.usefixtures("no_training")
+def test_the_dense_networks_answers_win_back_what_is_lost(trained: str, tmp_path: Path) -> None:
+    solved, heard = {}, Listener()
+    for passes in (0, 10):
+        request = Request(
+            "zoo:resnet8", "digits", density=0.08, method="calibrate", weights=trained, distill=passes, rehearsal=False
+        )  # fmt: skip
+        solved[passes] = compress(request, tmp_path / f"{passes}.dwindle", heard)
+    assert solved[10].history[-1].density == solved[0].history[-1].density < 0.09
+    assert solved[10].history[-1].validation > solved[0].history[-1].validation
+    assert solved[10].history[-1].loss is not None
+    assert solved[10].origin["distill"] == 10
+    assert any("10 passes" in note for note in heard.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_training")
+def test_what_is_taught_through_the_rounding_is_what_the_file_holds(trained: str, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"density": 0.3, "precision": "palette2", "distill": 10, "rehearsal": False}
+    taught = {
+        share: compress(
+            Request("zoo:resnet8", "digits", method="calibrate", weights=trained, qat=share, **common),
+            tmp_path / f"{share}.dwindle",
+        )
+        for share in (0.0, 0.7)
+    }
+    assert taught[0.7].history[-1].validation > taught[0.0].history[-1].validation
+
+
 class Interrupt(Listener):
     """Ends the run after so many layers, all steps counted."""
 
@@ -104,6 +133,8 @@ class Interrupt(Listener):
         pytest.param({"density": 0.2}, (17,), id="weights"),
         pytest.param({"macs": 0.6, "align": 4}, (3, 10), id="channels", marks=pytest.mark.slow),
         pytest.param({"max_drop": 2.0, "prune_per_round": 0.7}, (4,), id="max-drop", marks=pytest.mark.slow),
+        pytest.param({"density": 0.5, "distill": 7}, (5, 17), id="distilled", marks=pytest.mark.slow),
+        pytest.param({"macs": 0.6, "align": 4, "distill": 7}, (12, 18), id="distilled, channels"),
     ],
 )
 def test_a_run_that_was_interrupted_goes_on_at_its_layer_to_the_same_weights(
@@ -119,6 +150,7 @@ def test_a_run_that_was_interrupted_goes_on_at_its_layer_to_the_same_weights(
     parts = compress(request, tmp_path / "parts.dwindle", heard)
     assert [record.validation for record in parts.history] == [record.validation for record in whole.history]
     assert [done for _, done, _ in heard.steps][:1] in ([], [at[-1] + 1])
+    assert parts.history[-1].loss == whole.history[-1].loss
     assert not (tmp_path / "parts.dwindle" / "rounds").exists()
     for name, tensor in restore(parts).state_dict().items():
         torch.testing.assert_close(tensor, restore(whole).state_dict()[name], rtol=0, atol=0)

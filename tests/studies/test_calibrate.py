@@ -16,7 +16,7 @@ def test_a_line_holds_the_means_over_seeds_against_each_seeds_own_dense_network(
     rows = [row("magnitude", 0, 20.0), row("least squares", 0, 88.0), row("least squares", 1, 89.0)]
     line = next(line for line in table(rows, list(WAYS)).splitlines() if "resnet8 | weights" in line)
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
-        "resnet8", "weights", "10%", "-70.00 (-71.00)", "", "-1.50 (-2.50)", "", "", "2",
+        "resnet8", "weights", "10%", "-70.00 (-71.00)", "", "-1.50 (-2.50)", "", "", "", "2",
     ]  # fmt: skip
 
 
