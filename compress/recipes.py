@@ -76,16 +76,16 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def default_score(recipe: Recipe, method: Method, *, begun: bool) -> str:
+def default_score(recipe: Recipe, method: Method, *, pretrained: bool, new_head: bool) -> str:
     """The score where none is given. AMC's agent chooses shares of the weights of largest magnitude.
 
-    begun: whether the network begins with weights that were trained elsewhere and may have a fresh head. The weights of
-    such a head are small beside the others: by magnitude over the whole network all of them go first, whatever the
-    recipe, which `lamp` cannot do (Lee et al. 2021).
+    pretrained, new_head: as in `Request`. With either, a network begins with weights that were trained elsewhere and
+    may have a fresh head. The weights of such a head are small beside the others: by magnitude over the whole network
+    all of them go first, whatever the recipe, which `lamp` cannot do (Lee et al. 2021).
     """
     if method.search:
         return "magnitude"
-    return "lamp" if begun and method.retrains else recipe.score
+    return "lamp" if (pretrained or new_head) and method.retrains else recipe.score
 
 
 def photo_epochs(name: str, images: int) -> int:

@@ -187,8 +187,9 @@ def _score(request: Request, preset: Recipe, retraining: Method) -> str:
     """The score as asked for, or the default; magnitude where each layer's density is chosen otherwise."""
     if request.score is not None:
         return request.score
-    begun = request.pretrained or request.new_head
-    return "magnitude" if request.precision == MIXED else default_score(preset, retraining, begun=begun)
+    if request.precision == MIXED:
+        return "magnitude"
+    return default_score(preset, retraining, pretrained=request.pretrained, new_head=request.new_head)
 
 
 def _phases(request: Request, name: str) -> tuple[Phase, ...]:

@@ -41,8 +41,9 @@ def requested(origin: Mapping[str, Any]) -> Request:
     recipe = RECIPES.get(str(values.get("recipe")), PLAIN)
     method = METHODS.get(str(values.get("method")), METHODS["lr-rewind"])
     values["recalibrate"] = bool(origin.get("recalibrate"))
+    came = {name: bool(values.get(name)) for name in ("pretrained", "new_head")}
     implied = {
-        "score": default_score(recipe, method, begun=bool(values.get("pretrained") or values.get("new_head"))),
+        "score": default_score(recipe, method, **came),
         "recalibrate": recipe.recalibrate,
         "rewind_to": method.start,
         "calib_samples": method.samples,
