@@ -143,9 +143,10 @@ def prepare(request: Request, progress: Progress = lambda line: None) -> Prepare
     if not task.labelled and classes is None and not source.is_code:
         classes = _classes_of_weights(resolved, found, inputs)
     revision = found.revision if request.pretrained else None
-    spec = ModelSpec(called, classes, tuple(inputs[0].shape[1:]), dict(found.config), revision)
+    head = task.pixel_classes if classes is None and not source.is_code else classes
+    spec = ModelSpec(called, head, tuple(inputs[0].shape[1:]), dict(found.config), revision)
     model = build(spec, given)
-    check_logits(model, inputs, classes, task.keywords)
+    check_logits(model, inputs, classes, task.keywords, task.pixel_classes)
     if given is None:
         check_rebuilds(spec, model)
     else:  # an unfinished run goes on with the network that it began with, and a finished one is of no other
@@ -161,17 +162,17 @@ def prepare(request: Request, progress: Progress = lambda line: None) -> Prepare
         )
     fit: Fit | None = None
     if request.pretrained:
-        weights = source.weights(name, found, classes)
-        fit = load_state(model, weights, called, option="pretrained", classes=classes, new_head=True)
+        weights = source.weights(name, found, head)
+        fit = load_state(model, weights, called, option="pretrained", classes=head, new_head=True)
         spec = replace(spec, pretrained=digest(weights))
     elif request.weights is not None:
-        fit = load_pretrained(model, Path(request.weights), classes=classes, new_head=request.new_head)
+        fit = load_pretrained(model, Path(request.weights), classes=head, new_head=request.new_head)
     if request.pretrained and fit and not fit.fresh:
         check_order(found, task)
     if fit and fit.fresh and not resolved.method.retrains:
         raise UsageError(
             f"`method` {request.method} trains nothing, and the `pretrained` weights of {called} have their head for "
-            f"other classes than the {classes} of the data: give `weights` that were trained on it",
+            f"other classes than the {head} of the data: give `weights` that were trained on it",
             code="doesnt-fit",
             option="pretrained",
             name=fit.fresh[0],

@@ -69,6 +69,8 @@ class Task(Protocol):
     - `steps: int` is how many optimizer steps the whole schedule has. Without it there is no remaining time in the
       first round, and gradual pruning and weight rewinding are refused.
     - `classes: int` is how many outputs a model of this task has. Without it a model is built with its own number.
+    - `pixel_classes: int` is of how many classes a model of this task tells pixels, where it answers with (N, classes,
+      height, width). Without it no model by name is built for it that has to know.
     - `origin: dict` is what the checkpoint records of the task, as JSON: the options from which
       `dwindle.models.make_task` makes it again. Without it the options of the request are recorded.
     """

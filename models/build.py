@@ -17,7 +17,7 @@ from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError, one_line
 from dwindle.models.copies import copied
 from dwindle.models.objects import is_object
-from dwindle.models.signature import call, scores_of
+from dwindle.models.signature import call, leaves_of, scores_of
 from dwindle.models.sources.code import Code, Given
 from dwindle.models.sources.source import GROUP, ModelSource, registered
 from dwindle.models.trust import Trust, is_code, require_trust
@@ -122,13 +122,18 @@ def check_rebuilds(model: ModelSpec, built: nn.Module) -> None:
 
 
 def check_logits(
-    module: nn.Module, inputs: tuple[Tensor, ...], classes: int | None, keywords: Sequence[str] | None = None
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    classes: int | None,
+    keywords: Sequence[str] | None = None,
+    pixel_classes: int | None = None,
 ) -> None:
     """Checks, on a copy, that the module turns a batch into a float tensor of shape (batch, classes), or a dict with
     such `logits`.
 
     `inputs`: one sample as a batch of one. Without `classes`, any tensors will do, of which a float one can be trained.
-    `keywords`: the names by which the module is given its inputs; None: one after the other.
+    `keywords`: the names by which the module is given its inputs; None: one after the other. `pixel_classes`: of how
+    many classes its first output has to tell pixels, (batch, pixel_classes or more, height, width).
     Raises UsageError with both shapes where it doesn't.
     """
     shape = tuple(inputs[0].shape[1:])
@@ -147,6 +152,12 @@ def check_logits(
             raise _bad_model(
                 f"the model {name} can't take a sample of shape {shape}{_why(module, shape, error)}"
             ) from error
+        first = next((tensor for _, tensor in leaves_of(given)), None) if pixel_classes else None
+        if pixel_classes and first is not None and (first.dim() != 4 or first.shape[1] < pixel_classes):
+            raise _bad_model(
+                f"the model {name} returns shape {tuple(first.shape)} for a batch of 2, and what tells pixels of "
+                f"{pixel_classes} classes has shape (2, {pixel_classes}, height, width): give such a network"
+            )
         logits = given if classes is None else scores_of(given)
         if classes is None and not isinstance(logits, Tensor):
             continue  # `signature_of` says what is wrong with other outputs

@@ -292,6 +292,11 @@ class CheckedTask:
         return self._value("classes")  # type: ignore[no-any-return]
 
     @property
+    def pixel_classes(self) -> int | None:
+        """The number of classes of pixels; None where the task doesn't say, or is no segmentation."""
+        return self._value("pixel_classes")  # type: ignore[no-any-return]
+
+    @property
     def origin(self) -> Mapping[str, Any] | None:
         """The options from which `dwindle.models.tasks.make_task` makes the same task; None where the task has none."""
         return self._value("origin")  # type: ignore[no-any-return]

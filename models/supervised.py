@@ -99,6 +99,7 @@ class Supervised(Fitting):
         self.class_names = None if named is None or isinstance(named, int) else tuple(map(str, named))
         self.preprocessing = spec.preprocessing and replace(spec.preprocessing, classes=self.class_names)
         self.classes = None if self._kind == "pixels" else self._count
+        self.pixel_classes = self._count if self._kind == "pixels" else None
         self._weights = balanced(self._seen(), self._count) if spec.class_weights and self._kind != "labels" else None
         found = self._fingerprint(inputs, target)
         if spec.fingerprint not in (None, found):

@@ -72,6 +72,9 @@ OPTIONAL = {
     "classes": OptionalMember(
         _is_count, "a whole number, 1 or more", "a model is built with its own number of outputs"
     ),
+    "pixel_classes": OptionalMember(
+        _is_count, "a whole number, 1 or more", "a model by name has no outputs for the classes of pixels"
+    ),
     "states": OptionalMember(
         lambda value: (
             isinstance(value, Mapping) and all(isinstance(name, str) for pair in value.items() for name in pair)

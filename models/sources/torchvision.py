@@ -1,4 +1,4 @@
-"""`torchvision:NAME`: torchvision's classifiers, with their trained weights where asked for."""
+"""`torchvision:NAME`: torchvision's classifiers and segmenters, with their trained weights where asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 class Torchvision(ModelSource):
-    """Classifiers of `torchvision.models`, whose input has three channels. Weights are torchvision's `DEFAULT`."""
+    """Classifiers and segmentation networks of `torchvision.models`, whose input has three channels. Weights are
+    torchvision's `DEFAULT`. A segmentation network answers with its `out`, (N, classes, height, width), alone."""
 
     usage = "torchvision:NAME"
 
@@ -27,6 +28,9 @@ class Torchvision(ModelSource):
         _check_known(name)
         weights = models.get_model_weights(name).DEFAULT
         made = weights.transforms()
+        if name in _segmenters():
+            segmented = Preprocessing(tuple(made.mean), tuple(made.std), resize="stretch", interpolation="bilinear")
+            return Found({}, segmented, weights.name if pretrained else None)
         found = Preprocessing(
             mean=tuple(made.mean),
             std=tuple(made.std),
@@ -44,6 +48,10 @@ class Torchvision(ModelSource):
         _check_known(name)
         if classes is None:
             raise classifier_needs_classes(f"torchvision:{name}")
+        if name in _segmenters():
+            # Unless told not to, these fetch the weights of their backbones.
+            whole = models.get_model(name, weights=None, weights_backbone=None, num_classes=classes)
+            return Segmenter(whole.backbone, whole.classifier)
         special = {}
         if name in _WITH_AUXILIARY:
             special = {"aux_logits": False, "transform_input": bool(config.get("transform_input"))}
@@ -68,13 +76,35 @@ class Torchvision(ModelSource):
         return {key: tensor for key, tensor in state.items() if not _is_auxiliary(name, key)}
 
 
+class Segmenter(nn.Module):
+    """A segmentation network of torchvision's without its auxiliary head, which answers with one tensor: its classes
+    over the image, (N, classes, height, width), where torchvision's answers with a dictionary."""
+
+    def __init__(self, backbone: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.classifier = backbone, classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)
+        # LRASPP's head reads two levels of features, by their names, and the other networks' heads the last.
+        classes = self.classifier(features if "high" in features else features["out"])
+        return nn.functional.interpolate(classes, images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _segmenters() -> list[str]:
+    from torchvision import models
+
+    known: list[str] = models.list_models(module=models.segmentation)
+    return known
+
+
 def _is_auxiliary(name: str, key: str) -> bool:
-    return name in _WITH_AUXILIARY and key.lower().startswith("aux")
+    return name in (*_WITH_AUXILIARY, *_segmenters()) and key.lower().startswith("aux")
 
 
 def _check_known(name: str) -> None:
     from torchvision import models
 
-    classifiers = models.list_models(module=models)
-    if name not in classifiers:
-        raise unknown_name("torchvision model", name, classifiers, option="model")
+    known = [*models.list_models(module=models), *_segmenters()]
+    if name not in known:
+        raise unknown_name("torchvision model", name, known, option="model")

@@ -99,7 +99,7 @@ def test_points_are_learnt_and_judged() -> None:
     assert task.evaluate(model, "validation") > 90
     checked = CheckedTask(task)
     assert {name for name in OPTIONAL if not checked.has(name)} == {
-        *("training_inputs", "class_names", "normalization", "preprocessing", "states")
+        *("training_inputs", "class_names", "normalization", "preprocessing", "states", "pixel_classes")
     }
     assert checked.inputs("test")[0].shape == (64, 6)
     labels = checked.labels("test")
@@ -152,7 +152,7 @@ def test_masks_are_classes_of_pixels() -> None:
     fitted(task, model)
     assert task.metric == "mean-iou"
     assert task.evaluate(model, "test") > 80
-    assert task.classes is None
+    assert (task.classes, task.pixel_classes) == (None, 2)
     assert not CheckedTask(task).has("labels")
 
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dwindle.compress import compress
+from dwindle.compress import Request, compress
+from dwindle.compress.prepared import prepare
 from dwindle.compress.watcher import Watcher
 from dwindle.errors import UsageError
 from dwindle.export import export
@@ -125,3 +126,12 @@ def test_broken_images_and_masks_are_left_out_where_that_is_asked_for(tmp_path: 
     assert left.origin["skip_broken"]
     for split in ("train", "validation", "test"):
         left.inputs(split)
+
+
+def test_a_network_by_name_has_the_classes_of_the_masks_and_a_classifier_is_refused(tmp_path: Path) -> None:
+    data = {"data": f"segmentation:{folder(tmp_path / 'discs')}", "image_size": 32}
+    ready = prepare(Request("torchvision:lraspp_mobilenet_v3_large", data, density=0.5))
+    assert ready.spec.classes == 2
+    with pytest.raises(UsageError) as refused:
+        prepare(Request("zoo:resnet8", data, density=0.5))
+    assert refused.value.option == "model"

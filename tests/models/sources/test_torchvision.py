@@ -39,7 +39,25 @@ def test_its_own_preprocessing_is_known_without_its_weights() -> None:
 
 def test_every_classifier_says_how_it_wants_images() -> None:
     source = Torchvision()
-    assert all(source.find(name, pretrained=False).preprocessing for name in models.list_models(module=models))
+    known = [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
+    assert all(source.find(name, pretrained=False).preprocessing for name in known)
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"])
+def test_segmentation_networks_answer_with_their_classes_alone(name: str) -> None:
+    source, image = Torchvision(), torch.randn(1, 3, 64, 96)
+    torch.manual_seed(0)
+    network = source.build(name, {}, 3, (3, 64, 96)).eval()
+    torch.manual_seed(0)
+    theirs = models.get_model(name, weights=None, weights_backbone=None, num_classes=3).eval()
+    assert list(network.state_dict()) == list(theirs.state_dict())
+    with torch.no_grad():
+        assert torch.equal(network(image), theirs(image)["out"])
+    assert source.find(name, pretrained=True).revision == "COCO_WITH_VOC_LABELS_V1"
+    found = source.build(name, {}, 21, (3, 64, 96)).state_dict()
+    fit = load_state(network, found, name, option="pretrained", classes=3, new_head=True)
+    assert fit.fresh
+    assert all(tensor.startswith("classifier.") for tensor in fit.fresh)
 
 
 def test_trained_weights_with_a_head_of_another_size(downloaded: dict[str, torch.Tensor]) -> None:
