@@ -17,6 +17,7 @@ as each is done, from which the command goes on where it was stopped: delete a l
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -112,10 +113,16 @@ def apart(name: str, part: str, column: str) -> Row:
 
 
 def _warm(part: str) -> None:
-    """Imports what a part needs, once for all processes."""
+    """Imports what a part needs, once for all processes, by a network that goes the whole way.
+
+    Not litert's way: from its first conversion on JAX has threads, without which it waits for ever in a child.
+    """
     import timm  # noqa: F401
     import transformers  # noqa: F401
 
+    if part == "litert":
+        importlib.import_module("litert_torch")
+        return
     tiny = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     for column in PARTS[part].values():
         column(tiny, (torch.randn(1, 3, 8, 8),))
