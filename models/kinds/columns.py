@@ -51,6 +51,12 @@ def one(columns: Sequence[str], usual: Sequence[str]) -> str | None:
     return named[0]
 
 
+def marks_in(table: Table) -> tuple[str, ...]:
+    """The columns that hold 0 and 1 and nothing else."""
+    held = {name: {_MARKS.get(str(value)) for value in each} for name, each in table.items()}
+    return tuple(name for name, values in held.items() if values == {0.0, 1.0})
+
+
 def marked(
     tables: Mapping[Split, Table], texts: Collection[str], where: str
 ) -> tuple[dict[Split, list[Marks]], tuple[str, ...]]:
@@ -60,8 +66,8 @@ def marked(
     warning.
     Raises UsageError where there are fewer than two such columns, and where some rows of a split lack a label.
     """
-    columns = {name: {_MARKS.get(str(value)) for value in each} for name, each in tables["train"].items()}
-    names = tuple(name for name, held in columns.items() if name not in texts and held == {0.0, 1.0})
+    columns = tables["train"].keys()
+    names = marks_in({name: each for name, each in tables["train"].items() if name not in texts})
     if len(names) < 2:
         raise UsageError(
             f"{where} has no column of labels: call it {LABELS[0]!r}, or give two or more columns of 0 and 1, each of "

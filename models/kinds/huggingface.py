@@ -9,7 +9,7 @@ from typing import Any
 
 from dwindle.errors import UsageError, one_line
 from dwindle.models.folder import VALIDATION
-from dwindle.models.kinds.columns import LABELS, TEXTS, Table, marked, marks_of, one, pair_in
+from dwindle.models.kinds.columns import LABELS, TEXTS, Table, marked, marks_in, marks_of, one, pair_in
 from dwindle.models.kinds.kind import Loaded
 from dwindle.models.kinds.text import Target, loaded, rows_of
 from dwindle.models.listed import Listed, Sample, note
@@ -60,6 +60,8 @@ def hf(where: str, spec: TaskSpec) -> Listed | Loaded:
     features = splits["train"].features
     if (images := _images(features)) is not None:
         listed = _listed(splits, images, data)
+        if not listed.classes:
+            _note_several(splits["train"], images, where)
         _note_unlabelled(splits, listed.splits, where)
         return listed
     label, texts = _label_column(features), _text_columns(features, where)
@@ -242,6 +244,16 @@ def _labels(splits: dict[Split, Any], column: str, where: str) -> tuple[dict[Spl
             name=classes[0],
         )
     return labels, classes
+
+
+def _note_several(table: Any, images: str, where: str) -> None:
+    """Says what becomes of columns that would be several labels of each image."""
+    names = marks_in({name: table[name] for name in table.column_names if name != images})
+    if len(names) > 1:
+        note(
+            f"hf:{where}: {', '.join(names)} hold 0 and 1, and images of `hf:` have one label each: for several, give "
+            "as data a package.module:factory of data sets of torch, whose targets are floats of 0 and 1"
+        )
 
 
 def _note_unlabelled(splits: Mapping[Split, Any], labelled: Mapping[Split, Any], where: str) -> None:

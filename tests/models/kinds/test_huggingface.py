@@ -262,3 +262,17 @@ def test_broken_images_are_left_out_where_that_is_asked_for(tmp_path: Path, capl
     made = make_task({"data": f"hf:{file}", "skip_broken": True})
     assert "2 of 24 images" in " ".join(record.getMessage() for record in caplog.records)
     assert sum(len(made.inputs(split)[0]) for split in ("train", "validation", "test")) == 22
+
+
+def test_columns_that_would_be_several_labels_of_images_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import datasets
+
+    table = images()
+    table["dark"], table["light"] = [1 - one for one in table["label"]], table.pop("label")
+    made = datasets.Dataset.from_dict(table).cast_column("image", datasets.Image())
+    made.to_parquet(str(tmp_path / "several.parquet"))
+    task = make_task({"data": f"hf:{tmp_path / 'several.parquet'}"})
+    assert not task.labelled
+    assert any("dark, light" in record.getMessage() for record in caplog.records)
