@@ -70,15 +70,16 @@ def _load(data: str, root: str | None, image_size: int | None, how: Preprocessin
     roots = [expanded(place) for place in (root, os.environ.get(ROOT)) if place]
     if is_folder(data):
         return load_folder(expanded(data), image_size, how, skip_broken=skip_broken)
-    if data not in LOADERS and ":" not in data and "/" in data:
-        raise UsageError(f"there is no folder {data}: give a folder of class folders, or one of {', '.join(LOADERS)}")
+    if data not in LOADERS and ":" not in data:
+        if "/" in data:
+            others = ", ".join(LOADERS)
+            raise UsageError(f"there is no folder {data}: give a folder of class folders, or one of {others}")
+        raise UsageError(f"{unknown('data set', data, list(LOADERS))} (nor is there a folder of that name)")
     if image_size is not None:
         raise UsageError(f"an image size is for a folder of images, and data {data!r} has its own")
     if data in LOADERS:
         return LOADERS[data](roots)
-    if ":" in data:
-        return call_factory(data, "data", root=root)
-    raise UsageError(unknown("data set", data, list(LOADERS)))
+    return call_factory(data, "data", root=root)
 
 
 def is_folder(data: str) -> bool:

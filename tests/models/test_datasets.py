@@ -219,3 +219,5 @@ def test_an_image_size_for_data_that_has_its_own() -> None:
         load("digits", image_size=32)
     with pytest.raises(UsageError, match="there is no folder /no/such/folder"):
         load("/no/such/folder", image_size=32)
+    with pytest.raises(UsageError, match="nor is there a folder of that name"):
+        load("nowhere", image_size=32)
