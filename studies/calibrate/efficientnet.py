@@ -22,8 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.compress.blocks import Blocks
+from dwindle.compress.calibrate.distill import Distillation
 from dwindle.compress.calibrate.prune import prune
 from dwindle.compress.channels import Channels
+from dwindle.compress.masks import mask_applier
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.errors import one_line
@@ -37,6 +39,7 @@ from studies.calibrate.photos import photographs
 HERE = Path(__file__).parent
 RESULTS = HERE / "efficientnet.jsonl"
 MAGNITUDE, SQUARES = "magnitude, batch norm anew", "least squares"
+TAUGHT = "least squares, 20 passes of distillation"
 LAYERS = "the same share of each layer, batch norm anew"
 CUT = "channels, least squares"
 ROUNDED = ("fp32", "int8, nearest", "int8, calibrated", "int4, nearest", "int4, calibrated")
@@ -58,6 +61,7 @@ CASES = (
     (0.8, CHANNELS, ("fp32",)),
     (0.5, CUT, ("fp32",)),
     (0.5, CHANNELS, ("fp32",)),
+    (0.4, TAUGHT, ("fp32",)),
 )
 OF_MACS = (CUT, CHANNELS)
 """The ways whose shares are of MACs, not of weights."""
@@ -88,8 +92,12 @@ def pruned(dense: nn.Module, share: float, way: str, seen: Tensor) -> nn.Module:
     network, granularity = Network(copy.deepcopy(dense), (seen[:1],)), Blocks()
     if way == CUT:
         prune(network, dense, Channels(align=1), share, (seen,), steps=2)
-    elif way == SQUARES:
+    elif way in (SQUARES, TAUGHT):
         prune(network, dense, granularity, share, (seen,), steps=2)
+        if way == TAUGHT:
+            masked = mask_applier(network.model, network.masks)
+            teacher = Distillation(copy.deepcopy(dense), (seen,), passes=20)
+            teacher.fit(network.model, start=0.0, on_step=lambda _: masked())
     elif way != "dense":
         shrinks: Granularity | Uniform = Uniform() if way == LAYERS else granularity
         shrinks.shrink(network, share)
