@@ -23,7 +23,7 @@ from dwindle.export.quantize import Stored, with_tensors
 from dwindle.export.quiet import quiet
 from dwindle.export.w8a8_codes import Layer, places_of
 from dwindle.export.w8a8_convert import converted, is_call, join_equal_calls, value_of
-from dwindle.export.w8a8_samples import check_samples
+from dwindle.export.w8a8_samples import check_samples, streamed
 from dwindle.models.inputs import taken
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def quantize(
     check_samples(samples)
     with taken(samples, "train"):
         outputs_of(network, tuple(tensor[:1] for tensor in samples))
+    samples = streamed(network, samples)
     if form.keep != KEEP_AUTO:
         return _quantized(network, samples, form, rounding)
     kept = _least_noise(network, samples, form)

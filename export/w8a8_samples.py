@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwindle.errors import UsageError
 from dwindle.export.fold import distinct, tensors
+from dwindle.models.signature import Flat, outputs_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,10 +53,57 @@ def check_samples(samples: tuple[Tensor, ...]) -> None:
                 code="not-finite",
                 name="inputs",
             )
-        if tensor.min() == tensor.max():
+    floats = [tensor for tensor in samples if tensor.is_floating_point()]
+    if floats and all(_constant(tensor) for tensor in floats):
+        raise _no_range(floats[0], "")
+
+
+def streamed(network: nn.Module, samples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The samples as calls of a stream have them: what is the network's state, and the same in all of them, as zeros
+    are at first, is what the call before gave.
+
+    network: flat. Raises UsageError for another input that is the same in all samples, and for a state that is no
+    longer finite.
+    """
+    import torch
+
+    signature = network.signature if isinstance(network, Flat) else None
+    names = [one.name for one in signature.inputs] if signature else [""] * len(samples)
+    still = [place for place, tensor in enumerate(samples) if tensor.is_floating_point() and _constant(tensor)]
+    states = {place: signature.inputs[place].state for place in still} if signature else {}
+    for place in still:
+        if not states.get(place):
+            raise _no_range(samples[place], names[place])
+    if signature is None or not states:
+        return samples
+    answers = [one.name for one in signature.outputs]
+    given = tuple(tensor.clone() for tensor in samples)
+    with torch.no_grad():
+        for call in range(1, len(samples[0])):
+            last = outputs_of(network(*(tensor[call - 1 : call] for tensor in given)))
+            for place, state in states.items():
+                given[place][call : call + 1] = last[answers.index(str(state))]
+    for place in states:
+        if not given[place].isfinite().all():
             raise UsageError(
-                f"the samples to calibrate int8 on are all {float(tensor.min()):g}, from which no range of values "
-                "follows: return real ones from the task's `inputs` of the training split",
-                code="constant-samples",
+                f"the state {names[place]!r} is no longer finite after {len(given[place])} calls on the samples to "
+                "calibrate int8 on: return states of real calls from the task's `inputs` of the training split",
+                code="not-finite",
                 name="inputs",
             )
+    return given
+
+
+def _constant(tensor: Tensor) -> bool:
+    return bool(tensor.min() == tensor.max())
+
+
+def _no_range(tensor: Tensor, name: str) -> UsageError:
+    where = f" in {name!r}" if name else ""
+    stream = "; where it is the state of a stream, name the output that it becomes in the task's `states`"
+    return UsageError(
+        f"the samples to calibrate int8 on are all {float(tensor.min()):g}{where}, from which no range of values "
+        f"follows: return real ones from the task's `inputs` of the training split{stream if name else ''}",
+        code="constant-samples",
+        name="inputs",
+    )

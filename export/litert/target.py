@@ -18,7 +18,7 @@ from dwindle.export.int8_target import Int8Target
 from dwindle.export.quiet import silent
 from dwindle.export.target import Outputs, one_by_one
 from dwindle.export.w8a8 import Form, Quantized, quantize, require_packages
-from dwindle.export.w8a8_samples import noise_like, untrained
+from dwindle.export.w8a8_samples import noise_like, streamed, untrained
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.litert import loaded
 from dwindle.models.signature import input_names
@@ -137,7 +137,7 @@ class LiteRT(Int8Target, FilledTarget):
         short = short_names(module)
         scales = {short[layer.weight]: layer.scale for layer in quantized.layers}
         names = input_names(module, len(inputs))
-        made = w8a8.quantized(content, names, samples, scales, type(module).__name__)
+        made = w8a8.quantized(content, names, streamed(module, samples), scales, type(module).__name__)
         self._last[:] = [(quantized, made)]
         return made
 

@@ -198,6 +198,7 @@ def _without_names(content: Any) -> bytes:
     that no operator reads: the quantizer leaves them floats, and the one byte of their codes."""
     model = file.parse(bytes(content))
     for graph in model.subgraphs:
+        _read_codes(model, graph)
         outside = {*graph.inputs, *graph.outputs}
         needed = outside.union(*(operator.inputs for operator in graph.operators))
         for index, tensor in enumerate(graph.tensors):
@@ -207,6 +208,19 @@ def _without_names(content: Any) -> bytes:
                 tensor.name = None
     model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
     return file.serialize(model)
+
+
+def _read_codes(model: Any, graph: Any) -> None:
+    """Has operators in int8 read the codes of a value that is an output too, in place: of the network's outputs, which
+    stay float, the quantizer has layers read the decoded one."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    decoding = [one for one in graph.operators if _code(model, one) == BuiltinOperator.DEQUANTIZE]
+    codes = {one.outputs[0]: one.inputs[0] for one in decoding if one.outputs[0] in graph.outputs}
+    for one in graph.operators:
+        rounds = _code(model, one) == BuiltinOperator.QUANTIZE
+        if not rounds and all(graph.tensors[index].type == _INT8 for index in one.outputs):
+            one.inputs = np.array([codes.get(index, index) for index in one.inputs], np.int32)
 
 
 def decoded(model: Any) -> dict[str, np.ndarray]:

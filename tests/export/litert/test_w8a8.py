@@ -16,6 +16,7 @@ from dwindle.export.litert import file
 from dwindle.export.litert.target import LiteRT
 from dwindle.export.parity import Compared, compare
 from dwindle.manifest import Parity
+from dwindle.models.signature import flat, signature_of
 from dwindle.models.zoo import resnet8
 
 Inputs = tuple[Tensor, ...]
@@ -172,3 +173,25 @@ def test_operators_that_read_other_weights_stay_float(tmp_path: Path) -> None:
     assert (parity.weights_equal or 0) >= 5
     assert parity.relative is not None
     assert parity.relative < 0.1
+
+
+@pytest.mark.slow
+def test_a_value_that_is_an_output_too_is_read_in_int8(tmp_path: Path) -> None:
+    class Features(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            features = self.conv(x).relu().mean((2, 3))
+            return self.head(features), features
+
+    torch.manual_seed(0)
+    made, example = Features().eval(), (REAL[0][:1],)
+    network, path = deployable(flat(made, signature_of(made, example)), example), tmp_path / "net.tflite"
+    target = LiteRT("w8a8").calibrated(REAL)
+    target.write(network, example, path, pack=True)
+    assert compare(target, path, made, network, REAL).parity.samples == 16
+    kinds = computed_by(path)
+    assert kinds[(9, INT8)] == 1  # FULLY_CONNECTED
+    assert kinds[(9, FLOAT32)] == 0
