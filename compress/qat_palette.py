@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dwindle.export.codes.palette import centres, levels
-from dwindle.export.quantize import SCALES, scales_gain, worth_scales
+from dwindle.export.quantize import SCALES, fp16_holds, scales_gain, worth_scales
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,22 +22,26 @@ def by_palette(rows: Tensor, bits: int) -> Tensor:
     survivors = int(counts.sum())
     if not survivors:
         return rows
-    plain = _nearest(rows, alive, bits)
+    plain, _ = _nearest(rows, alive, bits)
     if not worth_scales(len(rows), survivors):
         return plain
     size = (rows.double().square().sum(1) / counts.clamp(min=1)).sqrt().float()
     grid = torch.from_numpy(SCALES.astype(np.float32)).to(rows.device)
     found = grid[torch.searchsorted(grid, size).clamp(max=len(grid) - 1)]
     scale = torch.where(counts > 0, found, found.max())[:, None]
-    scaled = _nearest(rows / scale, alive, bits) * scale
+    codes, values = _nearest(rows / scale, alive, bits)
+    if not fp16_holds(values.cpu().numpy(), scale.cpu().numpy()):
+        return plain
+    scaled = codes * scale
     noise, less = (torch.linalg.vector_norm(one - rows, dtype=torch.float64).square() for one in (plain, scaled))
     return torch.where(noise > scales_gain(len(rows), survivors) * less, scaled, plain)
 
 
-def _nearest(rows: Tensor, alive: Tensor, bits: int) -> Tensor:
-    """Each weight as the nearest value of a palette of them all."""
-    values = centres(rows[alive], levels(bits)).half().float()
-    if bits == 4:
-        values = torch.cat([values, values.new_zeros(1)]).sort().values
+def _nearest(rows: Tensor, alive: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Each weight as the nearest value of a palette of them all, and the palette, without zero."""
+    found = centres(rows[alive], levels(bits)).half().float()
+    found = values = found[found != 0]
+    if bits == 4 or not len(found):
+        values = torch.cat([found, found.new_zeros(1)]).sort().values
     places = torch.bucketize(rows, (values[1:] + values[:-1]) / 2)
-    return torch.where(alive, values[places], torch.zeros_like(rows))
+    return torch.where(alive, values[places], torch.zeros_like(rows)), found

@@ -210,6 +210,12 @@ def scales_gain(rows: int, alive: int) -> float:
     return float(10 ** (_DECIBELS * 8 * rows / alive / 10))
 
 
+def fp16_holds(values: NDArray[np.float32], scales: NDArray[np.float32]) -> bool:
+    """Whether fp16 holds each product of a palette's values, none of them zero, and scales, in full precision."""
+    sizes = np.abs(values)
+    return bool(sizes.size and sizes.min() * scales.min() >= SCALES[0] and sizes.max() * scales.max() < 2**15)
+
+
 def _palette(array: NDArray[np.float32], kind: str) -> Stored:
     """With scales where they lower the noise by more than the bits that they take would, spent on the weights."""
     bits = int(kind[-1])
@@ -222,9 +228,8 @@ def _palette(array: NDArray[np.float32], kind: str) -> Stored:
     size = np.sqrt(np.square(rows, dtype=np.float64).sum(1) / np.maximum(alive, 1))
     scale = _scales(np.where(alive, size, size.max())).reshape(-1, *[1] * (array.ndim - 1))
     codes, palette = palettize(array / SCALES.astype(np.float32)[scale], bits)
-    levels, steps = np.abs(palette[palette != 0]).astype(np.float32), SCALES[scale].astype(np.float32)
-    if not (levels.size and levels.min() * steps.min() >= SCALES[0] and levels.max() * steps.max() < 2**15):
-        return plain  # a product might leave what fp16 holds
+    if not fp16_holds(palette[palette != 0].astype(np.float32), SCALES[scale].astype(np.float32)):
+        return plain
     scaled = Stored(codes, scale, palette, kind)
     return scaled if _noise(array, plain) > scales_gain(len(rows), alive.sum()) * _noise(array, scaled) else plain
 
