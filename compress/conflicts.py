@@ -140,7 +140,8 @@ def _check_untrained(request: Request, retraining: Method) -> None:
         given += [each.name for each in options(TaskSpec) if each.group == TRAINING and each.name in request.task]
     if given:
         why = "keeps the network as it is" if retraining.keep else "trains nothing"
-        raise conflict(given[0], f"`method` {name} {why}: leave out `{given[0]}`")
+        remedy = "give `distill` as well, or " if given[0] == "qat" and not retraining.keep else ""
+        raise conflict(given[0], f"`method` {name} {why}: {remedy}leave out `{given[0]}`")
 
 
 def check_mixed(request: Request, retraining: Method) -> None:
