@@ -130,7 +130,7 @@ class ImageClassification(Fitting, Images):
         # What is recorded is one kind of step: SGD's, on batches that are all mixed or none is.
         alike = self.spec.optimizer == "sgd" and not (self._mix and self.spec.augment < 1)
         alone = device.type == "cuda" and ranks.world() == 1 and not self.spec.compile and alike
-        return Recorded(step, device) if alone and self.spec.record else step
+        return Recorded(step, device, model) if alone and self.spec.record else step
 
     def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         if ranks.world() > 1:

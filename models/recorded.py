@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FIRST = 3
 """How many steps run before one is recorded: libraries choose their kernels, and the optimizer makes its momentum."""
@@ -21,19 +21,25 @@ Step = Callable[[Tensor, Tensor, "float | Tensor"], Tensor]
 class Recorded:
     """A step on one GPU. Each replay runs the recorded kernels on new inputs, of the same shapes.
 
-    What the step decides in Python is decided once and for all. A step that has to wait for a value from the GPU can't
-    be recorded, and runs as it is.
+    What the step decides in Python is decided when it is recorded. It is recorded anew where the network has more or
+    fewer hooks than then, such as those that round what layers read or make batch norm stand still. A step that has to
+    wait for a value from the GPU can't be recorded, and runs as it is.
     """
 
-    def __init__(self, step: Step, device: torch.device) -> None:
+    def __init__(self, step: Step, device: torch.device, model: nn.Module) -> None:
+        """model: the network that the step trains."""
         self.step = step
         self.device = device
+        self.hooks = [module._forward_pre_hooks for module in model.modules()]
+        self.hooked = self._hooked()
         self.calls = 0
         self.stream = torch.cuda.Stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.rate = torch.zeros((), device=device)
 
     def __call__(self, images: Tensor, labels: Tensor, rate: float | Tensor) -> Tensor:
+        if self.hooked != self._hooked():
+            self.hooked, self.graph, self.calls = self._hooked(), None, 0
         self.calls += 1
         self.rate.fill_(rate)
         if self.calls == FIRST + 1:
@@ -44,6 +50,9 @@ class Recorded:
         self.labels.copy_(labels)
         self.graph.replay()
         return self.loss
+
+    def _hooked(self) -> int:
+        return sum(map(len, self.hooks))
 
     def _as_it_is(self, images: Tensor, labels: Tensor) -> Tensor:
         """Runs a step on the recording's stream, as autograd remembers which stream adds up a parameter's gradients."""

@@ -121,7 +121,7 @@ class Run:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        self.step = Recorded(self._step, device) if device.type == "cuda" else self._step
+        self.step = Recorded(self._step, device, self.model) if device.type == "cuda" else self._step
 
     def __call__(self) -> list[tuple[float, float]]:
         """(density, validation accuracy) after every round, the dense one first."""

@@ -42,8 +42,10 @@ def _network(*extra: nn.Module) -> nn.Module:
     )
 
 
-def _trained(splits: Splits, *extra: nn.Module, **changes: Any) -> tuple[list[float], nn.Module]:
-    """The losses of two trainings under masks, and the network."""
+def _trained(
+    splits: Splits, *extra: nn.Module, hooked_at: int | None = None, **changes: Any
+) -> tuple[list[float], nn.Module]:
+    """The losses of two trainings under masks, and the network, whose batch norm stands still from a step on."""
     task, network, losses = _task(splits, **changes), _network(*extra), []
     masks = {name: torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
              for name, weight in prunable(network).items()}  # fmt: skip
@@ -53,6 +55,8 @@ def _trained(splits: Splits, *extra: nn.Module, **changes: Any) -> tuple[list[fl
     def on_step(loss: float) -> None:
         hold()
         losses.append(loss)
+        if len(losses) == hooked_at:
+            network[1].register_forward_pre_hook(lambda module, inputs: module.train(False) and None)
 
     task.fit(network, start=0.0, on_step=on_step)
     task.fit(network, start=0.5, on_step=on_step)
@@ -69,6 +73,16 @@ def test_trains_as_the_step_does(few: Splits, monkeypatch: pytest.MonkeyPatch, c
     assert losses == pytest.approx(anew, rel=1e-3)
     for (name, tensor), expected in zip(network.state_dict().items(), other.state_dict().values(), strict=True):
         torch.testing.assert_close(tensor, expected, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_what_hooks_change_in_the_middle_of_a_training_is_recorded_anew(
+    few: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DWINDLE_BF16", "0")
+    _, network = _trained(few, hooked_at=12)
+    _, other = _trained(few, hooked_at=12, record=False)
+    for own, expected in zip(network[1].buffers(), other[1].buffers(), strict=True):  # type: ignore[index]
+        torch.testing.assert_close(own, expected, rtol=0.05, atol=1e-2)
 
 
 def test_a_step_is_recorded_and_one_that_waits_for_the_gpu_runs_as_it_is(
