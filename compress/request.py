@@ -291,8 +291,7 @@ class Request:
         kind=INTEGER,
         metavar="PASSES",
         group=PRUNING,
-        help="How many passes over these samples teach the pruned network the dense one's answers, after its weights "
-        "are solved; 20 win back a good part of what is lost.",
+        help="In how many passes over these samples, such as 20, the network is then taught the dense one's answers.",
         unset="none",
     )
     update: str | None = option(
