@@ -22,10 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.compress.blocks import Blocks
-from dwindle.compress.calibrate.distill import Distillation
 from dwindle.compress.calibrate.prune import prune
 from dwindle.compress.channels import Channels
-from dwindle.compress.masks import mask_applier
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.recalibrate import recalibrate
 from dwindle.errors import one_line
@@ -35,11 +33,12 @@ from dwindle.export.targets import load
 from studies import journal
 from studies.calibrate.others import CHANNELS, LAYERWISE, OTHERS
 from studies.calibrate.photos import photographs
+from studies.calibrate.run import PASSES, teach
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "efficientnet.jsonl"
 MAGNITUDE, SQUARES = "magnitude, batch norm anew", "least squares"
-TAUGHT = "least squares, 20 passes of distillation"
+TAUGHT = f"least squares, {PASSES} passes of distillation"
 LAYERS = "the same share of each layer, batch norm anew"
 CUT = "channels, least squares"
 ROUNDED = ("fp32", "int8, nearest", "int8, calibrated", "int4, nearest", "int4, calibrated")
@@ -95,9 +94,7 @@ def pruned(dense: nn.Module, share: float, way: str, seen: Tensor) -> nn.Module:
     elif way in (SQUARES, TAUGHT):
         prune(network, dense, granularity, share, (seen,), steps=2)
         if way == TAUGHT:
-            masked = mask_applier(network.model, network.masks)
-            teacher = Distillation(copy.deepcopy(dense), (seen,), passes=20)
-            teacher.fit(network.model, start=0.0, on_step=lambda _: masked())
+            teach(network, dense, (seen,))
     elif way != "dense":
         shrinks: Granularity | Uniform = Uniform() if way == LAYERS else granularity
         shrinks.shrink(network, share)

@@ -68,6 +68,11 @@ def taught(
     network: Network, whole: nn.Module, granularity: Granularity, share: float, inputs: tuple[Tensor, ...]
 ) -> None:
     prune(network, whole, granularity, share, inputs, steps=4)
+    teach(network, whole, inputs)
+
+
+def teach(network: Network, whole: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Distils a solved network in PASSES passes, in place, under its masks."""
     masked = mask_applier(network.model, network.masks)
     Distillation(copy.deepcopy(whole), inputs, passes=PASSES).fit(network.model, start=0.0, on_step=lambda _: masked())
 
