@@ -144,9 +144,18 @@ class Rounding:
             weight.parameter.copy_(weight.exact.to(changed.device) + changed)
             weight.exact = weight.rounded = None
 
+    @torch.no_grad()
     def close(self) -> None:
-        """Leaves the network as it was given: its weights exact, its modules without hooks."""
-        self.absorb()
+        """Leaves the network as it was given: its weights exact, its modules without hooks.
+
+        A weight that is no longer what `round` made of it was put there when the training ended, as an average or the
+        best epoch: it stays as it is.
+        """
+        for weight in self._weights:
+            parameter, exact, rounded = weight.parameter, weight.exact, weight.rounded
+            if exact is not None and rounded is not None and torch.equal(parameter, rounded.to(parameter.device)):
+                parameter.copy_(exact)
+            weight.exact = weight.rounded = None
         if self._frozen:
             for norm in self._norms:
                 norm.train(self._model.training)

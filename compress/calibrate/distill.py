@@ -8,6 +8,7 @@ passes over the samples, at a low rate and with batch norm as it is, take back a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class Distillation(Fitting):
     ) -> None:
         self._teacher = nested(teacher).eval()
         self._inputs, self._keywords = inputs, keywords
+        # cuDNN gives recurrent layers gradients in training mode alone.
+        self._recurrent = any(isinstance(module, nn.RNNBase) for module in teacher.modules())
         self.samples = len(inputs[0])
         self.spec = TaskSpec(
             "samples",
@@ -75,7 +78,8 @@ class Distillation(Fitting):
 
     def loss(self, forward: Callable[..., Any], inputs: Inputs, targets: list[Tensor], device: torch.device) -> Tensor:
         """How far the network's answers to a batch are from the teacher's."""
-        found = answers_of(forward, inputs, self._keywords)
+        with torch.backends.cudnn.flags(enabled=False) if self._recurrent else nullcontext():
+            found = answers_of(forward, inputs, self._keywords)
         if are_scores(targets):
             own, wanted = (functional.log_softmax(scores.float(), 1) for scores in (found[0], targets[0]))
             return functional.kl_div(own, wanted, log_target=True, reduction="batchmean")

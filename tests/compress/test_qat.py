@@ -117,6 +117,18 @@ def test_exact_weights_take_what_a_step_changes_of_rounded_ones() -> None:
     assert torch.allclose(weight, before - 1e-5, atol=1e-7)
 
 
+def test_weights_that_a_training_ends_by_loading_are_taken_as_they_are() -> None:
+    model = network()
+    rounding = Rounding(model, INPUTS, load("onnx", "int4"))
+    before, loaded = model[3].weight.detach().clone(), torch.full_like(model[0].weight, 0.1234)
+    rounding.round()
+    with torch.no_grad():
+        model[0].weight.copy_(loaded)  # an average of the steps before, or the best epoch
+    rounding.close()
+    assert torch.equal(model[0].weight, loaded)
+    assert torch.equal(model[3].weight, before)
+
+
 def test_pruned_weights_stay_zero_while_rounded() -> None:
     model = network()
     masks = {name: torch.rand_like(weight) < 0.3 for name, weight in prunable(model).items()}

@@ -37,3 +37,30 @@ def test_tokens_under_a_mask_and_several_outputs() -> None:
     assert len(losses) == task.steps == 8 * 3
     assert losses[-1] < losses[0]
     assert task.evaluate(pruned, "test") > before
+
+
+class Heard(nn.Module):
+    """Answers to frames with one score for each by a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.LSTM(6, 8, batch_first=True)
+        self.score = nn.Linear(8, 1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        scores: Tensor = self.score(self.memory(frames)[0])
+        return scores
+
+
+def test_a_recurrent_network_is_taught_in_eval_mode() -> None:
+    """On a GPU cuDNN refuses its gradients, where there is one."""
+    torch.manual_seed(0)
+    dense = Heard().eval()
+    pruned = copy.deepcopy(dense)
+    with torch.no_grad():
+        pruned.memory.weight_hh_l0[:, ::2] = 0
+    task = CheckedTask(Distillation(dense, (torch.randn(96, 5, 6),), passes=8))
+    before, losses = task.evaluate(pruned, "test"), list[float]()
+    task.fit(pruned, start=0.0, on_step=losses.append)
+    assert losses[-1] < losses[0]
+    assert task.evaluate(pruned, "test") > before
