@@ -20,6 +20,9 @@ LINE = 64
 """The alignment of the weight file in bytes, and the size of its header and of each blob's record."""
 INLINE = 10
 """Tensors of fewer elements are written into the program itself."""
+PLAIN_INLINE = 129
+"""The same of tensors that nothing has to decode, such as biases: in the weight file one takes up to 150 bytes more, for
+its record, the alignment, and the file's name and the offset in the program."""
 _TYPES = {
     "float16": (10, 1),
     "float32": (11, 2),
@@ -106,17 +109,18 @@ def tensor_type(kind: str, shape: tuple[int, ...]) -> ValueType:
     return made
 
 
-def value(tensor: NDArray[Any] | Codes, file: WeightFile) -> Value:
-    """The protobuf of a constant: with its values inside, or appended to the weight file."""
+def value(tensor: NDArray[Any] | Codes, file: WeightFile, inline: int = INLINE) -> Value:
+    """The protobuf of a constant: with its values inside, where they are fewer than `inline`, or appended to the weight
+    file."""
     from coremltools.proto.MIL_pb2 import Value
 
     kind, array = (tensor.kind, tensor.values) if isinstance(tensor, Codes) else (tensor.dtype.name, tensor)
     made = Value(type=tensor_type(kind, array.shape))
     if kind == "int32":
         made.immediateValue.tensor.ints.values.extend(array.reshape(-1).tolist())
-    elif array.size < INLINE and kind == "float32":
+    elif array.size < inline and kind == "float32":
         made.immediateValue.tensor.floats.values.extend(array.reshape(-1).tolist())
-    elif array.size < INLINE and kind not in _BITS and not isinstance(tensor, Codes):
+    elif array.size < inline and kind not in _BITS and not isinstance(tensor, Codes):
         made.immediateValue.tensor.bytes.values = array.tobytes()
     else:
         made.blobFileValue.fileName = f"@model_path/{WEIGHTS.removeprefix('Data/com.apple.CoreML/')}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dwindle.export.coreml.blob import WeightFile, tensor_type, value
+from dwindle.export.coreml.blob import INLINE, PLAIN_INLINE, WeightFile, tensor_type, value
 from dwindle.export.coreml.forms import PLAIN, Step, forms
 from dwindle.export.coreml.read import MODEL, WEIGHTS, main_block, operations
 from dwindle.export.quantize import Stored
@@ -87,7 +87,8 @@ def _operation(step: Step, modern: bool, file: WeightFile) -> Operation:
         elif modern and step.kind != "const":
             operation.inputs[key].arguments.add().value.CopyFrom(value(part, file))
         else:
-            operation.attributes[key].CopyFrom(value(part, file))
+            inline = PLAIN_INLINE if step.kind == "const" else INLINE
+            operation.attributes[key].CopyFrom(value(part, file, inline))
     label = operation.attributes["name"]
     label.type.tensorType.dataType = _STRING
     label.immediateValue.tensor.strings.values.append(next(reversed(step.outputs)))
