@@ -45,19 +45,29 @@ DENSE_EPOCHS, EPOCHS = 12, 3
 TARGETS = ("onnx", "coreml", "executorch")
 SEEDS = (0, 1, 2)
 _THROUGH = {"max_drop": POINTS, "qat": 0.3, "recalibrate": True, "update": "least-squares"}
-_BOTH = {"granularity": "channel+unstructured", "align": 1, "prune_per_round": 0.3, **_THROUGH}
+_FEWER = {"granularity": "channel+unstructured", "align": 1, "prune_per_round": 0.3}
+_BOTH = {**_FEWER, **_THROUGH}
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "int8": {"target": "onnx", "precision": "int8", "max_drop": POINTS},
     "3 bits": {"target": "onnx", "precision": "palette3", **_THROUGH},
     "2 bits": {"target": "onnx", "precision": "palette2", **_THROUGH},
     "mixed bits": {"target": "onnx", "precision": "mixed", "size": "9KB", "qat": 0.3, "recalibrate": True},
+    "fewer channels": {"target": "onnx", "precision": "int8", "max_drop": POINTS, "recalibrate": True, **_FEWER},
+    "fewer channels, 4 bits": {"target": "onnx", "precision": "palette4", **_BOTH},
     "fewer channels, 3 bits": {"target": "onnx", "precision": "palette3", **_BOTH},
     "fewer channels, 2 bits": {"target": "onnx", "precision": "palette2", **_BOTH},
     "channels": {"target": "executorch", "precision": "int8", "max_drop": POINTS},
     "channels trained through": {"target": "executorch", "precision": "int8", "align": 4, **_THROUGH},
 }
 """What our networks are compressed by, beside the task. Core ML packs zeros as ONNX does, so that one serves both."""
-_FEW = ("3 bits", "2 bits", "fewer channels, 3 bits", "fewer channels, 2 bits")
+_FEW = (
+    "3 bits",
+    "2 bits",
+    "fewer channels",
+    "fewer channels, 4 bits",
+    "fewer channels, 3 bits",
+    "fewer channels, 2 bits",
+)
 OURS: Mapping[str, Mapping[str, str]] = {
     "onnx": {"dwindle": "int8", **{f"dwindle, {name}": name for name in (*_FEW, "mixed bits")}},
     "coreml": {"dwindle": "int8", **{f"dwindle, {name}": name for name in _FEW}},
