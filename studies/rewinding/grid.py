@@ -62,6 +62,10 @@ class Trial:
     recipe: str = "paper"
     update: str | None = None
     """`least-squares`: the survivors of each round are solved before they are retrained."""
+    gradual: float = 0.0
+    """The share of each retraining over which weights are pruned."""
+    retraining: int | None = None
+    """Epochs of each retraining; None: as many as the dense training has."""
 
     @property
     def key(self) -> str:

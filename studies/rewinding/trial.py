@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from dwindle.compress import Request, compress
+from dwindle.compress.recalibrate import recalibrate_by
 from dwindle.compress.watcher import Watcher
 from dwindle.models.build import ModelSpec, build
+from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
 from dwindle.record import Round
@@ -86,35 +89,51 @@ def run(trial: Trial) -> dict[str, Any]:
 
 
 def _compressed(trial: Trial) -> list[dict[str, float]]:
-    request = Request(
-        trial.network,
-        {"task": TASK, **trial.task},
-        density=trial.density,
-        macs=trial.macs,
-        granularity="unstructured" if trial.macs is None else "channel",
-        score=trial.followed.score,
-        gradual=GRADUAL.get(trial.recipe, 0.0),
-        recalibrate=trial.followed.recalibrate,
-        method=trial.method,
-        prune_per_round=trial.prune_per_round,
-        rounds=trial.rounds,
-        update=trial.update,
-        seed=trial.seed,
-        rehearsal=False,
-    )
     watcher = EveryRound()
     with tempfile.TemporaryDirectory() as folder:
+        weights = None if trial.retraining is None else _dense(trial, Path(folder, "dense.safetensors"))
+        request = Request(
+            trial.network,
+            {"task": TASK, **trial.task, "epochs": trial.retraining or trial.epochs},
+            density=trial.density,
+            macs=trial.macs,
+            granularity="unstructured" if trial.macs is None else "channel",
+            score=trial.followed.score,
+            gradual=trial.gradual or GRADUAL.get(trial.recipe, 0.0),
+            recalibrate=trial.followed.recalibrate,
+            method=trial.method,
+            prune_per_round=trial.prune_per_round,
+            rounds=trial.rounds,
+            update=trial.update,
+            seed=trial.seed,
+            weights=weights,
+            rehearsal=False,
+        )
         compress(request, Path(folder) / "net.dwindle", watcher)
     return watcher.noted
 
 
+def _dense(trial: Trial, file: Path) -> str:
+    """Trains the dense network of a trial as its first round would, and saves it."""
+    own, model = _start(trial)
+    own.fit(model, start=0.0, on_step=lambda _: None)
+    if trial.followed.recalibrate:
+        recalibrate_by(CheckedTask(own), model)
+    save_file(model.state_dict(), file)
+    return str(file)
+
+
 def _control(trial: Trial) -> Iterator[dict[str, float]]:
-    own = task(**trial.task, seed=trial.seed)
-    torch.manual_seed(trial.seed)
-    model = build(ModelSpec(trial.network, own.classes, own.splits.shape))
+    own, model = _start(trial)
     density = 1.0
     while density > (trial.density or 0):
         own.fit(model, start=0.0, on_step=lambda _: None)
         validation, test = own.evaluate(model, "validation"), own.evaluate(model, "test")
         yield {"density": density, "macs": 0, "validation": validation, "test": test}
         density *= 1 - trial.prune_per_round
+
+
+def _start(trial: Trial) -> tuple[Judged, nn.Module]:
+    own = task(**trial.task, seed=trial.seed)
+    torch.manual_seed(trial.seed)
+    return own, build(ModelSpec(trial.network, own.classes, own.splits.shape))
