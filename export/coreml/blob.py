@@ -21,8 +21,8 @@ LINE = 64
 INLINE = 10
 """Tensors of fewer elements are written into the program itself."""
 PLAIN_INLINE = 129
-"""The same of tensors that nothing has to decode, such as biases: in the weight file one takes up to 150 bytes more, for
-its record, the alignment, and the file's name and the offset in the program."""
+"""The same of tensors that nothing has to decode, such as biases: in the weight file one takes up to 150 bytes more,
+for its record, the alignment, and the file's name and the offset in the program."""
 _TYPES = {
     "float16": (10, 1),
     "float32": (11, 2),
