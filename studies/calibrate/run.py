@@ -29,6 +29,7 @@ from dwindle.compress.channels import Channels
 from dwindle.compress.masks import mask_applier
 from dwindle.compress.network import Granularity, Network
 from dwindle.compress.recalibrate import recalibrate
+from dwindle.errors import UsageError
 from dwindle.export.shipping import as_file
 from dwindle.export.targets import load
 from dwindle.models.classify import ImageClassification
@@ -108,7 +109,11 @@ def row(name: str, seed: int, what: str, share: float, way: str) -> dict[str, An
     began = time.process_time()
     WAYS[way](network, whole, granularity, share, inputs)
     seconds = time.process_time() - began
-    rounded = as_file(load("onnx", "int8"), network.model, its.example_inputs())
+    try:
+        rounded = its.evaluate(as_file(load("onnx", "int8"), network.model, its.example_inputs()), "test")
+    except UsageError as refused:  # as at 5% of a MobileNetV2, of which some solved weights are beyond what int8 holds
+        print(refused, flush=True)
+        rounded = None
     return {
         "network": name,
         "seed": seed,
@@ -119,7 +124,7 @@ def row(name: str, seed: int, what: str, share: float, way: str) -> dict[str, An
         "macs": network.macs / network.dense_macs,
         "dense": its.evaluate(whole, "test"),
         "test": its.evaluate(network.model, "test"),
-        "int8": its.evaluate(rounded, "test"),
+        "int8": rounded,
         "cpu_seconds": seconds,
     }
 

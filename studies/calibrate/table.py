@@ -36,5 +36,7 @@ def table(rows: list[dict[str, Any]], ways: list[str]) -> str:
 def _cell(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
-    plain, rounded = (statistics.mean(row[key] - row["dense"] for row in rows) for key in ("test", "int8"))
-    return f"{plain:+.2f} ({rounded:+.2f})"
+    plain = statistics.mean(row["test"] - row["dense"] for row in rows)
+    if any(row["int8"] is None for row in rows):  # weights that int8 doesn't hold
+        return f"{plain:+.2f} (no file)"
+    return f"{plain:+.2f} ({statistics.mean(row['int8'] - row['dense'] for row in rows):+.2f})"
