@@ -252,8 +252,8 @@ class Request:
         None,
         kind=SHARE_OR_ZERO,
         group=PRUNING,
-        help="The share of each retraining over which weights are pruned; 0 prunes before it.",
-        unset="0, or by recipe photo half of a single retraining where neither rounds nor a loss are asked for",
+        help="The share of each retraining over which weights are pruned.",
+        unset="0; by recipe photo half of a single one",
     )
     qat: float = option(
         0.0,
@@ -279,7 +279,7 @@ class Request:
         None,
         kind=INTEGER,
         group=PRUNING,
-        help="The number of allocations that the agent of `method` amc tries.",
+        help="How many allocations the agent of `method` amc tries.",
         unset="150",
     )
     calib_samples: int | None = option(
@@ -316,8 +316,8 @@ class Request:
         None,
         metavar="FILE",
         group=DATA,
-        help="A file of trained weights (safetensors, or a state dict that torch.load reads) to prune without training "
-        "them first.",
+        help="Trained weights to prune without training them first: a file (safetensors, or a state dict that "
+        "torch.load reads), or a checkpoint, whose dense network's they are.",
         unset="the dense network is trained here",
     )
     pretrained: bool = option(

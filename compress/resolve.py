@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dwindle.checkpoint import weights_file
 from dwindle.compress.allowance import Allowance, Change
 from dwindle.compress.amc import allocate
 from dwindle.compress.amc.search import Settings
@@ -88,6 +89,8 @@ def resolve(request: Request) -> Resolved:
     (`unknown-name`), options that exclude each other (`conflict`), or one that is missing (`missing`).
     """
     check_ranges(request)
+    if request.weights is not None:
+        request = replace(request, weights=str(weights_file(Path(request.weights))))
     retraining = method(request.method, request.rewind_to)
     own = task_options(request.task)
     preset, task, said = _preset(request, retraining, own)

@@ -54,6 +54,15 @@ _OWN = (DOCUMENT, STRUCTURE, CHOICES, *(f"{stem}.safetensors" for stem in STEMS)
 _OWN_FOLDERS = (ROUNDS, "exports", "amc")
 
 
+def weights_file(path: Path) -> Path:
+    """The file of weights that a path stands for: where it is a checkpoint, that of its dense network.
+
+    >>> weights_file(Path("net.dwindle")), weights_file(Path("net.safetensors"))
+    (PosixPath('net.dwindle/dense.safetensors'), PosixPath('net.safetensors'))
+    """
+    return path / "dense.safetensors" if (path / DOCUMENT).is_file() else path
+
+
 @dataclass(frozen=True)
 class _Document:
     """checkpoint.json without its seal."""

@@ -139,6 +139,9 @@ def test_a_pretrained_start_is_judged_and_not_trained(
     assert done.history[1].loss is not None
     assert done.origin["weights"] == sha256(weights)
     assert str(weights) not in str(done.origin)
+    again = prepare(request(done.path))  # another budget, from the same dense network
+    assert again.trained
+    assert all(torch.equal(again.network.model.state_dict()[name], value) for name, value in trained.items())
 
 
 def test_a_pretrained_run_resumes_from_the_same_weights_wherever_they_lie(tmp_path: Path, weights: Path) -> None:
