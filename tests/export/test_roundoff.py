@@ -15,7 +15,7 @@ from dwindle.export.answers import outputs_of
 from dwindle.export.first_off import first_off
 from dwindle.export.fold import deployable
 from dwindle.export.onnx.target import Onnx
-from dwindle.export.parity import TOLERANCE, check
+from dwindle.export.parity import CARRIED, TOLERANCE, Allowed, check
 from dwindle.export.roundoff import carried
 from dwindle.export.target import Outputs
 
@@ -97,3 +97,11 @@ def test_no_network_carries_further_than_fp16(network: nn.Module, images: tuple[
     with pytest.raises(ParityFailed) as failed:
         check(target, path, network, shipped, flatter)
     assert failed.value.code == "outputs-differ"
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "share", "most"),
+    [("fp16", 0.0, 2e-2), ("fp16", 1.5e-4, 3e-2), ("fp16", 1.0, CARRIED * 2e-2), ("fp32", 1.0, 2e-2)],
+)
+def test_what_is_carried_counts_for_so_much(arithmetic: str, share: float, most: float) -> None:
+    assert Allowed(TOLERANCE[arithmetic]).carrying(share).most == pytest.approx(most)
