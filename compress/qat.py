@@ -181,12 +181,18 @@ def _freeze(norm: nn.Module, _: Any) -> None:
 def _round_input(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     """Before a layer computes: rounds what it reads to 256 steps over its range, zero among them."""
     x = given[0]
-    # Of a mask's infinities the file's range takes no notice: it is that of the finite values, and of zero.
-    low, high = x.detach().nan_to_num(0, 0, 0).aminmax()
-    low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+    exact = x.float()
+    low, high = exact.detach().aminmax()
+    # Of a mask's infinities the file's range takes no notice: it is that of the finite values, and of zero. Whether
+    # there are any is looked up where that costs nothing: not on a GPU, which would be waited for, nor in a trace.
+    unknown = exact.device.type != "cpu" or torch.compiler.is_compiling()
+    if unknown or not (low.isfinite() and high.isfinite()):
+        low, high = exact.detach().nan_to_num(0, 0, 0).aminmax()
+        exact = exact.clamp(low.clamp(max=0), high.clamp(min=0))
+    low, high = low.clamp(max=0), high.clamp(min=0)
     scale = ((high - low) / 255).clamp(min=_LEAST_STEP)
     zero = (-128 - low / scale).round().clamp(-128, 127).int()
-    rounded: Tensor = torch.fake_quantize_per_tensor_affine(x.float().clamp(low, high), scale, zero, -128, 127)
+    rounded: Tensor = torch.fake_quantize_per_tensor_affine(exact, scale, zero, -128, 127)
     return (rounded.to(x.dtype), *given[1:])
 
 
