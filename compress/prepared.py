@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dwindle.checkpoint import preprocessing_of
 from dwindle.compress.allowance import Change
 from dwindle.compress.budget import Budget, Solver
 from dwindle.compress.channels import Channels
@@ -260,6 +261,9 @@ def _as_trained(found: Found, resolved: Resolved) -> dict[str, Any]:
     named = request.model if isinstance(request.model, str) else ""
     if str(options.get("data")).startswith(("text:", "hf:")) and named.startswith("hf:"):
         options = {"tokenizer": named.removeprefix("hf:"), **options}
-    if found.preprocessing and "task" not in options and (request.pretrained or request.weights is not None):
-        options["preprocessing"] = replace(found.preprocessing, classes=None)
+    wanted = found.preprocessing if request.pretrained or request.weights is not None else None
+    if request.weights is not None:
+        wanted = preprocessing_of(Path(request.weights)) or wanted
+    if wanted and "task" not in options:
+        options["preprocessing"] = replace(wanted, classes=None)
     return options

@@ -63,6 +63,13 @@ def weights_file(path: Path) -> Path:
     return path / "dense.safetensors" if (path / DOCUMENT).is_file() else path
 
 
+def preprocessing_of(weights: Path) -> Preprocessing | None:
+    """What a file of weights wants its inputs to be, where a checkpoint that it lies in says so. Raises CheckpointError
+    where that is no checkpoint as it was written."""
+    folder = weights.parent
+    return Checkpoint.load(folder).preprocessing if (folder / DOCUMENT).is_file() else None
+
+
 @dataclass(frozen=True)
 class _Document:
     """checkpoint.json without its seal."""

@@ -139,9 +139,17 @@ def test_a_pretrained_start_is_judged_and_not_trained(
     assert done.history[1].loss is not None
     assert done.origin["weights"] == sha256(weights)
     assert str(weights) not in str(done.origin)
-    again = prepare(request(done.path))  # another budget, from the same dense network
+
+
+def test_a_checkpoint_gives_its_dense_network_and_what_that_wants_its_inputs_to_be(
+    tmp_path: Path, weights: Path, trained: dict[str, Tensor]
+) -> None:
+    own = {**DIGITS, "normalize": "0-1"}
+    done = compress(Request("zoo:resnet8", own, density=0.5, rounds=1, weights=str(weights)), tmp_path / "net.dwindle")
+    again = prepare(request(done.path))
     assert again.trained
     assert all(torch.equal(again.network.model.state_dict()[name], value) for name, value in trained.items())
+    assert again.task.preprocessing == done.preprocessing
 
 
 def test_a_pretrained_run_resumes_from_the_same_weights_wherever_they_lie(tmp_path: Path, weights: Path) -> None:
