@@ -126,7 +126,7 @@ def _compress(
         request.prune_per_round,
         request.rounds,
         bool(request.recalibrate),
-        request.gradual or 0.0,
+        request.gradual,
         request.calib_samples,
         distill=request.distill,
         qat=request.qat,

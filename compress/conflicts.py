@@ -37,12 +37,7 @@ def check_ranges(request: Request) -> None:
     count = request.calib_samples
     require(count is None or count >= 2, "calib_samples", "give 2 or more, better hundreds")
     require(request.distill >= 0, "distill", "give passes over the samples, such as 20, or 0 for none")
-    gradual = request.gradual
-    require(
-        gradual is None or 0 <= gradual <= 1,
-        "gradual",
-        "give a share from 0 to 1; 0.5 prunes over half of each retraining",
-    )
+    require(0 <= request.gradual <= 1, "gradual", "give a share from 0 to 1; 0.5 prunes over half of each retraining")
     require(0 <= request.qat <= 1, "qat", "give a share from 0 to 1; 0.3 rounds weights in a retraining's last 30%")
     if drop is not None and share is not None:
         raise conflict("max_change", "`max_drop` is for data with labels and `max_change` for data without: give one")

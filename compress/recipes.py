@@ -20,9 +20,6 @@ class Recipe:
     """Options of the built-in task (`dwindle.models.TaskSpec`); a task of the user's own gets none of them."""
     recalibrate: bool = False
     """Whether each training ends by computing the statistics of batch norm anew."""
-    gradual: float = 0.0
-    """Where weights are pruned to a size or density and nothing else says in which rounds: over which share of a single
-    retraining; 0: in the rounds of `prune_per_round`."""
 
 
 PLAIN = Recipe("magnitude")
@@ -60,7 +57,7 @@ FINETUNE_PHOTO: Mapping[str, Any] = {
 PHOTO_RECIPES = ("photo", "finetune-photo")
 RECIPES = {
     "paper": Recipe("magnitude", {"schedule": "step", "warmup": 0.0}),
-    "photo": Recipe("magnitude", PHOTO, recalibrate=True, gradual=0.5),
+    "photo": Recipe("magnitude", PHOTO, recalibrate=True),
     "finetune-photo": Recipe("lamp", FINETUNE_PHOTO, recalibrate=True),
     "best": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1, "lr": 0.2, "augment": 0.5}, recalibrate=True),
 }
@@ -68,8 +65,7 @@ RECIPES = {
 by ten at one half and three quarters. `best` was ahead of it in `studies/rewinding` on every network: for its cosine on
 two ResNets, more for ending each training on samples as they are, and by tens of points where little is left of a
 MobileNetV2, for recalibration; what else was tried was not. `photo` and `finetune-photo` are for photographs, and taken
-without being asked for where a folder holds them. A training of `photo` is long, so that rounds would take many hours;
-in as many epochs a single retraining that prunes over its first half was ahead of rounds (`studies/rewinding/fewer`).
+without being asked for where a folder holds them.
 """
 
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 BUDGET = "budget (all that are given must hold)"
 PRUNING = "pruning"
-PRUNE_PER_ROUND = 0.2
-"""The share of the surviving weights that a round removes in Renda et al. 2020."""
 
 
 @dataclass(frozen=True)
@@ -248,12 +246,11 @@ class Request:
         help="Compute batch norm's statistics anew at the end of each training, from inputs as training shows them.",
         unset="the recipe's, else off",
     )
-    gradual: float | None = option(
-        None,
+    gradual: float = option(
+        0.0,
         kind=SHARE_OR_ZERO,
         group=PRUNING,
         help="The share of each retraining over which weights are pruned.",
-        unset="0; by recipe photo half of a single one",
     )
     qat: float = option(
         0.0,
@@ -263,7 +260,7 @@ class Request:
         help="The last share of each retraining that trains through the rounding to `precision`; bare, 30%.",
     )
     prune_per_round: float = option(
-        PRUNE_PER_ROUND,
+        0.2,
         kind=SHARE,
         group=PRUNING,
         help="The share of the surviving weights that each round removes; Renda et al. 2020 use 20%.",

@@ -18,11 +18,11 @@ from dwindle.compress.conflicts import check_method, check_mixed, check_ranges, 
 from dwindle.compress.granularity import granularity
 from dwindle.compress.layer_shares import LayerShares
 from dwindle.compress.layers import Layers
-from dwindle.compress.methods import METHODS, Method, method
+from dwindle.compress.methods import Method, method
 from dwindle.compress.network import Granularity
 from dwindle.compress.qat import PRECISIONS
 from dwindle.compress.recipes import PHOTO_RECIPES, PLAIN, Recipe, default_score, photo_epochs, preset_options, recipe
-from dwindle.compress.request import PRUNE_PER_ROUND, Request
+from dwindle.compress.request import Request
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
 from dwindle.export import target_options, targets
@@ -132,7 +132,6 @@ def resolve(request: Request) -> Resolved:
         precision=request.precision or target.precision,
         score=_score(request, preset, retraining),
         recalibrate=preset.recalibrate if request.recalibrate is None else request.recalibrate,
-        gradual=request.gradual or 0.0,
         rewind_to=retraining.start,
         size=parse_bytes(request.size) if isinstance(request.size, str) else request.size,
         macs=parse_macs(request.macs) if isinstance(request.macs, str) else request.macs,
@@ -146,9 +145,6 @@ def resolve(request: Request) -> Resolved:
         )
     if request.gradual and phases[-1][0].kind != "weights":
         raise conflict("gradual", f"`granularity` {name} prunes before it retrains: leave out `gradual`")
-    if preset.gradual and _leaves_rounds_open(request, retraining, phases):
-        full = replace(full, gradual=preset.gradual, rounds=1)
-        said += f"; pruned over the first {preset.gradual:.0%} of a single retraining"
     search = _search(full, phases) if retraining.search else None
     full = replace(
         full,
@@ -197,17 +193,6 @@ def _score(request: Request, preset: Recipe, retraining: Method) -> str:
     if request.precision == MIXED:
         return "magnitude"
     return default_score(preset, retraining, pretrained=request.pretrained, new_head=request.new_head)
-
-
-def _leaves_rounds_open(request: Request, retraining: Method, phases: tuple[Phase, ...]) -> bool:
-    """Whether a single retraining that prunes may take the place of rounds, as nothing that is asked for needs them."""
-    asked = (request.gradual, request.rounds, request.update, request.prune_per_round)
-    return (
-        asked == (None, None, None, PRUNE_PER_ROUND)
-        and request.precision != MIXED
-        and retraining == METHODS["lr-rewind"]
-        and [(part.kind, budget.allowance) for part, budget in phases] == [("weights", None)]
-    )
 
 
 def _phases(request: Request, name: str) -> tuple[Phase, ...]:

@@ -34,30 +34,6 @@ def test_what_is_asked_for_goes_before_a_recipe() -> None:
     assert (asked.request.score, asked.task_options["schedule"]) == ("layerwise", "imagenet")
 
 
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [
-        ({"density": 0.1}, (0.5, 1)),
-        ({"size": 9000, "granularity": "4x1"}, (0.5, 1)),
-        ({"density": 0.1, "gradual": 0.0}, (0.0, None)),
-        ({"density": 0.1, "gradual": 0.2}, (0.2, None)),
-        ({"density": 0.1, "rounds": 3}, (0.0, 3)),
-        ({"density": 0.1, "prune_per_round": 0.3}, (0.0, None)),
-        ({"density": 0.1, "update": "least-squares"}, (0.0, None)),
-        ({"density": 0.1, "method": "lottery-ticket"}, (0.0, None)),
-        ({"max_drop": 1.0}, (0.0, None)),
-        ({"macs": 0.5, "granularity": "channel"}, (0.0, None)),
-        ({"macs": 0.5, "density": 0.1, "granularity": "channel+unstructured"}, (0.0, None)),
-        ({"density": 0.1, "recipe": "best"}, (0.0, None)),
-    ],
-)
-def test_photographs_are_pruned_in_one_retraining_where_nothing_asks_for_rounds(
-    asked: dict[str, Any], expected: tuple[float, int | None]
-) -> None:
-    found = resolve(Request("zoo:resnet8", "digits", **{"recipe": "photo", **asked})).request
-    assert (found.gradual, found.rounds) == expected
-
-
 def test_without_a_recipe_the_data_set_says() -> None:
     asked = resolve(Request("zoo:resnet8", "digits", **BUDGET))
     assert (asked.request.score, asked.task_options) == ("magnitude", {"data": "digits", "seed": 0})
