@@ -49,6 +49,7 @@ STRUCTURE = "structure.json"
 CHOICES = "choices.json"
 HISTORY = "history.jsonl"
 STEMS = ("weights", "masks", "dense", "samples")
+_DENSE = "dense.safetensors"
 _OWN = (DOCUMENT, STRUCTURE, CHOICES, *(f"{stem}.safetensors" for stem in STEMS), HISTORY, "bench.json")
 """The names at the top of a checkpoint that nothing but dwindle writes."""
 _OWN_FOLDERS = (ROUNDS, "exports", "amc")
@@ -59,15 +60,20 @@ def weights_file(path: Path) -> Path:
 
     >>> weights_file(Path("net.dwindle")), weights_file(Path("net.safetensors"))
     (PosixPath('net.dwindle/dense.safetensors'), PosixPath('net.safetensors'))
+
+    Raises UsageError for a checkpoint whose compression is unfinished, CheckpointError for a damaged one.
     """
-    return path / "dense.safetensors" if (path / DOCUMENT).is_file() else path
+    return Checkpoint.load(path).require_done().path / _DENSE if (path / DOCUMENT).is_file() else path
 
 
 def preprocessing_of(weights: Path) -> Preprocessing | None:
-    """What a file of weights wants its inputs to be, where a checkpoint that it lies in says so. Raises CheckpointError
-    where that is no checkpoint as it was written."""
+    """What a file of weights wants its inputs to be; None unless it is that of a checkpoint's dense network.
+
+    Raises CheckpointError where the checkpoint is damaged.
+    """
     folder = weights.parent
-    return Checkpoint.load(folder).preprocessing if (folder / DOCUMENT).is_file() else None
+    known = weights.name == _DENSE and (folder / DOCUMENT).is_file()
+    return Checkpoint.load(folder).preprocessing if known else None
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ def test_a_checkpoint_gives_its_dense_network_and_what_that_wants_its_inputs_to_
     tmp_path: Path, weights: Path, trained: dict[str, Tensor]
 ) -> None:
     own = {**DIGITS, "normalize": "0-1"}
+    (tmp_path / "checkpoint.json").write_text("{}")  # another program's, beside the file of weights
     done = compress(Request("zoo:resnet8", own, density=0.5, rounds=1, weights=str(weights)), tmp_path / "net.dwindle")
     again = prepare(request(done.path))
     assert again.trained
@@ -157,6 +158,9 @@ def test_a_pretrained_run_resumes_from_the_same_weights_wherever_they_lie(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         compress(request(weights), tmp_path / "b.dwindle", Stop())
     assert not Checkpoint.load(tmp_path / "b.dwindle").done
+    with pytest.raises(UsageError) as refused:
+        prepare(request(tmp_path / "b.dwindle"))  # whose dense network can't be begun with yet
+    assert refused.value.code == "unfinished"
     elsewhere = shutil.move(weights, tmp_path / "moved.pt")
     resumed = compress(request(elsewhere), tmp_path / "b.dwindle")
     assert all(torch.equal(resumed.weights[name], value) for name, value in undisturbed.weights.items())
