@@ -184,6 +184,7 @@ class IterativePruning:
             self.settings,
             self.watcher,
             self._rounding,
+            self._shipped_validation,
         )
         loss = calibration.run(to, resumed)
         return self._report((*history, self._finish(history, loss, began, {})))
@@ -292,9 +293,7 @@ class IterativePruning:
             index=len(history),
             density=self.network.density,
             bytes=self.solvers[-1].packed_bytes(self.network.model),
-            validation=self.task.evaluate(
-                self.as_shipped(self.network.model) if history else self.network.model, "validation"
-            ),
+            validation=self._shipped_validation() if history else self.task.evaluate(self.network.model, "validation"),
             loss=loss,
             seconds=time.monotonic() - began,
             macs=self.network.macs if self.network.inputs else None,
@@ -306,6 +305,9 @@ class IterativePruning:
         best = allowance.best(self._searched(self.solvers[-1], (*history, record))).index if allowance else None
         ranks.broadcast_from_first(lambda: save_round(self.folder, record, history, cuts, tensors, keep=best))
         return record
+
+    def _shipped_validation(self) -> float:
+        return self.task.evaluate(self.as_shipped(self.network.model), "validation")
 
     def _judged_samples(self) -> int | None:
         """How many samples the accuracy on validation is of; None where the task doesn't say, or has another metric."""

@@ -1,8 +1,10 @@
 """A round without labels: the network is pruned, its surviving weights are solved, and, where that is asked for, taught
-the dense network's answers. It is saved between layers and between steps."""
+the dense network's answers, if validation says that they are better for it. It is saved between layers and between
+steps."""
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,15 +20,20 @@ from dwindle.compress.methods import Method
 from dwindle.compress.training import Progress, Training
 from dwindle.models.checked_task import CheckedTask
 from dwindle.record import Cuts
-from dwindle.saved_rounds import save_partial
+from dwindle.saved_rounds import PARTIAL, ROUNDS, save_partial
+from dwindle.sealed import read_tensors
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dwindle.compress.budget import Solver
     from dwindle.compress.network import Network
     from dwindle.compress.pruning_settings import PruningSettings
     from dwindle.compress.qat import Rounding
     from dwindle.compress.watcher import Watcher
 
+_SOLVED = "solved"
+"""The name of the file that has the weights as they were solved, while they are taught."""
 LAYERS_EVERY = 30.0
 """Seconds between two saves of a calibration, or fewer where `save_every` is."""
 
@@ -50,6 +57,8 @@ class Calibration:
     watcher: Watcher
     rounding: Callable[[], Rounding | None]
     """Makes what the network is taught through, of the network as it is then."""
+    judged: Callable[[], float]
+    """Judges the network as it will ship, on validation."""
 
     def run(self, to: float, resumed: Position | None) -> float | None:
         """Prunes to the share `to` and goes on from `resumed`, where an interrupted round was when the network was
@@ -57,6 +66,7 @@ class Calibration:
         at = self._solved(to, resumed) if resumed is None or resumed.taught is None else resumed
         if not self.settings.distill:
             return None
+        solved = self._solved_weights(at)
         training = Training(
             index=self.index,
             network=self.network,
@@ -67,7 +77,7 @@ class Calibration:
             progress=at.taught or Progress(),
             rewind_step=None,
             rewind={},
-            save=lambda progress, _: self._save(replace(at, taught=progress), self._cuts()),
+            save=lambda progress, _: self._save(replace(at, taught=progress), self._cuts(), {_SOLVED: solved}),
             save_every=self.settings.save_every,
             rounding=self.rounding(),
             rounded_share=self.settings.qat,
@@ -77,7 +87,28 @@ class Calibration:
             f"the network was taught the dense one's answers in {self.settings.distill} passes over "
             f"{len(self.inputs[0]):,} samples, without their labels"
         )
+        self._keep_the_better(solved)
         return training.progress.loss
+
+    def _solved_weights(self, at: Position) -> dict[str, Tensor]:
+        """A copy of the network as it was before it was taught anything."""
+        if at.taught is not None:
+            return read_tensors(self.folder / ROUNDS / PARTIAL, _SOLVED)
+        return copy.deepcopy(self.network.model.state_dict())
+
+    def _keep_the_better(self, solved: dict[str, Tensor]) -> None:
+        """Puts the solved weights back where validation falls by what was taught since."""
+        model = self.network.model
+        taught, after = copy.deepcopy(model.state_dict()), self.judged()
+        model.load_state_dict(solved)
+        before = self.judged()
+        if after >= before:
+            model.load_state_dict(taught)
+            return
+        self.watcher.note(
+            f"taught, the network reaches {after:.2f} on validation, and {before:.2f} as it was solved: it stays as it "
+            f"was solved; {len(self.inputs[0]):,} samples may be too few to learn from"
+        )
 
     def _solved(self, to: float, resumed: Position | None) -> Position:
         """Prunes and solves; returns where it came to."""
@@ -114,8 +145,9 @@ class Calibration:
     def _cuts(self) -> Cuts:
         return state.cuts_of(self.network, self.build_dense)
 
-    def _save(self, position: Position, cuts: Cuts) -> None:
-        save_partial(self.folder, self.index, asdict(position), cuts, state.capture(self.network, self.task))
+    def _save(self, position: Position, cuts: Cuts, more: state.State | None = None) -> None:
+        tensors = {**state.capture(self.network, self.task), **(more or {})}
+        save_partial(self.folder, self.index, asdict(position), cuts, tensors)
 
 
 def teaching(dense: nn.Module, inputs: Inputs, passes: int, keywords: tuple[str, ...] | None) -> CheckedTask:

@@ -99,6 +99,22 @@ def test_the_dense_networks_answers_win_back_what_is_lost(trained: str, tmp_path
     assert any("10 passes" in note for note in heard.notes)
 
 
+@pytest.mark.usefixtures("no_training")
+def test_what_is_taught_stays_only_where_validation_is_better_for_it(
+    trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dwindle.compress.calibrate.distill.RATE", 1.0)  # which ruins any network
+    found, heard = {}, Listener()
+    for passes in (0, 2):
+        request = Request(
+            "zoo:resnet8", "digits", density=0.2, method="calibrate", weights=trained, distill=passes, rehearsal=False
+        )  # fmt: skip
+        found[passes] = compress(request, tmp_path / f"{passes}.dwindle", heard)
+    assert found[2].history[-1].validation == found[0].history[-1].validation
+    assert all(torch.equal(found[2].weights[name], value) for name, value in found[0].weights.items())
+    assert any("stays as it was solved" in note for note in heard.notes)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_what_is_taught_through_the_rounding_is_what_the_file_holds(trained: str, tmp_path: Path) -> None:
