@@ -20,8 +20,8 @@ LINE = 64
 """The alignment of the weight file in bytes, and the size of its header and of each blob's record."""
 INLINE = 10
 """Tensors of fewer elements are written into the program itself."""
-PLAIN_INLINE = 129
-"""The same of tensors that nothing has to decode, such as biases: in the weight file one takes up to 150 bytes more,
+VECTOR_INLINE = 129
+"""The same of vectors that nothing has to decode, such as biases: in the weight file one takes up to 150 bytes more,
 for its record, the alignment, and the file's name and the offset in the program."""
 _TYPES = {
     "float16": (10, 1),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dwindle.export.coreml.blob import INLINE, PLAIN_INLINE, WeightFile, tensor_type, value
+from dwindle.export.coreml.blob import INLINE, VECTOR_INLINE, Codes, WeightFile, tensor_type, value
 from dwindle.export.coreml.forms import PLAIN, Step, forms
 from dwindle.export.coreml.read import MODEL, WEIGHTS, main_block, operations
 from dwindle.export.quantize import Stored
@@ -87,8 +87,8 @@ def _operation(step: Step, modern: bool, file: WeightFile) -> Operation:
         elif modern and step.kind != "const":
             operation.inputs[key].arguments.add().value.CopyFrom(value(part, file))
         else:
-            inline = PLAIN_INLINE if step.kind == "const" else INLINE
-            operation.attributes[key].CopyFrom(value(part, file, inline))
+            vector = step.kind == "const" and not isinstance(part, Codes) and part.ndim == 1
+            operation.attributes[key].CopyFrom(value(part, file, VECTOR_INLINE if vector else INLINE))
     label = operation.attributes["name"]
     label.type.tensorType.dataType = _STRING
     label.immediateValue.tensor.strings.values.append(next(reversed(step.outputs)))

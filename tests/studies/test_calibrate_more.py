@@ -6,7 +6,7 @@ from studies.calibrate import cost, crepe, efficientnet, others, update
 def test_a_rate_has_a_line_with_and_without_the_update() -> None:
     row = {"epochs": 2, "rate": 0.4, "seed": 0, "rounds": 5, "validation": 1.0, "test": 0.5}
     line = update.table([{**row, "update": None}, {**row, "update": update.UPDATES[1], "test": 0.75}]).splitlines()[-1]
-    assert line == "| 2 | 40% | 5 | 10 | +0.50 (+1.00) | +0.75 (+1.00) | 1 |"
+    assert line == "| 10% of the weights | 2 | 40% | 5 | 10 | +0.50 (+1.00) | +0.75 (+1.00) | 1 |"
 
 
 def test_costs_are_sorted_by_samples() -> None:
