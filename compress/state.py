@@ -68,7 +68,7 @@ def restore(
     build_dense: Callable[[], nn.Module],
 ) -> None:
     """Restores, in place, a state that `capture` took and that was saved in `folder` beside its `cuts`."""
-    weights = _read(folder, "weights")
+    weights = read(folder, "weights")
     network.uncut = cuts.uncut
     if cuts.structure:
         network.model = rebuild(cuts.structure, build_dense(), weights)
@@ -76,10 +76,10 @@ def restore(
         network.model = loaded(build_dense(), weights, folder / "weights.safetensors")
     else:
         loaded(network.model, weights, folder / "weights.safetensors")
-    network.masks = unpack_masks(_read(folder, "masks"), weights, folder / "masks.safetensors")
-    network.kept = _read(folder, "kept")
-    task.load_state_dict(_read(folder, "task"), network.model)
-    _set_generators(_read(folder, "generator"))
+    network.masks = unpack_masks(read(folder, "masks"), weights, folder / "masks.safetensors")
+    network.kept = read(folder, "kept")
+    task.load_state_dict(read(folder, "task"), network.model)
+    _set_generators(read(folder, "generator"))
 
 
 def _generators() -> dict[str, Tensor]:
@@ -106,7 +106,7 @@ def capture_rewind(network: Network, task: CheckedTask) -> State:
 
 def read_rewind(folder: Path) -> State:
     """Reads a state that `capture_rewind` took and that was saved in `folder`."""
-    return {REWIND + name: _read(folder, REWIND + name) for name in ("weights", "task")}
+    return {REWIND + name: read(folder, REWIND + name) for name in ("weights", "task")}
 
 
 def rewind(network: Network, task: CheckedTask, folder: Path) -> None:
@@ -118,5 +118,6 @@ def rewind(network: Network, task: CheckedTask, folder: Path) -> None:
     mask_applier(network.model, network.masks)()
 
 
-def _read(folder: Path, stem: str) -> dict[str, Tensor]:
+def read(folder: Path, stem: str) -> dict[str, Tensor]:
+    """The tensors of a file that is saved in `folder`, on every rank as the first finds them."""
     return ranks.broadcast_from_first(lambda: read_tensors(folder, stem))

@@ -7,6 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from dwindle.bench.result import Row
+from dwindle.checkpoint import DENSE
 from dwindle.errors import UsageError, one_line
 from dwindle.lineage import Lineage
 
@@ -66,7 +67,7 @@ def _model(lineage: Lineage, hashes: dict[str, str], licence: str | None) -> Com
     if lineage.manifest:
         facts |= {name: getattr(lineage.manifest, name) for name in ("target", "precision", "encoding")}
     ancestors = []
-    if dense := lineage.hashes.get("dense.safetensors"):
+    if dense := lineage.hashes.get(DENSE):
         ancestors.append(component(f"{lineage.model} before pruning", "dense", dense))
     name = lineage.path.name
     inner = [component(file, f"file:{file}", digest) for file, digest in hashes.items() if file != name]

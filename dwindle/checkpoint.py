@@ -49,7 +49,8 @@ STRUCTURE = "structure.json"
 CHOICES = "choices.json"
 HISTORY = "history.jsonl"
 STEMS = ("weights", "masks", "dense", "samples")
-_DENSE = "dense.safetensors"
+DENSE = "dense.safetensors"
+"""The file of the dense network's weights."""
 _OWN = (DOCUMENT, STRUCTURE, CHOICES, *(f"{stem}.safetensors" for stem in STEMS), HISTORY, "bench.json")
 """The names at the top of a checkpoint that nothing but dwindle writes."""
 _OWN_FOLDERS = (ROUNDS, "exports", "amc")
@@ -63,7 +64,7 @@ def weights_file(path: Path) -> Path:
 
     Raises UsageError for a checkpoint whose compression is unfinished, CheckpointError for a damaged one.
     """
-    return Checkpoint.load(path).require_done().path / _DENSE if (path / DOCUMENT).is_file() else path
+    return Checkpoint.load(path).require_done().path / DENSE if (path / DOCUMENT).is_file() else path
 
 
 def preprocessing_of(weights: Path) -> Preprocessing | None:
@@ -72,7 +73,7 @@ def preprocessing_of(weights: Path) -> Preprocessing | None:
     Raises CheckpointError where the checkpoint is damaged.
     """
     folder = weights.parent
-    known = weights.name == _DENSE and (folder / DOCUMENT).is_file()
+    known = weights.name == DENSE and (folder / DOCUMENT).is_file()
     return Checkpoint.load(folder).preprocessing if known else None
 
 

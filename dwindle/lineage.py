@@ -10,12 +10,12 @@ from typing import Any
 import dwindle
 from dwindle.bench.files.contents import Contents, contents, is_model_file
 from dwindle.bench.result import COMPRESSED, Bench, Row
-from dwindle.checkpoint import DOCUMENT, Checkpoint, read_document
+from dwindle.checkpoint import DENSE, DOCUMENT, Checkpoint, read_document
 from dwindle.errors import UsageError
 from dwindle.files import raw_bytes, sha256
 from dwindle.manifest import NAME, Manifest, manifests
 
-_DENSE, _WEIGHTS = "dense.safetensors", "weights.safetensors"
+_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Lineage:
                 "data": self.data,
                 "weights": {
                     "given": self.checkpoint.origin.get("weights"),
-                    "dense": self.hashes.get(_DENSE),
+                    "dense": self.hashes.get(DENSE),
                     "compressed": self.hashes.get(_WEIGHTS),
                     "checkpoint": sha256(self.checkpoint.path / DOCUMENT),
                 },

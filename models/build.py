@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from dwindle.checkpoint import DOCUMENT
+from dwindle.checkpoint import DENSE, DOCUMENT
 from dwindle.documents import parse
 from dwindle.errors import CheckpointError, UsageError, one_line
 from dwindle.models.copies import copied
@@ -209,7 +209,7 @@ def restore(checkpoint: Checkpoint, trust: Trust = False) -> nn.Module:
 
 def restore_dense(checkpoint: Checkpoint, trust: Trust = False) -> nn.Module:
     """Builds the trained network before pruning, in eval mode. Raises as `restore` does."""
-    return loaded(_fresh(checkpoint, trust), checkpoint.dense_weights, checkpoint.path / "dense.safetensors").eval()
+    return loaded(_fresh(checkpoint, trust), checkpoint.dense_weights, checkpoint.path / DENSE).eval()
 
 
 def _fresh(checkpoint: Checkpoint, trust: Trust) -> nn.Module:

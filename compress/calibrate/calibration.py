@@ -21,7 +21,6 @@ from dwindle.compress.training import Progress, Training
 from dwindle.models.checked_task import CheckedTask
 from dwindle.record import Cuts
 from dwindle.saved_rounds import PARTIAL, ROUNDS, save_partial
-from dwindle.sealed import read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +92,7 @@ class Calibration:
     def _solved_weights(self, at: Position) -> dict[str, Tensor]:
         """A copy of the network as it was before it was taught anything."""
         if at.taught is not None:
-            return read_tensors(self.folder / ROUNDS / PARTIAL, _SOLVED)
+            return state.read(self.folder / ROUNDS / PARTIAL, _SOLVED)
         return copy.deepcopy(self.network.model.state_dict())
 
     def _keep_the_better(self, solved: dict[str, Tensor]) -> None:

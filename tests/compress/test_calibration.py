@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dwindle.checkpoint import Checkpoint
 from dwindle.compress import Request, compress, plan
 from dwindle.compress.masks import prunable
 from dwindle.compress.resolve import resolve
@@ -84,18 +85,19 @@ def test_as_far_as_validation_allows(trained: str, tmp_path: Path) -> None:
     assert done.history[-1].validation >= done.history[0].validation - 2
 
 
+def distilled(trained: str, folder: Path, watcher: Watcher, **options: Any) -> Checkpoint:
+    request = Request("zoo:resnet8", "digits", method="calibrate", weights=trained, rehearsal=False, **options)
+    return compress(request, folder / f"{options['distill']}.dwindle", watcher)
+
+
 @pytest.mark.usefixtures("no_training")
 def test_the_dense_networks_answers_win_back_what_is_lost(trained: str, tmp_path: Path) -> None:
-    solved, heard = {}, Listener()
-    for passes in (0, 10):
-        request = Request(
-            "zoo:resnet8", "digits", density=0.08, method="calibrate", weights=trained, distill=passes, rehearsal=False
-        )  # fmt: skip
-        solved[passes] = compress(request, tmp_path / f"{passes}.dwindle", heard)
-    assert solved[10].history[-1].density == solved[0].history[-1].density < 0.09
-    assert solved[10].history[-1].validation > solved[0].history[-1].validation
-    assert solved[10].history[-1].loss is not None
-    assert solved[10].origin["distill"] == 10
+    heard = Listener()
+    solved, taught = (distilled(trained, tmp_path, heard, density=0.08, distill=passes) for passes in (0, 10))
+    assert taught.history[-1].density == solved.history[-1].density < 0.09
+    assert taught.history[-1].validation > solved.history[-1].validation
+    assert taught.history[-1].loss is not None
+    assert taught.origin["distill"] == 10
     assert any("10 passes" in note for note in heard.notes)
 
 
@@ -104,14 +106,10 @@ def test_what_is_taught_stays_only_where_validation_is_better_for_it(
     trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dwindle.compress.calibrate.distill.RATE", 1.0)  # which ruins any network
-    found, heard = {}, Listener()
-    for passes in (0, 2):
-        request = Request(
-            "zoo:resnet8", "digits", density=0.2, method="calibrate", weights=trained, distill=passes, rehearsal=False
-        )  # fmt: skip
-        found[passes] = compress(request, tmp_path / f"{passes}.dwindle", heard)
-    assert found[2].history[-1].validation == found[0].history[-1].validation
-    assert all(torch.equal(found[2].weights[name], value) for name, value in found[0].weights.items())
+    heard = Listener()
+    solved, taught = (distilled(trained, tmp_path, heard, density=0.2, distill=passes) for passes in (0, 2))
+    assert taught.history[-1].validation == solved.history[-1].validation
+    assert all(torch.equal(taught.weights[name], value) for name, value in solved.weights.items())
     assert any("stays as it was solved" in note for note in heard.notes)
 
 
