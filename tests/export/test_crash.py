@@ -32,6 +32,8 @@ CRASHES: dict[str, Callable[[], object]] = {
     "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
 TARGETS = ("onnx", "coreml", "executorch", "litert", "mnn")
+EXTRAS = ("litert", "mnn")
+"""Of these, those that are installed as extras."""
 STEPS = {
     "holding": "looking at the values that net{suffix} has to hold",
     "write": "writing net{suffix}",
@@ -42,7 +44,9 @@ STEPS = {
 """What is said, by the step in which native code crashes."""
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=pytest.mark.needs(name)) if name in EXTRAS else name for name in TARGETS]
+)
 @pytest.mark.parametrize("step", STEPS)
 def test_a_crash_in_any_step_of_any_target_is_a_sentence(
     step: str, target: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path

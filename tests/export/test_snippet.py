@@ -21,7 +21,11 @@ from dwindle.preprocessing import Colours, Preprocessing, Resize
 from dwindle.signature import Input, Output, Signature
 from tests.networks import Listener
 
-PAIRS = [(language, target) for language, targets in LANGUAGES.items() for target in targets]
+PAIRS = [
+    pytest.param(language, target, marks=[pytest.mark.needs("litert")] if target == "litert" else [])
+    for language, targets in LANGUAGES.items()
+    for target in targets
+]
 IMAGE = Signature((Input("image", (1, 3, 12, 16), "float32"),), (Output("logits", (), (1, 2), "float32"),))
 STREAM = Signature(
     (Input("tokens", (1, 5), "int64"), Input("mask", (1, 5), "bool"), Input("h", (1, 4), "float32", state="h2")),

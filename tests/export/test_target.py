@@ -127,7 +127,13 @@ def test_every_target_of_ours_is_one() -> None:
 
 @pytest.mark.parametrize(
     ("target", "dtype"),
-    [("coreml", "uint8"), ("coreml", "int8"), ("mnn", "uint8"), ("litert", "complex64"), ("onnx", "complex64")],
+    [
+        ("coreml", "uint8"),
+        ("coreml", "int8"),
+        ("onnx", "complex64"),
+        pytest.param("mnn", "uint8", marks=pytest.mark.needs("mnn")),
+        pytest.param("litert", "complex64", marks=pytest.mark.needs("litert")),
+    ],
 )
 def test_a_dtype_that_a_format_has_not_is_refused_by_the_inputs_name(target: str, dtype: str) -> None:
     inputs = (Input("image", (1, 3), "float32"), Input("mask", (1, 3), dtype))
@@ -136,7 +142,17 @@ def test_a_dtype_that_a_format_has_not_is_refused_by_the_inputs_name(target: str
     assert (refused.value.code, refused.value.name) == ("no-such-dtype", "mask")
 
 
-@pytest.mark.parametrize("target", ["coreml", "executorch", "litert", "mnn", "onnx", "pytorch"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "coreml",
+        "executorch",
+        pytest.param("litert", marks=pytest.mark.needs("litert")),
+        pytest.param("mnn", marks=pytest.mark.needs("mnn")),
+        "onnx",
+        "pytorch",
+    ],
+)
 @pytest.mark.parametrize("dtype", ["float32", "int64", "int32", "bool"])
 def test_every_format_has_the_dtypes_of_tokens_and_masks(target: str, dtype: str) -> None:
     require_inputs(load(target), Signature((Input("x", (1, 3), dtype),), ()))

@@ -17,6 +17,7 @@ from dwindle.models.trust import is_code
 from dwindle.registry import names
 
 
+@pytest.mark.needs("timm", "transformers")
 def test_only_code_of_somebodys_own_needs_trust() -> None:
     assert {"zoo", "torchvision", "timm", "hf"} <= set(names("dwindle.models"))
     assert not any(map(is_code, ("zoo:resnet8", "torchvision:resnet18", "timm:anything", "hf:any/thing", "no_prefix")))
