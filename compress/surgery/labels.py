@@ -34,6 +34,29 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A dimension of a parameter or buffer that a weight is computed from, index by index."""
+
+    tensor: str
+    dim: int
+    silences: bool
+    """Whether zeros at an index of it make the weight's zero."""
+
+
+@dataclass(frozen=True)
+class Computed(Parameter):
+    """A layer's weight that the model computes in its forward, by the name of the parameter of its own shape."""
+
+    sources: tuple[tuple[Source, ...], ...] = ()
+    """By dimension of the weight, what goes where its channels go."""
+    mixed: tuple[bool, ...] = ()
+    """By dimension, whether a channel that goes changes what the others' weights come to."""
+
+    def can_be_silenced(self, dim: int) -> bool:
+        return any(source.silences for source in self.sources[dim])
+
+
+@dataclass(frozen=True)
 class Pinned:
     """Labels that stay, and why."""
 
@@ -113,6 +136,8 @@ class Labels:
         """Labels for an argument of an op; a parameter gets labels of its own, the same each time."""
         if not isinstance(value, Parameter):
             return value
+        if isinstance(value, Computed):
+            value = Parameter(value.name, value.shape)
         if value not in self.leaves:
             start = self.count
             self.leaves[value] = self.fresh(*value.shape)
@@ -175,7 +200,13 @@ class Labels:
         return self.merge(rows.reshape(rows.shape[0], -1), 1)[:, 0].expand(labels.shape[dim])
 
     def bind(self, parameter: Parameter | None, dim: int, labels: Tensor, *, writes: bool) -> None:
-        if parameter is not None:
+        """Binds a dimension of a parameter, or of all that a weight is computed from."""
+        if isinstance(parameter, Computed):
+            for source in parameter.sources[dim]:
+                self.bindings.append(Binding(source.tensor, source.dim, labels.abs(), writes and source.silences))
+            if parameter.mixed[dim]:
+                self.pin_inexact(labels, "the weight computed from one of them depends on the others")
+        elif parameter is not None:
             self.bindings.append(Binding(parameter.name, dim, labels.abs(), writes))
 
     def cost(self, each: float, *factors: Tensor) -> None:

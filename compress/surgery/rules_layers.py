@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dwindle.compress.surgery.cut import keeps_groups
-from dwindle.compress.surgery.labels import Labels, Parameter, along, core, spoiled, varying
+from dwindle.compress.surgery.labels import Computed, Labels, Parameter, along, core, spoiled, varying
 from dwindle.compress.surgery.walk import Call, unknown
 
 
@@ -32,7 +32,7 @@ def convolution(labels: Labels, call: Call) -> Any:
         labels.cost(each, inputs)
         labels.literal(inputs)
         return along(inputs, call.shape, dim)
-    if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
+    if not _can_be_cut(weight, int(transposed)) or not isinstance(bias, Parameter | None):
         return computed(labels, call)
     inputs = labels.channels(x, dim)
     if groups == 1:
@@ -64,6 +64,12 @@ def _is_one_kernel(weight: Tensor, groups: int, width: int, bias: Any) -> bool:
     return groups == width == weight.shape[0] > 1 and core(weight).shape[0] == 1 and isinstance(bias, Parameter | None)
 
 
+def _can_be_cut(weight: Any, outputs: int) -> bool:
+    """Whether a weight is a parameter, or computed from some whose zeros are zeros of the outputs, which are that
+    dimension of it."""
+    return isinstance(weight, Parameter) and (not isinstance(weight, Computed) or weight.can_be_silenced(outputs))
+
+
 def computed(labels: Labels, call: Call) -> Any:
     """A layer whose weight the model computes in its forward (a normalised or standardised one, a fake-quantised one):
     which of its numbers are zeros once others are is not followed."""
@@ -83,7 +89,7 @@ def linear(labels: Labels, call: Call) -> Any:
     """y = x Wᵀ + b, weights [out, in]."""
     x, weight, bias = labels.of(call["input"]), call["weight"], call["bias"]
     positions = x.numel() // x.shape[-1]
-    if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
+    if not _can_be_cut(weight, 0) or not isinstance(bias, Parameter | None):
         return computed(labels, call)
     inputs, outputs = labels.channels(x, -1), labels.fresh(call.shape[-1])
     labels.pin_spoiled(inputs)

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from dwindle.compress.macs import count_operator
+from dwindle.compress.surgery.computed import computed_weights
 from dwindle.compress.surgery.labels import Labels, Parameter, compact, constants, core, varying
 from dwindle.compress.surgery.modules import ModuleCall, module_calls
 
@@ -89,6 +90,7 @@ def walk(
     `module_rule` what a class of modules does as a whole, where it says so."""
     known: dict[Node, Any] = {}
     calls = module_calls(program, lambda kind: module_rule(kind) is not None)
+    weights = computed_weights(program)
     last_use = {used: node for node in program.graph.nodes for used in node.all_input_nodes}
     for node in program.graph.nodes:
         if (whole := calls.get(node)) is not None:
@@ -97,6 +99,8 @@ def walk(
             continue
         if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor):
             known[node] = _given(labels, program, node)
+        elif node in weights:
+            known[node] = weights[node]
         elif node.op == "call_function":
             known[node] = _step(labels, node, known, rule_of)
         elif node.op == "output":
