@@ -1,8 +1,9 @@
 """What every test shares: one thread, hypothesis's settings, and `needs`, which says what a test can't run without.
 
-`@pytest.mark.needs("adb", "compiler")` skips a test, with the reason in words, where one of NEEDS is missing. Under
-`--no-skips`, as in CI, nothing may be missing that can be installed: pytest stops before the first test
-and names the commands, and a test that skips all the same fails, unless it needs a machine that nobody can install.
+`@pytest.mark.needs("adb", "compiler")` skips a test, with the reason in words, where one of NEEDS is missing; a test or
+file that skips without such a mark fails. Under `--no-skips`, as in CI, nothing may be missing that can be installed:
+pytest stops before the first test and names the commands, and a test that skips all the same fails, unless it needs a
+machine that nobody can install.
 """
 
 from __future__ import annotations
@@ -212,8 +213,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     skipped = call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception)
-    if skipped and item.config.getoption("--no-skips") and all(need.installable for need in _needs(item)):
-        report.outcome, report.longrepr = "failed", f"skipped under --no-skips: {call.excinfo.value}"
+    needs, none_may = _needs(item), item.config.getoption("--no-skips")
+    if skipped and (not needs or (none_may and all(need.installable for need in needs))):
+        why = "skipped under --no-skips" if needs else "skipped without saying by a mark what it needs"
+        report.outcome, report.longrepr = "failed", f"{why}: {call.excinfo.value}"
     return report
 
 
@@ -221,10 +224,11 @@ def pytest_runtest_makereport(
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """A whole file says that it can't run through a mark too, which --no-skips knows the meaning of."""
+    """A whole file says that it can't run through a mark too."""
     report = yield
-    if report.skipped and collector.config.getoption("--no-skips"):
-        report.outcome, report.longrepr = "failed", f"skipped under --no-skips: {report.longrepr}"
+    if report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped without saying by a mark what it needs: {report.longrepr}"
     return report
 
 

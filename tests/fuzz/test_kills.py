@@ -15,8 +15,6 @@ KILLS = 4
 @pytest.mark.slow
 @pytest.mark.parametrize("name", kills.RUNS)
 def test_a_killed_run_ends_as_the_uninterrupted_one(tmp_path: Path, name: str) -> None:
-    if name not in kills.available():
-        pytest.skip("dwindle[amc] is not installed")
     counted = kills.killed(tmp_path, name, KILLS)
     assert counted.faults == []
     assert counted.kills == KILLS
