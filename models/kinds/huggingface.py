@@ -1,4 +1,4 @@
-"""`hf:DATASET[:CONFIG]`: images or texts with a class each, by Hugging Face's `datasets`, from the Hub or a folder."""
+"""`hf:DATASET[:CONFIG]`: images or texts with a class or labels each, by Hugging Face's `datasets`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from dwindle.errors import UsageError, one_line
 from dwindle.models.folder import VALIDATION
-from dwindle.models.kinds.columns import LABELS, TEXTS, Table, marked, marks_in, marks_of, one, pair_in
+from dwindle.models.kinds.columns import LABELS, TEXTS, Marks, Table, marked, marks_in, marks_of, one, pair_in
 from dwindle.models.kinds.kind import Loaded
+from dwindle.models.kinds.several import several
 from dwindle.models.kinds.text import Target, loaded, rows_of
 from dwindle.models.listed import Listed, Sample, note
-from dwindle.models.pictures import Stored
+from dwindle.models.pictures import Picture, Stored
 from dwindle.models.sources import hub
 from dwindle.models.spec import TaskSpec
 from dwindle.task import Split
@@ -48,9 +49,9 @@ def hf(where: str, spec: TaskSpec) -> Listed | Loaded:
 
     With a column of images they are told apart by the column of labels, or without one are images alone. Else the
     column of texts is, or two of pairs, as tokens of `tokenizer` of the length `max_length`. Of several columns the one
-    with the usual name is taken: `label`, or `text`. Texts have several labels where that column holds lists of
-    classes, or where in its place columns hold 0 and 1. A repository is fetched once, then used offline; its code is
-    never run.
+    with the usual name is taken: `label`, or `text`. Both have several labels where that column holds lists of
+    classes, or where in its place columns hold 0 and 1; such images are trained on as `several` says. A repository is
+    fetched once, then used offline; its code is never run.
     Raises UsageError where it can't be fetched or read, and where it isn't clear which column is meant.
     """
     found, data = _opened(where)
@@ -58,34 +59,38 @@ def hf(where: str, spec: TaskSpec) -> Listed | Loaded:
     if others := [name for name, table in found.items() if not any(table is kept for kept in splits.values())]:
         note(f"hf:{where}: the splits {', '.join(others)} are left out")
     features = splits["train"].features
+    label = _label_column(features)
     if (images := _images(features)) is not None:
-        listed = _listed(splits, images, data)
-        if not listed.classes:
-            _note_several(splits["train"], images, where)
-        _note_unlabelled(splits, listed.splits, where)
-        return listed
-    label, texts = _label_column(features), _text_columns(features, where)
-    tables: dict[Split, Table] = {
-        split: {name: table[name] for name in table.column_names} for split, table in splits.items()
-    }
+        if (known := _several(splits, images, where)) is not None:
+            marks, names = known
+            listed = {
+                split: list(zip(_pictures(splits[split], images, f"{data}, {split}"), each, strict=True))
+                for split, each in marks.items()
+            }
+            return several(listed, names, spec, {"data": data})
+        one_each = _listed(splits, images, data)
+        _note_unlabelled(splits, one_each.splits, where)
+        return one_each
+    texts = _text_columns(features, where)
     targets: Mapping[Split, Sequence[Target]]
     if label is None:
-        targets, classes = marked(tables, texts, f"hf:{where}")
-    elif (names := _listed_classes(features[label])) is not None:
-        targets, classes = {split: marks_of(table[label], names) for split, table in tables.items()}, names
+        targets, classes = marked(_tables(splits), texts, f"hf:{where}")
+    elif (listed_classes := _listed_classes(features[label])) is not None:
+        targets, classes = _marks(splits, label, listed_classes), listed_classes
     else:
         targets, classes = _labels(splits, label, where)
         _note_unlabelled(splits, targets, where)
+    tables = _tables(splits)
     rows = {split: rows_of(tables[split], texts, each) for split, each in targets.items()}
     return loaded(rows, classes, spec, {"data": data})
 
 
 def pictures(where: str) -> Listed | None:
-    """The images of a data set; None where it has none."""
+    """The images of a data set; None where it has none, or several labels for each of them."""
     found, data = _opened(where)
     splits = _usual(found, where)
     column = _images(splits["train"].features)
-    return None if column is None else _listed(splits, column, data)
+    return None if column is None or _several(splits, column, where) is not None else _listed(splits, column, data)
 
 
 def _opened(where: str) -> tuple[Mapping[str, Any], str]:
@@ -178,21 +183,46 @@ def _text_columns(features: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _listed(splits: dict[Split, Any], column: str, data: str) -> Listed:
-    import datasets
-
     label = _label_column(splits["train"].features)
     labels, classes = _labels(splits, label, data) if label else (dict.fromkeys(splits), ())
     samples: dict[Split, list[Sample]] = {}
     for split, known in labels.items():
-        table = splits[split].select_columns([column]).cast_column(column, datasets.Image(decode=False))
-        numbers = [0] * len(table) if known is None else known
-        if (table[0][column] or {}).get("bytes") is None and all(cell for cell in table[column]):
-            samples[split] = list(zip((str(cell["path"]) for cell in table[column]), numbers, strict=True))
-        else:
-            samples[split] = [
-                (Cell(table, column, row, f"{data}, {split}"), number) for row, number in enumerate(numbers)
-            ]
+        found = _pictures(splits[split], column, f"{data}, {split}")
+        samples[split] = list(zip(found, [0] * len(found) if known is None else known, strict=True))
     return Listed(samples, classes, data)
+
+
+def _pictures(table: Any, column: str, name: str) -> list[Picture]:
+    """The images of a split, not yet decoded."""
+    import datasets
+
+    cells = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    if (cells[0][column] or {}).get("bytes") is None and all(cell for cell in cells[column]):
+        return [str(cell["path"]) for cell in cells[column]]
+    return [Cell(cells, column, row, name) for row in range(len(cells))]
+
+
+def _several(
+    splits: Mapping[Split, Any], images: str, where: str
+) -> tuple[dict[Split, list[Marks]], tuple[str, ...]] | None:
+    """Several labels of each image, and their names; None where each has one, or none."""
+    label = _label_column(splits["train"].features)
+    if label is not None:
+        names = _listed_classes(splits["train"].features[label])
+        return None if names is None else (_marks(splits, label, names), names)
+    tables = _tables(splits, images)
+    return marked(tables, (), f"hf:{where}") if len(marks_in(tables["train"])) > 1 else None
+
+
+def _marks(splits: Mapping[Split, Any], column: str, classes: tuple[str, ...]) -> dict[Split, list[Marks]]:
+    return {split: marks_of(table[column], classes) for split, table in splits.items()}
+
+
+def _tables(splits: Mapping[Split, Any], without: str = "") -> dict[Split, Table]:
+    """By column, all but one whose values take long to make."""
+    return {
+        split: {name: table[name] for name in table.column_names if name != without} for split, table in splits.items()
+    }
 
 
 def _labels(splits: dict[Split, Any], column: str, where: str) -> tuple[dict[Split, list[int]], tuple[str, ...]]:
@@ -202,8 +232,8 @@ def _labels(splits: dict[Split, Any], column: str, where: str) -> tuple[dict[Spl
     kind = splits["train"].features[column]
     if isinstance(kind, datasets.List | datasets.LargeList):
         raise UsageError(
-            f"the column {column} of {where} holds lists: give one class for each image, and for each text one or a "
-            "list of `datasets.ClassLabel`",
+            f"the column {column} of {where} holds lists of what isn't `datasets.ClassLabel`: cast it to a list of "
+            "that, or give one class for each row",
             code="bad-data",
             option="data",
             name=column,
@@ -244,16 +274,6 @@ def _labels(splits: dict[Split, Any], column: str, where: str) -> tuple[dict[Spl
             name=classes[0],
         )
     return labels, classes
-
-
-def _note_several(table: Any, images: str, where: str) -> None:
-    """Says what becomes of columns that would be several labels of each image."""
-    names = marks_in({name: table[name] for name in table.column_names if name != images})
-    if len(names) > 1:
-        note(
-            f"hf:{where}: {', '.join(names)} hold 0 and 1, and images of `hf:` have one label each: for several, give "
-            "as data a package.module:factory of data sets of torch, whose targets are floats of 0 and 1"
-        )
 
 
 def _note_unlabelled(splits: Mapping[Split, Any], labelled: Mapping[Split, Any], where: str) -> None:

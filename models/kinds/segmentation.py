@@ -13,15 +13,16 @@ from torch.utils.data import Dataset
 from dwindle.errors import UsageError
 from dwindle.models.folder import VALIDATION
 from dwindle.models.kinds.kind import Loaded, folders, with_all_splits
+from dwindle.models.kinds.squares import squares
 from dwindle.models.listed import broken_among
 from dwindle.models.pictures import eight_bits, is_image_name, opened, unreadable, upright
 from dwindle.models.scoring import IGNORED
 from dwindle.models.spec import TaskSpec
-from dwindle.preprocessing import Preprocessing, normalization
+from dwindle.preprocessing import Preprocessing
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
-LOOKED_AT = 256
-"""How many images the mean and deviation are taken from, where nothing says them."""
+SCALED = Preprocessing((0.0,), (1.0,), None, "stretch", interpolation="bilinear")
+"""How images are scaled, and their masks with them."""
 LEAST_AREA = 0.5
 """The least share of an image that a training sample shows."""
 
@@ -40,15 +41,7 @@ def segmentation(where: str, spec: TaskSpec) -> Loaded:
         broken = set(broken_among([str(path) for every in found.values() for pair in every for path in pair]))
         found = {split: [pair for pair in every if broken.isdisjoint(map(str, pair))] for split, every in found.items()}
     pairs = with_all_splits(found, lambda pair: None)
-    how = spec.preprocessing
-    side = spec.image_size or (how.size[0] if how and how.size else None)
-    if side is None:
-        raise UsageError(
-            "images are scaled to a square: give its `image_size`", code="missing-option", option="image_size"
-        )
-    given = normalization(spec.normalize) if spec.normalize is not None else (how.mean, how.std) if how else None
-    mean, std = given or _moments([image for image, _ in pairs["train"]], side)
-    made = Preprocessing(mean, std, (side, side), "stretch", interpolation="bilinear").over(3)
+    made = squares(spec, [str(image) for image, _ in pairs["train"]], SCALED)
     names = Path(where, CLASSES)
     listed = tuple(names.read_text(encoding="utf-8").split("\n")) if names.is_file() else ()
     largest = max(_largest(mask) for every in pairs.values() for _, mask in every)
@@ -152,13 +145,3 @@ def _mask(path: str) -> Any:
 def _largest(path: Path) -> int:
     numbers = np.unique(_mask(str(path)))
     return int(numbers[numbers != IGNORED].max(initial=0))
-
-
-def _moments(paths: list[Path], side: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel, of values from 0 to 1, of some of the images."""
-    from PIL import Image
-
-    shown = [_image(str(path)) for path in paths[:: max(1, len(paths) // LOOKED_AT)]]
-    scaled = [np.asarray(Image.fromarray(each.transpose(1, 2, 0)).resize((side, side))) / 255 for each in shown]
-    pixels = np.stack(scaled).reshape(-1, 3)
-    return tuple(pixels.mean(0).tolist()), tuple(pixels.std(0).clip(1 / 255).tolist())

@@ -20,8 +20,8 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     theirs = [by[name, "torch-pruning", "channels"] for name in names if (name, "torch-pruning", "channels") in by]
     lines = ["# Networks, cut and written", "", "Printed by `python -m studies.networks.run`.", ""]
     lines += [
-        f"- {len(cuts)} of {len(names)} networks were cut: {sum(map(_halved, cuts))} to half of their multiply-"
-        f"accumulates, {sum(_halved(row) and not row['inexact'] for row in cuts)} of them exactly"
+        f"- {len(cuts)} of {len(names)} networks were tried: {sum(map(_halved, cuts))} were cut to half of their "
+        f"multiply-accumulates, {sum(_halved(row) and not row['inexact'] for row in cuts)} of them exactly"
     ]
     reached = [row for row in theirs if _halved(row)]
     beside = [row for row in cuts if (row["network"], "torch-pruning", "channels") in by]
@@ -80,11 +80,14 @@ def _done(names: Sequence[str], by: Mapping[tuple[str, str, str], Row], part: st
 
 
 def _families(names: Sequence[str], by: Mapping[tuple[str, str, str], Row], part: str) -> str:
-    """How many networks have all columns of a part, and where they come from: `5 of 95 networks (timm 5 of 40)`."""
+    """How many networks have all columns of a part, and where they come from unless they are all: `5 of 95 networks
+    (timm 5 of 40)`."""
     done = _done(names, by, part)
     every, some = (Counter(name.partition(":")[0] for name in which) for which in (names, done))
     told = ", ".join(f"{family} {some[family]} of {count}" for family, count in every.items() if some[family])
     none = ", ".join(family for family in every if not some[family])
+    if len(done) == len(names):
+        return f"all {len(names)} networks"
     return f"{len(done)} of {len(names)} networks ({told}{f'; none of {none}' if none else ''})"
 
 

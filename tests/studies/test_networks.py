@@ -32,7 +32,9 @@ def test_the_table_counts_what_is_half_what_is_exact_and_what_only_others_write(
     ]
     lines = table(rows, ["plain:a", "plain:b", "plain:c", "other:d"]).splitlines()
     counts = {line.split(" ")[1].strip(",:"): line for line in lines if line.startswith("- ")}
-    assert counts["3"].endswith("3 of 4 networks were cut: 2 to half of their multiply-accumulates, 1 of them exactly")
+    assert counts["3"].endswith(
+        "3 of 4 networks were tried: 2 were cut to half of their multiply-accumulates, 1 of them exactly"
+    )
     ran = counts["torch-pruning"].split(": ")
     assert ran[0] == "- torch-pruning, run on 2 of 4 networks (plain 2 of 3; none of other)"
     assert ran[1].startswith("1 to half, 0 of them exactly; 2 of the same by dwindle")
@@ -53,7 +55,7 @@ def test_the_table_counts_what_is_half_what_is_exact_and_what_only_others_write(
 def test_the_table_has_no_column_of_what_was_not_run() -> None:
     lines = table([cut("a", 0.49)], ["a"]).splitlines()
     assert [line for line in lines if line.startswith("- ")] == [
-        "- 1 of 1 networks were cut: 1 to half of their multiply-accumulates, 1 of them exactly",
+        "- 1 of 1 networks were tried: 1 were cut to half of their multiply-accumulates, 1 of them exactly",
         "- not run yet: torch-pruning",
         "- not run yet: files of onnx, coreml, executorch, litert",
     ]

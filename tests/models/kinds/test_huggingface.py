@@ -264,15 +264,51 @@ def test_broken_images_are_left_out_where_that_is_asked_for(tmp_path: Path, capl
     assert sum(len(made.inputs(split)[0]) for split in ("train", "validation", "test")) == 22
 
 
-def test_columns_that_would_be_several_labels_of_images_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def several_labels(lists: bool) -> Table:
+    """Images that are dark or light, and all of them grey: as columns of 0 and 1 or as lists of classes."""
+    table = images()
+    labels = table.pop("label")
+    if lists:
+        return {**table, "label": [[one, 2] for one in labels]}
+    return {**table, "dark": [1 - one for one in labels], "light": labels, "grey": [*[1] * 23, 0]}
+
+
+def saved_several(to: Path, table: Table) -> Path:
     import datasets
 
-    table = images()
-    table["dark"], table["light"] = [1 - one for one in table["label"]], table.pop("label")
     made = datasets.Dataset.from_dict(table).cast_column("image", datasets.Image())
-    made.to_parquet(str(tmp_path / "several.parquet"))
-    task = make_task({"data": f"hf:{tmp_path / 'several.parquet'}"})
-    assert not task.labelled
-    assert any("dark, light" in record.getMessage() for record in caplog.records)
+    if "label" in table:
+        made = made.cast_column("label", datasets.List(datasets.ClassLabel(names=["dark", "light", "grey"])))
+    made.to_parquet(str(to))
+    return to
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_images_have_several_labels_by_lists_and_by_columns(
+    lists: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = saved_several(tmp_path / "several.parquet", several_labels(lists))
+    task = make_task({"data": f"hf:{file}", "image_size": 8, "epochs": 2, "batch_size": 8})
+    assert task.labelled
+    assert task.class_names == ("dark", "light", "grey")
+    (held_out,) = task.inputs("test")
+    assert held_out.shape[1:] == (3, 8, 8)
+    assert held_out.abs().mean() < 3  # normalised by their own mean and deviation
+    assert any("dark, light, grey" in record.getMessage() for record in caplog.records) != lists
+    assert photographs_in(f"hf:{file}") == 0  # they are no photographs of one class
+    with pytest.raises(UsageError) as caught:
+        make_task({"data": f"hf:{file}"})
+    assert (caught.value.code, caught.value.option) == ("missing-option", "image_size")
+
+
+def test_a_network_of_several_labels_of_images_is_compressed_and_made_again(tmp_path: Path) -> None:
+    file = saved_several(tmp_path / "several.parquet", several_labels(lists=True))
+    options = {"data": f"hf:{file}", "image_size": 16, "epochs": 2, "batch_size": 8}
+    net = compress(
+        Request("zoo:resnet8", options, density=0.5, rounds=1, target="pytorch", granularity="unstructured"),
+        tmp_path / "net.dwindle",
+        Watcher(),
+    )
+    assert net.preprocessing is not None
+    assert net.preprocessing.classes == ("dark", "light", "grey")
+    assert restore_task(net).evaluate(restore(net), "validation") == 100  # mean average precision
