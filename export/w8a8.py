@@ -252,22 +252,33 @@ def _rounded(found: list[_Found], converted: GraphModule, form: Form) -> dict[st
         )
         if layer.bias is None or layer.step is None or form.bias != "int32":
             continue
-        # ExecuTorch rounds it when it lowers the program: `QuantParams.from_bias`.
-        span = (scale * layer.step, zero * 0, 0, -_INT32, _INT32 - 1, torch.int32)
-        bias = torch.ops.quantized_decomposed.quantize_per_channel(value_of(layer.bias, converted), *span)
-        bias = torch.ops.quantized_decomposed.dequantize_per_channel(bias, *span)
+        bias = torch.ops.quantized_decomposed.dequantize_per_channel(*_bias(layer, converted))
         if layer.bias in rounded and not torch.equal(rounded[layer.bias], bias):
             apart.add(layer.bias)
         rounded[layer.bias] = bias
     return {name: tensor for name, tensor in rounded.items() if name not in apart}
 
 
+def _bias(layer: _Found, converted: GraphModule) -> tuple[Any, ...]:
+    """A layer's bias in int32, and what else `dequantize_per_channel` takes.
+
+    ExecuTorch rounds it when it lowers the program: `QuantParams.from_bias`.
+    """
+    import torch
+
+    scale, zero = (_value(argument, converted) for argument in layer.decoded.args[1:3])
+    assert layer.bias is not None
+    assert layer.step is not None
+    span = (scale * layer.step, zero * 0, 0, -_INT32, _INT32 - 1, torch.int32)
+    codes = torch.ops.quantized_decomposed.quantize_per_channel(value_of(layer.bias, converted), *span)
+    return codes, *span
+
+
 def _layer(found: _Found, rounded: dict[str, Tensor], converted: GraphModule) -> Layer:
     codes, scale, _, axis = (_value(argument, converted) for argument in found.decoded.args[:4])
     bias = found.bias if found.step is not None and found.bias in rounded else None
-    bias_codes = None
-    if bias is not None and found.step is not None:
-        bias_codes = (rounded[bias] / (scale * found.step)).round().int().numpy()
+    # Not from its rounded value, whose float32 doesn't tell codes beyond 2^24 apart.
+    bias_codes = _bias(found, converted)[0].numpy() if bias is not None else None
     return Layer(found.weight, bias, codes.numpy(), scale.numpy(), int(axis), bias_codes)
 
 

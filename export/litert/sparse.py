@@ -55,7 +55,9 @@ def decode(form: Sparse) -> NDArray[Any]:
 def _encode(array: NDArray[Any], order: tuple[int, ...]) -> Sparse:
     rows = np.ascontiguousarray(array.transpose(order)).reshape(-1, array.shape[order[-1]])
     row, column = rows.nonzero()
-    segments = np.concatenate([[0], np.cumsum(np.count_nonzero(rows, axis=1))])
+    if not len(row):
+        row, column = np.zeros((2, 1), np.int64)  # one zero is listed: without any bytes a tensor is no constant
+    segments = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(rows)))])
     return Sparse(array.shape, order, rows[row, column], _shortest(segments), _shortest(column))
 
 

@@ -180,7 +180,8 @@ def _litert(model: nn.Module, inputs: Inputs, path: Path) -> Infer:
     edge.export(str(path))
 
     def infer(arrays: list[Any]) -> list[Any]:
-        given = edge(*map(torch.from_numpy, arrays))
+        # The file takes int32 where the network takes int64, which the converter's own call doesn't see to.
+        given = edge(*(torch.from_numpy(a.astype(np.int32) if a.dtype == np.int64 else a) for a in arrays))
         return list(given) if isinstance(given, tuple | list) else [given]
 
     return infer

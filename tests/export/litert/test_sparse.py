@@ -20,7 +20,7 @@ TENSORS = arrays.arrays(
 @given(TENSORS)
 def test_decode_inverts_encode(tensor: np.ndarray) -> None:
     form = encode(tensor)
-    assert form.values.size == np.count_nonzero(tensor)
+    assert form.values.size == max(1, np.count_nonzero(tensor))  # a buffer without bytes would be no constant
     assert decode(form).dtype == tensor.dtype
     assert np.array_equal(decode(form), tensor)
 
