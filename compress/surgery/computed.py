@@ -78,10 +78,11 @@ def _is_mutable(node: Node) -> bool:
 
 def _tried(program: ExportedProgram, weight: Node, steps: list[Node], given: Mapping[Node, str]) -> Computed | None:
     """How a weight follows from what is given; None where a tensor's shape doesn't tell which channels it belongs to,
-    where several could be the weight itself, and where the operations can't be run alone."""
+    where none or several could be the weight itself, and where the operations can't be run alone."""
     shape = weight.meta["val"].shape
     dims = {node: _dims(node.meta["val"].shape, shape) for node in given}
-    bases = [node for node in given if node.meta["val"].shape == shape]
+    parameters = program.graph_signature.inputs_to_parameters
+    bases = [node for node in given if node.name in parameters and node.meta["val"].shape == shape]
     if len(bases) != 1 or any(own is None for own in dims.values()):
         return None
     generator = torch.Generator().manual_seed(0)
@@ -144,8 +145,9 @@ Made = Callable[[Mapping[Node, Tensor]], Tensor]
 
 def _silences(made: Made, node: Node, value: Tensor, place: int, dim: int) -> bool:
     """Whether a zeroed index of this tensor makes the weight's zero there, whatever else is left."""
-    where = torch.zeros(1, dtype=torch.long)
-    return not made({node: value.index_fill(place, where, 0)}).select(dim, 0).abs().nan_to_num(1).any()
+    zeroed = value.clone()
+    zeroed.select(place, 0).zero_()
+    return not made({node: zeroed}).select(dim, 0).abs().nan_to_num(1).any()
 
 
 def _mixes(made: Made, plain: Tensor, base: Node, value: Tensor, dim: int, generator: torch.Generator) -> bool:
@@ -155,6 +157,5 @@ def _mixes(made: Made, plain: Tensor, base: Node, value: Tensor, dim: int, gener
         return False
     other = value.clone()
     other.select(dim, 0).copy_(10 * torch.randn(other.select(dim, 0).shape, generator=generator))
-    rest = range(1, value.shape[dim])
-    changed, before = (x.index_select(dim, torch.tensor(rest)) for x in (made({base: other}), plain))
+    changed, before = (x.narrow(dim, 1, value.shape[dim] - 1) for x in (made({base: other}), plain))
     return not torch.allclose(changed, before, rtol=1e-5, atol=1e-6)

@@ -61,6 +61,17 @@ class Cast(Convolution):
         return self.weight.half().to(self.weight.dtype)
 
 
+class Causal(Convolution):
+    """Some of its weights are never used, as in PixelCNN."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("seen", (torch.arange(9).view(3, 3) < 5).float().expand(outputs, inputs, 3, 3).clone())
+
+    def made(self) -> Tensor:
+        return self.weight * self.get_buffer("seen")
+
+
 class Standardised(Convolution):
     """As timm's ScaledStdConv2d does it."""
 
@@ -104,7 +115,7 @@ def halved(model: nn.Module, *, inexact: bool = False) -> nn.Module:
     return cut(model, keep)
 
 
-@pytest.mark.parametrize("layer", [Scaled, Rounded, Cast])
+@pytest.mark.parametrize("layer", [Scaled, Rounded, Cast, Causal])
 def test_elementwise_weights_are_cut_exactly_both_ways(layer: Layer) -> None:
     model = network(layer)
     assert units(find_groups(model, IMAGE)) == [8, 10, 12]
