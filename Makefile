@@ -11,7 +11,7 @@ SIDE_BY_SIDE := -n auto --dist worksteal
 # More options of pytest's. With --no-skips it stops at once where something is missing that tests need, and says what.
 PYTEST :=
 
-.PHONY: demo test test-slow everything study docs lint clean
+.PHONY: demo test test-slow everything study docs lint ruff mypy basedpyright clean
 
 demo: $(READY)
 	$(BIN)/dwindle demo
@@ -37,12 +37,15 @@ study: $(READY)
 docs: $(EXTRAS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# With every extra: an import that leads nowhere is a finding.
-lint: $(EXTRAS)
+# With every extra: an import that leads nowhere is a finding. `make -j2 lint` runs two at once.
+lint: ruff mypy basedpyright
+
+ruff: $(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/basedpyright
+
+mypy basedpyright: $(EXTRAS)
+	$(BIN)/$@
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

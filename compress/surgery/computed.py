@@ -120,7 +120,8 @@ def _tried(program: ExportedProgram, weight: Node, steps: list[Node], given: Map
 
 def _dims(own: torch.Size, shape: torch.Size) -> list[tuple[int, int]] | None:
     """Which of the weight's first two dimensions are which of a tensor's: both of the weight's own parameter, one of
-    what is as wide as the channels, none of one number, and None where that can't be told."""
+    what is as wide as the channels, none of one number or of one for each place of a kernel, and None where that can't
+    be told."""
     wide = [dim for dim, size in enumerate(own) if size > 1]
     if own == shape:
         return [(0, 0), (1, 1)]
@@ -128,7 +129,8 @@ def _dims(own: torch.Size, shape: torch.Size) -> list[tuple[int, int]] | None:
         return []
     if len(wide) == 1 and len(own) in (1, len(shape)):
         dim = 0 if len(own) == 1 else wide[0]
-        return [(dim, wide[0])] if dim < 2 and own[wide[0]] == shape[dim] else None
+        if own[wide[0]] == shape[dim]:
+            return [(dim, wide[0])] if dim < 2 else []
     return None
 
 

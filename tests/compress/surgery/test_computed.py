@@ -150,6 +150,18 @@ def test_weight_norm_goes_row_by_row_by_its_lengths() -> None:
     assert (lengths.shape, directions.shape) == ((5, 1, 1, 1), (5, 12, 3, 3))
 
 
+def test_weight_norm_by_the_places_of_a_kernel_is_inexact() -> None:
+    """As wav2vec 2.0's convolution of positions has it."""
+
+    def by_place(inputs: int, outputs: int) -> nn.Module:
+        return nn.utils.parametrizations.weight_norm(nn.Conv2d(inputs, outputs, (3, 1), padding=(1, 0)), dim=2)
+
+    with pytest.raises(UsageError):
+        find_groups(network(by_place), IMAGE)
+    small = halved(network(by_place), inexact=True)
+    assert small[2].parametrizations.weight.original1.shape == (6, 4, 3, 1)
+
+
 @pytest.mark.parametrize("layer", [Undefined, Shared])
 def test_what_makes_no_zeros_or_is_read_elsewhere_is_kept_whole(layer: Layer) -> None:
     with pytest.raises(UsageError) as refused:
