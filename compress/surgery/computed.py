@@ -36,12 +36,8 @@ def computed_weights(program: ExportedProgram) -> dict[Node, Computed | None]:
         weight = node.args[_WEIGHT] if _is_layer(node) and len(node.args) > _WEIGHT else None
         if isinstance(weight, Node) and weight.op == "call_function" and weight not in found:
             steps = _steps(weight, stored)
-            if steps and all(_is_layer(user) and user.args[_WEIGHT] is weight for user in _readers(weight)):
-                given = {
-                    node: stored[node.name] for step in steps for node in step.all_input_nodes if node not in steps
-                }
-                if (what := _tried(program, weight, steps, given)) is not None:
-                    found |= {**dict.fromkeys(steps), weight: what}
+            if steps and (what := _tried(program, weight, steps, stored)) is not None:
+                found |= {**dict.fromkeys(steps), weight: what}
     return found
 
 
@@ -56,7 +52,7 @@ def _readers(node: Node) -> list[Node]:
 
 def _steps(weight: Node, stored: Mapping[str, str]) -> list[Node]:
     """The operations that a weight comes out of, in their order; none where an activation is among what they take, one
-    writes in place, or something else reads what they make."""
+    writes in place, or anything but they and the layers of that weight reads what they make."""
     steps, waiting = {weight}, [weight]
     while waiting:
         for node in waiting.pop().all_input_nodes:
@@ -66,7 +62,8 @@ def _steps(weight: Node, stored: Mapping[str, str]) -> list[Node]:
             elif node.op != "call_function" and node.name not in stored:
                 return []
     read = {user for node in steps - {weight} for user in _readers(node)}
-    if read - steps or any(map(_is_mutable, steps)):
+    by_layers = all(_is_layer(user) and user.args[_WEIGHT] is weight for user in _readers(weight))
+    if not by_layers or read - steps or any(map(_is_mutable, steps)):
         return []
     return [node for node in weight.graph.nodes if node in steps]
 
@@ -76,10 +73,11 @@ def _is_mutable(node: Node) -> bool:
     return node.target is not operator.getitem and (schema is None or schema.is_mutable)
 
 
-def _tried(program: ExportedProgram, weight: Node, steps: list[Node], given: Mapping[Node, str]) -> Computed | None:
+def _tried(program: ExportedProgram, weight: Node, steps: list[Node], stored: Mapping[str, str]) -> Computed | None:
     """How a weight follows from what is given; None where a tensor's shape doesn't tell which channels it belongs to,
     where none or several could be the weight itself, and where the operations can't be run alone."""
     shape = weight.meta["val"].shape
+    given = {node: stored[node.name] for step in steps for node in step.all_input_nodes if node not in steps}
     dims = {node: _dims(node.meta["val"].shape, shape) for node in given}
     parameters = program.graph_signature.inputs_to_parameters
     bases = [node for node in given if node.name in parameters and node.meta["val"].shape == shape]

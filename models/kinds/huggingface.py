@@ -59,10 +59,10 @@ def hf(where: str, spec: TaskSpec) -> Listed | Loaded:
     if others := [name for name, table in found.items() if not any(table is kept for kept in splits.values())]:
         note(f"hf:{where}: the splits {', '.join(others)} are left out")
     features = splits["train"].features
-    label = _label_column(features)
-    if (images := _images(features)) is not None:
-        if (known := _several(splits, images, where)) is not None:
-            marks, names = known
+    label, images = _label_column(features), _images(features)
+    if images is not None:
+        if _have_several(splits, images):
+            marks, names = _several(splits, _tables(splits, images), label, (), where)
             listed = {
                 split: list(zip(_pictures(splits[split], images, f"{data}, {split}"), each, strict=True))
                 for split, each in marks.items()
@@ -71,16 +71,13 @@ def hf(where: str, spec: TaskSpec) -> Listed | Loaded:
         one_each = _listed(splits, images, data)
         _note_unlabelled(splits, one_each.splits, where)
         return one_each
-    texts = _text_columns(features, where)
+    texts, tables = _text_columns(features, where), _tables(splits)
     targets: Mapping[Split, Sequence[Target]]
-    if label is None:
-        targets, classes = marked(_tables(splits), texts, f"hf:{where}")
-    elif (listed_classes := _listed_classes(features[label])) is not None:
-        targets, classes = _marks(splits, label, listed_classes), listed_classes
+    if label is None or _listed_classes(features[label]) is not None:
+        targets, classes = _several(splits, tables, label, texts, where)
     else:
         targets, classes = _labels(splits, label, where)
         _note_unlabelled(splits, targets, where)
-    tables = _tables(splits)
     rows = {split: rows_of(tables[split], texts, each) for split, each in targets.items()}
     return loaded(rows, classes, spec, {"data": data})
 
@@ -90,7 +87,7 @@ def pictures(where: str) -> Listed | None:
     found, data = _opened(where)
     splits = _usual(found, where)
     column = _images(splits["train"].features)
-    return None if column is None or _several(splits, column, where) is not None else _listed(splits, column, data)
+    return None if column is None or _have_several(splits, column) else _listed(splits, column, data)
 
 
 def _opened(where: str) -> tuple[Mapping[str, Any], str]:
@@ -202,20 +199,23 @@ def _pictures(table: Any, column: str, name: str) -> list[Picture]:
     return [Cell(cells, column, row, name) for row in range(len(cells))]
 
 
+def _have_several(splits: Mapping[Split, Any], images: str) -> bool:
+    """Whether each image has several labels, in a column of lists of classes or in columns of 0 and 1."""
+    features = splits["train"].features
+    if (label := _label_column(features)) is not None:
+        return _listed_classes(features[label]) is not None
+    return len(marks_in(_tables(splits, images)["train"])) > 1
+
+
 def _several(
-    splits: Mapping[Split, Any], images: str, where: str
-) -> tuple[dict[Split, list[Marks]], tuple[str, ...]] | None:
-    """Several labels of each image, and their names; None where each has one, or none."""
-    label = _label_column(splits["train"].features)
-    if label is not None:
-        names = _listed_classes(splits["train"].features[label])
-        return None if names is None else (_marks(splits, label, names), names)
-    tables = _tables(splits, images)
-    return marked(tables, (), f"hf:{where}") if len(marks_in(tables["train"])) > 1 else None
-
-
-def _marks(splits: Mapping[Split, Any], column: str, classes: tuple[str, ...]) -> dict[Split, list[Marks]]:
-    return {split: marks_of(table[column], classes) for split, table in splits.items()}
+    splits: Mapping[Split, Any], tables: dict[Split, Table], label: str | None, texts: tuple[str, ...], where: str
+) -> tuple[dict[Split, list[Marks]], tuple[str, ...]]:
+    """Several labels of each row, and their names: the classes that the column `label` lists, or, where there is no
+    such column, the columns of 0 and 1. Raises as `marked` does."""
+    names = None if label is None else _listed_classes(splits["train"].features[label])
+    if label is None or names is None:
+        return marked(tables, texts, f"hf:{where}")
+    return {split: marks_of(table[label], names) for split, table in tables.items()}, names
 
 
 def _tables(splits: Mapping[Split, Any], without: str = "") -> dict[Split, Table]:
