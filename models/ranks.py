@@ -215,9 +215,10 @@ def _batch_norm(norm: _BatchNorm, on_gpu: nn.Module, x: Tensor) -> Tensor:
         normed: Tensor = on_gpu.train()(x)
         return normed
     dims = [dim for dim in range(x.dim()) if dim != 1]
-    variance, mean = torch.var_mean(x.float(), dims, correction=0)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    variance, mean = torch.var_mean(x.to(exact), dims, correction=0)
     # Each rank fills its own row, so that one sum gathers them all, gradients included.
-    rows = torch.zeros(world(), 3, x.shape[1], device=x.device)
+    rows = torch.zeros(world(), 3, x.shape[1], device=x.device, dtype=exact)
     rows[rank()] = torch.stack([torch.full_like(mean, x.numel() / x.shape[1]), mean, variance])
     counts, means, variances = _Summed.apply(rows).unbind(1)
     share = counts / counts.sum(0)
@@ -236,8 +237,9 @@ def _track(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: float) -> No
         return
     norm.num_batches_tracked.add_(1)
     factor = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
-    norm.running_mean.lerp_(mean, factor)
-    norm.running_var.lerp_(variance * (count / max(1.0, count - 1)), factor)
+    unbiased = variance * (count / max(1.0, count - 1))
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), factor)
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), factor)
 
 
 class _Summed(torch.autograd.Function):
