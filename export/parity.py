@@ -265,7 +265,8 @@ def _int8_tolerance(name: str, output: str, reference: np.ndarray, unrounded: np
     if not tolerance < 1:
         raise ParityFailed(
             f"{name} cannot be told from another network, because rounding activations to int8 changes {output} by "
-            "half of its largest value or more: keep fp32, or at w8a8 with `keep_float` auto the layers that lose most",
+            "half of its largest value or more: keep fp32, or at w8a8 the layers that lose most by `keep_float` auto, "
+            "or calibrate on more samples where values go beyond those of a few",
             code="drowned-by-rounding",
             path=name,
             name=output,

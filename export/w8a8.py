@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dwindle.errors import RuntimeUnavailable, UsageError
 from dwindle.export.answers import outputs_of
 from dwindle.export.blame import refusal
+from dwindle.export.cells import CellsInParts
 from dwindle.export.fold import tensors, trace
 from dwindle.export.quantize import Stored, with_tensors
 from dwindle.export.quiet import quiet
@@ -138,7 +139,8 @@ def _quantized(
     from dwindle.export.w8a8_keep import named_layers, neighbours
 
     one = tuple(tensor[:1] for tensor in samples)
-    traced = trace(network, one).module()  # whose tensors are the traced network's own
+    with CellsInParts():
+        traced = trace(network, one).module()  # whose tensors are the traced network's own
     join_equal_calls(traced)
     names = _names(traced)
     layer_of = {call: read[0].rpartition(".")[0] for call, read in names.items() if read and read[0]}

@@ -1,7 +1,8 @@
 """Operators that XNNPACK's delegate computes otherwise or refuses, spelled out in others that it has.
 
 Its GELU is the exact form for the tanh form too, 4.7e-4 off. Its PReLU takes images alone, tensors of four dimensions.
-`var_mean` is none of the operators that ExecuTorch lowers; `var` and `mean` are.
+`var_mean` is none of the operators that ExecuTorch lowers; `var` and `mean` are. Where one decoding of int8 is read by
+several calls, those that compute in float are given the codes; and a number without dimensions can't be decoded at all.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
 
 _IMAGE = 4
 """The dimensions of a batch of images."""
+_ROUNDING, _DECODING = "quantize_per_tensor.default", "dequantize_per_tensor.default"
+"""The calls that make codes of int8 of a value, and a value of its codes."""
 
 
 def spell_out(program: ExportedProgram) -> None:
-    """Replaces, in place, each `gelu(x, approximate="tanh")`, PReLU of anything but images, and `var_mean`."""
+    """Replaces, in place, each `gelu(x, approximate="tanh")`, PReLU of anything but images, and `var_mean`; and has
+    each call that reads int8 decode it for itself."""
     import torch
 
     graph = program.graph
@@ -31,10 +35,18 @@ def spell_out(program: ExportedProgram) -> None:
             elif getattr(node.target, "overloadpacket", None) is torch.ops.aten.var_mean:
                 _var_mean(node)
                 continue
+            elif _is(node, _DECODING) and _is(node.args[0], _ROUNDING) and not node.meta["val"].dim():
+                spelled = node.args[0].args[0]
             else:
                 continue
         node.replace_all_uses_with(spelled)
         graph.erase_node(node)
+    for node in list(graph.nodes):
+        with graph.inserting_before(node):
+            if _is(node, _DECODING):
+                _decode_for_each(node)
+            elif getattr(node.target, "is_view", False) and _is(node.args[0], _DECODING):
+                _round_before(node)
     program.graph_module.recompile()
 
 
@@ -82,6 +94,26 @@ def _var_mean(both: Node) -> None:
         part.replace_all_uses_with(spelled)
         both.graph.erase_node(part)
     both.graph.erase_node(both)
+
+
+def _decode_for_each(decoded: Node) -> None:
+    for user in list(decoded.users)[1:]:
+        user.replace_input_with(decoded, decoded.graph.node_copy(decoded))
+
+
+def _round_before(view: Node) -> None:
+    """Has decoded values that are only moved and then rounded to another scale, as before a layer that reads them
+    unsqueezed, be rounded to that before they are moved: XNNPACK moves the codes and has one scale for both."""
+    decoded: Any = view.args[0]
+    for rounding in list(view.users):
+        if _is(rounding, _ROUNDING) and rounding.args[1:] != decoded.args[1:]:
+            codes = _call(decoded, rounding.target, decoded, *rounding.args[1:])
+            again = _call(decoded, decoded.target, codes, *rounding.args[1:])
+            rounding.replace_input_with(view, _call(view, view.target, again, *view.args[1:]))
+
+
+def _is(node: Any, name: str) -> bool:
+    return getattr(getattr(node, "target", None), "__name__", "") == name
 
 
 def _call(like: Node, operator: Any, *operands: Any) -> Node:

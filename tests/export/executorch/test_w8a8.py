@@ -218,17 +218,9 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "padding": lambda x: torch.nn.functional.pad(x, (1, 1, 1, 1)),
 }
 
-REFUSED = {"tanh gelu"}
-"""What XNNPACK does not run between convolutions in int8: the file is refused, not kept."""
-
-
-def refused(name: str) -> object:
-    reason = "XNNPACK does not run it: propagating the shapes of inputs fails"
-    return pytest.param(name, marks=pytest.mark.xfail(raises=ParityFailed, strict=True, reason=reason))
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [refused(name) if name in REFUSED else name for name in OPERATORS])
+@pytest.mark.parametrize("name", OPERATORS)
 def test_operators_in_int8(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tried = OPERATORS[name]
