@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from dwindle.compress.qat_palette import by_palette
 from dwindle.errors import UsageError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("int8", "int4", *PALETTES, MIXED, "w8a8")
 """What can be trained through; at w8a8 activations too, whose ranges are calibrated at export."""
 
-_COMPUTING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+_COMPUTING = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.RNNCellBase)
 """The layers that compute in int8 at w8a8."""
 STILL_SHARE = 0.1
 """Over what share of a training batch norm stands still, its last steps, where learning rates are low. It keeps what a
@@ -93,12 +94,12 @@ class Rounding:
             if form is None or path in added:
                 continue  # a branch that is merged into another, or others into it
             layer = model.get_submodule(path)
-            computes = target.calibrates and isinstance(layer, _COMPUTING) and name.endswith(".weight")
+            computes = target.calibrates and isinstance(layer, _COMPUTING) and parameter.dim() > 1
             if form.scale is None and form.palette is None and not computes:
                 continue
             norm = model.get_submodule(norms[path]) if path in norms and name.endswith(".weight") else None
             axis = 1 if getattr(layer, "transposed", False) else 0
-            if computes:
+            if computes and layer not in self._layers:
                 self._layers.append(layer)
             largest = LARGEST_INT4 if form.kind == "int4" else LARGEST
             blocks = 1 if computes or form.scale is None or form.axis is not None else form.scale.shape[1]
@@ -122,7 +123,7 @@ class Rounding:
                 name="fit",
             )
         if not self._reading:
-            self._reading = [layer.register_forward_pre_hook(_round_input) for layer in self._layers]
+            self._reading = [layer.register_forward_pre_hook(_round_inputs) for layer in self._layers]
         if frozen and not self._frozen:
             self._frozen = [norm.register_forward_pre_hook(_freeze) for norm in self._norms]
         for weight in self._weights:
@@ -178,9 +179,13 @@ def _freeze(norm: nn.Module, _: Any) -> None:
     norm.eval()
 
 
-def _round_input(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Before a layer computes: rounds what it reads to 256 steps over its range, zero among them."""
-    x = given[0]
+def _round_inputs(_: nn.Module, given: tuple[Any, ...]) -> Any:
+    """Before a layer computes: rounds what it reads, and a recurrent cell's state."""
+    return tree_map_only(torch.Tensor, _in_steps, given)
+
+
+def _in_steps(x: Tensor) -> Tensor:
+    """Values rounded to 256 steps over their range, zero among them."""
     exact = x.float()
     low, high = exact.detach().aminmax()
     # Of a mask's infinities the file's range takes no notice: it is that of the finite values, and of zero. Whether
@@ -193,7 +198,7 @@ def _round_input(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     scale = ((high - low) / 255).clamp(min=_LEAST_STEP)
     zero = (-128 - low / scale).round().clamp(-128, 127).int()
     rounded: Tensor = torch.fake_quantize_per_tensor_affine(exact, scale, zero, -128, 127)
-    return (rounded.to(x.dtype), *given[1:])
+    return rounded.to(x.dtype)
 
 
 def _rounded(weight: _Weight) -> Tensor:

@@ -18,6 +18,7 @@ from dwindle.export.fold import deployable, tensors
 from dwindle.export.quantize import quantized, store, stored
 from dwindle.export.targets import load
 from dwindle.export.w8a8 import Form, quantize
+from dwindle.models.signature import flat, signature_of
 
 INPUTS = (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
@@ -182,6 +183,35 @@ def test_at_w8a8_layers_read_what_they_will_read_in_the_file() -> None:
     rounding.round()
     for name in ("0.weight", "3.weight", "6.weight"):
         assert torch.allclose(tensors(deployable(model, INPUTS))[name], weights[name], rtol=1e-5, atol=1e-7)
+
+
+def test_at_w8a8_a_recurrent_cell_reads_a_rounded_state_too() -> None:
+    class Stepping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.along, self.cell, self.last = nn.Conv1d(6, 8, 3), nn.LSTMCell(8, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
+            hidden, _ = self.cell(self.along(x).relu().squeeze(-1), (hidden, cell))
+            out: Tensor = self.last(hidden)
+            return out
+
+    torch.manual_seed(0)
+    model, samples = Stepping().eval(), (torch.randn(64, 6, 3), 3 * torch.randn(64, 8), 3 * torch.randn(64, 8))
+    one = tuple(tensor[:1] for tensor in samples)
+    network, exact = flat(model, signature_of(model, one)), model(*samples)
+    made = quantize(deployable(network, one), samples, Form(whole=True))
+    read: list[Tensor] = []
+    rounding = Rounding(network, one, load("onnx", "w8a8"))
+    rounding.round()
+    model.cell.register_forward_pre_hook(lambda _, given: read.extend((given[0], *given[1])))
+    model(*samples)
+    held = tensors(network)
+    for name, weights in tensors(made.weights_only).items():
+        assert weights.dim() < 2 or torch.allclose(held[name], weights, rtol=1e-5, atol=1e-7)
+    rounding.close()
+    assert torch.equal(model(*samples), exact)
+    assert [len(given.unique()) <= 256 < given.numel() for given in read[:3]] == [True] * 3
 
 
 def test_gradients_pass_straight_through_rounded_activations() -> None:
