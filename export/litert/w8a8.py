@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 OWN = "_"
 """How the names of the network's own tensors begin (`fold.short_names`)."""
+_AGAIN = b"#"
+"""What stands behind a name that another tensor has too, before what tells the two apart."""
 _FLOAT32, _INT8 = 0, 9
 """The schema's TensorType."""
 _MOVING = ("quantize", "dequantize", "reshape", "transpose", "squeeze", "expand_dims", "slice", "strided_slice", "pad")
@@ -182,10 +184,14 @@ def _code(model: Any, operator: Any) -> int:
 
 
 def _name_tensors(model: Any) -> None:
-    """Gives every tensor a name, in place: the quantizer finds them by it."""
+    """Gives every tensor a name of its own, in place: the quantizer finds them by it."""
+    known: set[bytes] = set()
     for number, graph in enumerate(model.subgraphs):
         for index, tensor in enumerate(graph.tensors):
             tensor.name = tensor.name or f"t{number}.{index}".encode()
+            if tensor.name in known:  # as an LSTM's bias, which the first of its steps reads in another shape
+                tensor.name += _AGAIN + f"{number}.{index}".encode()
+            known.add(tensor.name)
 
 
 def shape_of(tensor: Any) -> list[int]:
@@ -204,8 +210,9 @@ def _without_names(content: Any) -> bytes:
         for index, tensor in enumerate(graph.tensors):
             if index not in needed:
                 tensor.buffer = 0
-            if index not in outside and not (tensor.name or b"").startswith(OWN.encode()):
-                tensor.name = None
+            if index not in outside:
+                own = (tensor.name or b"").startswith(OWN.encode())
+                tensor.name = tensor.name.partition(_AGAIN)[0] if own else None
     model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
     return file.serialize(model)
 

@@ -83,3 +83,23 @@ def test_a_step_of_a_stream_is_its_file(cell: Cell, name: str, tmp_path: Path) -
     assert parity.relative is not None
     assert parity.relative < 0.05
     assert parity.weights_equal
+
+
+@pytest.mark.slow
+@pytest.mark.needs("litert")
+def test_a_sequence_whose_bias_is_read_in_two_shapes_is_its_litert_file(tmp_path: Path) -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.steps, self.last = nn.Linear(6, 8), nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.last(self.steps(self.first(x).relu())[0][:, -1])
+            return scores
+
+    torch.manual_seed(0)
+    network, real = Reading().eval().requires_grad_(False), (torch.randn(32, 5, 6),)
+    one = (real[0][:1],)
+    shipped, target = deployable(network, one), load("litert", "w8a8").calibrated(real)
+    target.write(shipped, one, tmp_path / "net.tflite", pack=True)
+    assert compare(target, tmp_path / "net.tflite", network, shipped, real).parity.weights_equal
