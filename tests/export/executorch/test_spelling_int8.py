@@ -31,8 +31,7 @@ class Read(nn.Module):
 
 READ: dict[str, Callable[[Read, Tensor], tuple[Tensor, ...]]] = {
     "by a layer and an output": lambda net, x: (net.along(x.unsqueeze(-1)), x),
-    "by a layer and a sigmoid": lambda net, x: (net.along(x.unsqueeze(-1)), x.sigmoid()),
-    "by a layer after a clamp": lambda net, x: (net.along(x.relu().unsqueeze(-1)), x),
+    "by a layer after a clamp, and a sigmoid": lambda net, x: (net.along(x.relu().unsqueeze(-1)), x.sigmoid()),
     "as one number": lambda net, x: (net.last(x) * x.mean(),),
 }
 
