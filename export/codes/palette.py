@@ -87,10 +87,19 @@ def centres(values: Tensor, count: int) -> Tensor:
     levels_below = torch.cat([ordered.new_zeros(1), quantiles.diff().pow(2 / 3).cumsum(0)])
     found = quantiles[torch.searchsorted(levels_below, places(count) * levels_below[-1]).clamp(max=most - 1)]
     ends = torch.tensor([0, len(ordered)], device=values.device)
-    for _ in range(_ITERATIONS):
-        bounds = torch.searchsorted(ordered, (found[1:] + found[:-1]) / 2)
-        edges = torch.cat([ends[:1], bounds, ends[1:]])
-        members = edges.diff()
-        means = sums[edges].diff() / members.clamp(min=1)
-        found = torch.where(members > 0, means, found)
+    if values.device.type == "cpu":  # numpy takes a third of the time for so few numbers
+        found = torch.from_numpy(_settled(np, ordered.numpy(), sums.numpy(), found.numpy(), ends.numpy()))
+    else:
+        found = _settled(torch, ordered, sums, found, ends)
     return found.float()
+
+
+def _settled(library: Any, ordered: Any, sums: Any, found: Any, ends: Any) -> Any:
+    """The centres after Lloyd's iterations, in arrays of numpy or tensors of PyTorch, by functions that both have."""
+    for _ in range(_ITERATIONS):
+        bounds = library.searchsorted(ordered, (found[1:] + found[:-1]) / 2)
+        edges = library.concatenate([ends[:1], bounds, ends[1:]])
+        members, below = edges[1:] - edges[:-1], sums[edges]
+        means = (below[1:] - below[:-1]) / (members + (members == 0))
+        found = library.where(members > 0, means, found)
+    return found
