@@ -33,6 +33,8 @@ _DIGITS = 24
 _KEY = re.compile(rb"[0-9a-f]{%d}" % _DIGITS)
 _NUMBER = 8
 """The largest constant, in bytes, that may be a number of the program's own and not a tensor of the network."""
+_ALIGNED = 16
+"""What multiple of bytes some constants are filled up to with zeros."""
 
 
 class Place(NamedTuple):
@@ -127,21 +129,25 @@ def _found(content: bytes, named: dict[str, Tensor]) -> tuple[tuple[Place, ...],
 
     named: tensors of which no two are equal, by name.
     """
-    by_digest = {
-        key_of(_bytes(tensor, axes)): (name, axes) for name, tensor in named.items() for axes in _orders(tensor.shape)
-    }
+    by_digest: dict[str, tuple[str, tuple[int, ...], str]] = {}
+    for name, tensor in named.items():
+        for axes in _orders(tensor.shape):
+            data = _bytes(tensor, axes)
+            padded = data.ljust(-(-len(data) // _ALIGNED) * _ALIGNED, b"\0")
+            by_digest |= dict.fromkeys((key_of(padded), key_of(data)), (name, axes, key_of(data)))
     keys: dict[str, list[int]] = {}
     for match in _KEY.finditer(content):
         keys.setdefault(match.group().decode(), []).append(match.start())
     numbers = any(tensor.is_floating_point() and tensor.numel() == 1 for tensor in named.values())
     places, start, complete = [], 0, True
     for constant in _constants(content):
-        key = key_of(constant)
-        if key in by_digest and (at := content.find(constant, start)) >= 0:
-            places.append(Place(*by_digest[key], at, tuple(keys.get(key, []))))
+        known = by_digest.get(key_of(constant))
+        if known and (at := content.find(constant, start)) >= 0:
+            name, axes, key = known
+            places.append(Place(name, axes, at, tuple(keys.get(key, []))))
             start = at
         else:
-            complete &= len(constant) <= _NUMBER and not numbers
+            complete &= not constant[_NUMBER:].strip(b"\0") and not numbers
     return tuple(places), complete
 
 

@@ -45,7 +45,7 @@ from studies.networks.table import TARGETS, table
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 NETWORKS = {**SEQUENCES, **IMAGES}
-LIMIT_S, LIMIT_GB = 240, 10
+LIMIT_S, LIMIT_GB = 480, 10
 
 Row = dict[str, Any]
 Column = Callable[[nn.Module, tuple[Tensor, ...]], Row]

@@ -142,6 +142,26 @@ def test_a_file_that_was_filled_is_what_lowering_makes(written: Written, example
     assert written.net.read_bytes() == lowered(trace(written.shipped, example), "ResNet")
 
 
+def test_constants_that_are_filled_up_with_zeros_are_filled_in() -> None:
+    class Indexed(nn.Module):
+        """A table that is looked up, as Swin's of relative positions, and a number."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.table = nn.Linear(4, 3), nn.Parameter(torch.randn(9, 3))
+            self.register_buffer("places", torch.tensor([0, 4, 8]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = self.table[self.places]
+            return self.first(x) + torch.where(found > 0, found, torch.tensor(-100.0)).amax(0)
+
+    torch.manual_seed(0)
+    network, x = Indexed().eval().requires_grad_(False), (torch.randn(1, 4),)
+    program = lower(network, x)
+    assert program.complete
+    assert program.filled(network) == lowered(trace(network, x), "Indexed")
+
+
 @pytest.mark.parametrize(
     "network", [pytest.param(EveryLayer(), marks=pytest.mark.slow), nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU())]
 )
