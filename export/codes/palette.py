@@ -87,7 +87,7 @@ def centres(values: Tensor, count: int) -> Tensor:
     levels_below = torch.cat([ordered.new_zeros(1), quantiles.diff().pow(2 / 3).cumsum(0)])
     found = quantiles[torch.searchsorted(levels_below, places(count) * levels_below[-1]).clamp(max=most - 1)]
     ends = torch.tensor([0, len(ordered)], device=values.device)
-    if values.device.type == "cpu":  # numpy takes a third of the time for so few numbers
+    if values.device.type == "cpu":  # numpy, whose calls take less time for so few numbers
         found = torch.from_numpy(_settled(np, ordered.numpy(), sums.numpy(), found.numpy(), ends.numpy()))
     else:
         found = _settled(torch, ordered, sums, found, ends)
