@@ -133,17 +133,19 @@ def _found(content: bytes, named: dict[str, Tensor]) -> tuple[tuple[Place, ...],
     for name, tensor in named.items():
         for axes in _orders(tensor.shape):
             data = _bytes(tensor, axes)
-            padded = data.ljust(-(-len(data) // _ALIGNED) * _ALIGNED, b"\0")
-            by_digest |= dict.fromkeys((key_of(padded), key_of(data)), (name, axes, key_of(data)))
+            known = name, axes, key_of(data)
+            by_digest[known[-1]] = known
+            if missing := -len(data) % _ALIGNED:
+                by_digest[key_of(data + bytes(missing))] = known
     keys: dict[str, list[int]] = {}
     for match in _KEY.finditer(content):
         keys.setdefault(match.group().decode(), []).append(match.start())
     numbers = any(tensor.is_floating_point() and tensor.numel() == 1 for tensor in named.values())
     places, start, complete = [], 0, True
     for constant in _constants(content):
-        known = by_digest.get(key_of(constant))
-        if known and (at := content.find(constant, start)) >= 0:
-            name, axes, key = known
+        held = by_digest.get(key_of(constant))
+        if held and (at := content.find(constant, start)) >= 0:
+            name, axes, key = held
             places.append(Place(name, axes, at, tuple(keys.get(key, []))))
             start = at
         else:

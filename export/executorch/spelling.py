@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from dwindle.export.w8a8_convert import is_call
+
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Node
@@ -35,7 +37,7 @@ def spell_out(program: ExportedProgram) -> None:
             elif getattr(node.target, "overloadpacket", None) is torch.ops.aten.var_mean:
                 _var_mean(node)
                 continue
-            elif _is(node, _DECODING) and _is(node.args[0], _ROUNDING) and not node.meta["val"].dim():
+            elif is_call(node, _DECODING) and is_call(node.args[0], _ROUNDING) and not node.meta["val"].dim():
                 spelled = node.args[0].args[0]
             else:
                 continue
@@ -43,9 +45,9 @@ def spell_out(program: ExportedProgram) -> None:
         graph.erase_node(node)
     for node in list(graph.nodes):
         with graph.inserting_before(node):
-            if _is(node, _DECODING):
+            if is_call(node, _DECODING):
                 _decode_for_each(node)
-            elif getattr(node.target, "is_view", False) and _is(node.args[0], _DECODING):
+            elif getattr(node.target, "is_view", False) and is_call(node.args[0], _DECODING):
                 _round_before(node)
     program.graph_module.recompile()
 
@@ -106,14 +108,10 @@ def _round_before(view: Node) -> None:
     unsqueezed, be rounded to that before they are moved: XNNPACK moves the codes and has one scale for both."""
     decoded: Any = view.args[0]
     for rounding in list(view.users):
-        if _is(rounding, _ROUNDING) and rounding.args[1:] != decoded.args[1:]:
+        if is_call(rounding, _ROUNDING) and rounding.args[1:] != decoded.args[1:]:
             codes = _call(decoded, rounding.target, decoded, *rounding.args[1:])
             again = _call(decoded, decoded.target, codes, *rounding.args[1:])
             rounding.replace_input_with(view, _call(view, view.target, again, *view.args[1:]))
-
-
-def _is(node: Any, name: str) -> bool:
-    return getattr(getattr(node, "target", None), "__name__", "") == name
 
 
 def _call(like: Node, operator: Any, *operands: Any) -> Node:
