@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -13,9 +16,23 @@ MOST = 40
 """How many names are listed: all options of a command, and not all of timm's thousand networks."""
 
 
+def entries(group: str) -> Mapping[str, EntryPoint]:
+    """What is registered in an entry-point group, by name.
+
+    To read what is installed takes longer than to use it, and happens once for each list of places that Python imports
+    from: a package that is installed into one of them later is found by the next process.
+    """
+    return _read(group, tuple(sys.path))
+
+
+@lru_cache
+def _read(group: str, paths: tuple[str, ...]) -> Mapping[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
 def names(group: str) -> list[str]:
     """The names registered in an entry-point group, sorted."""
-    return sorted({entry.name for entry in entry_points(group=group)})
+    return sorted(entries(group))
 
 
 def resolve(group: str, name: str, what: str) -> Any:
@@ -23,7 +40,7 @@ def resolve(group: str, name: str, what: str) -> Any:
 
     Raises UsageError for an unknown name, with the nearest known one.
     """
-    found: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=group)}
+    found = entries(group)
     if name not in found:
         raise unknown_name(what, name, list(found))
     return found[name].load()

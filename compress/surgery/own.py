@@ -8,8 +8,6 @@ over dwindle's own. What follows from a rule is tried and proven like everything
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor
 from dwindle.compress.surgery.labels import Labels, Parameter, along, spoiled
 from dwindle.compress.surgery.walk import Call, Rule, unknown
 from dwindle.errors import DwindleError, UsageError, one_line
+from dwindle.registry import entries
 
 GROUP = "dwindle.rules"
 
@@ -158,10 +157,10 @@ def own_rule(of: str) -> Rule | None:
 
     Raises UsageError for one that can't be imported, and from the rule itself where it fails.
     """
-    own = _registered.get(of)
-    if own is None and of in _entries():
+    own, packaged = _registered.get(of), entries(GROUP)
+    if own is None and of in packaged:
         try:
-            own = _entries()[of].load()
+            own = packaged[of].load()
         except (ImportError, AttributeError) as error:
             raise UsageError(
                 f"the rule for {of}, which a package registers as a `{GROUP}` entry point, cannot be imported: {error}",
@@ -169,11 +168,6 @@ def own_rule(of: str) -> Rule | None:
                 name=of,
             ) from error
     return None if own is None else _as_rule(of, own)
-
-
-@cache
-def _entries() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def _as_rule(of: str, own: OwnRule) -> Rule:

@@ -1,6 +1,6 @@
 import platform
 import shutil
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +139,7 @@ def test_every_registered_runtime_says_whether_it_can_run_here() -> None:
 )
 def test_what_is_registered_and_no_runtime_is_refused(named: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("strange", named, GROUP)
-    monkeypatch.setattr("dwindle.registry.entry_points", lambda group: EntryPoints([entry]))
+    monkeypatch.setattr("dwindle.registry.entries", lambda group: {entry.name: entry})
     with pytest.raises(UsageError) as refused:
         load("strange")
     assert (refused.value.code, refused.value.name) == (code, "strange")

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from dwindle import registry
 from dwindle.bench import Bench
 from dwindle.checkpoint import Checkpoint
 from dwindle.cli import main
@@ -309,9 +310,9 @@ def test_a_score_of_a_package(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (here / "our_package").mkdir()
     (here / "our_package/scores.py").write_text(blocks(DOCS / "how-to/extend.md", "python")[0].code)
     ours = EntryPoint("relative", "our_package.scores:relative", "dwindle.scores")
+    packaged = registry.entries
     monkeypatch.setattr(
-        "dwindle.registry.entry_points",
-        lambda group: EntryPoints([*entry_points(group=group), *([ours] if group == ours.group else [])]),
+        registry, "entries", lambda group: {**packaged(group), **({ours.name: ours} if group == ours.group else {})}
     )
     monkeypatch.syspath_prepend(here)
     run("how-to/extend.md", SMALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -123,7 +123,7 @@ def test_options_are_those_of_the_devices_that_were_given() -> None:
 
 def test_what_is_registered_and_no_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("strange", "pathlib:Path", GROUP)
-    monkeypatch.setattr("dwindle.registry.entry_points", lambda group: EntryPoints([entry]))
+    monkeypatch.setattr("dwindle.registry.entries", lambda group: {entry.name: entry})
     with pytest.raises(UsageError) as refused:
         reach("strange://board")
     assert (refused.value.code, refused.value.name) == ("not-a-subclass", "strange")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -81,11 +80,8 @@ MIXING = f"{Mixing.__module__}.{Mixing.__qualname__}"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own, "_registered", {})
-    own._entries.cache_clear()
-    yield
-    own._entries.cache_clear()
 
 
 def units(found: Found) -> dict[str, int]:
@@ -151,12 +147,11 @@ def test_a_parameter_that_is_computed_stays() -> None:
 
 
 def test_rules_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = [EntryPoint("dwindle_tests.scaled", "no_such_module:rule", own.GROUP)]
-    monkeypatch.setattr(own, "entry_points", lambda group: entries)
+    entry = EntryPoint("dwindle_tests.scaled", "no_such_module:rule", own.GROUP)
+    monkeypatch.setattr(own, "entries", lambda group: {entry.name: entry})
     with pytest.raises(UsageError) as refused:
         find_groups(Scaled().eval(), IMAGE)
     assert refused.value.code == "not-importable"
-    own._entries.cache_clear()
     monkeypatch.setattr(EntryPoint, "load", lambda self: scale_rule)
     assert units(halved(Scaled())[0]) == {"first": 8}
 
