@@ -50,6 +50,7 @@ def run(suite: pytest.Pytester, *options: str) -> pytest.RunResult:
     )
 
 
+@pytest.mark.slow
 def test_all_is_skipped_in_words_and_the_last_line_says_what_adds_it(suite: pytest.Pytester) -> None:
     lack(suite)
     found = run(suite, "-ra")
@@ -58,6 +59,7 @@ def test_all_is_skipped_in_words_and_the_last_line_says_what_adds_it(suite: pyte
     assert found.outlines[-2].endswith("apt-get install another-package one-package && make everything")
 
 
+@pytest.mark.slow
 def test_what_can_be_installed_must_be(suite: pytest.Pytester) -> None:
     lack(suite)
     found = run(suite, "--no-skips")
@@ -66,6 +68,7 @@ def test_what_can_be_installed_must_be(suite: pytest.Pytester) -> None:
     assert "test session starts" not in found.stdout.str()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [(), ("-n", "1")])
 def test_a_skip_is_a_failure_unless_it_takes_another_machine(
     suite: pytest.Pytester, processes: tuple[str, ...]
@@ -73,12 +76,14 @@ def test_a_skip_is_a_failure_unless_it_takes_another_machine(
     run(suite, "--no-skips", *processes).assert_outcomes(passed=1, skipped=1, failed=1)
 
 
+@pytest.mark.slow
 def test_a_test_that_looks_for_itself_may_skip_unless_none_may(suite: pytest.Pytester) -> None:
     suite.makepyfile('import pytest\n\n@pytest.mark.needs("here")\ndef test_busy():\n    pytest.skip("busy")\n')
     run(suite).assert_outcomes(skipped=1)
     run(suite, "--no-skips").assert_outcomes(failed=1)
 
 
+@pytest.mark.slow
 def test_a_file_that_skips_is_a_failure_too(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_file='import pytest\n\npytest.importorskip("there_is_no_such_package")\n')
     run(suite).assert_outcomes(errors=1)

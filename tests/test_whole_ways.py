@@ -82,6 +82,7 @@ def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return compress(make(), folder, Watcher(), task=task, method="calibrate", **budget, **kept), outputs
 
 
+@pytest.mark.slow
 def test_a_network_loses_channels_as_it_came(way: tuple[Checkpoint, int]) -> None:
     done, outputs = way
     signature = Checkpoint.load(done.path).signature
@@ -93,6 +94,7 @@ def test_a_network_loses_channels_as_it_came(way: tuple[Checkpoint, int]) -> Non
     assert 0 < done.metrics["test"] < 144
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_slices")
 def test_its_files_are_exported_measured_shown_and_gated(way: tuple[Checkpoint, int]) -> None:
     done, _ = way

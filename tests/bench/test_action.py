@@ -121,6 +121,7 @@ def publish(repository: Path) -> None:
 needs_git = pytest.mark.needs("git")
 
 
+@pytest.mark.slow
 @needs_git
 @pytest.mark.usefixtures("short_slices")
 def test_the_gate_is_told_of_the_baseline_that_the_branch_has(
@@ -165,6 +166,7 @@ def test_the_gate_is_told_of_the_baseline_that_the_branch_has(
     assert absent.run(without=without, **inputs, options="--target coreml --max-size 1MB") == 5, absent.log
 
 
+@pytest.mark.slow
 @needs_git
 def test_model_files_are_held_to_those_of_the_branch_without_being_measured(
     onnx_files: tuple[Path, Path], tmp_path: Path
@@ -299,6 +301,7 @@ def test_every_expression_names_something() -> None:
         ), name
 
 
+@pytest.mark.slow
 @needs_git
 def test_the_history_is_kept_in_a_branch(onnx_files: tuple[Path, Path], tmp_path: Path) -> None:
     """The example's own steps, in a clone for each of three commits, the last of which breaks a limit."""

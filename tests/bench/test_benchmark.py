@@ -74,6 +74,7 @@ def test_a_real_file_is_measured_through_its_runtime(
     assert Bench.load(str(checkpoint.bench_path)) == found
 
 
+@pytest.mark.slow
 def test_executorch_files_are_run_natively_or_it_is_said_why_not(
     checkpoint: Checkpoint, export: Export, pte_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]
 ) -> None:
@@ -102,6 +103,7 @@ def test_executorch_files_are_run_natively_or_it_is_said_why_not(
     assert f"executorch {row.runtime.version}, {through}" in capture.get()
 
 
+@pytest.mark.slow
 def test_every_none_has_its_reason(
     checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], odd_runtimes: None, tmp_path: Path
 ) -> None:
@@ -118,6 +120,7 @@ def test_every_none_has_its_reason(
     assert "no runtime is registered for tflite" in one(found, "tflite", DENSE).reasons.values()
 
 
+@pytest.mark.slow
 def test_a_crash_costs_its_own_figures_only(
     checkpoint: Checkpoint, export: Export, odd_runtimes: None, tmp_path: Path
 ) -> None:
@@ -155,6 +158,7 @@ def test_a_hang_costs_its_own_figures_only(
     assert Bench.load(checkpoint.bench_path).find("odd", COMPRESSED)[0].latency is None
 
 
+@pytest.mark.slow
 def test_a_model_that_the_task_cannot_feed_is_told_in_the_runtimes_words(
     checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], tmp_path: Path
 ) -> None:

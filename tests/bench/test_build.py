@@ -75,6 +75,7 @@ def sample() -> np.ndarray:
 
 @needs_compiler
 class TestRunner:
+    @pytest.mark.slow
     def test_answers_as_a_worker_does(
         self, pte: Path, sample: np.ndarray, nets: tuple[torch.nn.Module, torch.nn.Module]
     ) -> None:
@@ -99,6 +100,7 @@ class TestRunner:
         assert abs(other - output).max() > 1e-3
         assert runner.end() == 0
 
+    @pytest.mark.slow
     def test_profile_names_the_delegates_operators(self, pte: Path, sample: np.ndarray, tmp_path: Path) -> None:
         from executorch.devtools import Inspector
 

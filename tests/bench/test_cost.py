@@ -84,6 +84,7 @@ def test_a_real_file_is_counted(
     assert "not a time" in " ".join(err.split())
 
 
+@pytest.mark.slow
 def test_times_and_costs_are_kept_for_each_other(
     checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], counted: dict[str, Any]
 ) -> None:
@@ -119,6 +120,7 @@ def test_another_file_has_no_cost_yet(
     assert cost.earlier(checkpoint, manifests(checkpoint.exports))[1][1].cost is None
 
 
+@pytest.mark.slow
 def test_both_devices_at_once(
     checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], counted: dict[str, Any]
 ) -> None:
@@ -182,6 +184,7 @@ def test_an_interrupted_count_keeps_what_it_has(
     assert "cost" in compressed.reasons
 
 
+@pytest.mark.slow
 def test_a_file_that_computes_something_else_there_fails(
     checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], counted: dict[str, Any]
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_file_has_its_own_outputs(onnx_files: Pair, inputs: Path) -> None:
     assert verdict.exit_code == 0
 
 
+@pytest.mark.slow
 def test_another_network_is_a_miss_and_the_worst_output_is_named(onnx_files: Pair, inputs: Path) -> None:
     verdict = gate(onnx_files[1], reference=onnx_files[0], inputs=inputs)
     dense, net = (np.stack(answers(path, {"x": IMAGES}).samples)[:, 0, 0] for path in onnx_files)
@@ -88,6 +89,7 @@ def test_samples_that_do_not_fit(onnx_files: Pair, arrays: dict[str, np.ndarray]
     assert (refused.value.code, refused.value.option) == ("other-inputs", "inputs")
 
 
+@pytest.mark.slow
 def test_outputs_that_cannot_be_compared_are_no_pass(onnx_files: Pair, inputs: Path, tmp_path: Path) -> None:
     model = onnx.load(onnx_files[0])
     model.graph.node.append(onnx.helper.make_node("Transpose", ["y"], ["turned"]))
@@ -152,6 +154,7 @@ def test_the_reference_runs_once(onnx_files: Pair) -> None:
     assert expected.answers is expected.answers
 
 
+@pytest.mark.slow
 def test_on_the_command_line(onnx_files: Pair, inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["gate", str(onnx_files[1]), "--reference", str(onnx_files[0]), "--inputs", str(inputs), "--json"]
     assert main(given) == 3

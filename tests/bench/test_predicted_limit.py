@@ -45,6 +45,7 @@ def limits(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("manifest")
 def test_it_holds_or_is_missed(checkpoint: Checkpoint, limits: Callable[..., Path]) -> None:
     expected = Predictor(made(), "fp32").network(shapes_of(LAYERS))

@@ -36,6 +36,7 @@ def test_neither_the_first_nor_an_interrupted_run_counts() -> None:
     assert steady_mean([99.0, 1.0]) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_slices")
 def test_onnxruntime_names_every_operator(
     checkpoint: Checkpoint, export: Export, onnx_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]

@@ -38,6 +38,7 @@ def sample() -> torch.Tensor:
     return torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 def test_eager(pt2_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module]) -> None:
     with Worker("torch", pt2_files[1]) as worker:
         loaded = worker.load([sample().numpy()])

@@ -114,21 +114,25 @@ def old_normed() -> nn.Module:
     return nn.Sequential(first, nn.ReLU(), second, *rest)
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.filterwarnings("error:Accessing the data pointer of FakeTensor")
 def test_a_network_that_keeps_what_it_computes(how: dict[str, Any], tmp_path: Path) -> None:
     run(tmp_path, Attends(), Task(STEPS), how)
 
 
+@pytest.mark.slow
 def test_a_network_that_keeps_what_it_computes_reaches_its_file_in_int8(tmp_path: Path) -> None:
     run(tmp_path, Attends(), Task(STEPS), WEIGHTS, target="onnx", precision="int8", qat=0.5)
 
 
+@pytest.mark.slow
 @BOTH
 def test_the_old_norms_of_weights(how: dict[str, Any], tmp_path: Path) -> None:
     run(tmp_path, old_normed(), Task(IMAGES), {**how, **({"macs": 0.8} if "macs" in how else {})})
 
 
+@pytest.mark.slow
 def test_a_graph_module_of_several_outputs(tmp_path: Path) -> None:
     """create_feature_extractor makes one of two graphs, which `train` and `eval` exchange."""
     layers = [nn.Conv2d(3, 12, 3), nn.Dropout(), nn.Conv2d(12, 12, 3), nn.ReLU(), nn.Conv2d(12, 4, 1)]
@@ -249,6 +253,7 @@ def test_what_is_computed_under_another_mode_loses_channels(tmp_path: Path) -> N
     assert made.history[0].macs == 36 * 3 * 9 * 12 + 16 * 12 * 9 * 12 + 16 * 12 * 12 + 12 * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "groups", "before", "after"),
     [

@@ -64,6 +64,7 @@ def test_one_round_meets_the_budget_without_training(trained: str, tmp_path: Pat
     assert done.origin["calib_samples"] == 300
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_channels_go_without_training_too(trained: str, tmp_path: Path) -> None:
     request = Request("zoo:resnet8", "digits", macs=0.6, align=4, method="calibrate", weights=trained)
@@ -90,6 +91,7 @@ def distilled(trained: str, folder: Path, watcher: Watcher, **options: Any) -> C
     return compress(request, folder / f"{options['distill']}.dwindle", watcher)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_the_dense_networks_answers_win_back_what_is_lost(trained: str, tmp_path: Path) -> None:
     heard = Listener()
@@ -101,6 +103,7 @@ def test_the_dense_networks_answers_win_back_what_is_lost(trained: str, tmp_path
     assert any("10 passes" in note for note in heard.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_what_is_taught_stays_only_where_validation_is_better_for_it(
     trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -212,6 +215,7 @@ def test_a_task_without_inputs_is_refused_before_anything_is_saved(
     assert not (tmp_path / "net.dwindle").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_takes_no_training(trained: str) -> None:
     found = plan(Request("zoo:resnet8", "digits", density=0.2, method="calibrate", weights=trained))
     assert (found.rounds, found.steps, found.seconds) == (1, 0, 0.0)
@@ -240,6 +244,7 @@ def test_what_is_recorded_makes_the_same_request(options: dict[str, Any], traine
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_codes_are_chosen_by_the_samples_here_and_at_export(trained: str, tmp_path: Path) -> None:
     request = Request(

@@ -29,6 +29,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return compress(HALF, tmp_path_factory.mktemp("half") / "net.dwindle")
 
 
+@pytest.mark.slow
 def test_macs_are_met_and_fall_with_every_round(half: Checkpoint) -> None:
     macs = [record.macs or 0 for record in half.history]
     assert macs == sorted(macs, reverse=True)
@@ -87,6 +88,7 @@ def test_weight_rewinding_goes_back_under_the_cuts(tmp_path: Path) -> None:
     assert (done.history[-1].macs or 0) <= 0.6 * (done.history[0].macs or 0)
 
 
+@pytest.mark.slow
 def test_channels_first_then_weights_inside_what_is_left(tmp_path: Path) -> None:
     request = Request(
         "zoo:resnet8",

@@ -98,6 +98,7 @@ def test_pretrained_weights_that_know_the_classes_in_another_order(tmp_path: Pat
     assert (refused.value.code, refused.value.name) == ("classes-differ", "1")
 
 
+@pytest.mark.slow
 def test_weights_with_another_head_are_trained(tmp_path: Path, trained: dict[str, Tensor]) -> None:
     file = tmp_path / "other.pt"
     head = {name: torch.zeros(7, *value.shape[1:]) for name, value in trained.items() if value.shape[:1] == (10,)}
@@ -153,6 +154,7 @@ def test_a_checkpoint_gives_its_dense_network_and_what_that_wants_its_inputs_to_
     assert again.task.preprocessing == done.preprocessing
 
 
+@pytest.mark.slow
 def test_a_pretrained_run_resumes_from_the_same_weights_wherever_they_lie(tmp_path: Path, weights: Path) -> None:
     undisturbed = compress(request(weights), tmp_path / "a.dwindle")
     with pytest.raises(KeyboardInterrupt):
@@ -179,6 +181,7 @@ def test_weights_of_another_model_write_nothing(tmp_path: Path, weights: Path) -
     assert not (tmp_path / "net.dwindle").exists()
 
 
+@pytest.mark.slow
 def test_every_run_keeps_its_history_and_a_resumed_one_all_of_it(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         compress(request(weights), tmp_path / "net.dwindle", Stop())
@@ -243,6 +246,7 @@ def test_a_full_disk_keeps_the_last_round_and_the_same_command_goes_on(tmp_path:
     assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in straight.weights.items())
 
 
+@pytest.mark.slow
 def test_the_state_of_a_users_own_code_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_model.py").write_text("from dwindle.models.zoo import resnet8\ndef net(): return resnet8(10, 1)\n")
     monkeypatch.chdir(tmp_path)
@@ -317,6 +321,7 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path, weights: P
         compress(request(weights), tmp_path / "net.dwindle", Second())
 
 
+@pytest.mark.slow
 def test_code_that_changed_under_a_resumed_run_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "grown_model.py"
     file.write_text("from dwindle.models.zoo import resnet8\ndef net(): return resnet8(10, 1)\n")
@@ -330,6 +335,7 @@ def test_code_that_changed_under_a_resumed_run_is_one_sentence(tmp_path: Path, m
         compress(ask, tmp_path / "net.dwindle")
 
 
+@pytest.mark.slow
 def test_a_network_is_judged_by_the_weights_that_will_ship(tmp_path: Path, weights: Path) -> None:
     done = compress(request(weights, precision="int8"), tmp_path / "net.dwindle")
     task, inputs = make_task(DIGITS), make_task(DIGITS).example_inputs()

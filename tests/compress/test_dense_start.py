@@ -92,6 +92,7 @@ class _Notes(Watcher):
         self.notes.append(sentence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_dense", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_factory_that_returns_a_trained_network(
     tmp_path: Path, trained: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, train_dense: bool

@@ -46,11 +46,13 @@ def test_without_a_budget_several_are_forecast() -> None:
     assert [size.target for size in found[0].bytes] == ["onnx", "coreml"]
 
 
+@pytest.mark.slow
 def test_a_plan_refuses_what_compress_would() -> None:
     with pytest.raises(BudgetMissed, match="cannot be reached"):
         plan(Request("zoo:resnet8", "digits", size=2_000))
 
 
+@pytest.mark.slow
 def test_fewer_bits_leave_more_weights_for_the_same_bytes() -> None:
     whole, small = (
         plan(Request("zoo:resnet8", {"data": "digits", "epochs": 1}, size=30_000, precision=precision))

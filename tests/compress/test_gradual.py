@@ -27,6 +27,7 @@ def _nonzero(model: nn.Module) -> int:
     return sum(int((p != 0).sum()) for p in model.parameters() if p.dim() > 1)
 
 
+@pytest.mark.slow
 @given(st.floats(0.1, 1), st.floats(0.01, 0.9), st.integers(1, 500))
 def test_a_ramp_falls_from_its_start_to_its_end_in_a_few_goes(before: float, part: float, steps: int) -> None:
     network, ramp = _network(), Ramp(before, before * part, steps, last=False)

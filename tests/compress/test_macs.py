@@ -180,6 +180,7 @@ def test_attention_counts_its_products() -> None:
     }
 
 
+@pytest.mark.slow
 def test_two_ways_of_counting_agree() -> None:
     """The counter in torch, on a run; ours, on the trace."""
     model, example = torchvision.models.shufflenet_v2_x0_5(), (torch.randn(1, 3, 64, 64),)

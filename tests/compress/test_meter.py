@@ -111,6 +111,7 @@ def test_layers_of_one_shape_are_priced_once(network: Network) -> None:
     assert meter.price.asked <= 6 * len(shapes) + len(meter.calls)
 
 
+@pytest.mark.slow
 def test_a_cut_network_costs_what_the_table_says(network: Network) -> None:
     meter, cut = metered(network), network.copy()
     Channels(align=8, counts="price", meter=meter).shrink(cut, 0.5)
@@ -121,6 +122,7 @@ def test_a_cut_network_costs_what_the_table_says(network: Network) -> None:
     assert meter.at(found)(found.units) == pytest.approx(meter.of(cut.model))
 
 
+@pytest.mark.slow
 def test_one_cut_network_corrects_what_layers_do_not_tell(network: Network) -> None:
     meter = metered(network, offset=2e6, more=3.0)
     half, third = network.copy(), network.copy()
@@ -133,6 +135,7 @@ def test_one_cut_network_corrects_what_layers_do_not_tell(network: Network) -> N
     assert meter.of(third.model) == pytest.approx(meter.whole(third.model), rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0.7, 4e6])
 def test_a_budget_is_met_within_three_percent(limit: float, network: Network) -> None:
     meter = metered(network)
@@ -146,6 +149,7 @@ def test_a_budget_is_met_within_three_percent(limit: float, network: Network) ->
     assert 0.97 * asked < meter.whole(small.model) <= 1.01 * asked
 
 
+@pytest.mark.slow
 def test_a_budget_out_of_reach_says_the_least_there_is(network: Network) -> None:
     meter = metered(network)
     granularity = Channels(align=8, counts="price", meter=meter)

@@ -170,6 +170,7 @@ def test_a_run_meets_the_size_and_export_takes_what_was_chosen(trained: str, tmp
     assert "choices.json" in document["files"]
 
 
+@pytest.mark.slow
 def test_bits_alone_are_a_round_that_prunes_nothing(trained: str, tmp_path: Path, monkeypatch: Any) -> None:
     def bits_alone(network: Network, *others: object) -> dict[str, Choice]:
         return {name: Choice("palette2", 1.0) for name, weight in network.model.named_parameters() if weight.dim() > 1}
@@ -206,6 +207,7 @@ def test_what_it_cannot_be_combined_with_is_refused(options: dict[str, Any], opt
     assert refused.value.option == option
 
 
+@pytest.mark.slow
 def test_a_network_that_was_compressed_at_one_precision_has_no_mixed_file(trained: str, tmp_path: Path) -> None:
     request = Request("zoo:resnet8", "digits", method="calibrate", weights=trained, density=0.3, rehearsal=False)
     done = compress(request, tmp_path / "net.dwindle")

@@ -78,6 +78,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return compress(model, tmp_path_factory.mktemp("objects") / "net.dwindle", Watcher(), task=task, **BUDGET)
 
 
+@pytest.mark.slow
 def test_objects_are_compressed_and_exported_to_several_targets(net: Checkpoint) -> None:
     assert net.origin["model"]["spec"].startswith("object:")
     assert net.metrics["test"] > 80
@@ -130,6 +131,7 @@ def test_the_same_objects_go_on_with_the_same_run_and_other_weights_do_not(net: 
     assert "model.pretrained" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_network_that_is_an_object_is_trained_by_a_data_sets_name(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     net = compress(model, tmp_path / "net.dwindle", Watcher(), data="digits", epochs=1, rehearsal=False, **BUDGET)

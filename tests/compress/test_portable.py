@@ -48,12 +48,14 @@ def moved(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path / "moved"
 
 
+@pytest.mark.slow
 def test_data_that_moved_with_the_checkpoint_is_found(moved: Path) -> None:
     net = Checkpoint.load(moved / "net.dwindle")
     assert net.data_folder == "../photos"
     assert restore_task(net).class_names == ("cat", "dog")
 
 
+@pytest.mark.slow
 def test_data_elsewhere_is_named_and_other_data_refused(moved: Path) -> None:
     net = Checkpoint.load(moved / "net.dwindle")
     (moved / "photos").rename(moved / "pictures")

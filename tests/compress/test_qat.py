@@ -266,6 +266,7 @@ def test_of_fewer_survivors_than_values_each_keeps_its_own() -> None:
     assert torch.equal(by_palette(rows, 2), rows)
 
 
+@pytest.mark.slow
 def test_training_through_a_palette_wins_back_what_rounding_loses() -> None:
     torch.manual_seed(0)
     x = torch.randn(256, 64)

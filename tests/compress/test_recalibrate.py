@@ -78,6 +78,7 @@ def test_a_network_without_batch_norm_or_without_its_statistics_is_fine() -> Non
         recalibrate(model, (torch.randn(8, 3),))
 
 
+@pytest.mark.slow
 def test_a_run_that_asks_for_it_ends_on_statistics_of_its_own_weights(tmp_path: Path) -> None:
     digits = {"data": "digits", "epochs": 1}
     done = compress(Request("zoo:resnet8", digits, density=0.5, rounds=1, recalibrate=True), tmp_path / "net.dwindle")
@@ -136,6 +137,7 @@ def test_inputs_that_the_model_does_not_take_are_one_sentence() -> None:
     assert (raised.value.code, raised.value.name) == ("task-failed", "inputs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [0, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_sharp_fall_that_batch_norm_alone_makes_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int

@@ -87,6 +87,7 @@ def test_a_plan_says_it_in_its_table(
     assert f"bessel_j0.default (own.py, line {line})" in table["rehearsed"][1]["sentence"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rehearsed")
 def test_a_file_that_computes_something_else_fails_parity_before_training(tmp_path: Path) -> None:
     said: list[str] = []
@@ -128,6 +129,7 @@ def test_outputs_that_are_all_alike_are_said_to_prove_little() -> None:
     assert "proves little" in rehearsal.sentence("pytorch")
 
 
+@pytest.mark.slow
 def test_a_run_is_rehearsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began: list[Path] = []
     monkeypatch.setattr(compression, "_rehearsed", lambda ready, watcher: began.append(tmp_path))

@@ -41,6 +41,7 @@ def calibrated(images: str, trained: str, **options: Any) -> Request:
     return Request("zoo:resnet8", {"data": images}, method="calibrate", weights=trained, rehearsal=False, **options)
 
 
+@pytest.mark.slow
 def test_a_folder_without_classes_is_enough(images: str, trained: str, tmp_path: Path) -> None:
     done = compress(calibrated(images, trained, density=0.5), tmp_path / "net.dwindle")
     dense, pruned = done.history
@@ -60,6 +61,7 @@ def test_a_folder_without_classes_is_enough(images: str, trained: str, tmp_path:
     diff_table(diff(done, again))
 
 
+@pytest.mark.slow
 def test_as_far_as_answers_may_change(images: str, trained: str, tmp_path: Path) -> None:
     request = calibrated(images, trained, max_change=0.1, prune_per_round=0.6)
     done = compress(request, tmp_path / "net.dwindle")
@@ -68,6 +70,7 @@ def test_as_far_as_answers_may_change(images: str, trained: str, tmp_path: Path)
     assert requested(done.origin).max_change == 0.1
 
 
+@pytest.mark.slow
 def test_the_number_of_classes_is_that_of_the_weights(images: str, tmp_path: Path) -> None:
     file = tmp_path / "net.safetensors"
     save_file(build(ModelSpec("zoo:resnet8", 7, (1, 8, 8))).state_dict(), file)

@@ -100,6 +100,7 @@ def test_a_flag_without_a_file_or_given_twice(words: list[str]) -> None:
     assert refused.value.option == "config"
 
 
+@pytest.mark.slow
 def test_the_command_reads_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(
         'model = "zoo:resnet8"\ndata = "digits"\nepochs = 1\ndensity = "50%"\n'

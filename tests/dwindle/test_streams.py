@@ -55,6 +55,7 @@ def test_work_goes_on_when_nobody_reads_stderr(tmp_path: Path) -> None:
     assert (tmp_path / "net.dwindle/exports/pytorch/manifest.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "code"), [("1MB", 0), ("10", 3), ("nonsense", 2)])
 def test_a_verdict_does_not_hang_on_its_reader(folder: Path, size: str, code: int) -> None:
     reading, writing = os.pipe()

@@ -42,6 +42,7 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.needs("browser")
 def test_the_page_names_the_class_of_a_photograph(tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright

@@ -14,6 +14,7 @@ from dwindle.models.tasks import restore_task
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.slow
 def test_the_plain_loop_keeps_its_accuracy_at_a_fifth_of_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

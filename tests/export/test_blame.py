@@ -93,6 +93,7 @@ class Causal(nn.Module):
         return self.head((scores.softmax(-1) @ self.v(x)).mean(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target",
     [

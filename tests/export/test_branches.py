@@ -128,6 +128,7 @@ def test_a_merged_convolution_has_no_more_survivors_than_its_branches(
     assert any((one == 0).any() for one in held)
 
 
+@pytest.mark.slow
 def test_the_file_is_the_network_and_its_bytes_are_counted_merged(
     tmp_path: Path, trained: Callable[..., nn.Module], masked: Callable[..., nn.Module]
 ) -> None:
@@ -234,6 +235,7 @@ def test_a_norm_that_calls_an_activation_folds_and_one_that_does_more_stays(trai
     assert difference(network, IMAGE) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.needs("timm")
 @pytest.mark.parametrize(
     "name",

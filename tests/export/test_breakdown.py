@@ -110,6 +110,7 @@ def test_a_damaged_core_ml_package_is_named(dense: nn.Module, tmp_path: Path) ->
         CoreML().breakdown(tmp_path / "net.mlpackage")
 
 
+@pytest.mark.slow
 def test_an_executorch_file_is_a_program_with_xnnpacks_graph_and_weights(pruned: nn.Module, tmp_path: Path) -> None:
     found = breakdown(targets.load("executorch"), pruned, tmp_path)
     assert (found.mask, found.values) == (0, WEIGHTS + BIASES)
@@ -131,6 +132,7 @@ def test_a_pytorch_file_has_its_tensors_as_values(pruned: nn.Module, tmp_path: P
     assert found.graph > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.needs("litert")
 @pytest.mark.parametrize("pack", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_litert_file_has_rows_and_places_in_its_graph(pack: bool, pruned: nn.Module, tmp_path: Path) -> None:

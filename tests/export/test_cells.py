@@ -64,6 +64,7 @@ FAST = [(nn.LSTMCell, "onnx"), (nn.GRUCell, "executorch")]
 OTHERS = [(nn.LSTMCell, "coreml"), (nn.RNNCell, "onnx"), (nn.LSTMCell, "executorch")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "name"),
     [

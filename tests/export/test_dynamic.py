@@ -94,6 +94,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [*FAST, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS)])
 def test_files_are_their_network_at_every_bound(name: str, kind: type[nn.Module], tmp_path: Path) -> None:
     texts = TEXT if kind is Reader else ("batch=1..3", "image:2=16..64", "image:3=16..48")
@@ -107,6 +108,7 @@ def test_files_are_their_network_at_every_bound(name: str, kind: type[nn.Module]
         assert sizes == tuple(f"image:0={each}" for each in (*ends, "1, image:2=64, image:3=16"))
 
 
+@pytest.mark.slow
 def test_sizes_have_names_in_onnx_and_bounds_in_core_ml(tmp_path: Path) -> None:
     network, real = made(Reader, "batch=1..3", *TEXT)
     example = tuple(one[:1] for one in real)

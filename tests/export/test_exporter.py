@@ -80,6 +80,7 @@ def test_a_checkpoint_becomes_two_files_and_a_manifest(checkpoint: Path) -> None
     assert said[2].startswith("onnx: 40.2 KB, dense 312 KB; within ")
 
 
+@pytest.mark.slow
 def test_fewer_bits_and_what_they_cost(checkpoint: Path) -> None:
     said: list[str] = []
     (manifest,) = export(checkpoint, ["onnx"], precision="int8", progress=said.append)
@@ -107,6 +108,7 @@ def test_fewer_bits_and_what_they_cost(checkpoint: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_a_killed_export_left_goes_with_the_next_of_any_target(checkpoint: Path) -> None:
     left = checkpoint / "exports" / ".dwindle-0123456z"
     (left / "new/coreml").mkdir(parents=True)
@@ -138,6 +140,7 @@ class Corrupting(Onnx):
         return encoding
 
 
+@pytest.mark.slow
 def test_a_rejected_file_is_kept_and_the_earlier_export_stays(
     trained: Changed, masked: Changed, example: Inputs, samples: Inputs, tmp_path: Path
 ) -> None:
@@ -234,6 +237,7 @@ def test_other_packings_and_precisions_are_refused(
     assert (refused.value.code, refused.value.option) == (code, option)
 
 
+@pytest.mark.slow
 def test_a_file_that_a_tool_has_folded_is_seen(checkpoint: Path) -> None:
     export(checkpoint, ["onnx"], precision="palette4")
     path = checkpoint / "exports" / "onnx" / "net.onnx"

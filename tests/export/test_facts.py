@@ -59,6 +59,7 @@ def test_facts_are_what_an_app_needs() -> None:
     assert facts(None) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["onnx", "coreml", pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")])]
 )

@@ -84,6 +84,7 @@ def exported(target: Target, folder: Path) -> DwindleError:
     return failed.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "kind", "code"),
     [

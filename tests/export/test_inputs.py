@@ -40,6 +40,7 @@ class ChannelsLast(PlainTask):
         return (self.images,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "executorch"])
 @pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_file_of_a_channels_last_task_takes_what_an_app_feeds(name: str, channels: int, tmp_path: Path) -> None:
@@ -53,6 +54,7 @@ def test_the_file_of_a_channels_last_task_takes_what_an_app_feeds(name: str, cha
     np.testing.assert_allclose(target.run(path, (images,))[0], network(images).numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_channels_last_network_is_written_all_the_same(tmp_path: Path) -> None:
     network, target = small().to(memory_format=torch.channels_last), targets.load("executorch")
     shipped = deployable(network, (IMAGES[:1],))
@@ -75,6 +77,7 @@ class Words(nn.Module):
 IDS = torch.randint(0, 50, (6, 7), generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target",
     [

@@ -29,6 +29,7 @@ def test_the_ratio_in_decibels() -> None:
     assert sqnr(0 * exact, exact) is None
 
 
+@pytest.mark.slow
 def test_what_int8_costs_a_layer(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(200, 30, bias=False).requires_grad_(False)

@@ -122,6 +122,7 @@ def test_attention_and_recurrent_layers_are_rounded_by_samples_too(precision: st
     assert noise(quantized(network, held), network) < 0.6 * noise(quantized(network, plain), network)
 
 
+@pytest.mark.slow
 def test_the_same_samples_choose_the_same_codes() -> None:
     one, other = (calibrated(shipped(), stored(shipped(), "int4"), samples()) for _ in range(2))
     assert all(np.array_equal(one[name].values, other[name].values) for name in one)
@@ -168,6 +169,7 @@ def test_passing_errors_on_and_trying_codes_again_lower_the_error() -> None:
     assert (improved[~one.alive] == levels.zero).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision"),
     [("onnx", "int4"), ("coreml", "palette4"), pytest.param("mnn", "int8", marks=pytest.mark.needs("mnn"))],
@@ -199,6 +201,7 @@ INT8 = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INT8)
 def test_a_file_that_computes_in_int8_holds_codes_that_samples_chose(name: str, tmp_path: Path) -> None:
     network, example = shipped(0.5, nn.Identity()), (samples()[0][:1],)
@@ -217,6 +220,7 @@ def test_a_file_that_computes_in_int8_holds_codes_that_samples_chose(name: str, 
         assert not held[network.get_parameter(weight) == 0].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [("down",), pytest.param(("auto",), marks=pytest.mark.slow)])
 def test_what_stays_float_has_no_codes_to_choose(keep: tuple[str, ...]) -> None:
     network = shipped()

@@ -77,6 +77,7 @@ def test_a_file_is_allowed_what_its_network_carries_and_no_more(
     assert failed.value.code == "outputs-differ"
 
 
+@pytest.mark.slow
 def test_what_a_network_carries_is_no_operator_that_differs(network: nn.Module, images: tuple[Tensor]) -> None:
     target, example = Off(), (images[0][:1],)
     shipped = deployable(network, example)

@@ -84,6 +84,7 @@ def test_a_file_is_written_once_for_the_same_weights(monkeypatch: pytest.MonkeyP
     assert len(written) == 2
 
 
+@pytest.mark.slow
 def test_a_task_judges_the_file_itself_in_batches_of_any_size() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval()

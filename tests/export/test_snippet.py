@@ -86,6 +86,7 @@ def test_code_that_is_wrong_does_not_parse() -> None:
         assert not parses(language, "func (((")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target",
     [

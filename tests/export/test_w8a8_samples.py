@@ -13,6 +13,7 @@ from dwindle.export.w8a8_samples import check_samples, streamed, untrained
 from dwindle.models.signature import flat, signature_of
 
 
+@pytest.mark.slow
 def test_the_file_of_a_deep_network_is_counted(tmp_path: Path) -> None:
     """In 24 layers of nothing but positive values these would leave the range of fp32."""
     torch.manual_seed(0)

@@ -112,6 +112,7 @@ FAST = [("convolution", "onnx"), ("linear", "executorch")]
 OTHERS = [pair for pair in product(NETWORKS, ("onnx", "executorch")) if pair not in FAST]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "target"),
     [
@@ -159,6 +160,7 @@ def test_calls_of_one_value_or_of_which_some_are_float_are_what_was_calibrated(
     assert parity.relative <= parity.tolerance < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -197,6 +199,7 @@ class Times(nn.Module):
         return logits
 
 
+@pytest.mark.slow
 def test_numbers_that_a_network_computes_with_are_in_int8_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Times().eval().requires_grad_(False)

@@ -15,6 +15,7 @@ from dwindle.models.scoring import IGNORED, balanced, chosen, class_loss, class_
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
 
+@pytest.mark.slow
 @given(PAIRS)
 def test_metrics_of_classes_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     labels, answers = ([pair[side] for pair in pairs] for side in (0, 1))

@@ -156,6 +156,7 @@ def test_masks_are_classes_of_pixels() -> None:
     assert not CheckedTask(task).has("labels")
 
 
+@pytest.mark.slow
 def test_floats_are_several_labels() -> None:
     drawn = torch.randn(200, 6)
     task = Supervised(TensorDataset(drawn, (drawn[:, :3] > 0.5).float()), epochs=20, batch_size=20, lr=0.05)

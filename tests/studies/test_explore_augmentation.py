@@ -8,6 +8,7 @@ from studies.rewinding.grid import SMALLEST
 QUICK = Setting("zoo:resnet8", "digits", epochs=1, per_round=0.9, seeds=(30, 31))
 
 
+@pytest.mark.slow
 def test_a_run_is_the_products_own_to_the_smallest_density() -> None:
     row = run(QUICK, 30, 0.5)
     assert (row["augment"], row["seed"]) == (0.5, 30)

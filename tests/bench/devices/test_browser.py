@@ -114,6 +114,7 @@ def test_litert_files_are_measured_in_a_page(
     assert reach("browser").failure(found) is None
 
 
+@pytest.mark.slow
 @needs_browser
 @needs_litert
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -155,6 +156,7 @@ def test_a_page_computes_and_leaves_nothing_behind(
     assert piece.cpu_ns is None
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize(
     ("target", "name", "failed"),

@@ -79,6 +79,7 @@ def lamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "lamp_device", raising=False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_slices", "lamp")
 def test_another_package_s_device_is_measured_and_gated(
     checkpoint: Checkpoint, export: Callable[..., object], onnx_files: tuple[Path, Path], tmp_path: Path

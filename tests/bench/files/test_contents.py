@@ -71,6 +71,7 @@ def test_onnx(onnx_files: Pair, nets: tuple[nn.Sequential, nn.Sequential]) -> No
     assert (given.dtype, given.shape[1:], made.dtype, made.shape[1:]) == ("float32", (1, 8, 8), "float32", (10,))
 
 
+@pytest.mark.slow
 def test_onnx_with_packed_zeros_has_masks(nets: tuple[nn.Sequential, nn.Sequential], tmp_path: Path) -> None:
     target, path = Onnx("fp32"), tmp_path / "net.onnx"
     target.write(deployable(nets[1], EXAMPLE), EXAMPLE, path, pack=True)
@@ -125,6 +126,7 @@ def test_onnx_graphs_within_graphs_and_constants_in_nodes(tmp_path: Path) -> Non
     assert found.inputs[0].shape == ("n",)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("litert")
 def test_litert(tflite_files: Pair, nets: tuple[nn.Sequential, nn.Sequential]) -> None:
     dense, packed = map(whole, tflite_files)
@@ -139,6 +141,7 @@ def test_litert(tflite_files: Pair, nets: tuple[nn.Sequential, nn.Sequential]) -
     assert packed.weights == {"float32": 4 * (8 * 9 + 5120 - zeros_of(nets[1]))}
 
 
+@pytest.mark.slow
 def test_executorch(pte_files: Pair, nets: tuple[nn.Sequential, nn.Sequential]) -> None:
     found = whole(pte_files[1])
     assert found.format == "ExecuTorch"
@@ -163,6 +166,7 @@ def test_executorch_without_a_delegate(tmp_path: Path) -> None:
     assert found.zeros == 1.0
 
 
+@pytest.mark.slow
 def test_core_ml(packages: Pair, nets: tuple[nn.Sequential, nn.Sequential]) -> None:
     found = whole(packages[0])
     assert found.format == "Core ML"
@@ -175,6 +179,7 @@ def test_core_ml(packages: Pair, nets: tuple[nn.Sequential, nn.Sequential]) -> N
     assert bytes_of(packed, MASK) == known.mask > 0
 
 
+@pytest.mark.slow
 def test_core_ml_without_its_weights(packages: Pair, tmp_path: Path) -> None:
     import shutil
 
@@ -211,6 +216,7 @@ def test_scales_are_tables(tmp_path: Path) -> None:
     assert (bytes_of(found, TABLE), found.weights) == (4, {"int8": 16})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "suffix", [".onnx", ".pte", ".pt2", ".mlpackage", pytest.param(".tflite", marks=pytest.mark.needs("litert"))]
 )

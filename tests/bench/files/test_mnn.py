@@ -99,6 +99,7 @@ def test_packed_zeros_have_masks(nets: Nets, tmp_path: Path, precision: str) -> 
     assert 0 < bytes_of(found, VALUES) <= known.values  # which counts scales and tables of codes as values
 
 
+@pytest.mark.slow
 def test_damage_is_one_sentence(plain: Path, tmp_path: Path) -> None:
     content, chance, sentences = plain.read_bytes(), random.Random(0), []
     path = tmp_path / "damaged.mnn"

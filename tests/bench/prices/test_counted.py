@@ -28,6 +28,7 @@ def silent(line: str) -> None:
     pass
 
 
+@pytest.mark.slow
 def test_a_layer_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
 

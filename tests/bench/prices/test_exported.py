@@ -43,6 +43,7 @@ def of_this_machine(**changes: Any) -> Any:
     return made(**here | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_slices", "manifest")
 def test_predicted_stands_beside_measured(
     checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -148,6 +149,7 @@ def test_no_profile_is_said_before_anything_is_measured(checkpoint: Checkpoint, 
     assert not checkpoint.bench_path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_slices", "manifest")
 def test_a_prediction_outside_of_its_interval_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     of_this_machine().save(tmp_path / "phone.json")

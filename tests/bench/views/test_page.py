@@ -334,6 +334,7 @@ class TestInABrowser:
         )  # fmt: skip
         return "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
+    @pytest.mark.slow
     def test_it_renders_light_and_dark_without_a_word_on_the_console(self, page: Path, tmp_path: Path) -> None:
         light, dark = tmp_path / "light.png", tmp_path / "dark.png"
         assert self.shoot(page, light, "--window-size=1200,2000") == ""

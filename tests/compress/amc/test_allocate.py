@@ -73,6 +73,7 @@ def test_so_few_weights_that_no_network_is_better_than_chance_are_not_searched_f
         assert int(net.masks[name].sum()) == pytest.approx(kept * factor, abs=1)
 
 
+@pytest.mark.slow
 def test_channels_end_at_the_chosen_widths(tmp_path: Path) -> None:
     net = network()
     pruning, result = allocate(tmp_path, net, Channels(align=4), CheckedTask(Images(net.model)), 0.5, QUICK)

@@ -83,6 +83,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return run(tmp_path_factory.mktemp("undisturbed"))
 
 
+@pytest.mark.slow
 def test_a_useless_layer_is_left_almost_nothing(tmp_path: Path) -> None:
     result = run(tmp_path, settings=Settings(episodes=60, warmup=20))
     assert result.names == ("useful.weight", "useless.weight")

@@ -58,6 +58,7 @@ def test_a_unit_s_score_is_its_size_relative_to_its_group() -> None:
         torch.testing.assert_close(scores.mean(), torch.tensor(1.0))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, derandomize=True)
 @given(st.floats(0.1, 1.0), st.sampled_from([1, 2, 4, 8]))
 def test_budgets_hold_on_aligned_widths_with_little_to_spare(share: float, align: int) -> None:

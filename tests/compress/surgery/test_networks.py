@@ -319,6 +319,7 @@ class Logits(nn.Module):
         return self.network(tokens, attention_mask=mask)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.needs("transformers")
 def test_gpt2_and_bert_of_transformers() -> None:
     from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -128,6 +129,7 @@ def left_whole(found: Found) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_channels_are_followed_through_the_layers_and_functions_of_torch() -> None:
     model = Parallel(FOLLOWED).eval()
     found = find_groups(model, (IMAGE,))

@@ -43,6 +43,7 @@ def samples(scale: float) -> tuple[Tensor]:
     return (scale * torch.randn(6, 8, generator=torch.Generator().manual_seed(1)),)
 
 
+@pytest.mark.slow
 def test_without_them_squares_overflow(network: nn.Module, tmp_path: Path) -> None:
     real, path = samples(1000.0), tmp_path / "net.mlpackage"
     shipped = deployable(network, (real[0][:1],))
@@ -66,11 +67,13 @@ def test_squares_beyond_fp16_compute_in_fp32(network: nn.Module, scale: float, t
     assert kinds == {"float16"}
 
 
+@pytest.mark.slow
 def test_a_file_that_fp16_holds_is_as_it_was(network: nn.Module, tmp_path: Path) -> None:
     target, example = CoreML(), (samples(1.0)[0][:1],)
     assert target.holding(deployable(network, example), example, samples(1.0)) is target
 
 
+@pytest.mark.slow
 def test_everything_computes_in_fp32_on_request(network: nn.Module, tmp_path: Path) -> None:
     real, path = samples(1000.0), tmp_path / "net.mlpackage"
     target, example = CoreML().computing("fp32"), (real[0][:1],)

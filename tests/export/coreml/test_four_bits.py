@@ -117,6 +117,7 @@ def test_every_weight_is_in_the_file_bit_for_bit(
         np.testing.assert_allclose(found, quantized(shipped, held)(x).numpy(), rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "min_os", "kinds"),
     [
@@ -179,6 +180,7 @@ def test_the_bytes_are_those_of_coremltools_own(
     assert mine == packed_operations(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_model")
 @pytest.mark.parametrize("precision", FOUR_BITS)
 def test_sparse_four_bits_are_smaller_than_eight(

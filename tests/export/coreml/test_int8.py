@@ -103,6 +103,7 @@ def test_every_weight_is_in_the_file_bit_for_bit(
         assert array.tobytes() in {half.tobytes() for half in expected.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("min_os", "kinds"),
     [
@@ -141,6 +142,7 @@ def test_the_bytes_are_those_of_coremltools_own(
     assert mine == packed_operations(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_model")
 def test_sparse_int8_is_smaller(network: nn.Module, masked: Changed, example: Inputs, tmp_path: Path) -> None:
     shipped = deployable(masked(network, 0.1), example)

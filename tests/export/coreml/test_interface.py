@@ -70,6 +70,7 @@ def test_an_image_goes_in_and_scores_by_class_come_out(channels: int, tmp_path: 
     assert (failed.value.code, failed.value.path) == ("outputs-differ", Path("other.mlpackage"))
 
 
+@pytest.mark.slow
 def test_an_image_is_described_as_coremltools_describes_one(tmp_path: Path) -> None:
     net, example = network(3), (normalised(images(3))[:1],)
     CoreML().with_interface(Interface(Normalization(MEANS, STDS))).write(
@@ -140,6 +141,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         assert refused.value.path == (Path(classes) if classes else None)
 
 
+@pytest.mark.slow
 def test_a_network_that_takes_bgr_gets_an_image_in_bgr(tmp_path: Path) -> None:
     class Flipped(Task):
         preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, colours="BGR")
@@ -155,6 +157,7 @@ def test_a_network_that_takes_bgr_gets_an_image_in_bgr(tmp_path: Path) -> None:
     assert check(target, tmp_path / "net.mlpackage", net, net, inputs).relative is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signed", [False, True])
 def test_probabilities_are_made_of_logits(signed: bool, tmp_path: Path) -> None:
     """For a network that is flattened by its signature too, as every stage sees it."""

@@ -197,6 +197,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 FILES = [*SMALL, "products18"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [name if name in ("layers", "activations") else pytest.param(name, marks=pytest.mark.slow) for name in FILES],
@@ -223,6 +224,7 @@ def altered(original: Path, change: Callable[[bytes], bytes], folder: Path) -> P
     return path
 
 
+@pytest.mark.slow
 def test_an_operation_it_lacks_is_named(file: Callable[[str], Path], tmp_path: Path) -> None:
     path = altered(file("activations"), lambda content: content.replace(b"silu", b"sulk"), tmp_path)
     with pytest.raises(RuntimeUnavailable) as raised:
@@ -230,6 +232,7 @@ def test_an_operation_it_lacks_is_named(file: Callable[[str], Path], tmp_path: P
     assert (raised.value.code, raised.value.name) == ("unproven", "sulk")
 
 
+@pytest.mark.slow
 def test_so_is_a_parameter(file: Callable[[str], Path], tmp_path: Path) -> None:
     path = altered(file("layers"), lambda content: content.replace(b"dilations", b"dilution_"), tmp_path)
     with pytest.raises(RuntimeUnavailable, match="dilution_") as raised:
@@ -244,6 +247,7 @@ def test_what_fp16_cannot_hold_is_infinite(tmp_path: Path) -> None:
     assert torch.isinf(made).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_model")
 @pytest.mark.parametrize(
     "name",
@@ -268,6 +272,7 @@ def test_every_network_of_the_zoo_passes_parity(name: str, trained: Changed, mas
         assert found.relative < 2e-2
 
 
+@pytest.mark.slow
 def test_parity_finds_outputs_that_differ(trained: Changed, masked: Changed, tmp_path: Path) -> None:
     """A bias in another place: the weights that are compared one by one are all there."""
     network, other = (masked(trained(zoo.resnet8(in_channels=1)), 0.3).eval() for _ in range(2))

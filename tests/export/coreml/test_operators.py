@@ -115,6 +115,7 @@ def test_the_table_has_many() -> None:
     assert CASES.keys() >= NOT.keys()
 
 
+@pytest.mark.slow
 def test_an_unproven_file_is_kept_where_asked_for(tmp_path: Path) -> None:
     """Of random numbers nothing can be proven: the sentence names the operator, and the parity says so."""
     module = nn.Sequential(nn.Conv2d(4, 4, 1), Of(lambda x: x + torch.randn_like(x))).eval()

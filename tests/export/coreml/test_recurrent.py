@@ -72,6 +72,7 @@ def target_tensors(network: nn.Module) -> dict[str, object]:
     return dict(CoreML("fp16").stored(network))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "shape"),
     [

@@ -94,11 +94,13 @@ def test_nothing_is_printed_and_nothing_but_the_model_is_in_the_package(written:
     assert names == [MODEL, WEIGHTS, "Manifest.json"]
 
 
+@pytest.mark.slow
 def test_the_same_network_makes_the_same_bytes(written: Written, example: Inputs, tmp_path: Path) -> None:
     CoreML().write(written.shipped, example, tmp_path / "net.mlpackage", pack=True)
     assert sha256(tmp_path / "net.mlpackage") == sha256(written.net)
 
 
+@pytest.mark.slow
 def test_the_bytes_are_those_of_coremltools_own_compression(written: Written, example: Inputs, tmp_path: Path) -> None:
     """The same masks through its `_COREML_` buffers. It drops survivors up to 2⁻¹⁰: here there are none."""
     import coremltools
@@ -185,6 +187,7 @@ def test_the_file_computes_what_the_network_does(written: Written, samples: Inpu
     np.testing.assert_allclose(outputs, written.shipped(*samples).numpy(), rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_a_weight_beyond_fp16_is_refused(network: nn.Module, example: Inputs, tmp_path: Path) -> None:
     shipped = deployable(network, example)
     shipped.classifier.bias.data[0] = 1e5
@@ -208,6 +211,7 @@ class Small(nn.Module):
         return self.layers(x)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_model")
 def test_small_dead_and_vanishing_tensors(tmp_path: Path) -> None:
     inputs = (torch.ones(1, 3),)

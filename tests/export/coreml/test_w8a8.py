@@ -53,6 +53,7 @@ def test_the_file_is_the_network_of_rounded_weights_and_activations(written: Wri
     assert parity.relative < parity.tolerance < 0.1
 
 
+@pytest.mark.slow
 def test_every_layer_reads_quantised_activations_and_sparse_int8_weights(written: Written) -> None:
     block = main_block(read(written.path)[0])
     made = {output.name: operation for operation in block.operations for output in operation.outputs}

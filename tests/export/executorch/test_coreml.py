@@ -55,6 +55,7 @@ def test_the_package_inside_is_the_network(written: Written, samples: Inputs) ->
     assert parity.relative < 1.3e-3
 
 
+@pytest.mark.slow
 def test_nothing_is_printed(written: Written) -> None:
     assert written.printed == ""
 
@@ -94,6 +95,7 @@ def test_zeros_are_packed(written: Written, example: Inputs, trained: Changed, m
     assert packed_bytes(sparser) == (tmp_path / "net.pte").stat().st_size < size
 
 
+@pytest.mark.slow
 def test_in_fewer_bits_too(written: Written, example: Inputs, samples: Inputs, tmp_path: Path) -> None:
     int8 = ExecuTorchCoreML("int8")
     words = int8.write(written.shipped, example, tmp_path / "net.pte", pack=True)
@@ -104,6 +106,7 @@ def test_in_fewer_bits_too(written: Written, example: Inputs, samples: Inputs, t
     assert str(older.note).startswith("iOS16 has no sparse form of int8")
 
 
+@pytest.mark.slow
 def test_one_weight_that_differs_is_found(written: Written, example: Inputs, samples: Inputs, tmp_path: Path) -> None:
     content = bytearray(written.net.read_bytes())
     files = CoreML().files(written.shipped, example, pack=True)[0]
@@ -132,6 +135,7 @@ def test_equal_exports_are_equal(written: Written, example: Inputs, tmp_path: Pa
     assert (tmp_path / "net.pte").read_bytes() == written.net.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_core_ml_takes_a_part_of_is_refused(tmp_path: Path) -> None:
     class Partly(nn.Module):
         def __init__(self) -> None:
@@ -168,6 +172,7 @@ def test_without_the_delegate_it_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (unavailable.value.code, unavailable.value.name) == ("not-installed", "executorch")
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_the_core_ml_target(
     written: Written, example: Inputs, samples: Inputs, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return Written(network, target, path, check(target, path, network, network, (IDS,)))
 
 
+@pytest.mark.slow
 def test_a_text_network_s_file_is_its_rounding(text: Written) -> None:
     target, network, parity = text.target, text.network, text.parity
     assert (target.precision, target.calibrates, target.rounds_activations) == ("int8", False, True)
@@ -131,6 +132,7 @@ class Multiplied(nn.Module):
         return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "int8"])
 def test_weights_with_their_inputs_first(precision: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -36,6 +36,7 @@ READ: dict[str, Callable[[Read, Tensor], tuple[Tensor, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", READ)
 def test_values_in_int8_are_read(how: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

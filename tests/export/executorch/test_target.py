@@ -142,6 +142,7 @@ def test_a_file_that_was_filled_is_what_lowering_makes(written: Written, example
     assert written.net.read_bytes() == lowered(trace(written.shipped, example), "ResNet")
 
 
+@pytest.mark.slow
 def test_constants_that_are_filled_up_with_zeros_are_filled_in() -> None:
     class Indexed(nn.Module):
         """A table that is looked up, as Swin's of relative positions, and a number."""
@@ -162,6 +163,7 @@ def test_constants_that_are_filled_up_with_zeros_are_filled_in() -> None:
     assert program.filled(network) == lowered(trace(network, x), "Indexed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network", [pytest.param(EveryLayer(), marks=pytest.mark.slow), nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU())]
 )
@@ -181,6 +183,7 @@ class Block(nn.Module):
         return x + self.down(nn.functional.gelu(self.up(self.norm(x)), approximate="tanh"))
 
 
+@pytest.mark.slow
 def test_variance_and_mean_in_one_call_are_written(tmp_path: Path) -> None:
     class Normal(nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -207,6 +210,7 @@ def test_the_tanh_form_of_gelu_is_not_taken_for_the_exact_one(tmp_path: Path) ->
     assert parity.relative < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "shape"),
     [

@@ -62,6 +62,7 @@ def test_the_file_is_the_calibrated_network(written: Written) -> None:
     assert parity.relative < parity.tolerance < 0.1
 
 
+@pytest.mark.slow
 def test_what_int8_costs_is_told_of_the_file_itself(written: Written) -> None:
     found = quality(written.shipped, "int8", written.compared)
     assert found is not None

@@ -113,6 +113,7 @@ def test_a_truncated_file_is_refused(written: Written, samples: Inputs, tmp_path
         parity.check(LiteRT(), tmp_path / "net.tflite", written.network, written.shipped, samples)
 
 
+@pytest.mark.slow
 @needs_extra
 def test_in_fp16_it_takes_about_half(written: Written, example: Inputs, samples: Inputs, tmp_path: Path) -> None:
     half, path = LiteRT("fp16"), tmp_path / "net.tflite"
@@ -137,6 +138,7 @@ def test_what_the_converter_computes_from_weights_is_written_and_counted_too(
     assert LiteRT().packer(trained(Gate(), seed=3), example)(network) == path.stat().st_size
 
 
+@pytest.mark.slow
 @needs_extra
 def test_a_linear_layer_before_a_prelu_is_in_the_file_once(trained: Changed, tmp_path: Path) -> None:
     network = trained(nn.Sequential(nn.Linear(64, 96), nn.PReLU(96), nn.Linear(96, 2))).eval()

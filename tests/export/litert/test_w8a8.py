@@ -62,6 +62,7 @@ def test_the_file_is_the_network_of_rounded_weights_and_activations(written: Wri
     assert 0 < parity.relative < parity.tolerance < 0.1
 
 
+@pytest.mark.slow
 def test_it_computes_in_int8_between_a_float_input_and_a_float_output(written: Written) -> None:
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
@@ -117,6 +118,7 @@ def compared(network: nn.Module, real: tuple[Tensor, ...], path: Path) -> Parity
     return compare(target, path, network, shipped, real).parity
 
 
+@pytest.mark.slow
 def test_max_pooling_that_pads_is_in_int8(tmp_path: Path) -> None:
     """It is converted to padding by -inf, of which no scale follows."""
     torch.manual_seed(0)
@@ -141,6 +143,7 @@ class Squeezed(nn.Module):
         return nn.functional.hardswish(self.b(y)).flatten(1)
 
 
+@pytest.mark.slow
 def test_what_the_quantizer_leaves_unread_has_no_data(tmp_path: Path) -> None:
     torch.manual_seed(0)
     real = (torch.randn(12, 3, 9, 9),)

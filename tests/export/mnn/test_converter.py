@@ -30,6 +30,7 @@ def onnx() -> bytes:
     return _onnx(nn.Conv2d(3, 8, 3).eval().requires_grad_(False), (torch.zeros(1, 3, 8, 8),))
 
 
+@pytest.mark.slow
 def test_a_conversion_opens_no_socket_starts_no_program_and_installs_nothing(onnx: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(onnx)
     before = {each.metadata["Name"] for each in distributions()}

@@ -87,6 +87,7 @@ def _command(consumer: str) -> list[str | Path]:
     return [python, "-P", Path(__file__).with_name("consumer.py"), consumer.partition("-")[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("consumer", "pattern"),
     [
@@ -115,6 +116,7 @@ def test_files_load_and_are_right(written: Written, consumer: str, pattern: str,
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "consumer",
     [
@@ -144,6 +146,7 @@ def test_files_that_compute_in_fp16_load_and_are_right(
         assert np.abs(np.load(tmp_path / f"{name}.out.npy") - right).max() < 2e-3 * np.abs(right).max(), name
 
 
+@pytest.mark.slow
 def test_the_reference_implementation_agrees(written: Written, tmp_path: Path, by_reference: Evaluate) -> None:
     for name, expected in written.expected.items():
         model = onnx.load(written.folder / f"{name}.onnx")

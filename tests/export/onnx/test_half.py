@@ -42,6 +42,7 @@ def exported(network: nn.Module, real: tuple[Tensor, ...], target: Onnx, folder:
     return export_networks(networks, example, real, folder, target, packing=packing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "packing"),
     [
@@ -88,6 +89,7 @@ def test_an_overflow_that_cpus_hide_fails(tmp_path: Path) -> None:
     assert not np.allclose(found, network(example[0]).numpy(), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_what_fp16_does_not_hold_stays_in_fp32(tmp_path: Path) -> None:
     manifest = exported(RMS(), samples(1000.0), half(), tmp_path / "out", "auto")
     assert [name.split()[0] for name in manifest.fp32][:2] == ["Pow", "ReduceMean"]
@@ -102,6 +104,7 @@ def test_a_file_that_fp16_holds_is_as_it_was() -> None:
     assert target.holding(deployable(network, example), example, real) is target
 
 
+@pytest.mark.slow
 def test_the_packer_counts_what_write_writes(trained: Changed, masked: Changed, tmp_path: Path) -> None:
     network, example = masked(trained(resnet8(in_channels=1)), 0.2).eval(), (IMAGES[0][:1],)
     target = half("int8")
@@ -131,6 +134,7 @@ class Mixed(nn.Module):
         )
 
 
+@pytest.mark.slow
 def test_other_types_and_outputs_that_are_read_work(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Mixed().eval()

@@ -58,6 +58,7 @@ def test_the_file_is_the_network_of_rounded_weights_and_activations(written: Wri
     onnx.checker.check_model(onnx.load(written.path), full_check=True)
 
 
+@pytest.mark.slow
 def test_unpacked_weights_stay_int8_in_every_kernel(written: Written, tmp_path: Path) -> None:
     kinds = computed_by(written.path, tmp_path)
     assert (kinds["QLinearConv"], kinds["QLinearAdd"], kinds["QGemm"]) == (9, 3, 1)
@@ -71,6 +72,7 @@ def test_pruned_weights_are_zero_in_the_file(written: Written) -> None:
             assert not held[name][tensor.numpy() == 0].any()
 
 
+@pytest.mark.slow
 def test_without_packing_weights_and_scales_are_plain_constants(
     written: Written, example: Inputs, tmp_path: Path
 ) -> None:

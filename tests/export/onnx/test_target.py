@@ -127,6 +127,7 @@ class Recurrent(nn.Module):
         return self.head(outputs[:, -1])
 
 
+@pytest.mark.slow
 def test_a_recurrent_layers_zeros_are_packed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     samples, network = (torch.randn(4, 1, 8, 8),), Recurrent().eval()
@@ -163,6 +164,7 @@ class Awkward(nn.Module):
         return self.tied(self.second(self.first(x)) * self.scale * mask + self.shift)
 
 
+@pytest.mark.slow
 def test_no_value_shapes_the_graph(tmp_path: Path) -> None:
     inputs = (torch.randn(1, 32), torch.ones(1, 32))
     network = Awkward()

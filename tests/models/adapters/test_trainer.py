@@ -97,6 +97,7 @@ def test_each_step_is_reported_and_its_masks_hold(tmp_path: Path) -> None:
     assert own.example_inputs()[0].shape == (1, 1, 8, 8)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_rewound_by_the_trainers_own_schedule(tmp_path: Path) -> None:
     own = task(tmp_path)
     network = own.given.network

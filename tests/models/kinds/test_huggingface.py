@@ -149,6 +149,7 @@ def test_a_repository_fetched_before_is_recorded_by_its_commit(cached: Callable[
     assert "hf:FOLDER" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_texts_by_the_models_own_tokenizer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import datasets
 
@@ -301,6 +302,7 @@ def test_images_have_several_labels_by_lists_and_by_columns(
     assert (caught.value.code, caught.value.option) == ("missing-option", "image_size")
 
 
+@pytest.mark.slow
 def test_a_network_of_several_labels_of_images_is_compressed_and_made_again(tmp_path: Path) -> None:
     file = saved_several(tmp_path / "several.parquet", several_labels(lists=True))
     options = {"data": f"hf:{file}", "image_size": 16, "epochs": 2, "batch_size": 8}

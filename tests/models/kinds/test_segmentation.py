@@ -128,6 +128,7 @@ def test_broken_images_and_masks_are_left_out_where_that_is_asked_for(tmp_path: 
         left.inputs(split)
 
 
+@pytest.mark.slow
 def test_a_network_by_name_has_the_classes_of_the_masks_and_a_classifier_is_refused(tmp_path: Path) -> None:
     data = {"data": f"segmentation:{folder(tmp_path / 'discs')}", "image_size": 32}
     ready = prepare(Request("torchvision:lraspp_mobilenet_v3_large", data, density=0.5))

@@ -28,6 +28,7 @@ def folder(at: Path, count: int = 20) -> Path:
     return at
 
 
+@pytest.mark.slow
 def test_tones_are_told_apart(tmp_path: Path) -> None:
     made = make_task({"data": f"sound:{folder(tmp_path / 'tones')}", "epochs": 25, "batch_size": 8, "lr": 0.01})
     assert (made.classes, made.class_names, made.metric) == (2, ("high", "low"), "accuracy")

@@ -26,6 +26,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_bert_learns_texts_by_the_models_own_tokenizer(tmp_path: Path, bert: Path) -> None:
     options: dict[str, Any] = {"data": f"text:{films(tmp_path / 'films.csv')}", "max_length": 12}
     options |= {"epochs": 12, "batch_size": 16, "lr": 0.01}
