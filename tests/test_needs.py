@@ -59,7 +59,6 @@ def test_all_is_skipped_in_words_and_the_last_line_says_what_adds_it(suite: pyte
     assert found.outlines[-2].endswith("apt-get install another-package one-package && make everything")
 
 
-@pytest.mark.slow
 def test_what_can_be_installed_must_be(suite: pytest.Pytester) -> None:
     lack(suite)
     found = run(suite, "--no-skips")
@@ -83,7 +82,6 @@ def test_a_test_that_looks_for_itself_may_skip_unless_none_may(suite: pytest.Pyt
     run(suite, "--no-skips").assert_outcomes(failed=1)
 
 
-@pytest.mark.slow
 def test_a_file_that_skips_is_a_failure_too(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_file='import pytest\n\npytest.importorskip("there_is_no_such_package")\n')
     run(suite).assert_outcomes(errors=1)

@@ -258,8 +258,8 @@ def test_what_is_computed_under_another_mode_loses_channels(tmp_path: Path) -> N
     ("channels", "groups", "before", "after"),
     [
         (12, 3, 1, 1),
-        pytest.param(12, 2, 4, 4, marks=pytest.mark.slow),
-        pytest.param(12, 6, 6, 12, marks=pytest.mark.slow),
+        (12, 2, 4, 4),
+        (12, 6, 6, 12),
     ],
 )
 def test_shuffled_channels(channels: int, groups: int, before: int, after: int, tmp_path: Path) -> None:

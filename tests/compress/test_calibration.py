@@ -148,9 +148,9 @@ class Interrupt(Listener):
     ("budget", "at"),
     [
         pytest.param({"density": 0.2}, (17,), id="weights"),
-        pytest.param({"macs": 0.6, "align": 4}, (3, 10), id="channels", marks=pytest.mark.slow),
-        pytest.param({"max_drop": 2.0, "prune_per_round": 0.7}, (4,), id="max-drop", marks=pytest.mark.slow),
-        pytest.param({"density": 0.5, "distill": 7}, (5, 17), id="distilled", marks=pytest.mark.slow),
+        pytest.param({"macs": 0.6, "align": 4}, (3, 10), id="channels"),
+        pytest.param({"max_drop": 2.0, "prune_per_round": 0.7}, (4,), id="max-drop"),
+        pytest.param({"density": 0.5, "distill": 7}, (5, 17), id="distilled"),
         pytest.param({"macs": 0.6, "align": 4, "distill": 7}, (12, 18), id="distilled, channels"),
     ],
 )

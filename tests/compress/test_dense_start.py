@@ -93,7 +93,7 @@ class _Notes(Watcher):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("train_dense", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("train_dense", [False, True])
 def test_a_factory_that_returns_a_trained_network(
     tmp_path: Path, trained: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, train_dense: bool
 ) -> None:

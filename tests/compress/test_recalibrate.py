@@ -138,7 +138,7 @@ def test_inputs_that_the_model_does_not_take_are_one_sentence() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lag", [0, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lag", [0, 1000])
 def test_a_sharp_fall_that_batch_norm_alone_makes_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int
 ) -> None:

@@ -99,7 +99,7 @@ class Causal(nn.Module):
     [
         targets.load("onnx", "fp16"),
         targets.load("onnx", "int8"),
-        pytest.param(ExecuTorch("int8"), marks=pytest.mark.slow),
+        ExecuTorch("int8"),
     ],
     ids=lambda target: f"{target.name}-{target.precision}",
 )

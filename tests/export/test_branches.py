@@ -241,10 +241,10 @@ def test_a_norm_that_calls_an_activation_folds_and_one_that_does_more_stays(trai
     "name",
     [
         "repvgg_a0",
-        pytest.param("mobileone_s0", marks=pytest.mark.slow),
-        pytest.param("repvit_m0_9", marks=pytest.mark.slow),
-        pytest.param("fastvit_t8", marks=pytest.mark.slow),
-        pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow),
+        "mobileone_s0",
+        "repvit_m0_9",
+        "fastvit_t8",
+        "mobilenetv3_small_050",
     ],
 )
 def test_timms_networks_ship_without_branches_and_batch_norm(name: str, trained: Callable[..., nn.Module]) -> None:

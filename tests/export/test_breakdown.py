@@ -134,7 +134,7 @@ def test_a_pytorch_file_has_its_tensors_as_values(pruned: nn.Module, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.needs("litert")
-@pytest.mark.parametrize("pack", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("pack", [False, True])
 def test_a_litert_file_has_rows_and_places_in_its_graph(pack: bool, pruned: nn.Module, tmp_path: Path) -> None:
     from dwindle.export.litert.sparse import encode
 

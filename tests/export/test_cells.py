@@ -60,17 +60,16 @@ def test_the_weights_of_a_cell_are_int8(cell: Cell) -> None:
     assert found == {"weight_ih", "weight_hh", "weight"}
 
 
-FAST = [(nn.LSTMCell, "onnx"), (nn.GRUCell, "executorch")]
-OTHERS = [(nn.LSTMCell, "coreml"), (nn.RNNCell, "onnx"), (nn.LSTMCell, "executorch")]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "name"),
     [
-        *FAST,
-        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS),
-        pytest.param(nn.LSTMCell, "litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")]),
+        (nn.LSTMCell, "onnx"),
+        (nn.GRUCell, "executorch"),
+        (nn.LSTMCell, "coreml"),
+        (nn.RNNCell, "onnx"),
+        (nn.LSTMCell, "executorch"),
+        pytest.param(nn.LSTMCell, "litert", marks=pytest.mark.needs("litert")),
     ],
 )
 def test_a_step_of_a_stream_is_its_file(cell: Cell, name: str, tmp_path: Path) -> None:

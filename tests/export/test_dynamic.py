@@ -94,7 +94,6 @@ OTHERS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [*FAST, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS)])
 def test_files_are_their_network_at_every_bound(name: str, kind: type[nn.Module], tmp_path: Path) -> None:
     texts = TEXT if kind is Reader else ("batch=1..3", "image:2=16..64", "image:3=16..48")

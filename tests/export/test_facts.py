@@ -60,9 +60,7 @@ def test_facts_are_what_an_app_needs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["onnx", "coreml", pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")])]
-)
+@pytest.mark.parametrize("name", ["onnx", "coreml", pytest.param("litert", marks=pytest.mark.needs("litert"))])
 def test_a_file_says_it_and_its_bytes_are_counted(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), (torch.randn(1, 3, 6, 8),)

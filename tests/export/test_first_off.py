@@ -89,12 +89,10 @@ def exported(target: Target, folder: Path) -> DwindleError:
     ("target", "kind", "code"),
     [
         (Miscompiled(), ParityFailed, "outputs-differ"),
-        pytest.param(Miscompiled("int8"), ParityFailed, "outputs-differ", marks=pytest.mark.slow),
-        pytest.param(Crippled(), ParityFailed, "not-runnable", marks=pytest.mark.slow),
-        pytest.param(
-            Crippled("w8a8").calibrated((torch.randn(16, 8),)), ParityFailed, "not-runnable", marks=pytest.mark.slow
-        ),
-        pytest.param(Illiterate(), UsageError, "not-convertible", marks=pytest.mark.slow),
+        (Miscompiled("int8"), ParityFailed, "outputs-differ"),
+        (Crippled(), ParityFailed, "not-runnable"),
+        (Crippled("w8a8").calibrated((torch.randn(16, 8),)), ParityFailed, "not-runnable"),
+        (Illiterate(), UsageError, "not-convertible"),
     ],
     ids=["miscompiled", "miscompiled-int8", "not-run", "not-run-w8a8", "not-written"],
 )

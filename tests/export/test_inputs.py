@@ -42,7 +42,7 @@ class ChannelsLast(PlainTask):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "executorch"])
-@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("channels", [1, 3])
 def test_the_file_of_a_channels_last_task_takes_what_an_app_feeds(name: str, channels: int, tmp_path: Path) -> None:
     task, network, target = CheckedTask(ChannelsLast(channels)), small(channels), targets.load(name)
     path = tmp_path / f"net{target.suffix}"
@@ -82,10 +82,10 @@ IDS = torch.randint(0, 50, (6, 7), generator=torch.Generator().manual_seed(0))
     "target",
     [
         targets.load("onnx"),
-        pytest.param(targets.load("onnx", "int8"), marks=pytest.mark.slow),
+        targets.load("onnx", "int8"),
         targets.load("executorch"),
-        pytest.param(targets.load("executorch", "int8"), marks=pytest.mark.slow),
-        pytest.param(targets.load("executorch", "w8a8"), marks=pytest.mark.slow),
+        targets.load("executorch", "int8"),
+        targets.load("executorch", "w8a8"),
     ],
     ids=lambda target: f"{target.name}-{target.precision}",
 )

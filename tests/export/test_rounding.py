@@ -221,7 +221,7 @@ def test_a_file_that_computes_in_int8_holds_codes_that_samples_chose(name: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", [("down",), pytest.param(("auto",), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("keep", [("down",), ("auto",)])
 def test_what_stays_float_has_no_codes_to_choose(keep: tuple[str, ...]) -> None:
     network = shipped()
     target = load("onnx", "w8a8").calibrated(samples()).rounded_by(Calibrated(samples())).keeping(keep)

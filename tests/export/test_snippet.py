@@ -91,8 +91,8 @@ def test_code_that_is_wrong_does_not_parse() -> None:
     "target",
     [
         "onnx",
-        pytest.param("executorch", marks=pytest.mark.slow),
-        pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")]),
+        "executorch",
+        pytest.param("litert", marks=pytest.mark.needs("litert")),
     ],
 )
 def test_pythons_code_runs_the_file(target: str, tmp_path: Path) -> None:

@@ -108,17 +108,12 @@ def made(name: str, kept: float = 1.0) -> tuple[nn.Module, nn.Module]:
     return network, deployable(network, (SAMPLES[0][:1],))
 
 
-FAST = [("convolution", "onnx"), ("linear", "executorch")]
-OTHERS = [pair for pair in product(NETWORKS, ("onnx", "executorch")) if pair not in FAST]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "target"),
     [
-        *FAST,
-        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS),
-        pytest.param("linear", "litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")]),
+        *product(NETWORKS, ("onnx", "executorch")),
+        pytest.param("linear", "litert", marks=pytest.mark.needs("litert")),
     ],
 )
 def test_files_hold_what_was_calibrated(name: str, target: str, tmp_path: Path) -> None:
@@ -165,8 +160,8 @@ def test_calls_of_one_value_or_of_which_some_are_float_are_what_was_calibrated(
     "name",
     [
         "convolution",
-        pytest.param("linear", marks=pytest.mark.slow),
-        pytest.param("of sequences", marks=pytest.mark.slow),
+        "linear",
+        "of sequences",
     ],
 )
 def test_files_are_packed_by_codes_that_samples_chose_and_as_large_as_was_counted(name: str, tmp_path: Path) -> None:

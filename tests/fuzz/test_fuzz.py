@@ -9,7 +9,6 @@ import pytest
 from tests.fuzz import arrange, belongings, documents, races
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in (500, 1000, 1500))])
 def test_damaged_and_hostile_documents_are_a_sentence(first: int) -> None:
     outcome = documents.fuzzed(500, first)

@@ -117,7 +117,7 @@ def test_litert_files_are_measured_in_a_page(
 @pytest.mark.slow
 @needs_browser
 @needs_litert
-@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("threads", [1, 2])
 def test_litert_computes_in_a_page(
     tflite_files: tuple[Path, Path], nets: tuple[nn.Module, nn.Module], threads: int
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_page_computes_and_leaves_nothing_behind(
     ("target", "name", "failed"),
     [
         ("onnx", "net.onnx", "onnxruntime-web on net.onnx"),
-        pytest.param("litert", "net.tflite", "litert.js on net.tflite", marks=pytest.mark.slow),
+        ("litert", "net.tflite", "litert.js on net.tflite"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused_in_words(tmp_path: Path, target: str, name: str, failed: str) -> None:

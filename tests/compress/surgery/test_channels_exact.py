@@ -237,7 +237,6 @@ def check_random_cuts(data: st.DataObject) -> None:
 quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
-@pytest.mark.slow
 @settings(max_examples=10, suppress_health_check=quiet, derandomize=True, database=None)
 @given(st.data())
 def test_random_cuts_of_random_networks_are_exact(data: st.DataObject) -> None:

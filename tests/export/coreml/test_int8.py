@@ -108,8 +108,8 @@ def test_every_weight_is_in_the_file_bit_for_bit(
     ("min_os", "kinds"),
     [
         ("iOS18", [1, 3]),
-        pytest.param("iOS18", [3], marks=pytest.mark.slow),
-        pytest.param("iOS16", [3], marks=pytest.mark.slow),
+        ("iOS18", [3]),
+        ("iOS16", [3]),
     ],
 )
 def test_the_bytes_are_those_of_coremltools_own(

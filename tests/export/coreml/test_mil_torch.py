@@ -198,10 +198,7 @@ FILES = [*SMALL, "products18"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [name if name in ("layers", "activations") else pytest.param(name, marks=pytest.mark.slow) for name in FILES],
-)
+@pytest.mark.parametrize("name", FILES)
 def test_each_operation_computes_what_pytorch_does(file: Callable[[str], Path], name: str) -> None:
     (made,) = Interpreter(file(name))(X)
     with torch.no_grad():
@@ -253,9 +250,9 @@ def test_what_fp16_cannot_hold_is_infinite(tmp_path: Path) -> None:
     "name",
     [
         "resnet8",
-        pytest.param("resnet20", marks=pytest.mark.slow),
-        pytest.param("resnet56", marks=pytest.mark.slow),
-        pytest.param("mobilenetv2", marks=pytest.mark.slow),
+        "resnet20",
+        "resnet56",
+        "mobilenetv2",
     ],
 )
 def test_every_network_of_the_zoo_passes_parity(name: str, trained: Changed, masked: Changed, tmp_path: Path) -> None:

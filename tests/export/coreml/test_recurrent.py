@@ -77,8 +77,8 @@ def target_tensors(network: nn.Module) -> dict[str, object]:
     ("layers", "shape"),
     [
         ((nn.Linear(6, 4), nn.PReLU(4)), (6,)),
-        pytest.param((nn.Conv1d(6, 4, 1), nn.PReLU(4), nn.Conv1d(4, 3, 1), nn.PReLU()), (6, 5), marks=pytest.mark.slow),
-        pytest.param((nn.Conv3d(6, 4, 1), nn.PReLU(4)), (6, 2, 3, 2), marks=pytest.mark.slow),
+        ((nn.Conv1d(6, 4, 1), nn.PReLU(4), nn.Conv1d(4, 3, 1), nn.PReLU()), (6, 5)),
+        ((nn.Conv3d(6, 4, 1), nn.PReLU(4)), (6, 2, 3, 2)),
     ],
     ids=["vector", "sequence", "volume"],
 )

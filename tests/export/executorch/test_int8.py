@@ -133,7 +133,7 @@ class Multiplied(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_weights_with_their_inputs_first(precision: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, target, given = Multiplied().eval().requires_grad_(False), ExecuTorch(precision), torch.randn(4, 16)

@@ -164,9 +164,7 @@ def test_constants_that_are_filled_up_with_zeros_are_filled_in() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "network", [pytest.param(EveryLayer(), marks=pytest.mark.slow), nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU())]
-)
+@pytest.mark.parametrize("network", [EveryLayer(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU())])
 def test_a_program_whose_constants_are_not_all_known_says_so(network: nn.Module) -> None:
     program = lower(network.eval(), (torch.zeros(1, 3, 8, 8),))
     assert program.complete == (not isinstance(network, EveryLayer))  # XNNPACK folds its batch norm
@@ -215,7 +213,7 @@ def test_the_tanh_form_of_gelu_is_not_taken_for_the_exact_one(tmp_path: Path) ->
     ("layers", "shape"),
     [
         ((nn.Linear(6, 4), nn.PReLU(4)), (6,)),
-        pytest.param((nn.Conv1d(6, 4, 1), nn.PReLU(4), nn.Conv1d(4, 3, 1), nn.PReLU()), (6, 5), marks=pytest.mark.slow),
+        ((nn.Conv1d(6, 4, 1), nn.PReLU(4), nn.Conv1d(4, 3, 1), nn.PReLU()), (6, 5)),
     ],
     ids=["vector", "sequence"],
 )

@@ -93,10 +93,10 @@ def _command(consumer: str) -> list[str | Path]:
     [
         pytest.param("onnxruntime-1.15", "*-convolutions-*", marks=pytest.mark.needs("onnxruntime 1.15")),
         pytest.param("onnxruntime-1.15", "old-*", marks=pytest.mark.needs("onnxruntime 1.15")),
-        pytest.param("onnxruntime-1.17", "*", marks=[pytest.mark.slow, pytest.mark.needs("onnxruntime 1.17")]),
+        pytest.param("onnxruntime-1.17", "*", marks=pytest.mark.needs("onnxruntime 1.17")),
         pytest.param("onnxruntime-1.20", "*", marks=pytest.mark.needs("onnxruntime 1.20")),
         pytest.param("onnxruntime", "*"),
-        pytest.param("onnxruntime-web-1.17", "*", marks=[pytest.mark.slow, pytest.mark.needs("onnxruntime-web 1.17")]),
+        pytest.param("onnxruntime-web-1.17", "*", marks=pytest.mark.needs("onnxruntime-web 1.17")),
         pytest.param("onnxruntime-web", "*", marks=pytest.mark.needs("node", "browser")),
         pytest.param("opencv", "plain-convolutions-*", marks=pytest.mark.needs("OpenCV")),
     ],
@@ -121,9 +121,9 @@ def test_files_load_and_are_right(written: Written, consumer: str, pattern: str,
     "consumer",
     [
         pytest.param("onnxruntime-1.15", marks=pytest.mark.needs("onnxruntime 1.15")),
-        pytest.param("onnxruntime-1.20", marks=[pytest.mark.slow, pytest.mark.needs("onnxruntime 1.20")]),
+        pytest.param("onnxruntime-1.20", marks=pytest.mark.needs("onnxruntime 1.20")),
         "onnxruntime",
-        pytest.param("onnxruntime-web-1.17", marks=[pytest.mark.slow, pytest.mark.needs("onnxruntime-web 1.17")]),
+        pytest.param("onnxruntime-web-1.17", marks=pytest.mark.needs("onnxruntime-web 1.17")),
     ],
 )
 def test_files_that_compute_in_fp16_load_and_are_right(

@@ -47,11 +47,11 @@ def exported(network: nn.Module, real: tuple[Tensor, ...], target: Onnx, folder:
     ("precision", "packing"),
     [
         ("fp16", "auto"),
-        pytest.param("fp16", "none", marks=pytest.mark.slow),
-        pytest.param("int8", "auto", marks=pytest.mark.slow),
-        pytest.param("int4", "auto", marks=pytest.mark.slow),
-        pytest.param("palette4", "auto", marks=pytest.mark.slow),
-        pytest.param("palette3", "auto", marks=pytest.mark.slow),
+        ("fp16", "none"),
+        ("int8", "auto"),
+        ("int4", "auto"),
+        ("palette4", "auto"),
+        ("palette3", "auto"),
     ],
 )
 def test_a_pruned_network_computes_in_fp16(
