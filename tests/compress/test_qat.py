@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dwindle.compress.compression import compress
@@ -298,6 +300,27 @@ def test_training_through_a_palette_wins_back_what_rounding_loses() -> None:
     train(100, 2e-3, rounding)
     rounding.close()
     assert loss_of_file() < before / 4
+
+
+@given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40))
+def test_activations_become_the_values_of_torchs_own_operator(values: list[float]) -> None:
+    layer, x = nn.Linear(1, 1), torch.tensor(values)[:, None].requires_grad_()
+    rounding = Rounding(nn.Sequential(layer), (x[:1].detach(),), load("onnx", "w8a8"))
+    rounding.round()
+    seen: list[Tensor] = []
+    layer.register_forward_pre_hook(lambda _, read: seen.append(read[0]))
+    layer(x)
+    rounding.close()
+    low, high = min(0.0, *values), max(0.0, *values)
+    scale = max((high - low) / 255, 2**-12)
+    zero = max(-128, min(127, round(-128 - low / scale)))
+    expected = torch.fake_quantize_per_tensor_affine(x, scale, zero, -128, 127)
+    codes = x.detach() / scale
+    tie = (codes - codes.floor() - 0.5).abs() < 1e-3  # may be rounded either way
+    assert torch.where(tie, 0, seen[0] - expected).abs().max() <= 1e-5 * max(-low, high)
+    assert (seen[0] - x).abs().max() <= 0.5001 * scale
+    (slope,) = torch.autograd.grad(seen[0].sum(), x)
+    assert torch.equal(slope, torch.ones_like(x))
 
 
 def test_activations_that_are_not_all_finite_are_rounded_over_those_that_are() -> None:
