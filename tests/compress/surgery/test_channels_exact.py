@@ -244,7 +244,7 @@ def test_random_cuts_of_random_networks_are_exact(data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=400, suppress_health_check=quiet)
+@settings(max_examples=150, suppress_health_check=quiet)
 @given(st.data())
 def test_many_random_cuts(data: st.DataObject) -> None:
     check_random_cuts(data)
