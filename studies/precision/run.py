@@ -1,7 +1,7 @@
 """What fewer bits cost, rounded once or trained through, each file judged by its own runtime.
 
     python -m studies.precision.run                      # resumes; all that is not there yet
-    python -m studies.precision.run --only zoo:resnet8 --seeds 0
+    python -m studies.precision.run --only zoo:resnet8 --seeds 0 --precisions int8 w8a8
     python -m studies.precision.run --table              # only writes the table of what there is
 
 The dense networks are those of `studies.calibrate` (Fashion-MNIST at 14x14, five epochs), not pruned. *QAT* retrains
@@ -150,10 +150,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--only", metavar="NETWORK", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--precisions", nargs="+", choices=list(dict.fromkeys(each for _, each in FILES)))
     options = parser.parse_args()
     torch.set_num_threads(1)
     done = {tuple(found[key] for key in KEYS) for found in journal.read(RESULTS)}
-    todo = [(name, seed, *case) for seed in options.seeds for name in options.only for case in cases()]
+    wanted = [case for case in cases() if not options.precisions or case[1] in options.precisions]
+    todo = [(name, seed, *case) for seed in options.seeds for name in options.only for case in wanted]
     for each in () if options.table else [one for one in todo if one not in done]:
         found = row(*each)
         journal.add(RESULTS, found)
