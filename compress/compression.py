@@ -123,13 +123,13 @@ def _compress(
     plain = targets.load(request.target, request.precision).mixing(network.widths)
     settings = PruningSettings(
         resolved.method,
-        request.prune_per_round,
+        resolved.pace.prune_per_round,
         request.rounds,
         bool(request.recalibrate),
-        request.gradual,
+        resolved.pace.gradual,
         request.calib_samples,
         distill=request.distill,
-        qat=request.qat,
+        qat=resolved.pace.qat,
         target=plain,
         update=request.update is not None,
         save_every=60 * request.save_every,

@@ -23,7 +23,8 @@ def check_ranges(request: Request) -> None:
             shown = f"{value:g}" if isinstance(value, float) else value
             raise UsageError(f"`{name}` is {shown}: {remedy}", code="out-of-range", option=name)
 
-    require(0 < request.prune_per_round < 1, "prune_per_round", "give a share between 0 and 1; the paper's is 0.2")
+    pace = request.prune_per_round
+    require(pace is None or 0 < pace < 1, "prune_per_round", "give a share between 0 and 1; the paper's is 0.2")
     require(request.rounds is None or request.rounds >= 1, "rounds", "give 1 (one-shot) or more")
     drop = request.max_drop
     require(drop is None or 0 <= drop < math.inf, "max_drop", "give a number of points, 0 or more, such as 1.0")
@@ -37,8 +38,8 @@ def check_ranges(request: Request) -> None:
     count = request.calib_samples
     require(count is None or count >= 2, "calib_samples", "give 2 or more, better hundreds")
     require(request.distill >= 0, "distill", "give passes over the samples, such as 20, or 0 for none")
-    require(0 <= request.gradual <= 1, "gradual", "give a share from 0 to 1; 0.5 prunes over half of each retraining")
-    require(0 <= request.qat <= 1, "qat", "give a share from 0 to 1; 0.3 rounds weights in a retraining's last 30%")
+    require(0 <= (request.gradual or 0) <= 1, "gradual", "give a share from 0 to 1; 0.5 is half of each retraining")
+    require(0 <= (request.qat or 0) <= 1, "qat", "give a share from 0 to 1; 0.3 rounds in a retraining's last 30%")
     if drop is not None and share is not None:
         raise conflict("max_change", "`max_drop` is for data with labels and `max_change` for data without: give one")
     if request.rounds is not None and (drop is not None or share is not None):

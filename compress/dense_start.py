@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 TRAINED = 0.25
 """The share of the way from chance to 100% from which on a network that was not said to be trained is taken for it."""
-NEAR_CHANCE = 0.05
-"""The share of that way up to which weights are no better than chance."""
 SHORT = 1.0
 """The points that weights may score below what was expected of them."""
 BETTER = 5.0
@@ -78,10 +76,10 @@ def check_weights(task: CheckedTask, model: nn.Module, start: Start, expected: f
             code="implausible-weights",
             option="expect_accuracy",
         )
-    if start.chance is not None and start.share < NEAR_CHANCE:
+    if start.chance is not None and not start.is_trained:
         return (
-            f"warning: {scored}, about what guessing scores ({start.chance:.2f}): were they trained on other classes, "
-            "in another order, or on images that were normalised otherwise?"
+            f"warning: {scored}, where guessing scores {start.chance:.2f}: were they trained on other classes, in "
+            "another order, or on images of another size (`image_size`) or that were normalised otherwise?"
         )
     return scored
 

@@ -195,7 +195,7 @@ def _forecast(
         share = phase.largest_share(small)
         phase.granularity.shrink(small, share)
     rounds = request.rounds or max(
-        1, math.ceil(math.log(max(share, 1e-6)) / math.log(1 - request.prune_per_round) - 0.25)
+        1, math.ceil(math.log(max(share, 1e-6)) / math.log(1 - ready.resolved.pace.prune_per_round) - 0.25)
     )
     whole = ready.task.steps
     trained = ready.trained

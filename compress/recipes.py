@@ -11,6 +11,18 @@ from dwindle.registry import unknown_name
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast a run prunes, and what of its retrainings that takes."""
+
+    prune_per_round: float = 0.2
+    """The share of the surviving weights that each round removes; Renda et al. 2020 use this."""
+    gradual: float = 0.0
+    """The share of each retraining over which they are removed; 0: all at once, before it."""
+    qat: float = 0.0
+    """The last share of each retraining that trains through the rounding."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a recipe sets."""
 
@@ -20,6 +32,12 @@ class Recipe:
     """Options of the built-in task (`dwindle.models.TaskSpec`); a task of the user's own gets none of them."""
     recalibrate: bool = False
     """Whether each training ends by computing the statistics of batch norm anew."""
+    precisions: tuple[str, ...] = ()
+    """What a file that `size` limits stores weights in, where `precision` isn't given: the first of these that its
+    target has; else the target's own."""
+    pace: Pace = Pace()
+    """What isn't given of it. `prune_per_round` and `gradual` are for single weights or blocks that are pruned to a
+    given size or density by a method that retrains with the whole schedule, `qat` for precisions to train through."""
 
 
 PLAIN = Recipe("magnitude")
@@ -55,10 +73,12 @@ FINETUNE_PHOTO: Mapping[str, Any] = {
 }
 """The same from pretrained weights, which know what images look like: a lower peak and weaker augmentation."""
 PHOTO_RECIPES = ("photo", "finetune-photo")
+_FEW_BITS = ("palette4", "int8")
+"""On mobile networks, down to about four bits, fewer bits cost less accuracy for the same bytes than zeros do."""
 RECIPES = {
     "paper": Recipe("magnitude", {"schedule": "step", "warmup": 0.0}),
-    "photo": Recipe("magnitude", PHOTO, recalibrate=True),
-    "finetune-photo": Recipe("lamp", FINETUNE_PHOTO, recalibrate=True),
+    "photo": Recipe("magnitude", PHOTO, True, _FEW_BITS, Pace(0.6, gradual=0.5, qat=0.3)),
+    "finetune-photo": Recipe("lamp", FINETUNE_PHOTO, True, _FEW_BITS, Pace(qat=0.3)),
     "best": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1, "lr": 0.2, "augment": 0.5}, recalibrate=True),
 }
 """`paper` is Renda et al. 2020, §3: global magnitude, and the dense training's schedule again, which on CIFAR divides

@@ -92,7 +92,7 @@ class Request:
         help="What the file that `size` counts stores weights in: fp32, fp16, int8, int4, palette4, palette3, "
         "palette2, palette1 or w8a8; or mixed, which chooses bits and density of each layer for `size`. A plan takes "
         "auto too, and says what each would take and lose.",
-        unset="the target's own",
+        unset="the recipe's for `size`, else the target's own",
     )
     size: int | str | None = option(
         None,
@@ -246,24 +246,27 @@ class Request:
         help="Compute batch norm's statistics anew at the end of each training, from inputs as training shows them.",
         unset="the recipe's, else off",
     )
-    gradual: float = option(
-        0.0,
+    gradual: float | None = option(
+        None,
         kind=SHARE_OR_ZERO,
         group=PRUNING,
         help="The share of each retraining over which weights are pruned.",
+        unset="the recipe's, else 0%",
     )
-    qat: float = option(
-        0.0,
+    qat: float | None = option(
+        None,
         kind=SHARE_OR_ZERO,
         group=PRUNING,
         bare=0.3,
-        help="The last share of each retraining that trains through the rounding to `precision`; bare, 30%.",
+        help="The last share of each retraining that trains through the rounding; bare, 30%.",
+        unset="the recipe's, else 0%",
     )
-    prune_per_round: float = option(
-        0.2,
+    prune_per_round: float | None = option(
+        None,
         kind=SHARE,
         group=PRUNING,
-        help="The share of the surviving weights that each round removes; Renda et al. 2020 use 20%.",
+        help="The share of the surviving weights that each round removes.",
+        unset="the recipe's, else 20%",
     )
     rounds: int | None = option(
         None,
@@ -283,7 +286,7 @@ class Request:
         None,
         kind=INTEGER,
         group=PRUNING,
-        help="The number of samples, without labels, that `method` calibrate uses.",
+        help="How many samples, without labels, `method` calibrate uses.",
         unset="1024",
     )
     distill: int = option(

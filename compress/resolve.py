@@ -21,7 +21,16 @@ from dwindle.compress.layers import Layers
 from dwindle.compress.methods import Method, method
 from dwindle.compress.network import Granularity
 from dwindle.compress.qat import PRECISIONS
-from dwindle.compress.recipes import PHOTO_RECIPES, PLAIN, Recipe, default_score, photo_epochs, preset_options, recipe
+from dwindle.compress.recipes import (
+    PHOTO_RECIPES,
+    PLAIN,
+    Pace,
+    Recipe,
+    default_score,
+    photo_epochs,
+    preset_options,
+    recipe,
+)
 from dwindle.compress.request import Request
 from dwindle.compress.scores import load as load_score
 from dwindle.errors import UsageError
@@ -56,6 +65,7 @@ class Resolved:
     """The settings of AMC's search, where the method has one."""
     choice: str
     """The granularity and why it was chosen, in words."""
+    pace: Pace
     task_options: Mapping[str, Any]
     """The options from which `dwindle.models.make_task` makes the task."""
     price: Price | None = None
@@ -102,7 +112,8 @@ def resolve(request: Request) -> Resolved:
             code="not-before-export",
             option="precision",
         )
-    target = targets.load(request.target, request.precision)
+    precision, why_precision = _precision(request, preset)
+    target = targets.load(request.target, precision)
     if request.rounding == CALIBRATED:
         target_options.require_codes([target])
     if request.qat and target.precision not in PRECISIONS:
@@ -158,9 +169,13 @@ def resolve(request: Request) -> Resolved:
     )
     priced = phases[0][1].price
     price = load_price(priced, request.target, target.precision, request.on) if priced else None
+    pace = _pace(full, preset, retraining, phases, trains_through=target.precision in PRECISIONS)
+    full = replace(full, prune_per_round=pace.prune_per_round, gradual=pace.gradual, qat=pace.qat)
     if len(phases) > 1 and phases[0][1].allowance:
         why += "; channels may lose half of what is allowed, and weights the rest"
-    return Resolved(full, phases, retraining, preset, search, f"granularity {name}: {why}{said}", task, price)
+    return Resolved(
+        full, phases, retraining, preset, search, f"granularity {name}: {why}{said}{why_precision}", pace, task, price
+    )
 
 
 def task_options(task: Any) -> dict[str, Any]:
@@ -174,7 +189,7 @@ def _preset(request: Request, retraining: Method, own: dict[str, Any]) -> tuple[
     """The recipe, as asked for or by the data; the options of the task; and a clause that says which was chosen."""
     name, said, options = request.recipe, "", {**own, "seed": request.seed}
     if "task" in own:
-        return PLAIN if name is None else recipe(name), options, said
+        return PLAIN if name is None else replace(recipe(name), precisions=(), pace=Pace()), options, said
     photographs = photographs_in(str(own.get("data"))) if own.get("photographs") is not False else 0
     if name is None and photographs and retraining.retrains:
         name = "finetune-photo" if request.weights is not None or request.pretrained else "photo"
@@ -184,6 +199,29 @@ def _preset(request: Request, retraining: Method, own: dict[str, Any]) -> tuple[
     preset = PLAIN if name is None else recipe(name)
     by_size = {"epochs": photo_epochs(name, photographs)} if name in PHOTO_RECIPES and photographs else {}
     return preset, {**preset_options(preset, retraining), **by_size, **options}, said
+
+
+def _precision(request: Request, preset: Recipe) -> tuple[str | None, str]:
+    """The precision as asked for, or the recipe's for a size; and a clause that says so."""
+    if request.precision is not None or request.size is None or request.rounding == CALIBRATED:
+        return request.precision, ""
+    has = targets.load(request.target).precisions
+    chosen = next((each for each in preset.precisions if each in has), None)
+    return chosen, f"; precision {chosen}: fewer bits lose less for the bytes than zeros do" if chosen else ""
+
+
+def _pace(
+    request: Request, preset: Recipe, retraining: Method, phases: tuple[Phase, ...], *, trains_through: bool
+) -> Pace:
+    """The pace as given, else the recipe's. trains_through: whether `qat` can train through the rounding."""
+    (pruned, budget), *more = phases
+    whole = retraining.retrains and not (retraining.restore or retraining.last_lr or retraining.search)
+    single = pruned.kind == "weights" and not more and budget.allowance is None
+    usual = preset.pace if whole and single and not request.update else Pace()
+    through = preset.pace.qat if trains_through and retraining.retrains and request.rounding != CALIBRATED else 0.0
+    given = (request.prune_per_round, request.gradual, request.qat)
+    shares = zip(given, (usual.prune_per_round, usual.gradual, through), strict=True)
+    return Pace(*(other if own is None else own for own, other in shares))
 
 
 def _score(request: Request, preset: Recipe, retraining: Method) -> str:

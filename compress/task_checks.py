@@ -19,7 +19,7 @@ def check_task(task: CheckedTask, resolved: Resolved) -> None:
     """Raises UsageError for a method or an option that this task can't serve: training, where there are no labels."""
     request = resolved.request
     _check_labels(task, resolved)
-    if task.steps is None and request.qat:
+    if task.steps is None and resolved.pace.qat:
         raise UsageError(
             "`qat` rounds weights over the last share of the schedule's steps, and the task has no `steps`: add that, "
             "or leave out `qat`",
@@ -27,7 +27,7 @@ def check_task(task: CheckedTask, resolved: Resolved) -> None:
             option="qat",
             name="steps",
         )
-    if task.steps is None and request.gradual:
+    if task.steps is None and resolved.pace.gradual:
         raise UsageError(
             "`gradual` prunes over a share of the schedule's steps, and the task has no `steps`: add that, or "
             "leave out `gradual`",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dwindle.bench.views.summary import Goal
 from dwindle.compress.methods import METHODS
-from dwindle.compress.recipes import PLAIN, RECIPES, default_score, preset_options
+from dwindle.compress.recipes import PLAIN, RECIPES, Pace, default_score, preset_options
 from dwindle.compress.request import Request, request_words
 from dwindle.errors import CheckpointError
 from dwindle.models.objects import is_object
@@ -48,10 +49,14 @@ def requested(origin: Mapping[str, Any]) -> Request:
         "rewind_to": method.start,
         "calib_samples": method.samples,
     }
+    recorded = origin.get("task")
+    if not (isinstance(recorded, Mapping) and recorded.get("photographs")):
+        implied |= asdict(Pace())  # of photographs, what a run does follows from more than is recorded: all is said
+    elif method.retrains:
+        values = {**asdict(Pace()), **values}
     values = {name: value for name, value in values.items() if name not in implied or value != implied[name]}
     if "weights" in values:
         values["weights"] = WEIGHTS
-    recorded = origin.get("task")
     task = _values(recorded, TaskSpec) if isinstance(recorded, Mapping) else {}
     if isinstance(recorded, Mapping) and "task" in recorded:
         task = {"task": recorded["task"], **task}

@@ -22,6 +22,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dwindle import errors
 from dwindle.errors import DwindleError
 from dwindle.export.options import ExportOptions
@@ -52,7 +54,6 @@ def run(
     checkpoint: Path,
     options: Mapping[str, ExportOptions],
     progress: Callable[[str], None],
-    threads: int | None = None,
     trust: Trust = False,
 ) -> dict[str, DwindleError]:
     """Exports to each target that `options` names, as many at a time as there are cores, each to its end.
@@ -60,11 +61,11 @@ def run(
     Returns the failures by target, each as the class that it was in its process, or as DwindleError with the code
     `process-died` for a process that died. Empty where every export succeeded.
 
-    progress: called with each line that an export reports. threads: of each process; None: its share of the machine's
-    cores. trust: whether the checkpoint's own code may run, as in `exporter.export`. Raises DwindleError where the
-    process that starts the others died.
+    progress: called with each line that an export reports. trust: whether the checkpoint's own code may run, as in
+    `exporter.export`. The processes share the threads that PyTorch has here. Raises DwindleError where the process that
+    starts the others died.
     """
-    share = threads or max(1, (os.cpu_count() or 1) // len(options))
+    share = max(1, torch.get_num_threads() // len(options))
     # The user's own modules must be found there as they are here.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(share)}
     # A new process does the forking: this one may have threads or use a GPU, which do not survive a fork.

@@ -47,6 +47,7 @@ SEEDS = (0, 1, 2)
 _THROUGH = {"max_drop": POINTS, "qat": 0.3, "recalibrate": True, "update": "least-squares"}
 _FEWER = {"granularity": "channel+unstructured", "align": 1, "prune_per_round": 0.3}
 _BOTH = {**_FEWER, **_THROUGH}
+_THINNER = {"target": "onnx", **_FEWER, **{name: each for name, each in _THROUGH.items() if name != "max_drop"}}
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "int8": {"target": "onnx", "precision": "int8", "max_drop": POINTS},
     "3 bits": {"target": "onnx", "precision": "palette3", **_THROUGH},
@@ -56,6 +57,7 @@ NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "fewer channels, 4 bits": {"target": "onnx", "precision": "palette4", **_BOTH},
     "fewer channels, 3 bits": {"target": "onnx", "precision": "palette3", **_BOTH},
     "fewer channels, 2 bits": {"target": "onnx", "precision": "palette2", **_BOTH},
+    "thinner, 3 bits": {"macs": 0.4, "size": "7.5KB", **_THINNER, "precision": "palette3"},
     "channels": {"target": "executorch", "precision": "int8", "max_drop": POINTS},
     "channels trained through": {"target": "executorch", "precision": "int8", "align": 4, **_THROUGH},
 }
@@ -67,6 +69,7 @@ _FEW = (
     "fewer channels, 4 bits",
     "fewer channels, 3 bits",
     "fewer channels, 2 bits",
+    "thinner, 3 bits",
 )
 OURS: Mapping[str, Mapping[str, str]] = {
     "onnx": {"dwindle": "int8", **{f"dwindle, {name}": name for name in (*_FEW, "mixed bits")}},

@@ -77,7 +77,9 @@ def test_weights_no_better_than_chance_are_warned_of() -> None:
     start = judged(task, model)
     assert start.chance == 10
     assert not start.is_trained
-    assert "warning" in check_weights(task, model, Start("accuracy", 10.5, 10.0), None, chosen=False)
+    for found, warned in ((10.5, True), (30.0, True), (40.0, False)):
+        said = check_weights(task, model, Start("accuracy", found, 10.0), None, chosen=False)
+        assert ("warning" in said) == warned
 
 
 def test_a_score_without_a_known_chance_says_nothing() -> None:

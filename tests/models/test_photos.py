@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dwindle.compress import Request
+from dwindle.compress.recipes import RECIPES, Pace
 from dwindle.compress.resolve import resolve
 from dwindle.errors import UsageError
 from dwindle.models.classify import ImageClassification
@@ -22,6 +23,7 @@ from dwindle.models.photos.mix import Mix
 from dwindle.models.photos.rule import photographs_in
 from dwindle.models.photos.sample import Augmentation
 from dwindle.models.spec import TaskSpec
+from dwindle.origin import requested
 
 EVERYTHING: dict[str, Any] = {
     "photographs": True,
@@ -97,6 +99,41 @@ def test_the_recipe_follows_from_data_and_weights_and_is_said(folder: str, tmp_p
     assert paper.task_options == {"data": folder, "schedule": "step", "warmup": 0.0, "seed": 0}
     held = resolve(Request("zoo:resnet8", folder, density=0.5, method="finetune"))
     assert held.task_options["schedule"] == "step"
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "pace"),
+    [
+        ({"size": "20KB", "target": "coreml"}, "palette4", RECIPES["photo"].pace),
+        ({"size": "20KB", "target": "onnx", "gradual": 0.0, "qat": 0.1}, "palette4", Pace(0.6, 0.0, 0.1)),
+        ({"size": "20KB", "target": "onnx", "precision": "fp16"}, "fp16", Pace(0.6, 0.5, 0.0)),
+        ({"size": "20KB", "target": "executorch"}, "int8", Pace(qat=0.3)),  # prunes channels, all at once
+        ({"size": "20KB", "target": "litert"}, "fp32", Pace(0.6, 0.5, 0.0)),
+        ({"size": "20KB", "method": "finetune"}, "palette4", Pace(qat=0.3)),
+        ({"size": "20KB", "recipe": "best"}, "fp32", Pace()),
+        ({"density": 0.2}, "fp32", Pace(0.6, 0.5, 0.0)),
+        ({"density": 0.2, "prune_per_round": 0.2, "gradual": 0.0}, "fp32", Pace()),
+        ({"max_drop": 1.0, "precision": "int8"}, "int8", Pace(qat=0.3)),
+    ],
+)
+def test_photographs_are_pruned_fast_and_take_few_bits(
+    folder: str, options: dict[str, Any], precision: str, pace: Pace
+) -> None:
+    resolved = resolve(Request("zoo:resnet8", folder, **options))
+    assert resolved.request.precision == precision
+    assert resolved.pace == pace
+    recorded = {name: resolved.origin[name] for name in ("prune_per_round", "gradual")}
+    assert recorded == {"prune_per_round": pace.prune_per_round, "gradual": pace.gradual}
+    assert resolved.origin.get("qat", 0.0) == pace.qat
+    for without in ((), ("qat",)):  # runs begun before recipes had a pace record none
+        kept = {name: value for name, value in resolved.origin.items() if name not in without}
+        origin = {"model": {"spec": "zoo:resnet8"}, "task": dict(resolved.task_options), **kept}
+        assert resolve(requested(origin)).origin == kept
+
+
+def test_a_training_of_the_users_own_has_the_plain_pace(tmp_path: Path) -> None:
+    resolved = resolve(Request("zoo:resnet8", {"task": "my.module:Loop"}, size="20KB", recipe="photo"))
+    assert (resolved.pace, resolved.request.precision) == (Pace(), "fp32")
 
 
 def test_batches_are_the_same_with_any_number_of_workers(folder: str) -> None:
