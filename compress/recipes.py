@@ -77,7 +77,7 @@ _FEW_BITS = ("palette4", "int8")
 """On mobile networks, down to about four bits, fewer bits cost less accuracy for the same bytes than zeros do."""
 RECIPES = {
     "paper": Recipe("magnitude", {"schedule": "step", "warmup": 0.0}),
-    "photo": Recipe("magnitude", PHOTO, True, _FEW_BITS, Pace(0.6, gradual=0.5, qat=0.3)),
+    "photo": Recipe("magnitude", PHOTO, True, _FEW_BITS, Pace(0.75, gradual=0.5, qat=0.3)),
     "finetune-photo": Recipe("lamp", FINETUNE_PHOTO, True, _FEW_BITS, Pace(qat=0.3)),
     "best": Recipe("magnitude", {"schedule": "cosine", "warmup": 0.1, "lr": 0.2, "augment": 0.5}, recalibrate=True),
 }

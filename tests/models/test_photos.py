@@ -105,13 +105,13 @@ def test_the_recipe_follows_from_data_and_weights_and_is_said(folder: str, tmp_p
     ("options", "precision", "pace"),
     [
         ({"size": "20KB", "target": "coreml"}, "palette4", RECIPES["photo"].pace),
-        ({"size": "20KB", "target": "onnx", "gradual": 0.0, "qat": 0.1}, "palette4", Pace(0.6, 0.0, 0.1)),
-        ({"size": "20KB", "target": "onnx", "precision": "fp16"}, "fp16", Pace(0.6, 0.5, 0.0)),
+        ({"size": "20KB", "target": "onnx", "gradual": 0.0, "qat": 0.1}, "palette4", Pace(0.75, 0.0, 0.1)),
+        ({"size": "20KB", "target": "onnx", "precision": "fp16"}, "fp16", Pace(0.75, 0.5, 0.0)),
         ({"size": "20KB", "target": "executorch"}, "int8", Pace(qat=0.3)),  # prunes channels, all at once
-        ({"size": "20KB", "target": "litert"}, "fp32", Pace(0.6, 0.5, 0.0)),
+        ({"size": "20KB", "target": "litert"}, "fp32", Pace(0.75, 0.5, 0.0)),
         ({"size": "20KB", "method": "finetune"}, "palette4", Pace(qat=0.3)),
         ({"size": "20KB", "recipe": "best"}, "fp32", Pace()),
-        ({"density": 0.2}, "fp32", Pace(0.6, 0.5, 0.0)),
+        ({"density": 0.2}, "fp32", Pace(0.75, 0.5, 0.0)),
         ({"density": 0.2, "prune_per_round": 0.2, "gradual": 0.0}, "fp32", Pace()),
         ({"max_drop": 1.0, "precision": "int8"}, "int8", Pace(qat=0.3)),
     ],
