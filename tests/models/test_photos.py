@@ -108,7 +108,7 @@ def test_the_recipe_follows_from_data_and_weights_and_is_said(folder: str, tmp_p
         ({"size": "20KB", "target": "onnx", "gradual": 0.0, "qat": 0.1}, "palette4", Pace(0.75, 0.0, 0.1)),
         ({"size": "20KB", "target": "onnx", "precision": "fp16"}, "fp16", Pace(0.75, 0.5, 0.0)),
         ({"size": "20KB", "target": "executorch"}, "int8", Pace(qat=0.3)),  # prunes channels, all at once
-        ({"size": "20KB", "target": "litert"}, "fp32", Pace(0.75, 0.5, 0.0)),
+        ({"size": "20KB", "target": "pytorch"}, "fp32", Pace()),
         ({"size": "20KB", "method": "finetune"}, "palette4", Pace(qat=0.3)),
         ({"size": "20KB", "recipe": "best"}, "fp32", Pace()),
         ({"density": 0.2}, "fp32", Pace(0.75, 0.5, 0.0)),
