@@ -86,6 +86,9 @@ class Solver:
     target: str
     meter: Meter | None = None
     """Says what a network costs; there where the budget limits that."""
+    reserve: float = 0.0
+    """The share of the budget that a pruning leaves free, for bytes that retraining adds: those of a palette depend on
+    the values. Without it a file may end a few bytes too large, and another round costs a whole retraining."""
 
     def excess(self, network: Network) -> float:
         """Returns the network's size, density, MACs or price over its limit, whichever is worst: at most 1 where the
@@ -109,15 +112,15 @@ class Solver:
         BudgetMissed where not even a share of 0 does: a fresh network's biases are zeros, which take fewer bytes than
         trained ones.
         """
-        met = {0.0}
+        met, most = {0.0}, 1 - self.reserve
 
         @cache
         def distance(share: float) -> float:
             excess = self.excess_at(network, share)
-            if excess <= 1:
+            if excess <= most:
                 met.add(share)
             # Zero ends the search as soon as a share lands inside the slack.
-            return 0.0 if 1 - SLACK <= excess <= 1 else excess - (1 - SLACK / 2)
+            return 0.0 if most - SLACK <= excess <= most else excess - (most - SLACK / 2)
 
         high = min(self.granularity.share(network), self.budget.density or 1.0)
         if self.budget.macs:
@@ -127,6 +130,7 @@ class Solver:
         if distance(high) > 0:
             if distance(0.0) > 0:
                 self._require_reach(network)
+                return 0.0
             brentq(distance, 0.0, high, xtol=1e-5, maxiter=40, disp=False)
         return max(met)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -38,6 +40,16 @@ def test_every_reachable_size_is_met_within_the_slack(size: int, seed: int) -> N
     share = solver(Budget(size=size)).largest_share(net)
     Blocks().shrink(net, share)
     assert size * (1 - SLACK) - 4 <= packed_bytes(net.model) <= size
+
+
+@settings(max_examples=20)
+@given(st.integers(2540, 50_000), st.sampled_from([0.0025, 0.05, 0.5]))
+def test_what_is_reserved_stays_free_where_it_can(size: int, reserve: float) -> None:
+    net = network()
+    Blocks().shrink(net, replace(solver(Budget(size=size)), reserve=reserve).largest_share(net))
+    least = 2536  # with everything pruned
+    assert packed_bytes(net.model) <= max(size * (1 - reserve), least)
+    assert packed_bytes(net.model) >= min(size * (1 - reserve - SLACK) - 4, 34_000)
 
 
 def test_both_limits_hold_when_both_are_given() -> None:
