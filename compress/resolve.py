@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,15 @@ class Resolved:
     """The settings of AMC's search, where the method has one."""
     choice: str
     """The granularity and why it was chosen, in words."""
-    pace: Pace
     task_options: Mapping[str, Any]
     """The options from which `dwindle.models.make_task` makes the task."""
     price: Price | None = None
     """What says how much layers cost, where the budget limits that."""
+
+    @property
+    def pace(self) -> Pace:
+        """How fast it prunes: the request's, filled in."""
+        return Pace(**{each.name: getattr(self.request, each.name) for each in fields(Pace)})
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -173,9 +177,8 @@ def resolve(request: Request) -> Resolved:
     full = replace(full, prune_per_round=pace.prune_per_round, gradual=pace.gradual, qat=pace.qat)
     if len(phases) > 1 and phases[0][1].allowance:
         why += "; channels may lose half of what is allowed, and weights the rest"
-    return Resolved(
-        full, phases, retraining, preset, search, f"granularity {name}: {why}{said}{why_precision}", pace, task, price
-    )
+    choice = f"granularity {name}: {why}{said}{why_precision}"
+    return Resolved(full, phases, retraining, preset, search, choice, task, price)
 
 
 def task_options(task: Any) -> dict[str, Any]:
@@ -203,7 +206,7 @@ def _preset(request: Request, retraining: Method, own: dict[str, Any]) -> tuple[
 
 def _precision(request: Request, preset: Recipe) -> tuple[str | None, str]:
     """The precision as asked for, or the recipe's for a size; and a clause that says so."""
-    if request.precision is not None or request.size is None or request.rounding == CALIBRATED:
+    if request.precision or not preset.precisions or request.size is None or request.rounding == CALIBRATED:
         return request.precision, ""
     has = targets.load(request.target).precisions
     chosen = next((each for each in preset.precisions if each in has), None)

@@ -1,6 +1,6 @@
 """The newcomer's job: a folder of small photographs and the name of a network, to a sixth of its Core ML file's bytes.
 
-    python -m studies.real.newcomer             # resumes; a case takes less than an hour, a third for the dense network
+    python -m studies.real.newcomer             # resumes; the first case took three quarters of an hour
     python -m studies.real.newcomer --only mobilenet_v3_small
     python -m studies.real.newcomer --quick     # a few images and one epoch: whether it runs at all, no figures
     python -m studies.real.newcomer --table     # only prints what there is
@@ -9,7 +9,8 @@ The photographs are 2,000 images of Fashion-MNIST, of five classes, as JPEGs of 
 recipe, epochs and all else are dwindle's defaults. Beside each pruned network stands the dense one, trained once, and
 trained on for as many trainings as the rounds took. In the second case the network was first trained on the other five
 classes, and is trained on from those weights. Hours are those of the job itself, from the dense training to the last
-round. A line goes to newcomer.jsonl as each case is done; a run that was stopped goes on inside its case.
+round. A line goes to newcomer.jsonl as each case is done; a run that was stopped goes on
+inside its case, but for the training on the other classes, which begins anew.
 """
 
 from __future__ import annotations

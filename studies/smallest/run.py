@@ -44,10 +44,10 @@ COSINE = {"schedule": "cosine", "warmup": 0.1}
 DENSE_EPOCHS, EPOCHS = 12, 3
 TARGETS = ("onnx", "coreml", "executorch")
 SEEDS = (0, 1, 2)
-_THROUGH = {"max_drop": POINTS, "qat": 0.3, "recalibrate": True, "update": "least-squares"}
+_QAT = {"qat": 0.3, "recalibrate": True, "update": "least-squares"}
+_THROUGH = {"max_drop": POINTS, **_QAT}
 _FEWER = {"granularity": "channel+unstructured", "align": 1, "prune_per_round": 0.3}
 _BOTH = {**_FEWER, **_THROUGH}
-_THINNER = {"target": "onnx", **_FEWER, **{name: each for name, each in _THROUGH.items() if name != "max_drop"}}
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "int8": {"target": "onnx", "precision": "int8", "max_drop": POINTS},
     "3 bits": {"target": "onnx", "precision": "palette3", **_THROUGH},
@@ -57,7 +57,7 @@ NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "fewer channels, 4 bits": {"target": "onnx", "precision": "palette4", **_BOTH},
     "fewer channels, 3 bits": {"target": "onnx", "precision": "palette3", **_BOTH},
     "fewer channels, 2 bits": {"target": "onnx", "precision": "palette2", **_BOTH},
-    "thinner, 3 bits": {"macs": 0.4, "size": "7.5KB", **_THINNER, "precision": "palette3"},
+    "thinner, 3 bits": {"target": "onnx", "precision": "palette3", "macs": 0.4, "size": "7.5KB", **_FEWER, **_QAT},
     "channels": {"target": "executorch", "precision": "int8", "max_drop": POINTS},
     "channels trained through": {"target": "executorch", "precision": "int8", "align": 4, **_THROUGH},
 }
