@@ -98,14 +98,13 @@ def attempt(
     say = progress or _log.info
     _check(options)
     names = made_for(checkpoint, options, say) if names is None else names
-    counted = (
-        {} if options.packing == NO_PACKING else {checkpoint.origin.get("target"): checkpoint.origin.get("precision")}
-    )
-    each = {name: replace(options, precision=options.precision or counted.get(name)) for name in names}
-    if options.rounding is None and checkpoint.origin.get("rounding"):
+    packed = options.packing != NO_PACKING
+    made = _as_made(checkpoint, names, options.min_os, say) if packed and options.precision is None else {}
+    each = {name: replace(options, precision=made.get(name, options.precision)) for name in names}
+    if packed and options.rounding is None and checkpoint.origin.get("rounding"):
         samples = options.calib_samples or checkpoint.origin.get("calib_samples")
         as_made = {"rounding": checkpoint.origin["rounding"], "calib_samples": samples}
-        each |= {name: replace(each[name], **as_made) for name in names if name in counted}
+        each |= {name: replace(each[name], **as_made) for name in names if name == checkpoint.origin.get("target")}
     wanted = [
         targets.load(name, kind, own.min_os)
         for name, own in each.items()
@@ -131,6 +130,29 @@ def attempt(
     else:
         failed = _one_by_one(checkpoint, each, say, trust)
     return {name: failed.get(name) or Manifest.read(checkpoint.exports / name) for name in each}
+
+
+def _as_made(
+    checkpoint: Checkpoint, names: Sequence[str], min_os: str | None, say: Callable[[str], None]
+) -> dict[str, str]:
+    """By target, the precision that its budget was counted at, and on others what its weights were trained through.
+
+    Such weights lie where that precision rounds to, and what a run says of its accuracy holds for no other; which is
+    said of each such target, also where it lacks the precision.
+    """
+    target, precision = checkpoint.origin.get("target"), checkpoint.origin.get("precision")
+    if precision is None:
+        return {}
+    made = {name: precision for name in names if name == target}
+    if checkpoint.origin.get("qat"):
+        for name in names:
+            if name != target and precision in targets.possible(name, min_os, mixed=bool(checkpoint.choices)):
+                made[name] = precision
+                say(f"{name}: at {precision}, which the weights were trained through; `precision` gives it another")
+            elif name != target:
+                own = targets.load(name).precision
+                say(f"{name}: at {own}, as it has no {precision}, which the weights were trained through")
+    return made
 
 
 def _one_by_one(

@@ -22,7 +22,8 @@ class ExportOptions:
         help="What the files store weights in: fp32, fp16, int8, int4, palette4, palette3, palette2 or palette1, where "
         "the target has it; mixed, as compress chose it; w8a8, int8 that also computes in int8, with activations "
         "rounded; or auto, whatever gives the smallest file that loses at most `max_drop` points.",
-        unset="what the checkpoint's budget was counted at on that target; on other targets their own",
+        unset="what the checkpoint's budget was counted at on that target; on other targets what the weights were "
+        "trained through, else their own",
     )
     max_drop: float | None = option(
         None,

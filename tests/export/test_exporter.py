@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import dwindle
 from dwindle import checkpoint as checkpoints
+from dwindle.checkpoint import Checkpoint
 from dwindle.errors import BudgetMissed, CheckpointError, ParityFailed, UsageError
 from dwindle.export import export
 from dwindle.export.coreml.target import CoreML
@@ -115,6 +116,16 @@ def test_what_a_killed_export_left_goes_with_the_next_of_any_target(checkpoint: 
     (left / "for").write_text("coreml")
     export(checkpoint, ["onnx"])
     assert not left.exists()
+
+
+def test_other_targets_get_the_precision_that_weights_were_trained_through(checkpoint: Path) -> None:
+    loaded = Checkpoint.load(checkpoint)
+    counted = {**loaded.origin, "target": "coreml", "precision": "palette4"}
+    through = replace(loaded, origin={**counted, "qat": 0.3})
+    found = export(through, ["onnx", "pytorch"])
+    assert [manifest.precision for manifest in found] == ["palette4", "fp32"]  # PyTorch has no palettes
+    assert [manifest.precision for manifest in export(through, ["onnx"], precision="fp32")] == ["fp32"]
+    assert [manifest.precision for manifest in export(replace(loaded, origin=counted), ["onnx"])] == ["fp32"]
 
 
 def test_an_unknown_target_is_refused_before_anything_is_written(checkpoint: Path) -> None:
