@@ -13,10 +13,10 @@ from dwindle.export.branches import Merge, merge, mergeable
 from dwindle.export.calls import Calls
 from dwindle.export.dynamic import example, shapes, traceable
 from dwindle.export.patch import without_autocast
-from dwindle.export.quiet import quiet
 from dwindle.export.sums import Sum, add_up, summed
 from dwindle.models.copies import copied
 from dwindle.models.inputs import row_major
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

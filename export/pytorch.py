@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from dwindle.errors import UsageError, one_line
 from dwindle.export.answers import outputs_of
 from dwindle.export.fold import deployable, tensors, trace
-from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target
 from dwindle.export.zeros import Effects
 from dwindle.manifest import Breakdown
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np

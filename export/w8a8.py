@@ -21,11 +21,11 @@ from dwindle.export.blame import refusal
 from dwindle.export.cells import CellsInParts
 from dwindle.export.fold import tensors, trace
 from dwindle.export.quantize import Stored, with_tensors
-from dwindle.export.quiet import quiet
 from dwindle.export.w8a8_codes import Layer, places_of
 from dwindle.export.w8a8_convert import converted, is_call, join_equal_calls, value_of
 from dwindle.export.w8a8_samples import check_samples, streamed
 from dwindle.models.inputs import taken
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

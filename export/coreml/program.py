@@ -24,9 +24,9 @@ from dwindle.export.coreml.read import WEIGHTS, constants, main_block, operation
 from dwindle.export.coreml.sources import Part, sources_of
 from dwindle.export.fold import distinct, short_names, trace
 from dwindle.export.quantize import Stored
-from dwindle.export.quiet import quiet
 from dwindle.export.w8a8_convert import is_call, value_of
 from dwindle.models.signature import input_names, output_names
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     from coremltools.proto.MIL_pb2 import Block

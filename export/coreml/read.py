@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.export.codes import bitmask
-from dwindle.export.quiet import quiet
 from dwindle.files import raw_bytes
 from dwindle.manifest import Breakdown
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     from coremltools.proto.MIL_pb2 import Block, Operation, Value

@@ -15,13 +15,13 @@ from dwindle.export.coreml.read import main_block
 from dwindle.export.fold import fold, foldable, short_names
 from dwindle.export.int8_target import Int8Target
 from dwindle.export.quantize import CODED, MIXED, PALETTES, Stored, quantized, stored
-from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import Form, quantize, require_packages
 from dwindle.export.w8a8_codes import held, recoded
 from dwindle.export.w8a8_samples import noise_like
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.models.inputs import as_fed
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np

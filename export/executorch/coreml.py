@@ -23,10 +23,10 @@ from dwindle.export.coreml.read import breakdown as package_breakdown
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable, trace
 from dwindle.export.patch import replaced
-from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.files import raw_bytes
 from dwindle.manifest import Breakdown
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np

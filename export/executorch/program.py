@@ -22,7 +22,7 @@ from dwindle.export.blame import refusal
 from dwindle.export.executorch.spelling import spell_out
 from dwindle.export.fold import distinct, tensors, trace
 from dwindle.export.patch import replaced
-from dwindle.export.quiet import quiet
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwindle.export.executorch.called import called
-from dwindle.export.quiet import quiet
 from dwindle.manifest import Breakdown
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -16,11 +16,11 @@ from dwindle.export.executorch.int8 import Int8Weights, counted, int8_weights
 from dwindle.export.executorch.program import lower, lowered
 from dwindle.export.fold import deployable, trace
 from dwindle.export.int8_target import Int8Target
-from dwindle.export.quiet import quiet
 from dwindle.export.target import Outputs, Target, one_by_one
 from dwindle.export.w8a8 import quantize
 from dwindle.export.w8a8_samples import noise_like, untrained
 from dwindle.export.zeros import Effects, Speed, removed, stored_like_any
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np

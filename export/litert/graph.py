@@ -23,8 +23,8 @@ from dwindle.export.litert.file import Place
 from dwindle.export.litert.rules import RANK, suit_sparse_kernels
 from dwindle.export.matching import Floats, Source
 from dwindle.export.quantize import Stored
-from dwindle.export.quiet import silent
 from dwindle.models.signature import input_names, output_names
+from dwindle.quiet import silent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

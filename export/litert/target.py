@@ -15,13 +15,13 @@ from dwindle.errors import RuntimeUnavailable
 from dwindle.export.filled import Converter, FilledTarget, Graph
 from dwindle.export.fold import deployable, short_names
 from dwindle.export.int8_target import Int8Target
-from dwindle.export.quiet import silent
 from dwindle.export.target import Outputs, one_by_one
 from dwindle.export.w8a8 import Form, Quantized, quantize, require_packages
 from dwindle.export.w8a8_samples import noise_like, streamed, untrained
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.litert import loaded
 from dwindle.models.signature import input_names
+from dwindle.quiet import silent
 
 if TYPE_CHECKING:
     import numpy as np

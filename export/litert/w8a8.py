@@ -15,7 +15,7 @@ import numpy as np
 from dwindle.export.blame import refusal
 from dwindle.export.litert import file
 from dwindle.export.quantize import LARGEST
-from dwindle.export.quiet import silent
+from dwindle.quiet import silent
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from dwindle.errors import RuntimeUnavailable
 from dwindle.export.filled import Converter, FilledTarget
-from dwindle.export.quiet import silent
 from dwindle.export.target import Outputs, one_by_one
 from dwindle.export.zeros import Effect, Effects, Speed
 from dwindle.mnn import loaded
+from dwindle.quiet import silent
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,8 +21,8 @@ from dwindle.export.dynamic import axes_of, symbol
 from dwindle.export.fold import short_names, trace
 from dwindle.export.onnx.consumers import NEWEST, lower
 from dwindle.export.onnx.nodes import graphs
-from dwindle.export.quiet import quiet
 from dwindle.models.signature import input_names, output_names
+from dwindle.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

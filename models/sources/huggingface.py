@@ -13,6 +13,7 @@ from dwindle.errors import UsageError, one_line
 from dwindle.models.sources import hub
 from dwindle.models.sources.source import Found, ModelSource
 from dwindle.preprocessing import Preprocessing, Resize
+from dwindle.quiet import quiet
 
 CLASSIFIERS = {
     "pixel_values": "ForImageClassification",
@@ -78,7 +79,8 @@ class HuggingFace(ModelSource):
             settings.num_channels = shape[0]
         settings.use_cache = False  # what a decoder keeps for its next token is no tensor
         try:
-            network = _class(settings, classes, name).from_config(settings)
+            with quiet():  # what transformers imports warns of its own
+                network = _class(settings, classes, name).from_config(settings)
         except (RuntimeError, TypeError, ValueError, AttributeError, ImportError) as error:
             raise UsageError(
                 f"hf:{name} can't be made of its configuration ({one_line(error)})",
@@ -102,14 +104,15 @@ class HuggingFace(ModelSource):
         settings = _settings(found.config, name)
         made = _class(settings, classes, name)
         try:
-            network = made.from_pretrained(
-                folder,
-                config=settings,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                dtype="float32",
-            )
+            with quiet():  # its progress bar, and what it imports of quantisation
+                network = made.from_pretrained(
+                    folder,
+                    config=settings,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    dtype="float32",
+                )
         except Exception as error:  # a foreign file can fail anywhere
             raise UsageError(
                 f"the weights in {folder} can't be loaded ({one_line(error)})",

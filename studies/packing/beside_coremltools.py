@@ -27,8 +27,8 @@ from dwindle.export.coreml.read import weights
 from dwindle.export.coreml.target import CoreML
 from dwindle.export.fold import deployable, short_names, tensors
 from dwindle.export.quality import sqnr
-from dwindle.export.quiet import quiet
 from dwindle.files import deflated_bytes, raw_bytes
+from dwindle.quiet import quiet
 from studies.packing.run import INPUT, masked
 
 

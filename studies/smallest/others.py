@@ -16,7 +16,6 @@ from typing import Any
 from torch import nn
 
 from dwindle.export.fold import deployable
-from dwindle.export.quiet import quiet
 from dwindle.export.shipping import as_file, calibrated, running
 from dwindle.export.target import Target
 from dwindle.export.targets import load
@@ -24,6 +23,7 @@ from dwindle.files import deflated_bytes, raw_bytes
 from dwindle.models.checked_task import CheckedTask
 from dwindle.models.classify import ImageClassification
 from dwindle.models.tasks import make_task
+from dwindle.quiet import quiet
 
 INT8 = {"executorch": "w8a8"}
 """The precision that stands for int8 here, where it is another."""

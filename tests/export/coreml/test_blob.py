@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dwindle.export.coreml.blob import WeightFile, tensor_type
-from dwindle.export.quiet import quiet
+from dwindle.quiet import quiet
 
 
 @pytest.mark.parametrize("kind", ["uint8", "int8", "uint16", "int16"])

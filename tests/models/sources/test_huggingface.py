@@ -37,7 +37,7 @@ def save_vit(folder: Path) -> dict[str, torch.Tensor]:
     return network.state_dict()
 
 
-def test_a_folder_of_save_pretrained(tmp_path: Path) -> None:
+def test_a_folder_of_save_pretrained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = save_vit(tmp_path)
     source, name = HuggingFace(), str(tmp_path)
     found = source.find(name, pretrained=True)
@@ -48,7 +48,9 @@ def test_a_folder_of_save_pretrained(tmp_path: Path) -> None:
     spec = ModelSpec(f"hf:{name}", 3, (3, 16, 16), json.loads(json.dumps(found.config)))
     network = build(spec)
     check_logits(network, (torch.rand(1, 3, 16, 16),), 3)
+    capsys.readouterr()
     fit = load_state(network, source.weights(name, found), name, option="pretrained", classes=3, new_head=True)
+    assert not any(capsys.readouterr())  # no progress bar of transformers
     assert (fit.loaded, fit.fresh) == (len(state), ())
     assert torch.equal(network.state_dict()["classifier.weight"], state["classifier.weight"])
 
