@@ -125,15 +125,16 @@ def _plan_options(to: argparse.ArgumentParser) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     with working("loading PyTorch"):
         from dwindle.compress import plan
+        from dwindle.compress.request import request_of
 
+    request = request_of(arguments)
     try:
-        request = _request(arguments)
+        with working("building the network and its files, to see what a compression would do"):
+            forecast = plan(request, progress=say)
     except UsageError as error:
         if error.code != "no-budget":
             raise
         return _curve(arguments)
-    with working("building the network and its files, to see what a compression would do"):
-        forecast = plan(request, progress=say)
     named = flags(Request, TaskSpec)
     print_result(arguments, *(as_flags(f"{of}: {fact}", named) for of, fact in forecast.facts))
     if arguments.json:

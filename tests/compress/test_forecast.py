@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dwindle.cli import main
 from dwindle.compress import Request, compress, curve, plan
 from dwindle.compress.forecast import SHARES
 from dwindle.compress.resolve import resolve
@@ -89,6 +91,16 @@ def test_of_auto_every_precision_is_forecast_with_what_it_would_lose_untrained(
         assert each.untrained_loss is not None
     assert found.untrained_loss == pytest.approx(plain.untrained_loss)
     assert [of for of, _ in found.facts].count("int8") == 1
+
+
+def test_the_command_forecasts_every_precision_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(targets, "possible", lambda name: ("fp32", "int8"))
+    command = ["plan", "zoo:resnet8", "--data", "digits", "--size", "30KB", "--precision", "auto", "--no-rehearsal"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["precisions"]
+    assert [each["precision"] for each in found] == ["fp32", "int8"]
 
 
 def test_auto_is_no_precision_to_compress_at(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""What int8 and w8a8 cost the mobile networks that `studies.real.newcomer` trained, each file by its own runtime.
+
+    python -m studies.precision.photos             # resumes; minutes for each network that lies in build/newcomer
+    python -m studies.precision.photos --table     # only writes the table of what there is
+
+The networks are the dense ones of the newcomer's runs, not pruned: MobileNetV3-small has hard-swish and
+squeeze-and-excitation. Ranges are taken from 256 of its training images; accuracy is that of 5,000 photographs more,
+made in the same way of Fashion-MNIST's test split, which no network was trained, chosen or calibrated on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dwindle.checkpoint import Checkpoint
+from dwindle.export.shipping import as_file
+from dwindle.export.targets import load
+from dwindle.models.build import restore_dense
+from dwindle.models.inputs import as_fed
+from dwindle.models.tasks import make_task, restore_task
+from dwindle.task import Task
+from studies import journal
+from studies.real.newcomer import CASES, WORK, photographs
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "photos.jsonl"
+FILES = (("onnx", "int8"), ("onnx", "w8a8"), ("litert", "w8a8"), ("executorch", "w8a8"), ("coreml", "w8a8"))
+CALIBRATED, MORE = 256, 5000
+INTRODUCTION = """Test accuracy on 5,000 photographs of 64 pixels in five classes, and points against the float network,
+which isn't pruned; one training each. A point is 50 images. Printed by `python -m studies.precision.photos`.
+
+"""
+
+
+def more(trained_by: Mapping[str, Any], net: Checkpoint) -> Task:
+    """The task of a checkpoint with other images to test on, prepared as its network wants them."""
+    for split, count, source in (("train", 100, "train"), ("val", 100, "train"), ("test", MORE, "test")):
+        (WORK / "more").mkdir(parents=True, exist_ok=True)
+        photographs(WORK / "more" / split, range(5), count, source)
+    how = net.preprocessing
+    assert how is not None
+    normal = "/".join(",".join(str(value) for value in values) for values in (how.mean, how.std))
+    kept = {key: value for key, value in trained_by.items() if value is not None and key != "fingerprint"}
+    return make_task({**kept, "data": str(WORK / "more"), "normalize": normal})
+
+
+def rows(case: str, known: set[tuple[str, str, str]]) -> None:
+    """Writes the lines of a case that aren't known."""
+    net = Checkpoint.load(WORK / f"{case}.dwindle")
+    dense, its = restore_dense(net).eval(), restore_task(net)
+    real = tuple(as_fed(tensor[:CALIBRATED]) for tensor in its.inputs("train"))
+    tested, example = more(net.origin["task"], net), its.example_inputs()
+    reached = tested.evaluate(dense, "test")
+    for target, precision in FILES:
+        if (case, target, precision) not in known:
+            file = as_file(load(target, precision).calibrated(real), dense, example)
+            found = {"case": case, "target": target, "precision": precision, "dense": reached}
+            journal.add(RESULTS, {**found, "test": tested.evaluate(file, "test")})
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    lines = ["| network | float | " + " | ".join(f"{precision}, {target}" for target, precision in FILES) + " |"]
+    lines.append("|---|" + "---:|" * (len(FILES) + 1))
+    for case in dict.fromkeys(row["case"] for row in found):
+        mine = {(row["target"], row["precision"]): row for row in found if row["case"] == case}
+        dense = next(iter(mine.values()))["dense"]
+        cells = [f"{row['test']:.2f} ({row['test'] - dense:+.2f})" if (row := mine.get(file)) else "" for file in FILES]
+        lines.append(f"| {case} | {dense:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for case in () if options.table else CASES:
+        if (WORK / f"{case}.dwindle").exists():
+            known = {(row["case"], row["target"], row["precision"]) for row in journal.read(RESULTS)}
+            rows(case, known)
+    text = INTRODUCTION + table(journal.read(RESULTS))
+    (HERE / "photos.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
