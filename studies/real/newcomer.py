@@ -51,15 +51,15 @@ trainings as the rounds took, the best of them by validation. Hours are the run'
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "workers": 0}
 
 
-def photographs(folder: Path, classes: range, count: int) -> Path:
-    """So many images, as JPEGs in a folder for each of the classes."""
+def photographs(folder: Path, classes: range, count: int, split: str = "train") -> Path:
+    """So many images of a split of Fashion-MNIST, as JPEGs in a folder for each of the classes."""
     if not folder.exists():
-        train = load("fashion-mnist").train
+        known = getattr(load("fashion-mnist"), split)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             for label in classes:
                 place = Path(scratch, "all", FASHION[label].replace("/", "-"))
                 place.mkdir(parents=True)
-                chosen = train.images[train.labels == label][: count // len(classes)]
+                chosen = known.images[known.labels == label][: count // len(classes)]
                 for index, pixels in enumerate(chosen):
                     image = Image.fromarray(pixels[0].numpy()).resize((ACROSS, ACROSS), Image.Resampling.BICUBIC)
                     image.convert("RGB").save(place / f"{index:04}.jpg", quality=95)
