@@ -77,7 +77,7 @@ def sixth(model: str, options: Mapping[str, Any], **more: Any) -> tuple[int, int
 def trained_on(net: Checkpoint, kept: Path) -> float:
     """The test accuracy of the dense network after as many more trainings as the rounds took, on the best of which by
     validation it stands. What it has come to is kept in a file after each training."""
-    task, network = restore_task(net), restore_dense(net)
+    task, network = restore_task(net, trust=True), restore_dense(net, trust=True)
     found: list[tuple[float, float]] = []
     if kept.exists():
         saved = torch.load(kept, weights_only=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from studies.precision import arm64, mixed
+from studies.precision import arm64, mixed, photos, ratios
 from studies.precision.run import cases, table
 
 
@@ -55,3 +55,20 @@ def test_instructions_are_over_those_of_the_float_file_of_the_same_runtime() -> 
     assert "| zoo:resnet20 3×32×32 | w8a8 | onnx | 10.00 | 0.250 | 0e+00 |" in printed
     assert "| zoo:resnet20 3×32×32 | w8a8 | executorch | 5.00 |  | 0e+00 |" in printed  # whose float file is not there
     assert "Not counted yet: zoo:mobilenetv2" in printed
+
+
+def test_a_ratio_is_that_of_the_largest_of_the_seeds_files() -> None:
+    rows = [
+        {
+            "network": "resnet20", "seed": seed, "dense_bytes": 1_000_000, "bytes": size, "density": 0.1, "rounds": 2,
+            "test": test, "dense": 89.0, "dense_trained_on": 89.5,
+        }
+        for seed, size, test in ((0, 30_000, 88.5), (1, 32_000, 89.0))
+    ]  # fmt: skip
+    line = "| 1000.0 | 32.0 | 31.2 | 10.0% | 2 | 88.75 | -0.25, -0.50 to +0.00 | -0.75, -1.00 to -0.50 | 2 |"
+    assert line in ratios.table(rows)
+
+
+def test_files_of_photographs_stand_beside_the_float_network() -> None:
+    rows = [{"case": "a net", "target": "onnx", "precision": "w8a8", "dense": 90.0, "test": 89.5}]
+    assert "| a net | 90.00 |  | 89.50 (-0.50) |  |  |  |" in photos.table(rows)
