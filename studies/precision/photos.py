@@ -47,11 +47,8 @@ def more(trained_by: Mapping[str, Any], net: Checkpoint) -> Task:
     for split, count, source in (("train", 100, "train"), ("val", 100, "train"), ("test", MORE, "test")):
         (WORK / "more").mkdir(parents=True, exist_ok=True)
         photographs(WORK / "more" / split, range(5), count, source)
-    how = net.preprocessing
-    assert how is not None
-    normal = "/".join(",".join(str(value) for value in values) for values in (how.mean, how.std))
     kept = {key: value for key, value in trained_by.items() if value is not None and key != "fingerprint"}
-    return make_task({**kept, "data": str(WORK / "more"), "normalize": normal})
+    return make_task({**kept, "data": str(WORK / "more"), "preprocessing": net.preprocessing})
 
 
 def own() -> Checkpoint:
