@@ -12,7 +12,6 @@ split, which no network was trained, chosen or calibrated on.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +25,20 @@ from dwindle.export.shipping import as_file
 from dwindle.export.targets import load
 from dwindle.models.build import restore_dense
 from dwindle.models.inputs import as_fed
-from dwindle.models.tasks import make_task, restore_task
-from dwindle.task import Task
+from dwindle.models.tasks import restore_task
 from studies import journal
-from studies.real.newcomer import CASES, WORK, photographs
+from studies.real.newcomer import CASES, WORK, more, photographs
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "photos.jsonl"
-FILES = (("onnx", "int8"), ("onnx", "w8a8"), ("litert", "w8a8"), ("executorch", "w8a8"), ("coreml", "w8a8"))
-CALIBRATED, MORE = 256, 5000
+FILES = (("onnx", "int8"), ("onnx", "w8a8"), ("litert", "w8a8"), ("executorch", "w8a8"))
+"""Without Core ML's, which here an interpreter runs that would take hours for so many images."""
+CALIBRATED = 256
 OWN = "efficientnet_b0, 20 epochs"
 INTRODUCTION = """Test accuracy on 5,000 photographs of 64 pixels in five classes, and points against the float network,
 which isn't pruned; one training each. A point is 50 images. Printed by `python -m studies.precision.photos`.
 
 """
-
-
-def more(trained_by: Mapping[str, Any], net: Checkpoint) -> Task:
-    """The task of a checkpoint with other images to test on, prepared as its network wants them."""
-    for split, count, source in (("train", 100, "train"), ("val", 100, "train"), ("test", MORE, "test")):
-        (WORK / "more").mkdir(parents=True, exist_ok=True)
-        photographs(WORK / "more" / split, range(5), count, source)
-    kept = {key: value for key, value in trained_by.items() if value is not None and key != "fingerprint"}
-    return make_task({**kept, "data": str(WORK / "more"), "preprocessing": net.preprocessing})
 
 
 def own() -> Checkpoint:
@@ -68,7 +58,7 @@ def rows(case: str, known: set[tuple[str, str, str]]) -> None:
     net = Checkpoint.load(WORK / f"{case}.dwindle")
     dense, its = restore_dense(net).eval(), restore_task(net)
     real = tuple(as_fed(tensor[:CALIBRATED]) for tensor in its.inputs("train"))
-    tested, example = more(net.origin["task"], net), its.example_inputs()
+    tested, example = more(net), its.example_inputs()
     reached = tested.evaluate(dense, "test")
     for target, precision in FILES:
         if (case, target, precision) not in known:

@@ -21,6 +21,7 @@ import torch
 
 from dwindle.compress import Request, compress
 from dwindle.compress.prepared import prepare
+from dwindle.models.tasks import restore_task
 from studies import journal
 from studies.real.newcomer import trained_on
 
@@ -59,6 +60,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
         qat=0.3, gradual=0.5, prune_per_round=0.8, seed=seed,
     )  # fmt: skip
     net = compress(request, WORK / f"{name}-{seed}.dwindle")
+    longer = trained_on(net, WORK / f"{name}-{seed}-trained-on.pt")
     return {
         "network": name,
         "seed": seed,
@@ -68,7 +70,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
         "rounds": len(net.history) - 1,
         "test": net.metrics["test"],
         "dense": net.metrics["dense_test"],
-        "dense_trained_on": trained_on(net, WORK / f"{name}-{seed}-trained-on.pt"),
+        "dense_trained_on": restore_task(net, trust=True).evaluate(longer, "test"),
     }
 
 

@@ -71,4 +71,4 @@ def test_a_ratio_is_that_of_the_largest_of_the_seeds_files() -> None:
 
 def test_files_of_photographs_stand_beside_the_float_network() -> None:
     rows = [{"case": "a net", "target": "onnx", "precision": "w8a8", "dense": 90.0, "test": 89.5}]
-    assert "| a net | 90.00 |  | 89.50 (-0.50) |  |  |  |" in photos.table(rows)
+    assert "| a net | 90.00 |  | 89.50 (-0.50) |  |  |" in photos.table(rows)
