@@ -45,6 +45,7 @@ class Listener(Watcher):
         self.steps.append((index, done, total))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_one_round_meets_the_budget_without_training(trained: str, tmp_path: Path) -> None:
     heard = Listener()

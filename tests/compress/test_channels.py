@@ -53,6 +53,7 @@ def test_no_channel_that_can_go_without_a_loss_leads_back_to_the_dense_network(
     assert raised.value.option == "max_drop"
 
 
+@pytest.mark.slow
 def test_the_slimmed_network_comes_back_bit_equal_and_trainable(half: Checkpoint) -> None:
     network, task = restore(half), restore_task(half)
     assert task.evaluate(network, "validation") == half.history[-1].validation
@@ -193,6 +194,7 @@ def test_shares_can_be_of_the_parameters(share: float) -> None:
     assert share - 0.01 <= left / whole <= share
 
 
+@pytest.mark.slow
 def test_no_layer_falls_below_its_floor_over_several_cuts() -> None:
     torch.manual_seed(0)
     network = Network(resnet8(in_channels=1).eval(), inputs=(torch.zeros(1, 1, 8, 8),))

@@ -83,6 +83,7 @@ def test_the_sources_weights_are_trained_further_and_recorded(tmp_path: Path) ->
     assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("transformers")
 def test_pretrained_weights_that_know_the_classes_in_another_order(tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
@@ -127,6 +128,7 @@ class Stop(Watcher):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_pretrained_start_is_judged_and_not_trained(
     tmp_path: Path, weights: Path, trained: dict[str, Tensor]
 ) -> None:
@@ -171,6 +173,7 @@ def test_a_pretrained_run_resumes_from_the_same_weights_wherever_they_lie(tmp_pa
         compress(request(elsewhere), tmp_path / "b.dwindle")
 
 
+@pytest.mark.slow
 def test_a_plan_counts_no_dense_training_for_a_pretrained_start(weights: Path) -> None:
     assert plan(request(weights)).steps == 2 * (make_task(DIGITS).steps or 0)
 
@@ -196,6 +199,7 @@ def test_every_run_keeps_its_history_and_a_resumed_one_all_of_it(tmp_path: Path,
     assert last[-2]["test"] == done.metrics["test"]
 
 
+@pytest.mark.slow
 def test_amc_allocates_and_the_rounds_end_where_it_says(tmp_path: Path, weights: Path) -> None:
     heard: list[tuple[int, int, int]] = []
 

@@ -57,6 +57,7 @@ def test_weights_that_score_less_than_they_are_known_to(trained: dict[str, Tenso
     assert (refused.value.code, refused.value.option) == ("implausible-weights", "expect_accuracy")
 
 
+@pytest.mark.slow
 def test_another_normalisation_by_which_they_are_far_better(trained: dict[str, Tensor]) -> None:
     torch.manual_seed(7)
     model = resnet8(in_channels=1)

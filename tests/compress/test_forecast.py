@@ -93,6 +93,7 @@ def test_of_auto_every_precision_is_forecast_with_what_it_would_lose_untrained(
     assert [of for of, _ in found.facts].count("int8") == 1
 
 
+@pytest.mark.slow
 def test_the_command_forecasts_every_precision_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def test_the_last_round_ends_on_the_budget_of_the_weights_as_they_are_by_then() 
     assert 693 <= _nonzero(network.model) <= 700
 
 
+@pytest.mark.slow
 def test_compress_prunes_while_it_retrains_and_ends_on_the_budget(tmp_path: Path) -> None:
     task = {"data": "digits", "epochs": 2, "batch_size": 128, "ema": 0.9}
     request = Request("zoo:resnet8", task, size=100_000, rounds=2, gradual=0.5)

@@ -82,7 +82,7 @@ def test_what_is_chosen_fits_and_more_room_loses_less(target: str) -> None:
     assert within(whole, Blocks(), options, 100, count) == {}
 
 
-@pytest.mark.parametrize("target", ["onnx", "coreml"])
+@pytest.mark.parametrize("target", ["onnx", pytest.param("coreml", marks=pytest.mark.slow)])
 def test_a_file_stores_each_tensor_in_its_own_precision(target: str, tmp_path: Path) -> None:
     shipped = deployable(network().model, INPUTS)
     widths = {"0.weight": "int8", "5.weight": "palette3", "8.weight": "fp16"}

@@ -69,6 +69,7 @@ def test_data_elsewhere_is_named_and_other_data_refused(moved: Path) -> None:
     assert refused.value.code == "data-changed"
 
 
+@pytest.mark.slow
 def test_kept_samples_prove_a_file_without_data(moved: Path) -> None:
     shutil.rmtree(moved / "photos")
     net = Checkpoint.load(moved / "net.dwindle")

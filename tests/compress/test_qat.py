@@ -302,6 +302,7 @@ def test_training_through_a_palette_wins_back_what_rounding_loses() -> None:
     assert loss_of_file() < before / 4
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40))
 def test_activations_become_the_values_of_torchs_own_operator(values: list[float]) -> None:
     layer, x = nn.Linear(1, 1), torch.tensor(values)[:, None].requires_grad_()

@@ -147,6 +147,7 @@ def test_a_litert_file_has_rows_and_places_in_its_graph(pack: bool, pruned: nn.M
     assert 0 < found.graph < 4000
 
 
+@pytest.mark.slow
 @pytest.mark.needs("mnn")
 @pytest.mark.parametrize("pack", [False, True])
 def test_an_mnn_file_has_a_place_for_each_survivor(pack: bool, pruned: nn.Module, tmp_path: Path) -> None:

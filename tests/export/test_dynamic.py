@@ -86,9 +86,10 @@ def proven(target: Target, network: nn.Module, real: tuple[Tensor, ...], path: P
     return compare(target, path, network, shipped, real).parity.sizes
 
 
-FAST = [("onnx", Scorer), ("onnx", Reader), ("coreml", Reader), ("executorch", Scorer)]
+FAST = [("onnx", Scorer), ("onnx", Reader), ("coreml", Reader)]
 OTHERS = [
     ("coreml", Scorer),
+    ("executorch", Scorer),
     ("executorch", Reader),
     *product(("executorch int8", "executorch w8a8"), (Scorer, Reader)),
 ]

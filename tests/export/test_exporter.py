@@ -118,6 +118,7 @@ def test_what_a_killed_export_left_goes_with_the_next_of_any_target(checkpoint: 
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_other_targets_get_the_precision_that_weights_were_trained_through(checkpoint: Path) -> None:
     loaded = Checkpoint.load(checkpoint)
     counted = {**loaded.origin, "target": "coreml", "precision": "palette4"}

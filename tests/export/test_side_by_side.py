@@ -43,6 +43,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_target_reports_its_progress() -> None:
     said: list[str] = []
     assert side_by_side.run(Path("net"), {"one": PLAIN, "two": PLAIN}, said.append) == {}
@@ -52,7 +53,7 @@ def test_every_target_reports_its_progress() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "message", "code"),
     [
-        ("bad", CheckpointError, "it is damaged", "damaged"),
+        pytest.param("bad", CheckpointError, "it is damaged", "damaged", marks=pytest.mark.slow),
         ("own", ParityFailed, "it differs", None),
         ("dead", DwindleError, "the export to dead ended with 1: no memory", "process-died"),
     ],

@@ -40,6 +40,7 @@ def shipped() -> nn.Module:
     return deployable(Uneven().eval(), (SAMPLES[0][:1],))
 
 
+@pytest.mark.slow
 def test_auto_keeps_what_loses_most_and_the_outputs_are_nearer_for_it(shipped: nn.Module) -> None:
     every, auto = quantize(shipped, SAMPLES), quantize(shipped, SAMPLES, Form(keep=KEEP_AUTO))
     assert not every.kept
@@ -74,7 +75,7 @@ def test_a_name_of_no_layer_is_refused_with_the_nearest(shipped: nn.Module) -> N
     "name",
     [
         "onnx",
-        "coreml",
+        pytest.param("coreml", marks=pytest.mark.slow),
         pytest.param("executorch", marks=pytest.mark.slow),
         pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.needs("litert")]),
     ],

@@ -70,7 +70,7 @@ def test_learns_digits_and_is_a_task(digits: Splits) -> None:
     assert task.evaluate(network, "test") > 95
 
 
-@pytest.mark.parametrize("bf16", ["0", "1"])
+@pytest.mark.parametrize("bf16", ["0", pytest.param("1", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("start", [0.0, 0.5])
 def test_resumed_is_the_same_bit_for_bit(few: Splits, monkeypatch: pytest.MonkeyPatch, bf16: str, start: float) -> None:
     monkeypatch.setenv("DWINDLE_BF16", bf16)

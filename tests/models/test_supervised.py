@@ -92,6 +92,7 @@ def fitted(task: Supervised, model: nn.Module) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_points_are_learnt_and_judged() -> None:
     task = Supervised(splits(), **{**QUICK, "epochs": 20, "lr": 0.01})
     model = network()

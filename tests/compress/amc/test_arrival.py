@@ -59,6 +59,7 @@ def test_the_smallest_goes_first_and_a_whole_layer_after_the_end() -> None:
     assert times(torch.tensor([3.0, 1.0, 2.0]), 3, 1.0).min() > 1
 
 
+@pytest.mark.slow
 def test_channels_arrive_at_the_widths_that_were_chosen() -> None:
     torch.manual_seed(0)
     model, inputs = resnet8(in_channels=1).eval(), (torch.randn(1, 1, 8, 8),)

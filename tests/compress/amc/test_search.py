@@ -103,6 +103,7 @@ def test_every_allocation_keeps_within_the_budget_and_its_reward_is_its_own(undi
     assert undisturbed.amc.reward == max(undisturbed.curve)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_search_and_another_another(tmp_path: Path, undisturbed: Result) -> None:
     assert run(tmp_path / "same") == undisturbed
     assert run(tmp_path / "other", settings=Settings(30, 10, seed=1)).curve != undisturbed.curve

@@ -31,6 +31,7 @@ def dense() -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_steps_end_where_one_step_does_and_nearer_to_the_dense_network(dense: nn.Module) -> None:
     errors = []
     for steps in (1, 4):
@@ -76,7 +77,7 @@ def test_everything_may_go(dense: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("name", "late"),
     [
-        ("resnet8", False),
+        pytest.param("resnet8", False, marks=pytest.mark.slow),
         pytest.param("resnet8", True, marks=pytest.mark.slow),
         ("transformer", False),
         pytest.param("recurrent", False, marks=pytest.mark.slow),

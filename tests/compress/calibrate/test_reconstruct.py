@@ -96,7 +96,11 @@ def distance(model: nn.Module, dense: nn.Module) -> float:
 
 @pytest.mark.parametrize(
     ("name", "granularity"),
-    [*((name, Blocks()) for name in NETWORKS), ("resnet8", NofM(2, 4)), ("resnet8", Blocks(2, 1))],
+    [
+        *(pytest.param(name, Blocks(), marks=[pytest.mark.slow] if name == "mobilenetv2" else []) for name in NETWORKS),
+        ("resnet8", NofM(2, 4)),
+        ("resnet8", Blocks(2, 1)),
+    ],
 )
 def test_outputs_come_nearer_to_the_dense_networks(name: str, granularity: Granularity) -> None:
     torch.manual_seed(0)

@@ -36,6 +36,7 @@ def apart(model: nn.Module, other: nn.Module, task: CheckedTask) -> float:
         return float((model.eval()(*inputs) - wanted).square().sum() / wanted.square().sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", [Blocks(), Channels(align=4)])
 def test_survivors_make_up_for_a_second_pruning_as_for_a_first(granularity: Granularity, task: CheckedTask) -> None:
     torch.manual_seed(0)

@@ -54,7 +54,12 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+LARGE = ("vgg", "mobilenet")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in NETWORKS]
+)
 def test_the_same_slices_go_together(name: str) -> None:
     model = NETWORKS[name]().eval()
     example = torch.randn(1, 3, 64, 64)

@@ -45,6 +45,7 @@ def written(trained: Changed, masked: Changed, example: Inputs, tmp_path_factory
     return Written(network, shipped, target, path, compare(target, path, network, shipped, REAL))
 
 
+@pytest.mark.slow
 def test_the_file_is_the_network_of_rounded_weights_and_activations(written: Written) -> None:
     parity = written.compared.parity
     assert (parity.weights_equal, parity.samples) == (20, 24)

@@ -48,6 +48,7 @@ def written(
     return Written(network, shipped, folder / "net.pte", (folder / "printed").read_text())
 
 
+@pytest.mark.slow
 def test_the_package_inside_is_the_network(written: Written, samples: Inputs) -> None:
     parity = check(ExecuTorchCoreML(), written.net, written.network, written.shipped, samples)
     assert parity.weights_equal == len(list(written.shipped.parameters())) == 20

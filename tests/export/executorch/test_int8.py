@@ -95,6 +95,7 @@ def test_the_size_is_known_before_it_is_written(text: Written) -> None:
     assert coded < size < 4 * coded
 
 
+@pytest.mark.slow
 def test_one_code_of_a_table_that_differs_is_found(text: Written, tmp_path: Path) -> None:
     codes = stored(text.network, "int8")["table.weight"].values
     content, path = bytearray(text.path.read_bytes()), tmp_path / "net.pte"

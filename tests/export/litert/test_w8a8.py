@@ -54,6 +54,7 @@ def computed_by(path: Path) -> Counter[tuple[int, int]]:
     return Counter((codes[one.opcodeIndex], graph.tensors[one.inputs[0]].type) for one in graph.operators)
 
 
+@pytest.mark.slow
 def test_the_file_is_the_network_of_rounded_weights_and_activations(written: Written) -> None:
     parity = written.compared.parity
     assert (parity.weights_equal, parity.samples) == (10, 16)

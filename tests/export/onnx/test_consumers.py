@@ -93,6 +93,7 @@ def test_the_target_that_is_missing_is_named() -> None:
     assert raised.value.code == "unused-option"
 
 
+@pytest.mark.slow
 def test_a_file_for_an_older_runtime_has_older_operators(tmp_path: Path) -> None:
     network, x = nn.Sequential(nn.Linear(8, 8), nn.GELU()).eval(), (torch.randn(1, 8),)
     shipped, found = deployable(network, x), {}

@@ -49,6 +49,7 @@ def computed_by(path: Path, folder: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(optimized).graph.node)
 
 
+@pytest.mark.slow
 def test_the_file_is_the_network_of_rounded_weights_and_activations(written: Written) -> None:
     parity = written.compared.parity
     assert (parity.weights_equal, parity.samples) == (20, 24)

@@ -70,6 +70,7 @@ def save(to: Path, table: Table, labels: bool = True) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_parquet_by_split_trains_as_a_folder_does(tmp_path: Path) -> None:
     where = tmp_path / "ours"
     save(where / "train-00000-of-00001.parquet", images(12))
@@ -112,6 +113,7 @@ def test_a_file_and_what_save_to_disk_and_imagefolder_write(tmp_path: Path) -> N
         assert torch.equal(by_datasets.inputs(split)[0], ours.inputs(split)[0])
 
 
+@pytest.mark.slow
 def test_large_images_are_trained_on_as_photographs(tmp_path: Path) -> None:
     file = save(tmp_path / "a.parquet", images(8, across=64))
     assert photographs_in(f"hf:{file}") == 16

@@ -47,6 +47,7 @@ def shard(count: int, first: int = 0, across: int = 12) -> dict[str, bytes]:
     return parts
 
 
+@pytest.mark.slow
 def test_splits_by_name_train_and_resume_alike_with_any_number_of_workers(tmp_path: Path) -> None:
     for number in range(3):
         tar(tmp_path / f"train-{number:03}.tar", shard(16, 16 * number))
