@@ -9,8 +9,8 @@ The photographs are 2,000 images of Fashion-MNIST, of five classes, as JPEGs of 
 recipe, epochs and all else are dwindle's defaults. Beside each pruned network stands the dense one, trained once, and
 trained on for as many trainings as the rounds took. In the second case the network was first trained on the other five
 classes, and is trained on from those weights. Hours are those of the job itself, from the dense training to the last
-round. A line goes to newcomer.jsonl as each case is done; a run that was stopped goes on
-inside its case, but for the training on the other classes, which begins anew.
+round. A line goes to newcomer.jsonl as each case is done; a run that was stopped goes on inside its case, but for the
+training on the other classes, which begins anew.
 """
 
 from __future__ import annotations
