@@ -103,8 +103,8 @@ def attempt(
     each = {name: replace(options, precision=made.get(name, options.precision)) for name in names}
     if packed and options.rounding is None and checkpoint.origin.get("rounding"):
         samples = options.calib_samples or checkpoint.origin.get("calib_samples")
-        as_made = {"rounding": checkpoint.origin["rounding"], "calib_samples": samples}
-        each |= {name: replace(each[name], **as_made) for name in names if name == checkpoint.origin.get("target")}
+        rounded = {"rounding": checkpoint.origin["rounding"], "calib_samples": samples}
+        each |= {name: replace(each[name], **rounded) for name in names if name == checkpoint.origin.get("target")}
     wanted = [
         targets.load(name, kind, own.min_os)
         for name, own in each.items()
