@@ -43,13 +43,13 @@ which isn't pruned; one training each. A point is 50 images. Printed by `python 
 
 def own() -> Checkpoint:
     """A checkpoint of an EfficientNet-B0, trained and kept whole."""
-    options = {"data": str(photographs(WORK / "photographs", range(5), 2000)), "epochs": 20, "ema": 0.99}
+    data = {"data": str(photographs(WORK / "photographs", range(5), 2000))}
     weights = WORK / f"{OWN}.safetensors"
     if not weights.exists():
-        ready = prepare(Request("timm:efficientnet_b0", options, density=0.5))
+        ready = prepare(Request("timm:efficientnet_b0", {**data, "epochs": 20, "ema": 0.99}, density=0.5))
         ready.task.fit(ready.network.model, start=0.0, on_step=lambda loss: None)
         save_file(dict(ready.network.model.state_dict()), weights)
-    request = Request("timm:efficientnet_b0", options, method="keep", weights=str(weights), rehearsal=False)
+    request = Request("timm:efficientnet_b0", data, method="keep", weights=str(weights), rehearsal=False)
     return compress(request, WORK / f"{OWN}.dwindle")
 
 
